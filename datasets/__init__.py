@@ -1,0 +1,1 @@
+"""Datasets, one a file, each read in its official layout."""

@@ -1,0 +1,58 @@
+"""Installs `xcoop` and its plug-in folders (`trainers/`, `datasets/`, ...) as one package."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+PLUGINS = ("trainers", "datasets", "concept_banks", "configs")
+
+
+def version() -> str:
+    """The one place that states the version is `src/xcoop/version.py`."""
+    return (ROOT / "src/xcoop/version.py").read_text().split('"')[-2]
+
+
+# The plug-in folders stand where a CoOp user looks for them, and install below `xcoop.`: a top-level
+# `datasets` would hide the well-known library of that name.
+packages = find_packages("src") + [f"xcoop.{name}" for name in PLUGINS]
+package_dir = {"": "src"} | {f"xcoop.{name}": name for name in PLUGINS}
+
+EXTRAS = {
+    # What Dassl itself imports at run time; Dassl is not on PyPI, and is installed from a checkout.
+    "dassl": ["pandas", "ftfy", "regex"],
+    "plots": ["matplotlib>=3.7"],
+    "test": ["pytest>=8", "ruff>=0.6", "mypy>=1.11", "types-PyYAML", "types-tabulate", "types-tqdm"],
+}
+
+setup(
+    name="xcoop",
+    version=version(),
+    description="Explainable, concept-guided prompt learning for medical images, as a plug-in for CoOp and Dassl",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    python_requires=">=3.10",
+    packages=packages,
+    package_dir=package_dir,
+    package_data={"": ["**/*.yaml", "**/*.safetensors", "**/*.md", "**/*.json"]},
+    install_requires=[
+        "torch>=2.2",
+        "torchvision",
+        "numpy>=1.26",
+        "Pillow>=9.1",
+        "yacs>=0.1.8",
+        "clip-anytorch>=2.6.0",
+        "packaging",
+        "gdown>=5",
+        "tabulate>=0.9",
+        "pyyaml>=6",
+        "tqdm>=4.60",
+        "scikit-learn>=1.3",
+        "scipy>=1.11",
+        "tensorboard>=2.14",
+        "safetensors>=0.4",
+    ],
+    extras_require=EXTRAS | {"all": sorted({need for needs in EXTRAS.values() for need in needs})},
+    entry_points={"console_scripts": ["xcoop = xcoop.cli:main"]},
+)

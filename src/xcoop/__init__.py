@@ -1,0 +1,37 @@
+"""XCoOp: explainable, concept-guided prompt learning for medical images, beside CoOp and Dassl.
+
+Importing this package is light (no torch). After it, `import dassl` works: with the Dassl that is installed,
+mended for current PyTorch, or else with the compatible engine of this package.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xcoop.version import __version__
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
+_CHECKOUT = Path(__file__).resolve().parents[2]
+if (_CHECKOUT / "setup.py").is_file() and (_CHECKOUT / "trainers").is_dir():
+    # In a checkout the plug-in folders stand at its top; installed, they stand beside this file.
+    __path__.append(str(_CHECKOUT))
+
+
+def plug_in(cfg: CfgNode) -> None:
+    """Adds XCoOp to a CoOp-style programme: call it in `extend_cfg`.
+
+    It registers the trainers and datasets that the running engine does not have yet (a user's own `CoOp` stays
+    theirs) and adds the config nodes that are missing.
+
+    Args:
+        cfg: the config of `dassl.config.get_cfg_default()`; changed in place.
+    """
+    from xcoop.plugins import plug_in as plug  # torch is imported here, not with the package
+
+    plug(cfg)
+
+
+__all__ = ["__version__", "plug_in"]

@@ -1,0 +1,116 @@
+"""The plug-ins: what `trainers/` and `datasets/` offer, handed to whichever engine is running.
+
+The decorators only collect. `load_plugins` registers with the engine what the engine does not have yet, so that a
+user's own `CoOp`, registered before, stays theirs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import xcoop
+from xcoop.config import SHARED, add_missing
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
+Class = TypeVar("Class", bound=type)
+
+_trainers: dict[str, type] = {}
+_datasets: dict[str, type] = {}
+_nodes: dict[str, CfgNode] = {}
+
+
+def register_trainer(node: str, defaults: CfgNode) -> Callable[[Class], Class]:
+    """Offers the decorated class as a trainer under its own name.
+
+    Args:
+        node: its config node, below `TRAINER`.
+        defaults: the keys of that node with their defaults.
+    """
+
+    def collect(cls: Class) -> Class:
+        _collect(_trainers, cls)
+        _nodes[node] = defaults
+        return cls
+
+    return collect
+
+
+def register_dataset() -> Callable[[Class], Class]:
+    """Offers the decorated class as a dataset under its own name."""
+    return lambda cls: _collect(_datasets, cls)
+
+
+def load_plugins() -> None:
+    """Imports every trainer and dataset of this package, and registers those that the engine lacks."""
+    from dassl.data.datasets import DATASET_REGISTRY
+    from dassl.engine import TRAINER_REGISTRY
+
+    for kind in ("trainers", "datasets"):
+        _import_all(f"xcoop.{kind}")
+    _register_missing(TRAINER_REGISTRY, _trainers)
+    _register_missing(DATASET_REGISTRY, _datasets)
+
+
+def plug_in(cfg: CfgNode) -> None:
+    """Registers the plug-ins and adds to `cfg`, in place, the nodes and keys that it lacks."""
+    load_plugins()
+    add_missing(cfg, SHARED)
+    for node, defaults in _nodes.items():
+        if node not in cfg.TRAINER:
+            cfg.TRAINER[node] = defaults.clone()
+        else:
+            add_missing(cfg.TRAINER[node], defaults)
+
+
+def trainer_names() -> list[str]:
+    """The trainers of this package, sorted."""
+    load_plugins()
+    return sorted(_trainers)
+
+
+def dataset_names() -> list[str]:
+    """The datasets of this package, sorted."""
+    load_plugins()
+    return sorted(_datasets)
+
+
+def plugin_path(kind: str, *parts: str) -> Path:
+    """A file or folder of a plug-in folder, in a checkout and in an installation alike.
+
+    Args:
+        kind: `concept_banks`, `configs`, `datasets` or `trainers`.
+        parts: the path below it.
+
+    Raises:
+        FileNotFoundError: no such plug-in folder; the message names where it was looked for.
+    """
+    for root in xcoop.__path__:
+        if (Path(root) / kind).is_dir():
+            return Path(root, kind, *parts)
+    raise FileNotFoundError(f"no folder {kind!r} in {list(xcoop.__path__)}: is the installation whole?")
+
+
+def _collect(known: dict[str, type], cls: Class) -> Class:
+    other = known.setdefault(cls.__name__, cls)
+    if other is not cls and other.__module__ != cls.__module__:
+        raise KeyError(f"{cls.__name__!r} is offered by {other.__module__} and by {cls.__module__}")
+    known[cls.__name__] = cls
+    return cls
+
+
+def _import_all(package: str) -> None:
+    path = importlib.import_module(package).__path__
+    for module in sorted(info.name for info in pkgutil.iter_modules(path)):
+        importlib.import_module(f"{package}.{module}")
+
+
+def _register_missing(registry: Any, offered: dict[str, type]) -> None:
+    for name, cls in offered.items():
+        if name not in registry.registered_names():
+            registry.register(cls)

@@ -1,0 +1,1 @@
+"""Methods, one a file. A file that is added here is a trainer that can be named."""
