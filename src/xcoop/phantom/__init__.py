@@ -1,0 +1,1 @@
+"""Synthetic medical images whose concepts are known."""
