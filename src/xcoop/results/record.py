@@ -1,0 +1,198 @@
+"""The record of a run: `predictions.csv`, and then `results.json`, whose presence means that the run is done.
+
+Both are written to a temporary name and moved into place. `results.json` holds the checksum of the predictions and
+one of itself, so that a damaged record is noticed wherever it is read.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from xcoop.evaluation.metrics import Floats, Ints, checked, classification_metrics, confusion
+from xcoop.files import atomic_write_text, read_json, sha256_file
+from xcoop.results.identity import config_hash
+from xcoop.results.provenance import git_revision, hardware, peak_memory_mb, versions
+
+SCHEMA = 1
+RESULTS, PREDICTIONS, CONFIG = "results.json", "predictions.csv", "config.yaml"
+_NEEDED = ("schema", "dataset", "trainer", "seed", "metrics", "config_hash", "predictions_sha256", "checksum")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How a run was started; `xcoop.train` sets it as the trainer's attribute `origin`.
+
+    Attributes:
+        cfg: short name of the method's configuration, e.g. "vit_b16".
+        command: the command line.
+        evaluated_from: the run whose weights are evaluated, if nothing was trained.
+        load_epoch: the epoch of those weights.
+    """
+
+    cfg: str | None = None
+    command: str = field(default_factory=lambda: " ".join(sys.argv))
+    evaluated_from: str | None = None
+    load_epoch: int | None = None
+
+
+def write_run(trainer: Any, labels: ArrayLike, probabilities: ArrayLike, impaths: Sequence[str]) -> Path:
+    """Records a final evaluation in the trainer's output folder.
+
+    Args:
+        trainer: a trainer of the engine; read are `cfg`, `dm.dataset`, `output_dir`, `device` and, where they
+            exist, `origin`, `bank`, `backbone` and `seconds`.
+        labels: true classes, (N,).
+        probabilities: (N, C), each row sums to one.
+        impaths: the N image files.
+
+    Returns:
+        The path of `results.json`.
+
+    Raises:
+        ValueError: the probabilities are none (NaN included), or the lengths differ; nothing is written then.
+    """
+    y, p = checked(labels, probabilities)
+    if len(impaths) != len(y):
+        raise ValueError(f"{len(impaths)} image paths for {len(y)} labels")
+    folder, dataset = Path(trainer.output_dir), trainer.dm.dataset
+    names = list(dataset.classnames)
+    images = [relative(path, trainer.cfg, dataset) for path in impaths]
+    patients = getattr(dataset, "patients", None) or {}
+    table = predictions_csv(y, p, images, names, [patients.get(path) for path in impaths])
+
+    (folder / RESULTS).unlink(missing_ok=True)  # while the predictions change, the run is not done
+    atomic_write_text(folder / PREDICTIONS, table)
+    results = _describe(trainer, y, p) | {
+        "test_hash": _hash(sorted(f"{image}\t{label}" for image, label in zip(images, y, strict=True))),
+        "predictions_sha256": sha256_file(folder / PREDICTIONS),
+        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+    results["checksum"] = checksum(results)
+    atomic_write_text(folder / RESULTS, json.dumps(results, indent=2, allow_nan=False) + "\n")
+    return folder / RESULTS
+
+
+def predictions_csv(
+    labels: Ints, probabilities: Floats, images: Sequence[str], names: Sequence[str], patients: Sequence[str | None]
+) -> str:
+    """One line an image: its path, patient or case, label, label name, predicted class, probability of each class.
+
+    Args:
+        labels: (N,).
+        probabilities: (N, C), written with 17 digits, so that they are read back as they are.
+        images: N paths.
+        names: C class names.
+        patients: N ids; None where it is not known.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["image", "patient", "label", "name", "predicted", *(f"p_{name}" for name in names)])
+    for image, patient, label, row in zip(images, patients, labels.tolist(), probabilities.tolist(), strict=True):
+        guess = int(np.argmax(row))
+        writer.writerow([image, patient or "", label, names[label], guess, *map(repr, row)])
+    return text.getvalue()
+
+
+def relative(impath: str, cfg: Mapping[str, Any], dataset: Any) -> str:
+    """An image's path below the data root, or below the parent of the dataset's folder: the same on each machine."""
+    path = Path(impath).absolute()
+    own = getattr(dataset, "dataset_dir", "")
+    roots = [Path(own).absolute().parent] if own and Path(own).is_absolute() else []
+    root = cfg["DATASET"]["ROOT"]
+    if root:
+        roots.insert(0, Path(root).expanduser().absolute())
+    for base in roots:
+        if path.is_relative_to(base):
+            return path.relative_to(base).as_posix()
+    return path.as_posix()
+
+
+def read_run(folder: Path) -> dict[str, Any] | None:
+    """The record of a finished run; None if the run is not finished.
+
+    Raises:
+        ValueError: the record is damaged; the message names the file.
+    """
+    path = folder / RESULTS
+    if not path.is_file():
+        return None
+    results = read_json(path)
+    missing = [key for key in _NEEDED if not isinstance(results, dict) or key not in results]
+    if missing:
+        raise ValueError(f"{path} is not the record of a run: it lacks {', '.join(missing)}")
+    if results["schema"] != SCHEMA:
+        raise ValueError(f"{path} has schema {results['schema']!r}; this version of xcoop reads {SCHEMA}")
+    if results["checksum"] != checksum(results):
+        raise ValueError(f"{path} was changed after it was written (its checksum differs); move it away and run again")
+    predictions = folder / PREDICTIONS
+    if not predictions.is_file():
+        raise ValueError(f"{predictions} is missing beside {RESULTS}; move {RESULTS} away and run again")
+    if sha256_file(predictions) != results["predictions_sha256"]:
+        raise ValueError(f"{predictions} was changed after it was written; move {RESULTS} away and run again")
+    return results
+
+
+def checksum(results: Mapping[str, Any]) -> str:
+    """SHA-256 of a record without its own checksum."""
+    return _hash([json.dumps({k: v for k, v in results.items() if k != "checksum"}, sort_keys=True)])
+
+
+def _describe(trainer: Any, labels: Ints, probabilities: Floats) -> dict[str, Any]:
+    cfg, dataset = trainer.cfg, trainer.dm.dataset
+    origin = getattr(trainer, "origin", None) or Origin()
+    return {
+        "schema": SCHEMA,
+        "dataset": cfg.DATASET.NAME,
+        "task": cfg.DATASET.get("TASK", ""),
+        "subsample": cfg.DATASET.get("SUBSAMPLE_CLASSES", "all"),
+        "trainer": cfg.TRAINER.NAME,
+        "backbone": cfg.MODEL.BACKBONE.NAME,
+        "backbone_sha256": _fingerprint(trainer),
+        "shots": cfg.DATASET.NUM_SHOTS if cfg.DATASET.NUM_SHOTS > 0 else None,
+        "seed": cfg.SEED,
+        "split": cfg.TEST.SPLIT,
+        "selection": cfg.TEST.FINAL_MODEL,
+        "classnames": list(dataset.classnames),
+        "n_train": len(dataset.train_x),
+        "n_val": len(dataset.val or []),
+        "n_test": len(labels),
+        "metrics": classification_metrics(labels, probabilities),
+        "confusion": confusion(labels, probabilities.argmax(1), probabilities.shape[1]).tolist(),
+        "is_phantom": bool(getattr(dataset, "is_phantom", False)),
+        "best_reachable": getattr(dataset, "best_reachable", None),
+        "split_hash": getattr(dataset, "split_hash", None),
+        "bank": _bank(trainer),
+        "config_hash": config_hash(cfg),
+        **asdict(origin),
+        "versions": versions(),
+        "hardware": hardware(trainer.device),
+        "git": git_revision(),
+        "seconds": {phase: round(float(s), 3) for phase, s in (getattr(trainer, "seconds", None) or {}).items()},
+        **peak_memory_mb(),
+    }
+
+
+def _bank(trainer: Any) -> dict[str, Any] | None:
+    bank = getattr(trainer, "bank", None)
+    return None if bank is None else {"name": bank.name, "version": bank.version, "sha256": bank.sha256}
+
+
+def _fingerprint(trainer: Any) -> str | None:
+    fingerprint = getattr(getattr(trainer, "backbone", None), "fingerprint", None)
+    return fingerprint() if callable(fingerprint) else None
+
+
+def _hash(lines: Sequence[str]) -> str:
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
