@@ -1,1 +1,4 @@
-"""Synthetic medical images whose concepts are known."""
+"""Phantoms: drawn medical images whose concepts, and where they lie, are known.
+
+Nothing measured on a phantom is a clinical result.
+"""

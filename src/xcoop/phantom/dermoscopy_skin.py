@@ -1,0 +1,84 @@
+"""Healthy skin around and below the lesion, and the pigment that every lesion has."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from xcoop.phantom.dermoscopy_lesion import Lesion
+from xcoop.phantom.texture import Canvas, Floats, blend, curve, fractal_noise, smooth_noise, smooth_step, soften
+
+MELANIN = np.array([0.60, 1.0, 1.28], dtype=np.float32)
+"""How strongly melanin takes out red, green and blue, relative to green."""
+
+_TONES = np.array(
+    [
+        [0.93, 0.78, 0.72],
+        [0.92, 0.73, 0.66],
+        [0.89, 0.70, 0.58],
+        [0.83, 0.62, 0.49],
+        [0.72, 0.51, 0.39],
+        [0.55, 0.38, 0.29],
+    ]
+)
+"""Skin colours from fair to dark, sRGB in 0..1."""
+
+
+def skin_colour(rng: np.random.Generator) -> NDArray[np.float64]:
+    """A skin colour (3,) in 0..1; fair skin is the most frequent, as in the real set."""
+    place = min(rng.beta(1.1, 2.4) * 5, 4.999)
+    low = int(place)
+    tone = _TONES[low] + (place - low) * (_TONES[low + 1] - _TONES[low])
+    flush = rng.normal(0, 0.02)
+    return np.clip(tone + [flush, -flush / 2, rng.normal(0, 0.02)], 0.1, 0.97)
+
+
+def draw_skin(rng: np.random.Generator, size: int) -> Floats:
+    """Skin with uneven tone, furrows, pores and a few faint vessels, (size, size, 3) in 0..1."""
+    density = 0.05 * fractal_noise(rng, size, 3, 3) + 0.012 * smooth_noise(rng, size, 90)
+    density += rng.uniform(0.03, 0.09) * furrows(rng, size)
+    skin = skin_colour(rng) * np.exp(-density[..., None] * MELANIN)
+    redness = np.clip(0.045 * fractal_noise(rng, size, 4, 3), -0.12, 0.12)
+    skin *= np.exp(-redness[..., None] * np.array([0.15, 1.0, 0.8]))
+    skin = blend(skin.astype(np.float32), skin.mean((0, 1)) * 0.86, _pores(rng, size))
+    return _faint_vessels(rng, skin)
+
+
+def furrows(rng: np.random.Generator, size: int) -> Floats:
+    """The crossing fine lines of the skin's surface, (size, size), about 0..1."""
+    ridges = [1 - np.abs(smooth_noise(rng, size, cells)) * 1.6 for cells in (14, 24, 38)]
+    return np.clip(np.maximum(ridges[0], np.maximum(ridges[1], ridges[2])), 0, 1) ** 3
+
+
+def base_pigment(rng: np.random.Generator, lesion: Lesion) -> Floats:
+    """Optical density of the light to medium brown that fills every lesion, uneven at several scales, (size, size)."""
+    size = lesion.size
+    level = rng.uniform(0.30, 0.62)
+    uneven = rng.uniform(0.10, 0.26) * fractal_noise(rng, size, 4, 4, gain=0.6)
+    towards_centre = rng.uniform(-0.15, 0.28) * (1 - np.minimum(lesion.rho, 1) ** 2)
+    grain = 0.05 * smooth_noise(rng, size, 60)
+    return np.clip(level * (1 + uneven + towards_centre) + grain, 0.12, 1.1) * lesion.alpha
+
+
+def _pores(rng: np.random.Generator, size: int) -> Floats:
+    canvas = Canvas(size)
+    for x, y in rng.uniform(0, 1, (int(rng.integers(0, 40)), 2)):
+        canvas.disc(x, y, rng.uniform(0.003, 0.006), strength=rng.uniform(0.2, 0.6))
+    return soften(canvas.coverage(), 0.004 * size)
+
+
+def _faint_vessels(rng: np.random.Generator, skin: Floats) -> Floats:
+    """A few blurred pinkish lines: what a vessel of the lesion is not."""
+    size = skin.shape[0]
+    canvas = Canvas(size)
+    for _ in range(int(rng.integers(0, 5))):
+        line = curve(rng, rng.uniform(0, 1, 2), rng.uniform(0, 2 * np.pi), rng.uniform(0.1, 0.35), 1.6)
+        canvas.stroke(line, np.linspace(0.007, 0.003, len(line)))
+    coverage = soften(canvas.coverage(), 0.006 * size) * rng.uniform(0.1, 0.35)
+    return blend(skin, skin.mean((0, 1)) * [0.88, 0.58, 0.6], coverage)
+
+
+def halo(lesion: Lesion, rng: np.random.Generator) -> Floats:
+    """Redness around the border, in some pictures, (size, size) in 0..0.2."""
+    strength = max(0.0, rng.uniform(-0.15, 0.16))
+    return smooth_step(lesion.rho, 1.45, 1.0) * np.float32(strength)
