@@ -1,0 +1,58 @@
+"""A `clip` model from a state dict in OpenAI's layout; the shapes decide its kind and sizes."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xcoop.backbones.clip_import import import_clip
+
+NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # OpenAI's archives carry these along
+
+
+def build_clip(state: dict[str, Tensor], source: str) -> Any:
+    """An unmodified `clip.model.CLIP` in fp32 that holds a copy of these weights.
+
+    `clip.model.build_model` is asked for the model's shape alone, on the meta device: nothing is drawn at random only
+    to be overwritten (most of its time, and it would shift the caller's random numbers), and fp32 weights do not pass
+    through the fp16 that it converts models to.
+
+    Args:
+        state: OpenAI's names to tensors.
+        source: what the weights come from, for messages.
+
+    Raises:
+        ValueError: the names or shapes are not those of a CLIP.
+    """
+    weights = {name: _own(tensor) for name, tensor in state.items() if name not in NOT_WEIGHTS}
+    build_model = import_clip().model.build_model
+    try:
+        with torch.device("meta"), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # one warning a tensor: copying into a meta tensor does nothing
+            model = build_model(dict(weights))
+        model.load_state_dict(weights, assign=True)
+    except (KeyError, RuntimeError, IndexError, AssertionError, AttributeError, ZeroDivisionError) as error:
+        raise ValueError(f"{source} is no CLIP in OpenAI's layout: {_short(error)}") from error
+    _restore_masks(model)
+    return model.eval()
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """A copy, in fp32 unless it counts something."""
+    return tensor.detach().to(torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True)
+
+
+def _restore_masks(model: Any) -> None:
+    """The causal masks are plain attributes, no weights: they are still on the meta device."""
+    mask = model.build_attention_mask()
+    for block in model.transformer.resblocks:
+        block.attn_mask = mask
+
+
+def _short(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines()]
+    text = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(lines) or type(error).__name__
+    return text if len(text) <= 600 else f"{text[:600]} ..."

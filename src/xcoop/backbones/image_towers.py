@@ -1,0 +1,57 @@
+"""Global and local features of CLIP's two kinds of image towers, from the modules of an unmodified model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from xcoop.backbones.base import ImageFeatures
+
+
+def vit_features(visual: Any, images: Tensor, patches: bool) -> ImageFeatures:
+    """A vision transformer's class token and, if asked for, its patch tokens, each through `ln_post` and `proj`.
+
+    CLIP itself projects the class token alone (`VisionTransformer.forward`); the same layers take the patch tokens into
+    the joint space, as in XCoOp's released code.
+
+    Args:
+        visual: a `clip.model.VisionTransformer`.
+        images: (B, 3, S, S).
+        patches: whether the patch tokens are wanted.
+    """
+    x = visual.conv1(images).flatten(2).transpose(1, 2)  # (B, T, V), V: the tower's width
+    first = visual.class_embedding.to(x.dtype).expand(len(x), 1, -1)  # (B, 1, V)
+    x = torch.cat([first, x], dim=1) + visual.positional_embedding.to(x.dtype)  # (B, 1 + T, V)
+    x = visual.transformer(visual.ln_pre(x).transpose(0, 1)).transpose(0, 1)
+    wanted = x if patches else x[:, :1]
+    joint = visual.ln_post(wanted) @ visual.proj  # (B, 1 + T, D)
+    return ImageFeatures(pooled=joint[:, 0], patches=joint[:, 1:])
+
+
+def resnet_features(visual: Any, images: Tensor, patches: bool) -> ImageFeatures:
+    """A ResNet's attention-pooled feature and, if asked for, each position's way through that pool.
+
+    The pool returns c_proj(sum_i a_i v_proj(x_i + p_i)), with attention a_i that sums to one in each head. A position
+    that had all the attention would give c_proj(v_proj(x_i + p_i)): this is its local feature. (MaskCLIP, Zhou et al.,
+    ECCV 2022, reads CLIP's value path so.)
+
+    Args:
+        visual: a `clip.model.ModifiedResNet`.
+        images: (B, 3, S, S).
+        patches: whether the local features are wanted.
+    """
+    x = images
+    for index in (1, 2, 3):  # the stem: OpenAI's copies name its activations differently, and all are plain ReLUs
+        x = F.relu(getattr(visual, f"bn{index}")(getattr(visual, f"conv{index}")(x)))
+    x = visual.avgpool(x)
+    for layer in (visual.layer1, visual.layer2, visual.layer3, visual.layer4):
+        x = layer(x)  # at last (B, V, S / 32, S / 32)
+    pool = visual.attnpool
+    pooled = pool(x)  # (B, D)
+    if not patches:
+        return ImageFeatures(pooled, pooled.new_empty(len(pooled), 0, pooled.shape[1]))
+    positions = x.flatten(2).transpose(1, 2) + pool.positional_embedding[1:].to(x.dtype)  # (B, T, V)
+    return ImageFeatures(pooled, pool.c_proj(pool.v_proj(positions)))

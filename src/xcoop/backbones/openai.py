@@ -1,0 +1,146 @@
+"""OpenAI's CLIP models, from the unmodified `clip` package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from xcoop.backbones import image_towers, text_tower
+from xcoop.backbones.base import Backbone, ImageFeatures
+from xcoop.backbones.build import build_clip
+from xcoop.backbones.clip_import import import_clip
+from xcoop.backbones.download import fetch_openai
+from xcoop.backbones.registry import register_backbone
+from xcoop.backbones.weights import read_state_dict
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+NAMES = ("RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px")
+
+
+@register_backbone(*NAMES)
+def load_openai(name: str, path: str) -> Backbone:
+    """OpenAI's weights of that name, or those of a local file; a file's shapes decide the model, not the name."""
+    path = path or str(fetch_openai(name))
+    return ClipBackbone(name, build_clip(read_state_dict(path), path))
+
+
+class ClipBackbone(Backbone):
+    """Any model of OpenAI's `clip` package, with a ViT or a ResNet as its image tower."""
+
+    pixel_mean = (0.48145466, 0.4578275, 0.40821073)  # clip.clip._transform
+    pixel_std = (0.26862954, 0.26130258, 0.27577711)
+
+    def __init__(self, name: str, model: Any) -> None:
+        """Wraps a model without changing it.
+
+        Args:
+            name: what it is called.
+            model: a `clip.model.CLIP`.
+        """
+        super().__init__()
+        self.name = name
+        self.model = model
+        self.is_vit = hasattr(model.visual, "class_embedding")
+        self.input_size = int(model.visual.input_resolution)
+        self.context_length = int(model.context_length)
+        self.text_width, self.embed_dim = model.text_projection.shape
+        side = self.input_size // (model.visual.conv1.kernel_size[0] if self.is_vit else 32)
+        self.grid = (side, side)
+        self._tokenizer = import_clip().clip._tokenizer
+        self.eval()
+
+    @property
+    def logit_scale(self) -> Tensor:
+        """A scalar parameter; logits are cosines times its exponential."""
+        return self.model.logit_scale
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision that the towers compute in."""
+        return self.model.dtype
+
+    @property
+    def image_blocks(self) -> list[nn.Module]:
+        """The image tower's blocks, first to last: attention blocks of a ViT, the four stages of a ResNet."""
+        visual = self.model.visual
+        if self.is_vit:
+            return list(visual.transformer.resblocks)
+        return [visual.layer1, visual.layer2, visual.layer3, visual.layer4]
+
+    def tokenize(self, texts: str | Sequence[str]) -> Tensor:
+        """Token ids by CLIP's own tokenizer; see the base class."""
+        texts = [texts] if isinstance(texts, str) else list(texts)
+        for text in texts:
+            if (count := self.count_tokens(text)) > self.context_length:
+                raise ValueError(f"{count} tokens, but {self.name} takes {self.context_length}: {text!r}")
+        return import_clip().tokenize(texts, context_length=self.context_length).long()
+
+    def count_tokens(self, text: str) -> int:
+        """How many tokens a text takes, start and end included."""
+        return len(self._tokenizer.encode(text)) + 2
+
+    def decode(self, ids: Sequence[int] | Tensor) -> list[str]:
+        """The text of each single token id, without the mark of a word's end."""
+        ids = ids.tolist() if isinstance(ids, Tensor) else ids
+        return [self._tokenizer.decode([int(index)]).strip() for index in ids]
+
+    def end_positions(self, tokens: Tensor) -> Tensor:
+        """The end token has the highest id of all."""
+        return tokens.argmax(dim=-1)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """Token embeddings without positions: (N, L) ids to (N, L, W)."""
+        return self.model.token_embedding(tokens).to(self.dtype)
+
+    def encode_embeddings(self, embeddings: Tensor, end: Tensor) -> Tensor:
+        """Text features over the shortest prefix that holds every end token; see the base class."""
+        return text_tower.encode(self.model, embeddings, end)
+
+    def encode_image(self, images: Tensor, patches: bool = False) -> ImageFeatures:
+        """Global and local features; see the base class.
+
+        Raises:
+            ValueError: images of another size.
+        """
+        if images.shape[-3:] != (3, self.input_size, self.input_size):
+            raise ValueError(
+                f"images of shape {tuple(images.shape[-3:])}, but {self.name} takes (3, {self.input_size}, "
+                f"{self.input_size}): set INPUT.SIZE to ({self.input_size}, {self.input_size})"
+            )
+        tower = image_towers.vit_features if self.is_vit else image_towers.resnet_features
+        return tower(self.model.visual, images.to(self.dtype), patches)
+
+    def image_norms(self) -> list[nn.Parameter]:
+        """`ln_1` and `ln_2` of each block of a ViT; `ln_pre` and `ln_post` stay as they are."""
+        if not self.is_vit:
+            raise ValueError(
+                f"{self.name} has a ResNet for its image tower, without layer norms to tune: "
+                "choose a ViT, or turn the tuning of norm layers off"
+            )
+        norms = [getattr(block, name) for block in self.image_blocks for name in ("ln_1", "ln_2")]
+        return [parameter for norm in norms for parameter in (norm.weight, norm.bias)]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Keeps in fp32 what CLIP keeps in fp32 in half precision too.
+
+        CLIP's LayerNorm computes in fp32 and needs fp32 weights; batch statistics and the logit scale lose digits
+        that matter.
+        """
+        kept = {id(tensor) for tensor in _kept_in_fp32(self.model)}
+
+        def convert(tensor: Tensor) -> Tensor:
+            new = fn(tensor)
+            return tensor.to(new.device) if id(tensor) in kept and new.dtype != torch.float32 else new
+
+        return super()._apply(convert, recurse)
+
+
+def _kept_in_fp32(model: Any) -> list[Tensor]:
+    norms = [module for module in model.modules() if isinstance(module, (nn.LayerNorm, nn.BatchNorm2d))]
+    tensors = [tensor for norm in norms for tensor in (*norm.parameters(), *norm.buffers())]
+    return [*tensors, model.logit_scale]

@@ -1,0 +1,71 @@
+"""Small CLIPs with random weights, in OpenAI's state-dict format, built in milliseconds."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from xcoop.backbones.build import build_clip
+from xcoop.backbones.clip_import import import_clip
+from xcoop.backbones.openai import ClipBackbone
+
+VOCABULARY = 49408  # OpenAI's tokenizer
+
+
+def tiny_clip_state(
+    seed: int = 0,
+    vision: str = "vit",
+    *,
+    layers: int = 3,
+    text_width: int = 64,
+    vision_width: int | None = None,
+    embed_dim: int = 48,
+    image_size: int | None = None,
+    patch: int = 8,
+) -> dict[str, Tensor]:
+    """An OpenAI-format state dict in fp32, with every weight random (norms and batch statistics too).
+
+    Args:
+        seed: the same seed gives the same weights; the global random state is left alone.
+        vision: "vit" (by default 32 px in a 4 x 4 grid, two heads) or "resnet" (64 px, 2 x 2).
+        layers: of the text tower, and of a ViT.
+        text_width: W, a multiple of 64.
+        vision_width: a multiple of 64 for a ViT, by default 128; of 2 for a ResNet, by default 8.
+        embed_dim: D.
+        image_size: in pixels; a multiple of `patch` for a ViT, of 32 for a ResNet.
+        patch: side of a patch in pixels (ViT).
+    """
+    vit = vision == "vit"
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = import_clip().model.CLIP(
+            embed_dim,
+            image_size or (32 if vit else 64),
+            layers if vit else (1, 1, 1, 1),
+            vision_width or (128 if vit else 8),
+            patch if vit else None,
+            77,
+            VOCABULARY,
+            text_width,
+            text_width // 64,
+            layers,
+        )
+        return {name: _stir(name, tensor) for name, tensor in model.state_dict().items()}
+
+
+def tiny_backbone(seed: int = 0, vision: str = "vit", **sizes: int) -> ClipBackbone:
+    """A frozen backbone over `tiny_clip_state`."""
+    backbone = ClipBackbone(f"tiny-{vision}", build_clip(tiny_clip_state(seed, vision, **sizes), "random weights"))
+    backbone.requires_grad_(False)
+    return backbone
+
+
+def _stir(name: str, tensor: Tensor) -> Tensor:
+    """Away from ones and zeros, so that no layer is an identity by chance."""
+    if not tensor.is_floating_point() or name == "logit_scale":
+        return tensor.clone()
+    if name.endswith("running_var"):
+        return torch.rand_like(tensor) + 0.5
+    if tensor.dim() == 1:
+        return tensor + 0.2 * torch.randn_like(tensor)
+    return tensor.clone()
