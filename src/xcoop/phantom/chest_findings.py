@@ -1,0 +1,234 @@
+"""What disease adds to the chest phantom: each concept as a part of the lung that is filled, or as lines.
+
+A finding gives `fill`, the fraction of the air that it replaces (0 to 1), `lines`, a density added on top (it may be
+negative), and `mask`, where it lies. Each finding draws from a generator of its own, so switching one on or off
+leaves the others as they were.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from xcoop.phantom.chest_anatomy import LEFT, RIGHT, Anatomy
+from xcoop.phantom.chest_frame import Ink, bump, edge, smooth_noise
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One drawn concept, or a part of one; arrays (size, size)."""
+
+    fill: np.ndarray | float
+    lines: np.ndarray | float
+    mask: np.ndarray
+
+
+@dataclass(frozen=True)
+class Places:
+    """What several findings have to agree on, decided whether or not they are present.
+
+    Attributes:
+        effusion_side: where an effusion would lie; a lost diaphragm border then lies on the other side.
+        cardiac_side: on which side the heart border would be lost.
+        patch: centre of the consolidation (or of the patch that shows air bronchograms alone).
+    """
+
+    effusion_side: int
+    cardiac_side: int
+    patch: tuple[float, float]
+
+
+_CENTRES = {
+    "right upper": (-0.36, -0.34),
+    "left upper": (0.36, -0.32),
+    "right lower": (-0.42, 0.24),
+    "left lower": (0.54, 0.24),
+}
+
+
+def make_places(anatomy: Anatomy, consolidation: str, rng: np.random.Generator) -> Places:
+    """Decides on sides and centres for one patient."""
+    effusion, cardiac = (int(side) for side in rng.integers(0, 2, size=2))
+    wobble = rng.uniform(-1, 1, size=2) * (0.08, 0.07)
+    alone = list(_CENTRES)[int(rng.integers(0, 4))]
+    x, y = _CENTRES.get(consolidation, _CENTRES[alone])
+    return Places(effusion, cardiac, (float(x * anatomy.spread + wobble[0]), float(y + wobble[1])))
+
+
+def consolidation(
+    anatomy: Anatomy, value: str, places: Places, sharp_borders: bool, rng: np.random.Generator
+) -> Finding:
+    """Confluent white opacity with soft edges, in one zone or in patches on both sides.
+
+    Args:
+        anatomy: the patient.
+        value: the zone, or "patchy".
+        places: its centre.
+        sharp_borders: keeps a thin rim of air along heart and diaphragm, so that these borders stay visible.
+        rng: decides shape and density.
+    """
+    size = anatomy.frame.size
+    noise = smooth_noise(rng, 9, size) * 0.22 + smooth_noise(rng, 20, size) * 0.1
+    spots = _patches(anatomy, rng) if value == "patchy" else [_lobe(places, value, rng)]
+    shape = np.zeros_like(anatomy.t)
+    for x, y, width, height in spots:
+        radius = np.hypot((anatomy.across - x) * (1 / width), (anatomy.frame.y - y) * (1 / height))
+        shape = np.maximum(shape, edge(1.0 - radius + noise, 0.42))
+    if value.endswith("upper") and rng.random() < 0.5:  # it stops at the fissure
+        shape = shape * edge(rng.uniform(-0.2, -0.08) + 0.1 * (anatomy.t - 0.4) - anatomy.frame.y, 0.025)
+    if sharp_borders:
+        shape = shape * edge(anatomy.to_heart - 0.035, 0.03) * edge(anatomy.to_dome - 0.04, 0.035)
+    fill = shape * rng.uniform(0.72, 0.95)
+    return Finding(fill, 0.0, (fill > 0.25) & (anatomy.lung > 0.5))
+
+
+def _lobe(places: Places, value: str, rng: np.random.Generator) -> tuple[float, float, float, float]:
+    tall = rng.uniform(0.2, 0.36) if value.endswith("upper") else rng.uniform(0.18, 0.34)
+    return (*places.patch, rng.uniform(0.2, 0.36), tall)
+
+
+def _patches(anatomy: Anatomy, rng: np.random.Generator) -> list[tuple[float, float, float, float]]:
+    spots = []
+    for i in range(int(rng.integers(5, 9))):
+        x = rng.uniform(0.27, 0.58) * (-1, 1)[i % 2] * anatomy.spread
+        spots.append((x, rng.uniform(-0.4, 0.36), rng.uniform(0.08, 0.15), rng.uniform(0.07, 0.14)))
+    return spots
+
+
+def air_bronchograms(anatomy: Anatomy, places: Places, rng: np.random.Generator) -> Finding:
+    """Dark branching tubes within an opacity; a hazy patch of their own makes sure that there is one."""
+    x, y = places.patch
+    sign = -1.0 if x < 0 else 1.0
+    hilum = anatomy.hila[RIGHT if x < 0 else LEFT]
+    heading = np.arctan2(y - hilum[1], (x - hilum[0]) * sign + 1e-6)
+    start = (x - 0.13 * np.cos(heading) * sign, y - 0.13 * np.sin(heading))
+    ink = Ink(anatomy.frame)
+    for offset in np.linspace(-0.75, 0.75, int(rng.integers(3, 5))) + rng.normal(0, 0.1):
+        _tube(ink, rng, start, float(heading + offset), sign)
+    tubes = ndimage.gaussian_filter(ink.field(), 0.004 * anatomy.frame.size) * (anatomy.lung > 0.5)
+    gap = np.hypot(anatomy.across - x, anatomy.frame.y - y)
+    sleeve = edge(0.2 - gap + 0.035 * smooth_noise(rng, 10, anatomy.frame.size), 0.09)
+    near = ndimage.grey_dilation(tubes, size=(3, 3)) > 0.3
+    return Finding(0.66 * sleeve, -0.2 * tubes, near)
+
+
+def _tube(ink: Ink, rng: np.random.Generator, start: tuple[float, float], heading: float, sign: float) -> None:
+    angles = heading + np.cumsum(rng.normal(0, 0.14, size=5))
+    xs = start[0] + sign * np.r_[0.0, np.cumsum(np.cos(angles) * 0.055)]
+    ys = start[1] + np.r_[0.0, np.cumsum(np.sin(angles) * 0.055)]
+    for i in range(5):
+        ink.line([(xs[i], ys[i]), (xs[i + 1], ys[i + 1])], 0.034 - 0.003 * i, 1.0 - 0.06 * i)
+    fork = angles[2] + rng.choice([-1.0, 1.0]) * 0.7
+    end = (xs[2] + sign * 0.1 * np.cos(fork), ys[2] + 0.1 * np.sin(fork))
+    ink.line([(xs[2], ys[2]), end], 0.026, 0.85)
+
+
+def pleural_effusion(anatomy: Anatomy, value: str, places: Places, rng: np.random.Generator) -> Finding:
+    """Homogeneous opacity at the base whose upper edge rises to the chest wall and blunts the angle."""
+    side = places.effusion_side
+    here = anatomy.right if side == RIGHT else ~anatomy.right
+    top = anatomy.dome[side]
+    if value == "large":
+        level, rise, stripe = top - rng.uniform(0.18, 0.42), rng.uniform(0.22, 0.34), 0.06
+    else:
+        level, rise, stripe = top + rng.uniform(0.02, 0.1), rng.uniform(0.26, 0.36), 0.03
+    outward = np.clip((anatomy.tn - 0.35) * (1 / 0.65), 0, 1)
+    fluid = edge(anatomy.frame.y - (level - rise * outward * outward * outward), 0.035)
+    wall = edge(stripe - anatomy.to_wall, 0.015) * edge(anatomy.frame.y - (level - rise - 0.25), 0.12)
+    fill = np.maximum(fluid, 0.85 * wall) * here * 0.98
+    shade = 0.04 * fill * anatomy.lung
+    return Finding(fill, shade, (fill > 0.3) & (anatomy.lung > 0.5))
+
+
+def interstitial_opacity(anatomy: Anatomy, rng: np.random.Generator) -> Finding:
+    """A net of fine lines over both lungs with a little haze, denser towards the hila."""
+    size = anatomy.frame.size
+    net = np.zeros_like(anatomy.t)
+    for cells, weight in ((19, 1.0), (30, 0.7)):
+        net += weight * bump(smooth_noise(rng, cells, size), 0.3)  # lines where smooth noise crosses zero
+    patchy = np.clip(0.85 + 0.22 * smooth_noise(rng, 5, size), 0.4, 1.2)
+    weight = patchy * (0.65 + 0.5 * bump(anatomy.to_heart, 0.3)) * anatomy.lung
+    haze = rng.uniform(0.12, 0.28)
+    strength = rng.uniform(0.10, 0.15)
+    return Finding(haze * weight, strength * (net - 0.45) * weight, anatomy.lung > 0.5)
+
+
+def obscured_border(anatomy: Anatomy, value: str, places: Places, rng: np.random.Generator) -> Finding:
+    """Airless lung that touches the heart or the diaphragm and so takes away its outline."""
+    noise = smooth_noise(rng, 10, anatomy.frame.size)
+    if value == "cardiac":
+        here = anatomy.right if places.cardiac_side == RIGHT else ~anatomy.right
+        depth, gap = rng.uniform(0.13, 0.2), anatomy.to_heart
+        extent = edge(anatomy.frame.y - rng.uniform(-0.16, -0.02), 0.1) * edge(anatomy.to_dome - 0.03, 0.04)
+        sharpness = 0.12
+    else:
+        here = ~anatomy.right if places.effusion_side == RIGHT else anatomy.right
+        depth, gap, sharpness = rng.uniform(0.13, 0.2), anatomy.to_dome, 0.12
+        extent = edge(0.86 - anatomy.tn + 0.04 * noise, 0.08)
+    fill = edge(depth - gap + 0.035 * noise, sharpness) * extent * here
+    return Finding(0.97 * fill, 0.0, (fill > 0.25) & (anatomy.lung > 0.5))
+
+
+def peribronchial_thickening(anatomy: Anatomy, rng: np.random.Generator) -> Finding:
+    """Thick bronchial walls around the hila: rings seen end on, tram lines seen from the side, and haze."""
+    ink = Ink(anatomy.frame)
+    for side, sign in ((RIGHT, -1.0), (LEFT, 1.0)):
+        x0, y0 = anatomy.hila[side]
+        x0 += sign * (0.07 if side == RIGHT else 0.12)
+        for angle in np.linspace(-1.1, 1.2, 5) + rng.normal(0, 0.15, size=5):
+            _tram(ink, x0, y0, float(angle), sign, rng.uniform(0.12, 0.22), rng.uniform(0.017, 0.022))
+        for _ in range(int(rng.integers(3, 6))):
+            angle, far = rng.uniform(-1.2, 1.3), rng.uniform(0.05, 0.26)
+            centre = (x0 + sign * far * np.cos(angle), y0 + far * np.sin(angle))
+            ink.disc(centre, 0.05, 0.0)
+            ink.ring(centre, rng.uniform(0.038, 0.052), 0.02)
+    walls = ndimage.gaussian_filter(ink.field(), 0.003 * anatomy.frame.size) * anatomy.lung
+    cuff = 0.3 * bump(anatomy.to_heart, 0.2) * edge(0.32 - np.abs(anatomy.frame.y - anatomy.hila[RIGHT][1]), 0.12)
+    mask = ndimage.binary_dilation(walls > 0.2, iterations=1 + anatomy.frame.size // 96)
+    return Finding(cuff, 0.26 * walls, mask)
+
+
+def _tram(ink: Ink, x: float, y: float, angle: float, sign: float, length: float, half: float) -> None:
+    along = np.array((np.cos(angle) * sign, np.sin(angle)))
+    beside = np.array((-along[1], along[0])) * half
+    start = np.array((x, y)) + along * 0.04
+    for shift in (beside, -beside):
+        ink.line([start + shift, start + shift * 0.7 + along * length], 0.016, 0.9)
+
+
+def support_device(anatomy: Anatomy, value: str, rng: np.random.Generator) -> Finding:
+    """ECG leads with their electrodes, or a tube down the trachea or to the stomach."""
+    ink = Ink(anatomy.frame)
+    if value == "tube":
+        _tubes(ink, rng)
+    else:
+        for _ in range(int(rng.integers(2, 4))):
+            _lead(ink, rng)
+    drawn = ndimage.gaussian_filter(ink.field(), 0.0025 * anatomy.frame.size)
+    return Finding(0.0, rng.uniform(0.22, 0.36) * drawn, drawn > 0.2)
+
+
+def _lead(ink: Ink, rng: np.random.Generator) -> None:
+    """A wire in a smooth curve from an electrode on the chest to the edge of the picture."""
+    end = np.array((rng.uniform(-0.75, 0.75), rng.uniform(-0.6, 0.6)))
+    outside = np.array((rng.choice([-1.15, 1.15]), rng.uniform(-1.0, 1.1)))
+    bends = np.stack([end, end + rng.normal(0, 0.45, 2), outside + rng.normal(0, 0.35, 2), outside])
+    u = np.linspace(0, 1, 24)[:, None]
+    curve = (1 - u) ** 3 * bends[0] + 3 * u * (1 - u) ** 2 * bends[1] + 3 * u * u * (1 - u) * bends[2] + u**3 * bends[3]
+    ink.line(curve, 0.014, 0.75)
+    ink.disc((float(end[0]), float(end[1])), rng.uniform(0.028, 0.042), 0.95)
+
+
+def _tubes(ink: Ink, rng: np.random.Generator) -> None:
+    kind = int(rng.integers(0, 3))
+    sway = rng.normal(0, 0.015, size=9)
+    if kind != 1:  # in the trachea
+        ys = np.linspace(-1.1, rng.uniform(-0.42, -0.28), 9)
+        ink.line(np.stack([sway * 0.6 + 0.015, ys], axis=1), 0.022, 0.9)
+    if kind != 0:  # to the stomach
+        ys = np.linspace(-1.1, rng.uniform(0.72, 0.85), 9)
+        xs = 0.03 + sway + 0.2 * np.clip((ys - 0.3) / 0.5, 0, 1) ** 2
+        ink.line(np.stack([xs, ys], axis=1), 0.018, 0.85)
+        ink.line([(xs[-1], ys[-1]), (xs[-1] + 0.12, ys[-1] + 0.03)], 0.022, 1.0)
