@@ -1,0 +1,114 @@
+"""Checkpoints: small, whole or absent, read without executing anything, and enough to go on bit for bit.
+
+Names and layout are Dassl's: `<output>/prompt_learner/model.pth.tar-<epoch>`, `model-best.pth.tar`, and a text file
+`checkpoint` with the name of the one to resume from. That is always a regular one, never the best.
+"""
+
+from __future__ import annotations
+
+import random
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from xcoop.files import atomic_path, atomic_write_text
+
+BEST = "model-best.pth.tar"
+POINTER = "checkpoint"
+
+
+def epoch_name(epoch: int) -> str:
+    """The file name after `epoch` finished epochs."""
+    return f"model.pth.tar-{epoch}"
+
+
+def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
+    """Writes a checkpoint atomically; a regular one becomes the one to resume from."""
+    with atomic_path(path) as temporary:
+        torch.save(content, temporary)
+    if path.name != BEST:
+        atomic_write_text(path.parent / POINTER, path.name + "\n")
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Reads a checkpoint of ours or of CoOp's.
+
+    Raises:
+        FileNotFoundError: no such file; the message lists the checkpoints that are there.
+        ValueError: the file is damaged, is no checkpoint, or holds something that could execute.
+    """
+    from dassl.utils import load_checkpoint
+
+    if not path.is_file():
+        present = sorted(file.name for file in path.parent.glob("model*"))
+        raise FileNotFoundError(f"no checkpoint {path}; in that folder: {', '.join(present) or 'none'}")
+    try:
+        content = load_checkpoint(str(path))
+    except Exception as error:  # truncated and malicious files fail in many ways, all of them final
+        raise ValueError(f"{path} is not a checkpoint that can be read safely: {error}") from error
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+        raise ValueError(f"{path} is no checkpoint: it has no 'state_dict'")
+    return content
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint to resume from, or None if nothing was finished there.
+
+    Raises:
+        ValueError: the pointer names no file of that folder.
+    """
+    pointer = folder / POINTER
+    if not pointer.is_file():
+        return None
+    name = pointer.read_text(encoding="utf-8").strip()
+    if not name or Path(name).name != name or not (folder / name).is_file():
+        raise ValueError(f"{pointer} names {name!r}, which is not in {folder}; delete {folder} to start anew")
+    return folder / name
+
+
+def rng_state() -> dict[str, Any]:
+    """The states of all random generators that a run draws from, as tensors and numbers."""
+    version, words, gauss = random.getstate()
+    _, keys, position, has_gauss, cached = np.random.get_state()
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "python": (version, torch.tensor(words, dtype=torch.int64), gauss),
+        "numpy": (
+            torch.from_numpy(np.asarray(keys).astype(np.int64)),
+            int(position),
+            int(has_gauss),
+            float(cached),
+        ),
+    }
+
+
+def restore_rng(state: dict[str, Any]) -> None:
+    """Puts the generators back to where `rng_state` found them."""
+    torch.set_rng_state(state["torch"].cpu())
+    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words.tolist()), gauss))
+    keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state(("MT19937", keys.cpu().numpy().astype(np.uint32), position, has_gauss, cached))
+
+
+def restore_optimiser(optimiser: Any, scheduler: Any, content: dict[str, Any]) -> None:
+    """Puts optimiser and schedule to where they were after the checkpoint's epochs.
+
+    A schedule is a function of the epoch: it is stepped there from its start, so no schedule's inner objects have to
+    be stored, whichever engine made it. (Dassl stores its warm-up's successor as an object; after a resume that
+    drives a copy of the optimiser, and the learning rate never changes again.)
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch expects optimiser steps between those of a schedule
+        for _ in range(content["epoch"]):
+            scheduler.step()
+    rates = [group["lr"] for group in optimiser.param_groups]
+    optimiser.load_state_dict(content["optimizer"])
+    for group, rate in zip(optimiser.param_groups, rates, strict=True):
+        group["lr"] = rate

@@ -1,0 +1,48 @@
+"""What a trainer looks at before it builds anything: workers, image size, normalisation, the concept bank."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+from xcoop.backbones import Backbone
+from xcoop.concepts import ConceptBank, load_bank
+
+logger = logging.getLogger(__name__)
+
+
+def with_workers_that_exist(cfg: Any) -> Any:
+    """The config with NUM_WORKERS capped to the CPUs of this process."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    wanted = cfg.DATALOADER.NUM_WORKERS
+    if wanted <= cpus:
+        return cfg
+    logger.info("DATALOADER.NUM_WORKERS %d: this machine has %d CPUs, so %d", wanted, cpus, cpus)
+    capped = cfg.clone()
+    capped.defrost()
+    capped.DATALOADER.NUM_WORKERS = cpus
+    capped.freeze()
+    return capped
+
+
+def check_input(cfg: Any, backbone: Backbone) -> None:
+    """Images must come as the backbone expects them: a wrong size is an error, another normalisation a warning."""
+    if tuple(cfg.INPUT.SIZE) != (backbone.input_size, backbone.input_size):
+        size = backbone.input_size
+        raise ValueError(f"INPUT.SIZE is {tuple(cfg.INPUT.SIZE)}; {backbone.name} needs ({size}, {size})")
+    for key, own in (("PIXEL_MEAN", backbone.pixel_mean), ("PIXEL_STD", backbone.pixel_std)):
+        if max(abs(a - b) for a, b in zip(cfg.INPUT[key], own, strict=True)) > 1e-3:
+            logger.warning(
+                "INPUT.%s is %s; %s was trained with %s", key, list(cfg.INPUT[key]), backbone.name, list(own)
+            )
+
+
+def load_dataset_bank(cfg: Any, dataset: Any) -> ConceptBank:
+    """The bank that DATASET.CONCEPT_BANK names, else the dataset's own."""
+    name = cfg.DATASET.CONCEPT_BANK or getattr(dataset, "concept_bank", "")
+    if not name:
+        raise ValueError(
+            f"dataset {cfg.DATASET.NAME} names no concept bank; set DATASET.CONCEPT_BANK to a name or file"
+        )
+    return load_bank(name)

@@ -1,0 +1,143 @@
+"""What a method is: text features, logits and losses over a frozen backbone, and the few tensors that it trains.
+
+Symbols: B images, C classes, K prompts a class, D joint width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from xcoop.alignment import unit
+from xcoop.backbones import Backbone, ImageFeatures
+
+# CoOp stores these beside its contexts; they belong to the class names of the training, not to what was learned.
+NOT_LEARNED = ("token_prefix", "token_suffix")
+REPORTED = ("acc",)  # entries of `losses` that are shown, and are not part of the sum
+
+
+class PromptModel(nn.Module):
+    """Base of the methods. One states `text_features`, and overrides what differs from plain CLIP.
+
+    Args:
+        backbone: frozen, unless the method sets `requires_grad` on some of its parameters.
+        classnames: in the order of the labels.
+    """
+
+    needs_patches: bool = False  # local image features are wanted, too
+    image_tower_frozen: bool = True  # then image features can be computed once
+
+    def __init__(self, backbone: Backbone, classnames: Sequence[str]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.classnames = list(classnames)
+
+    def text_features(self) -> Tensor:
+        """The features of the prompts, not normalised: (C, D), or (K, C, D)."""
+        raise NotImplementedError
+
+    def logits(self, features: ImageFeatures) -> Tensor:
+        """CLIP's: the scaled cosine of each image with each class, (B, C)."""
+        return self.scale * unit(features.pooled) @ unit(self.text_features()).T
+
+    def losses(self, features: ImageFeatures, labels: Tensor) -> dict[str, Tensor]:
+        """The weighted parts of the loss by name; their sum is minimised. `acc` is only reported.
+
+        Args:
+            features: of a batch of images.
+            labels: (B,) int64.
+        """
+        logits = self.logits(features)
+        return {"ce": F.cross_entropy(logits, labels), "acc": accuracy(logits, labels)}
+
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        """What is trained, as groups for the optimiser with `params`, `lr` and `name`; [] trains nothing."""
+        trained = list(self.trained_parameters().values())
+        return [{"params": trained, "lr": lr, "name": "prompts"}] if trained else []
+
+    def adjust_gradients(self) -> None:
+        """Called between backward and clipping; a method may rescale its gradients here."""
+
+    def gradient_norm(self) -> Tensor:
+        """The norm that clipping looks at: of all trained parameters together, a scalar."""
+        return gradient_norm(self.trained_parameters().values())
+
+    @property
+    def scale(self) -> Tensor:
+        """CLIP's learned inverse temperature, a scalar."""
+        return self.backbone.logit_scale.exp()
+
+    def encode_images(self, images: Tensor) -> ImageFeatures:
+        """Image features (B, ...); gradients flow only where the image tower is trained."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.image_tower_frozen):
+            return self.backbone.encode_image(images, patches=self.needs_patches)
+
+    def encode_prompts(self, embeddings: Tensor, end: Tensor) -> Tensor:
+        """Text features of embedded prompts: (..., L, W) with end positions (...,) to (..., D)."""
+        flat = self.backbone.encode_embeddings(embeddings.flatten(0, -3), end.flatten())
+        return flat.unflatten(0, end.shape)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, C) of preprocessed images (B, 3, H, W)."""
+        return self.logits(self.encode_images(images))
+
+    def train(self, mode: bool = True) -> PromptModel:
+        """Training mode, but never for the backbone: a ResNet's batch statistics stay as they are."""
+        super().train(mode)
+        self.backbone.eval()
+        return self
+
+    def trained_parameters(self) -> dict[str, nn.Parameter]:
+        """The parameters with gradients, by their names in a checkpoint (`ctx`, `meta_net.linear1.weight`, ...)."""
+        named = self.named_parameters()
+        return {_checkpoint_name(name): parameter for name, parameter in named if parameter.requires_grad}
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """What a checkpoint holds of this model: only what was trained."""
+        return {name: parameter.detach().cpu().clone() for name, parameter in self.trained_parameters().items()}
+
+    @torch.no_grad()
+    def load_trained_state(self, state: Mapping[str, Tensor], source: str = "the given state") -> None:
+        """Takes over trained tensors; everything is checked before anything is changed.
+
+        Args:
+            state: as `trained_state` gives it, or CoOp's own state dict.
+            source: where it comes from, for messages.
+
+        Raises:
+            ValueError: missing, unknown or misshaped tensors.
+        """
+        given = {_checkpoint_name(name): value for name, value in state.items()}
+        given = {name: value for name, value in given.items() if name not in NOT_LEARNED}
+        own = self.trained_parameters()
+        if missing := sorted(own.keys() - given.keys()):
+            raise ValueError(f"{source} lacks {', '.join(missing)}, which this method trains; it has {sorted(given)}")
+        if surplus := sorted(given.keys() - own.keys()):
+            raise ValueError(f"{source} holds {', '.join(surplus)}, which this method does not train")
+        for name, parameter in own.items():
+            if given[name].shape != parameter.shape:
+                raise ValueError(
+                    f"{source}: {name!r} has shape {tuple(given[name].shape)}, this model's has "
+                    f"{tuple(parameter.shape)}: same backbone and config, and for class-specific contexts same classes?"
+                )
+        for name, parameter in own.items():
+            parameter.copy_(given[name])
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Percentage of rows whose largest logit is the label's, a scalar in [0, 100]."""
+    return 100.0 * (logits.detach().argmax(1) == labels).float().mean()
+
+
+def gradient_norm(parameters: Any) -> Tensor:
+    """The Euclidean norm of all gradients together, a scalar; zero if there are none."""
+    norms = [parameter.grad.norm() for parameter in parameters if parameter.grad is not None]
+    return torch.stack(norms).norm() if norms else torch.zeros(())
+
+
+def _checkpoint_name(name: str) -> str:
+    return name.removeprefix("module.").removeprefix("prompt_learner.")

@@ -1,0 +1,85 @@
+"""Saving, resuming and loading for trainers of either engine: only what was trained, and exactly where it was."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from xcoop import checkpoints
+from xcoop.model import PromptModel
+from xcoop.precision import Precision
+
+logger = logging.getLogger(__name__)
+
+
+class Resumable:
+    """The three checkpoint methods of a trainer, in the place of the engine's."""
+
+    cfg: Any
+    model: PromptModel
+    precision: Precision
+    optim: Any  # None where nothing is trained
+    sched: Any
+    best_result: float
+
+    def save_model(
+        self, epoch: int, directory: str, is_best: bool = False, val_result: float | None = None, model_name: str = ""
+    ) -> None:
+        """Writes what was trained, and what a resumed run needs to go on as if it had never stopped."""
+        if self.optim is None:
+            return
+        content = {
+            "state_dict": self.model.trained_state(),
+            "epoch": epoch + 1,
+            "optimizer": self.optim.state_dict(),
+            "scheduler": {"last_epoch": epoch + 1, "_last_lr": [group["lr"] for group in self.optim.param_groups]},
+            "scaler": self.precision.state(),
+            "val_result": None if val_result is None else float(val_result),
+            "best_result": float(self.best_result),
+            "rng": checkpoints.rng_state(),
+            "trainer": type(self).__name__,
+            "classnames": self.model.classnames,
+        }
+        folder = Path(directory, "prompt_learner")
+        path = folder / (model_name or checkpoints.epoch_name(epoch + 1))
+        checkpoints.write_checkpoint(path, content)
+        logger.info("Checkpoint saved to %s", path)
+        if is_best:
+            checkpoints.write_checkpoint(folder / checkpoints.BEST, content)
+
+    def resume_model_if_exist(self, directory: str) -> int:
+        """Continues from the last checkpoint below `directory`; the number of epochs that are done."""
+        path = checkpoints.latest_checkpoint(Path(directory, "prompt_learner")) if self.optim else None
+        if path is None:
+            logger.info("No checkpoint found, train from scratch")
+            return 0
+        logger.info("Found checkpoint at %s (will resume training)", directory)
+        content = self._load(path)
+        checkpoints.restore_optimiser(self.optim, self.sched, content)
+        self.precision.load_state(content.get("scaler"))
+        self.best_result = content.get("best_result", self.best_result)
+        if "rng" in content:
+            checkpoints.restore_rng(content["rng"])
+        epoch: int = content["epoch"]
+        return epoch
+
+    def load_model(self, directory: str, epoch: int | None = None) -> None:
+        """Loads what was trained: the given epoch; else the best one; else, without a best one, the last.
+
+        Contexts that hold for all classes can be loaded for other classes.
+        """
+        if not directory or self.optim is None:
+            logger.info("load_model() is skipped: nothing trained is given or needed")
+            return
+        folder = Path(directory, "prompt_learner")
+        path = folder / (checkpoints.BEST if epoch is None else checkpoints.epoch_name(epoch))
+        if epoch is None and not path.is_file() and self.cfg.TEST.FINAL_MODEL != "best_val":
+            path = checkpoints.latest_checkpoint(folder) or path
+        content = self._load(path)
+        logger.info('Loading weights to prompt_learner from "%s" (epoch = %s)', path, content["epoch"])
+
+    def _load(self, path: Path) -> dict[str, Any]:
+        content = checkpoints.read_checkpoint(path)
+        self.model.load_trained_state(content["state_dict"], str(path))
+        return content

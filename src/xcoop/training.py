@@ -1,0 +1,265 @@
+"""What all prompt trainers share: loading, freezing, stepping, checkpoints, cached features, testing.
+
+A trainer states its config node and how its model is made; everything else is here. It runs on either engine
+(`dassl` is the real one, or ours).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from dassl.engine import TrainerX
+from dassl.optim import build_lr_scheduler, build_optimizer
+from dassl.utils import set_random_seed
+from torch import Tensor
+
+from xcoop.backbones import Backbone, ImageFeatures, load_backbone
+from xcoop.checks import check_input, load_dataset_bank, with_workers_that_exist
+from xcoop.concepts import ConceptBank
+from xcoop.features import FeatureLoader, FeatureStore
+from xcoop.model import REPORTED, PromptModel
+from xcoop.precision import PRECISIONS, Precision
+from xcoop.resuming import Resumable
+
+__all__ = ["PromptModel", "PromptTrainer"]
+
+logger = logging.getLogger(__name__)
+
+DETERMINISTIC = {"normalize", "instance_norm", "center_crop"}  # transforms that draw no random numbers
+
+
+class PromptTrainer(Resumable, TrainerX):  # type: ignore[misc]
+    """Base of the trainers.
+
+    Attributes:
+        node: name of the config node below TRAINER.
+        settings: that node.
+        model: the method.
+        bank: the concept bank, for methods that use one.
+        seconds: wall time by phase: build, features, train, test.
+    """
+
+    node: str = ""
+    model: PromptModel
+
+    def __init__(self, cfg: Any) -> None:
+        self.seconds = dict.fromkeys(("build", "features", "train", "test"), 0.0)
+        self.bank: ConceptBank | None = None
+        with self.phase("build"):
+            super().__init__(cfg)
+
+    # What a method states.
+
+    def build_method(self, backbone: Backbone, classnames: list[str], bank: ConceptBank | None) -> PromptModel:
+        """Makes the method's model; `backbone` is frozen and on the device."""
+        raise NotImplementedError
+
+    def uses_bank(self) -> bool:
+        """Whether the concept bank is needed; asked before the model is built."""
+        return False
+
+    # Building.
+
+    @property
+    def settings(self) -> Any:
+        """The method's own config node."""
+        return self.cfg.TRAINER[self.node]
+
+    def check_cfg(self, cfg: Any) -> None:
+        """Refuses settings that could not work, before anything is loaded."""
+        precision = cfg.TRAINER[self.node].get("PREC", "fp32")
+        if precision not in PRECISIONS:
+            raise ValueError(f"TRAINER.{self.node}.PREC is {precision!r}; known: {', '.join(PRECISIONS)}")
+
+    def build_data_loader(self) -> None:
+        """The engine's loaders, with no more workers than CPUs.
+
+        Without augmentation, training images go through the transform of the test images. (The engine's own training
+        transform would squeeze an image that is not square; its features would not be those of the test.)
+        """
+        given = self.cfg
+        self.cfg = with_workers_that_exist(given)
+        super().build_data_loader()
+        self.cfg = given
+        if self.train_images_are_fixed:
+            self.train_loader_x.dataset.transform = self.test_loader.dataset.transform
+        if "val" in self._selecting_splits() and self.val_loader is None:
+            raise ValueError(
+                f"{given.DATASET.NAME} has no validation split, which TEST.FINAL_MODEL {given.TEST.FINAL_MODEL!r} and "
+                f"TEST.SPLIT {given.TEST.SPLIT!r} ask for; the test split is never used to select a model"
+            )
+
+    @property
+    def train_images_are_fixed(self) -> bool:
+        """Whether an image looks the same in every epoch."""
+        return set(self.cfg.INPUT.TRANSFORMS) <= DETERMINISTIC and self.cfg.DATALOADER.K_TRANSFORMS == 1
+
+    def build_model(self) -> None:
+        """Loads the backbone, makes the method, and hands what it trains to optimiser and schedule."""
+        cfg = self.cfg
+        backbone = load_backbone(cfg).to(self.device)
+        check_input(cfg, backbone)
+        dataset = self.dm.dataset
+        classnames = list(dataset.classnames)
+        if self.uses_bank():
+            self.bank = load_dataset_bank(cfg, dataset).for_classes(classnames)
+        self._seed()
+        self.model = self.build_method(backbone, classnames, self.bank).to(self.device)
+        if cfg.MODEL.INIT_WEIGHTS:
+            self._load(Path(cfg.MODEL.INIT_WEIGHTS))
+        self.precision = Precision(self.settings.get("PREC", "fp32"), self.device)
+        self.store = FeatureStore(backbone, self.device, self.model.needs_patches, cfg.FEATURES.DIR)
+        self._build_optimiser()
+
+    def _build_optimiser(self) -> None:
+        groups = self.model.parameter_groups(self.cfg.OPTIM.LR)
+        self.optim = self.sched = None
+        if groups:
+            for group in groups:
+                count = sum(parameter.numel() for parameter in group["params"])
+                logger.info("training %s: %s numbers at lr %g", group.get("name", "prompts"), f"{count:,}", group["lr"])
+            self.optim = build_optimizer(self.model, self.cfg.OPTIM, param_groups=groups)
+            self.sched = build_lr_scheduler(self.optim, self.cfg.OPTIM)
+        else:
+            self.max_epoch = 0  # nothing to train: straight to the test
+        self.register_model("prompt_learner", self.model, self.optim, self.sched)
+
+    # Training.
+
+    def train(self) -> None:
+        """All epochs, then the test."""
+        before = self.seconds["features"] + self.seconds["test"]
+        with self.phase("train"):
+            super().train()
+        self.seconds["train"] -= self.seconds["features"] + self.seconds["test"] - before
+
+    def before_train(self) -> None:
+        """Resumes if there is something to resume, and replaces images by their features where that is possible."""
+        self._seed()
+        super().before_train()
+        if self.max_epoch and self.train_images_are_fixed:
+            self.train_loader_x = self._cached(self.train_loader_x)
+
+    def forward_backward(self, batch: dict[str, Any]) -> dict[str, float]:
+        """One step; the numbers for the log."""
+        features, labels = self.parse_batch_train(batch)
+        with self.precision.autocast():
+            parts = self.model.losses(features, labels)
+        terms = {name: part for name, part in parts.items() if name not in REPORTED}
+        loss = torch.stack(list(terms.values())).sum()
+        self._require_finite(loss, "loss", batch)
+        self._update(loss, batch)
+        if self.batch_idx + 1 == self.num_batches:
+            self.update_lr()
+        if len(terms) == 1:  # it is the loss
+            parts = {name: part for name, part in parts.items() if name in REPORTED}
+        return {"loss": loss.item(), **{name: part.item() for name, part in parts.items()}}
+
+    def _update(self, loss: Tensor, batch: dict[str, Any]) -> None:
+        """Backward, clipping (TRAINER.<node>.CLIP_GRAD_NORM, 0 is off), and one step of the optimiser."""
+        self.optim.zero_grad()
+        self.precision.backward(loss)
+        self.precision.unscale(self.optim)
+        self.model.adjust_gradients()
+        norm = self.model.gradient_norm()
+        if self.precision.scaler is None:  # a scaler skips overflown steps by itself
+            self._require_finite(norm, "gradient", batch)
+        limit = self.settings.get("CLIP_GRAD_NORM", 0.0)
+        if limit > 0:
+            factor = (limit / (norm + 1e-6)).clamp(max=1.0)
+            for parameter in self.model.trained_parameters().values():
+                if parameter.grad is not None:
+                    parameter.grad.mul_(factor)
+        self.precision.step(self.optim)
+
+    def _require_finite(self, value: Tensor, what: str, batch: dict[str, Any]) -> None:
+        if not torch.isfinite(value).all():
+            raise FloatingPointError(
+                f"{what} is {value.item()} in epoch {self.epoch + 1}, batch {self.batch_idx + 1}, with the images "
+                f"{', '.join(batch['impath'])}; nothing of this epoch was saved. A lower OPTIM.LR may help"
+            )
+
+    def parse_batch_train(self, batch: dict[str, Any]) -> tuple[ImageFeatures, Tensor]:
+        """Image features (computed here, or cached) and labels (B,)."""
+        return self._features(batch), batch["label"].to(self.device)
+
+    def _features(self, batch: dict[str, Any]) -> ImageFeatures:
+        if "features" in batch:
+            cached: ImageFeatures = batch["features"]
+            return cached
+        with self.precision.autocast():
+            return self.model.encode_images(batch["img"].to(self.device))
+
+    def _cached(self, loader: Any) -> Any:
+        """A loader of features in the place of one of images, where the config and the method allow it."""
+        if isinstance(loader, FeatureLoader) or not (self.cfg.FEATURES.CACHE and self.model.image_tower_frozen):
+            return loader
+        with self.phase("features"):
+            return self.store.loader(loader, self.cfg.DATALOADER.TEST.BATCH_SIZE)
+
+    # Testing.
+
+    @torch.no_grad()
+    def test(self, split: str | None = None) -> float:
+        """Evaluates; the final evaluation (no `split` given) writes predictions and results, too.
+
+        Returns:
+            Accuracy in percent.
+        """
+        wanted = split or self.cfg.TEST.SPLIT
+        if wanted == "val":
+            self.val_loader = self._cached(self.val_loader)
+        else:
+            self.test_loader = self._cached(self.test_loader)
+        self._labels: list[Tensor] = []
+        self._probabilities: list[Tensor] = []
+        self._paths: list[str] = []
+        with self.phase("test"):
+            accuracy: float = super().test(split)
+        if split is None:
+            self._record()
+        return accuracy
+
+    def parse_batch_test(self, batch: dict[str, Any]) -> tuple[ImageFeatures, Tensor]:
+        """As in training; labels and paths are kept for the record."""
+        self._labels.append(batch["label"])
+        self._paths.extend(batch["impath"])
+        return self.parse_batch_train(batch)
+
+    def model_inference(self, features: ImageFeatures) -> Tensor:
+        """Logits (B, C) in 32 bit; the probabilities are kept for the record."""
+        with self.precision.autocast():
+            logits = self.model.logits(features)
+        self._probabilities.append(logits.float().softmax(1).cpu())
+        return logits.float()
+
+    def _record(self) -> None:
+        from xcoop.results.record import write_run
+
+        write_run(self, torch.cat(self._labels).numpy(), torch.cat(self._probabilities).numpy(), self._paths)
+
+    # Small things.
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Adds the wall time of what is done inside to `seconds[name]`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] += time.perf_counter() - start
+
+    def _seed(self) -> None:
+        """Starts the generators anew, so that a run does not depend on what was drawn before (or found in a cache)."""
+        if self.cfg.SEED >= 0:
+            set_random_seed(self.cfg.SEED)
+
+    def _selecting_splits(self) -> set[str]:
+        chosen = {"val"} if self.cfg.TEST.FINAL_MODEL == "best_val" and not self.cfg.TEST.NO_TEST else set()
+        return chosen | {self.cfg.TEST.SPLIT}

@@ -1,0 +1,73 @@
+"""CoCoOp: a context that each image shifts (Zhou et al., CVPR 2022, arXiv 2203.05557)."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from yacs.config import CfgNode
+
+from xcoop.alignment import unit
+from xcoop.backbones import Backbone, ImageFeatures
+from xcoop.concepts import ConceptBank
+from xcoop.model import PromptModel
+from xcoop.plugins import register_trainer
+from xcoop.prompts import PromptLearner, start_context
+from xcoop.training import PromptTrainer
+
+DEFAULTS = CfgNode(
+    {
+        "N_CTX": 16,  # context tokens
+        "CTX_INIT": "",  # words to start from
+        "PREC": "fp16",  # fp32, amp, fp16, bf16
+        "SEQUENCES": 512,  # prompts (images x classes) encoded at once; more are done in parts, to save memory
+    }
+)
+
+
+class CoCoOpModel(PromptModel):
+    """One context v and a small network pi: image b sees the prompts of v + pi(f_b).
+
+    The B x C prompts of a batch are encoded together. pi sees frozen image features, so these can be cached.
+    """
+
+    def __init__(self, backbone: Backbone, classnames: list[str], settings: CfgNode) -> None:
+        super().__init__(backbone, classnames)
+        context = start_context(backbone, settings.CTX_INIT, settings.N_CTX)
+        self.prompt_learner = PromptLearner(backbone, classnames, context)
+        D, W = backbone.embed_dim, backbone.text_width
+        layers = [("linear1", nn.Linear(D, D // 16)), ("relu", nn.ReLU()), ("linear2", nn.Linear(D // 16, W))]
+        self.meta_net = nn.Sequential(OrderedDict(layers))
+        self.images_at_once = max(1, settings.SEQUENCES // len(classnames))
+
+    def text_features(self) -> Tensor:
+        """Features of the prompts before an image shifts them, (C, D)."""
+        return self.encode_prompts(*self.prompt_learner())
+
+    def logits(self, features: ImageFeatures) -> Tensor:
+        """Each image against its own prompts, (B, C)."""
+        images = unit(features.pooled)  # (B, D)
+        parts = images.split(self.images_at_once)
+        if len(parts) == 1 or not torch.is_grad_enabled():
+            return torch.cat([self._logits(part) for part in parts])
+        # Each part is encoded again in the backward pass, so only one part's activations are held at a time.
+        return torch.cat([checkpoint(self._logits, part, use_reentrant=False) for part in parts])
+
+    def _logits(self, images: Tensor) -> Tensor:
+        shift = self.meta_net(images)  # (B, W)
+        context = self.prompt_learner.ctx + shift[:, None, None]  # (B, 1, n, W)
+        text = self.encode_prompts(*self.prompt_learner.assemble(context))  # (B, C, D)
+        return self.scale * torch.einsum("bd,bcd->bc", images, unit(text))
+
+
+@register_trainer("COCOOP", DEFAULTS)
+class CoCoOp(PromptTrainer):
+    """Trains CoCoOp's context and its network."""
+
+    node = "COCOOP"
+
+    def build_method(self, backbone: Backbone, classnames: list[str], bank: ConceptBank | None) -> PromptModel:
+        """CoCoOp needs no concepts."""
+        return CoCoOpModel(backbone, classnames, self.settings)
