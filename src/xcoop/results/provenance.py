@@ -9,6 +9,7 @@ import subprocess
 import sys
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import xcoop
 
@@ -42,7 +43,7 @@ def engine() -> str:
     return "xcoop" if own else f"dassl {getattr(dassl, '__version__', '?')}"
 
 
-def hardware(device: object) -> dict[str, object]:
+def hardware(device: Any) -> dict[str, object]:
     """What the run was computed on: device, processor, cores and threads."""
     import torch
 

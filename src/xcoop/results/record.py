@@ -30,6 +30,11 @@ RESULTS, PREDICTIONS, CONFIG = "results.json", "predictions.csv", "config.yaml"
 _NEEDED = ("schema", "dataset", "trainer", "seed", "metrics", "config_hash", "predictions_sha256", "checksum")
 
 
+def now() -> str:
+    """The time in ISO form, UTC."""
+    return datetime.now(timezone.utc).isoformat(timespec="seconds")
+
+
 @dataclass(frozen=True)
 class Origin:
     """How a run was started; `xcoop.train` sets it as the trainer's attribute `origin`.
@@ -39,12 +44,14 @@ class Origin:
         command: the command line.
         evaluated_from: the run whose weights are evaluated, if nothing was trained.
         load_epoch: the epoch of those weights.
+        started: ISO time.
     """
 
     cfg: str | None = None
     command: str = field(default_factory=lambda: " ".join(sys.argv))
     evaluated_from: str | None = None
     load_epoch: int | None = None
+    started: str = field(default_factory=now)
 
 
 def write_run(trainer: Any, labels: ArrayLike, probabilities: ArrayLike, impaths: Sequence[str]) -> Path:
@@ -77,7 +84,7 @@ def write_run(trainer: Any, labels: ArrayLike, probabilities: ArrayLike, impaths
     results = _describe(trainer, y, p) | {
         "test_hash": _hash(sorted(f"{image}\t{label}" for image, label in zip(images, y, strict=True))),
         "predictions_sha256": sha256_file(folder / PREDICTIONS),
-        "finished": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "finished": now(),
     }
     results["checksum"] = checksum(results)
     atomic_write_text(folder / RESULTS, json.dumps(results, indent=2, allow_nan=False) + "\n")

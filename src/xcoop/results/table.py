@@ -19,7 +19,8 @@ from typing import Any
 
 from tabulate import tabulate
 
-from xcoop.results.record import RESULTS, read_run
+from xcoop.evaluation.metrics import ECE_BINS
+from xcoop.results.record import read_run
 
 # key in `metrics`: column title
 COLUMNS = {
@@ -174,8 +175,8 @@ def heading(rows: Sequence[Row], dataset: str) -> list[str]:
     split = " or ".join(sorted({run["split"] for run in runs})) or "test"
     selection = " or ".join(sorted({run["selection"] for run in runs})) or "-"
     return [
-        f"{dataset}: {sizes} {split} images. Percent, mean ± standard deviation over seeds (ddof 1; none for one seed).",
-        f"Macro-AUC: area under the ROC curve. ECE: {15} bins. Model: {selection}.",
+        f"{dataset}, {sizes} {split} images; model: {selection}.",
+        f"Percent, mean ± standard deviation over seeds (ddof 1; none for one seed). ECE: {ECE_BINS} bins.",
     ]
 
 
@@ -243,6 +244,3 @@ def _csv(rows: Sequence[Row]) -> str:
         lists = {key: " ".join(map(str, value)) for key, value in line.items() if isinstance(value, list)}
         writer.writerow(line | lists)
     return text.getvalue()
-
-
-__all__ = ["COLUMNS", "FORMATS", "RESULTS", "Row", "Setting", "collect", "heading", "parse_folder", "render"]

@@ -1,0 +1,225 @@
+"""One run: merge the config, build the trainer, train it or load it, and evaluate it.
+
+The flags are CoOp's. A run's folder belongs to one process and to one configuration: another process, or other
+settings, end in an error, and nothing is overwritten.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xcoop.commands.base import Parser, UserError, guarded, say
+from xcoop.names import unknown
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
+    from xcoop.results.record import Origin
+
+DEFAULT_OUTPUT = "./output"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `train.py` (or `xcoop train`) with the given arguments; returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    return guarded(lambda: run(parser().parse_intermixed_args(words), words))
+
+
+def parser() -> Parser:
+    """CoOp's flags."""
+    flags = Parser(
+        prog="train.py",
+        description="Trains a prompt learner and evaluates it; or evaluates one that was trained before.",
+        epilog="Later ones win: defaults, dataset file, method file, flags, KEY VALUE pairs.",
+    )
+    flags.add_argument("--root", default="", help="the data root, below which the datasets lie")
+    flags.add_argument("--output-dir", default="", help="where log, checkpoints and results go")
+    flags.add_argument("--resume", default="", help="go on from the checkpoints in this folder")
+    flags.add_argument("--seed", type=int, help="0 or more: a fixed seed")
+    flags.add_argument("--source-domains", nargs="+", help="source domains")
+    flags.add_argument("--target-domains", nargs="+", help="target domains")
+    flags.add_argument("--transforms", nargs="+", help="augmentations, e.g. random_flip normalize")
+    flags.add_argument("--config-file", default="", help="the method's YAML file, or its short name, e.g. vit_b16")
+    flags.add_argument("--dataset-config-file", default="", help="the dataset's YAML file, or its short name")
+    flags.add_argument("--trainer", default="", help="the method: XCoOp, CoOp, CoCoOp, ZeroshotCLIP")
+    flags.add_argument("--backbone", default="", help="the CLIP model, e.g. ViT-B/16, RN50, phantom")
+    flags.add_argument("--head", default="", help="name of the head (CoOp's flag; no method here has one)")
+    flags.add_argument("--eval-only", action="store_true", help="evaluate the weights of --model-dir, train nothing")
+    flags.add_argument("--model-dir", default="", help="the output folder of the run to evaluate, of this or "
+                       "another dataset")  # fmt: skip
+    flags.add_argument("--load-epoch", type=int, help="evaluate this epoch's weights (default: the best, if kept)")
+    flags.add_argument("--no-train", action="store_true", help="build everything, and stop")
+    flags.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys, e.g. TRAINER.COOP.N_CTX 4")
+    return flags
+
+
+def run(args: argparse.Namespace, words: Sequence[str]) -> int:
+    """Does what the arguments say.
+
+    Raises:
+        UserError: names, keys, types or folders are wrong; nothing was written then.
+    """
+    cfg = merged(args)
+    from xcoop.results.record import Origin
+
+    origin = Origin(
+        cfg=Path(args.config_file).stem or None,
+        command=shlex.join(["train.py", *words]),
+        evaluated_from=args.model_dir or None if args.eval_only else None,
+        load_epoch=args.load_epoch if args.eval_only else None,
+    )
+    from xcoop.workplace import occupied
+
+    with occupied(Path(cfg.OUTPUT_DIR), cfg, origin):
+        _work(cfg, args, origin)
+    return 0
+
+
+def merged(args: argparse.Namespace) -> CfgNode:
+    """The frozen config of a run: defaults <- dataset file <- method file <- flags <- KEY VALUE pairs."""
+    from xcoop.commands.settings import config_file, merge_file, merge_pairs
+    from xcoop.config import get_cfg
+
+    cfg = get_cfg()
+    if args.dataset_config_file:
+        merge_file(cfg, config_file(args.dataset_config_file, "datasets"))
+    if args.config_file:
+        merge_file(cfg, _method_file(args.config_file, args.trainer))
+    _apply_flags(cfg, args)
+    merge_pairs(cfg, args.opts)
+    if args.eval_only and args.model_dir and cfg.OUTPUT_DIR == DEFAULT_OUTPUT:
+        cfg.OUTPUT_DIR = _evaluation_folder(args, cfg)
+    check_names(cfg)
+    cfg.freeze()
+    return cfg
+
+
+def _method_file(name: str, trainer: str) -> Path:
+    from xcoop.commands.settings import SUFFIXES, config_file
+
+    if trainer:
+        check_trainer(trainer)
+        if not (Path(name).suffix in SUFFIXES or Path(name).is_file()):
+            return config_file(name, "trainers", trainer)
+    elif Path(name).suffix not in SUFFIXES:
+        raise UserError(f"--config-file {name}: a short name needs --trainer; or give the path of the YAML file")
+    return config_file(name, "trainers")
+
+
+def _apply_flags(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Flags that were given go into the config, in place."""
+    cfg.DATASET.ROOT = args.root or cfg.DATASET.ROOT
+    cfg.OUTPUT_DIR = args.output_dir or cfg.OUTPUT_DIR
+    cfg.RESUME = args.resume or cfg.RESUME
+    cfg.SEED = cfg.SEED if args.seed is None else args.seed
+    cfg.DATASET.SOURCE_DOMAINS = args.source_domains or cfg.DATASET.SOURCE_DOMAINS
+    cfg.DATASET.TARGET_DOMAINS = args.target_domains or cfg.DATASET.TARGET_DOMAINS
+    cfg.INPUT.TRANSFORMS = args.transforms or cfg.INPUT.TRANSFORMS
+    cfg.TRAINER.NAME = args.trainer or cfg.TRAINER.NAME
+    cfg.MODEL.BACKBONE.NAME = args.backbone or cfg.MODEL.BACKBONE.NAME
+    cfg.MODEL.HEAD.NAME = args.head or cfg.MODEL.HEAD.NAME
+
+
+def _evaluation_folder(args: argparse.Namespace, cfg: CfgNode) -> str:
+    """Where an evaluation goes that was given no folder: below the run that it evaluates."""
+    epoch = "" if args.load_epoch is None else f"_epoch{args.load_epoch}"
+    return str(Path(args.model_dir, "evaluation", f"{cfg.DATASET.NAME}_{cfg.DATASET.SUBSAMPLE_CLASSES}{epoch}"))
+
+
+def check_names(cfg: CfgNode) -> None:
+    """UserError for a trainer, dataset or method of selection that nobody offers."""
+    from dassl.data.datasets import DATASET_REGISTRY
+
+    check_trainer(cfg.TRAINER.NAME)
+    if cfg.DATASET.NAME not in DATASET_REGISTRY.registered_names():
+        raise UserError(_missing_name("dataset", "--dataset-config-file", cfg.DATASET.NAME, DATASET_REGISTRY))
+    for key, value, known in (
+        ("TEST.FINAL_MODEL", cfg.TEST.FINAL_MODEL, ("last_step", "best_val")),
+        ("DATASET.SUBSAMPLE_CLASSES", cfg.DATASET.SUBSAMPLE_CLASSES, ("all", "base", "new")),
+    ):
+        if value not in known:
+            raise UserError(f"{key}: {unknown('value', value, known)}")
+
+
+def check_trainer(name: str) -> None:
+    """UserError for a trainer that nobody offers."""
+    from dassl.engine import TRAINER_REGISTRY
+
+    from xcoop.plugins import load_plugins
+
+    load_plugins()
+    if name not in TRAINER_REGISTRY.registered_names():
+        raise UserError(_missing_name("trainer", "--trainer", name, TRAINER_REGISTRY))
+
+
+def _missing_name(kind: str, flag: str, name: str, registry: Any) -> str:
+    if not name:
+        return f"no {kind} is given: use {flag}. Known: {', '.join(sorted(registry.registered_names()))}."
+    return unknown(kind, name, registry.registered_names())
+
+
+def _work(cfg: CfgNode, args: argparse.Namespace, origin: Origin) -> None:
+    """Builds, and trains or evaluates; the run folder is ours by now."""
+    import torch
+    from dassl.engine import build_trainer
+    from dassl.utils import set_random_seed
+
+    if cfg.SEED >= 0:
+        say(f"Setting fixed seed: {cfg.SEED}")
+        set_random_seed(cfg.SEED)
+    if torch.cuda.is_available() and cfg.USE_CUDA:
+        torch.backends.cudnn.benchmark = True
+    _introduce(cfg, args)
+    trainer = build_trainer(cfg)
+    trainer.origin = origin
+    _check_selection(trainer, cfg)
+    if args.eval_only:
+        _check_weights(args)
+        trainer.load_model(args.model_dir, epoch=args.load_epoch)
+        trainer.test()
+    elif not args.no_train:
+        trainer.train()
+
+
+def _introduce(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Arguments, config and environment, as CoOp prints them at the head of a log."""
+    from dassl.utils import collect_env_info
+
+    flags = [f"{key}: {value}" for key, value in sorted(vars(args).items())]
+    say("***************", "** Arguments **", "***************", *flags)
+    say("************", "** Config **", "************", str(cfg))
+    say("Collecting env info ...", f"** System info **\n{collect_env_info()}\n")
+
+
+def _check_selection(trainer: Any, cfg: CfgNode) -> None:
+    """The best model must not be chosen on test images, which Dassl does where there is no validation split."""
+    if cfg.TEST.FINAL_MODEL == "best_val" and trainer.val_loader is None:
+        raise UserError(
+            f"TEST.FINAL_MODEL best_val needs a validation split, and {cfg.DATASET.NAME} has none here; "
+            "use TEST.FINAL_MODEL last_step (the test split is never used to choose a model)"
+        )
+
+
+def _check_weights(args: argparse.Namespace) -> None:
+    """UserError if the run to evaluate, or its epoch, is not there."""
+    if not args.model_dir:
+        return  # a method that trains nothing has no weights; the others say that they start from scratch
+    folder = Path(args.model_dir)
+    found = sorted(path.name for path in folder.glob("*/model*.pth.tar*"))
+    if not found:
+        raise UserError(
+            f"--model-dir {folder} holds no checkpoint (looked for {folder}/prompt_learner/model*.pth.tar*)"
+        )
+    epochs = {name.rpartition("-")[2] for name in found if ".tar-" in name}
+    if args.load_epoch is not None and str(args.load_epoch) not in epochs:
+        have = ", ".join(sorted(epochs, key=lambda text: int(text) if text.isdigit() else 0)) or "none"
+        raise UserError(f"--load-epoch {args.load_epoch}: {folder} has no such checkpoint; its epochs: {have}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

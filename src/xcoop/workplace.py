@@ -1,0 +1,165 @@
+"""A run's folder while a process works in it: locked, checked, logged.
+
+The lock is the operating system's own (`flock`), so it ends with the process, however that ends.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import sys
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xcoop.commands.base import BusyError, UserError
+from xcoop.files import atomic_write_text
+from xcoop.results.identity import config_hash, differences, read_config
+from xcoop.results.record import CONFIG, RESULTS, Origin, read_run
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
+LOCK, LOG = ".lock", "log.txt"
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def occupied(folder: Path, cfg: CfgNode, origin: Origin) -> Iterator[None]:
+    """Takes a run's folder: locks it, checks that it may be used, saves the config, and logs what is printed.
+
+    Raises:
+        BusyError: another process works in it.
+        UserError: it holds a run with other settings; nothing is changed.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"OUTPUT_DIR {folder} is a file, not a folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        check_free(folder, cfg, origin)
+        atomic_write_text(folder / CONFIG, cfg.dump())
+        with logged(folder):
+            yield
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Holds the lock of an existing folder; BusyError if another process does."""
+    with (folder / LOCK).open("a+", encoding="utf-8") as file:
+        if not _lock(file.fileno()):
+            file.seek(0)
+            raise BusyError(f"{folder} is in use by another process ({file.read().strip() or 'unknown'})")
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
+        file.flush()
+        yield
+
+
+def busy(folder: Path) -> bool:
+    """Whether a process works in this folder."""
+    if not (folder / LOCK).is_file():
+        return False
+    try:
+        with locked(folder):
+            return False
+    except BusyError:
+        return True
+
+
+def _lock(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:  # a file system without locks: better unguarded than not at all
+        logger.warning("this file system has no locks (%s): do not start a run twice", error)
+    return True
+
+
+def check_free(folder: Path, cfg: Mapping[str, Any], origin: Origin) -> None:
+    """UserError if `folder` holds a run, finished or interrupted, that is not the one described by `cfg`."""
+    done = read_run(folder)
+    if done and (done["evaluated_from"], done["load_epoch"]) != (origin.evaluated_from, origin.load_epoch):
+        raise UserError(f"{folder} holds the results of another evaluation; give --output-dir another folder")
+    state = "the results of a run" if done else "an interrupted run" if _has_checkpoints(folder) else ""
+    saved = _saved(folder, cfg) if state else None
+    recorded = done["config_hash"] if done else saved and config_hash(saved)
+    if recorded and recorded != config_hash(cfg):
+        raise UserError(conflict(folder, state, saved, cfg))
+
+
+def conflict(folder: Path, state: str, saved: Mapping[str, Any] | None, cfg: Mapping[str, Any]) -> str:
+    """What differs between a run that is there and the one that is wanted, and what can be done."""
+    lines = differences(saved, cfg) if saved else []
+    what = "\n  ".join(lines or [f"({CONFIG} is missing or agrees; {RESULTS} names another configuration)"])
+    return (
+        f"{folder} holds {state} with other settings:\n  {what}\n"
+        "Nothing was changed. Use another OUT (or --output-dir), or move that folder away."
+    )
+
+
+def _saved(folder: Path, cfg: Mapping[str, Any]) -> dict[str, Any] | None:
+    path = folder / CONFIG
+    return read_config(path) if path.is_file() else None
+
+
+def _has_checkpoints(folder: Path) -> bool:
+    return any(folder.glob("*/model*.pth.tar*"))
+
+
+@contextmanager
+def logged(folder: Path) -> Iterator[None]:
+    """Copies what is printed or logged into `log.txt`; an older log gets its time as a suffix.
+
+    The newest log has the plain name, since log parsers read that one. An exception is written into it.
+    """
+    from dassl.utils import setup_logger
+
+    _set_aside(folder / LOG)
+    console = sys.stdout
+    setup_logger(str(folder))
+    tee: Any = sys.stdout
+    handler = _Printer()
+    logging.getLogger().addHandler(handler)
+    level = logging.getLogger("xcoop").level
+    logging.getLogger("xcoop").setLevel(logging.INFO)
+    try:
+        yield
+    except BaseException:
+        tee.file.write(traceback.format_exc())
+        raise
+    finally:
+        logging.getLogger("xcoop").setLevel(level)
+        logging.getLogger().removeHandler(handler)
+        sys.stdout = console
+        tee.flush()
+        tee.file.close()
+        # Dassl's tee closes its console when it is deleted: give it one that may be closed.
+        tee.file = tee.console = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+
+
+class _Printer(logging.Handler):
+    """Prints records where everything else is printed, so that console and log file have them in order."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes one record as one line."""
+        level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
+        sys.stdout.write(f"{level}{record.getMessage()}\n")
+
+
+def _set_aside(log: Path) -> None:
+    if log.is_file():
+        stamp = time.strftime("-%Y-%m-%d-%H-%M-%S", time.localtime(log.stat().st_mtime))
+        log.replace(_unused(log.with_name(log.name + stamp)))
+
+
+def _unused(path: Path) -> Path:
+    number, free = 1, path
+    while free.exists():
+        number, free = number + 1, path.with_name(f"{path.name}.{number + 1}")
+    return free
