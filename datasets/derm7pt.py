@@ -1,0 +1,166 @@
+"""Derm7pt: dermoscopic images of 1,011 skin lesions with the seven-point checklist (Kawahara et al. 2019)."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xcoop.data.dataset import MedicalDataset
+from xcoop.data.folders import CaseBlindIndex
+from xcoop.data.items import DatasetError, Item, Splits
+from xcoop.plugins import register_dataset
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
+META = "meta/meta.csv"
+INDEXES = {"train": "meta/train_indexes.csv", "val": "meta/valid_indexes.csv", "test": "meta/test_indexes.csv"}
+
+# The five groups of the dataset's authors, by the diagnosis strings of meta.csv. Every string with "melanoma" is
+# one ("melanosis" is not).
+MEL, NEV, BCC, SK, MISC = "MEL", "NEV", "BCC", "SK", "MISC"
+GROUPS = {
+    NEV: [f"{kind} nevus" for kind in ("blue", "clark", "combined", "congenital", "dermal", "recurrent")]
+    + ["reed or spitz nevus"],
+    BCC: ["basal cell carcinoma"],
+    SK: ["seborrheic keratosis"],
+    MISC: ["dermatofibroma", "lentigo", "melanosis", "miscellaneous", "vascular lesion"],
+}
+GROUP_OF = {diagnosis: group for group, diagnoses in GROUPS.items() for diagnosis in diagnoses}
+
+# Label of each group in each task; a group without one is left out. Melanoma is the positive class, 1, of the binary
+# tasks; the order of the five is that of the authors' own code.
+LABELS = {
+    "mel-vs-nev": {NEV: 0, MEL: 1},
+    "mel-vs-rest": {NEV: 0, BCC: 0, SK: 0, MISC: 0, MEL: 1},
+    "five-groups": {BCC: 0, NEV: 1, MEL: 2, MISC: 3, SK: 4},
+}
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is read of one row of meta.csv."""
+
+    diagnosis: str
+    group: str
+    image: str
+    case_id: str
+
+
+@register_dataset()
+class Derm7pt(MedicalDataset):
+    """The dermoscopic images in the official splits; patients are the cases.
+
+    `DATASET.TASK`: `mel-vs-nev` (default), `mel-vs-rest`, `five-groups`.
+    """
+
+    dataset_dir = "derm7pt"
+    about_name = "derm7pt"
+    concept_bank = "derm7pt"
+    tasks = {  # noqa: RUF012 - the engine's base class is untyped
+        "mel-vs-nev": ("nevus", "melanoma"),
+        "mel-vs-rest": ("non-melanoma lesion", "melanoma"),
+        "five-groups": (
+            "basal cell carcinoma",
+            "nevus",
+            "melanoma",
+            "miscellaneous lesion",
+            "seborrheic keratosis",
+        ),
+    }
+
+    def find(self, cfg: CfgNode) -> Path:
+        """The folder that holds `meta/` and `images/`: `release_v0`, or the folder above it."""
+        places = self.places(cfg, "derm7pt", "")
+        candidates = [place / below for place in places for below in ("release_v0", "")]
+        for folder in candidates:
+            if (folder / META).is_file():
+                return folder
+        raise self.missing([folder / META for folder in candidates])
+
+    def read(self, folder: Path) -> Splits:
+        """The cases of the task's groups, in the splits of the index files."""
+        cases = read_cases(folder / META)
+        rows = {split: read_indexes(folder / name, len(cases)) for split, name in INDEXES.items()}
+        paths = find_images(folder, cases)
+        chosen = {split: self._items(cases, paths, indexes) for split, indexes in rows.items()}
+        return Splits.of(chosen["train"], chosen["val"], chosen["test"])
+
+    def _items(self, cases: list[Case], paths: list[str], indexes: Iterable[int]) -> list[Item]:
+        labels = LABELS[self.task]
+        return [
+            Item(paths[i], labels[cases[i].group], self.class_names[labels[cases[i].group]], cases[i].case_id)
+            for i in indexes
+            if cases[i].group in labels
+        ]
+
+
+def group_of(diagnosis: str) -> str | None:
+    """The group of a diagnosis string; None if it is unknown."""
+    diagnosis = " ".join(diagnosis.lower().split())
+    return MEL if "melanoma" in diagnosis else GROUP_OF.get(diagnosis)
+
+
+def read_cases(path: Path) -> list[Case]:
+    """The rows of meta.csv, in order (the index files count them).
+
+    Raises:
+        DatasetError: a column is missing, or a diagnosis is unknown; all unknown ones are named.
+    """
+    rows = _read_csv(path, ("diagnosis", "derm", "case_id"))
+    cases = [Case(row["diagnosis"], group_of(row["diagnosis"]) or "", row["derm"], row["case_id"]) for row in rows]
+    if unknown := sorted({case.diagnosis for case in cases if not case.group}):
+        raise DatasetError(
+            f"{path}: unknown diagnoses {unknown}; known: every one with 'melanoma', {', '.join(sorted(GROUP_OF))}"
+        )
+    for line, case in enumerate(cases, start=2):
+        if not case.image or not case.case_id:
+            raise DatasetError(f"{path}, line {line}: the columns 'derm' and 'case_id' must not be empty")
+    return cases
+
+
+def read_indexes(path: Path, count: int) -> list[int]:
+    """Row positions of one split: 0-based positions in meta.csv (they are not its `case_num`).
+
+    Raises:
+        DatasetError: the file or its column is missing, or a value is no position below `count`.
+    """
+    if not path.is_file():
+        raise DatasetError(f"{path} is missing: it holds the rows of one split, in one column 'indexes'")
+    values = [row["indexes"].strip() for row in _read_csv(path, ("indexes",))]
+    if bad := [value for value in values if not (value.isascii() and value.isdigit() and int(value) < count)]:
+        raise DatasetError(f"{path}: {bad} are no row positions of meta.csv (0 to {count - 1})")
+    return [int(value) for value in values]
+
+
+def find_images(folder: Path, cases: list[Case]) -> list[str]:
+    """The path of each case's dermoscopic image, as it is spelt on disk, relative to `folder`.
+
+    Raises:
+        DatasetError: images are missing; every one is named.
+    """
+    images = folder / "images"
+    if not images.is_dir():
+        raise DatasetError(f"{images} is missing: it holds the images that meta.csv names")
+    index = CaseBlindIndex(images)
+    found = [index.find(case.image) for case in cases]
+    if lost := [case.image for case, path in zip(cases, found, strict=True) if path is None]:
+        raise DatasetError(f"{images} lacks {len(lost)} of {len(cases)} images of meta.csv: {', '.join(lost)}")
+    return [f"images/{path}" for path in found]
+
+
+def _read_csv(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
+    """The rows of a CSV file that has at least these columns; a short row has empty values."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file, restval="")
+            header = reader.fieldnames or []
+            rows = list(reader)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DatasetError(f"{path} is no CSV text ({error})") from error
+    if lacking := [name for name in columns if name not in header]:
+        raise DatasetError(f"{path} lacks the columns {lacking}; it has {list(header)}")
+    return rows

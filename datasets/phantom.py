@@ -1,0 +1,70 @@
+"""Drawn dermoscopic images with the concept frequencies of Derm7pt, in its layout: made on first use."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xcoop.datasets.derm7pt import META, Derm7pt
+
+from xcoop.data.folders import absolute, make_once, writable
+from xcoop.files import cache_dir
+from xcoop.plugins import register_dataset
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
+logger = logging.getLogger(__name__)
+
+CASES = 1200
+SEED = 2019  # of the drawing; the runs' own seeds choose shots, not pictures
+VERSION = 1  # counted up when the same seed draws other pictures
+
+
+@register_dataset()
+class Phantom(Derm7pt):
+    """A dermoscopy phantom of `DATASET.CASES` cases (0: 1,200), read as Derm7pt is.
+
+    It lies below `DATASET.ROOT`, or below the cache if no root is given or it cannot be written to;
+    `DATASET.PATH` names another folder, drawn into if it is missing.
+    """
+
+    dataset_dir = "phantom-derm7pt"
+    concept_bank = "phantom"
+    is_phantom = True
+
+    def find(self, cfg: CfgNode) -> Path:
+        """The phantom's `release_v0`; drawn if it is not there."""
+        cases = int(cfg.DATASET.CASES) or CASES
+        if cases < 0:
+            raise ValueError(f"DATASET.CASES must be positive, or 0 for the default {CASES}; not {cases}")
+        for folder in _places(cfg, f"{self.dataset_dir}-{cases}-{SEED}-v{VERSION}"):
+            if found := _release(folder):
+                return found
+        if folder.exists() and any(folder.iterdir()):
+            raise self.missing([folder / META])
+        logger.info("drawing %d phantom cases into %s, once", cases, folder)
+        return _release(make_once(folder, lambda out: _draw(out, cases))) or folder
+
+
+def _places(cfg: CfgNode, name: str) -> list[Path]:
+    """Where the phantom may lie; it is drawn into the last one."""
+    if cfg.DATASET.PATH:
+        return [absolute(cfg.DATASET.PATH)]
+    cached = cache_dir() / name
+    if not cfg.DATASET.ROOT:
+        return [cached]
+    below_root = absolute(cfg.DATASET.ROOT) / name
+    return [cached, below_root] if writable(below_root) else [below_root, cached]
+
+
+def _release(folder: Path) -> Path | None:
+    """The folder with `meta/meta.csv` in a phantom; None if there is none."""
+    return next((path for path in (folder / "release_v0", folder) if (path / META).is_file()), None)
+
+
+def _draw(out: Path, cases: int) -> None:
+    from xcoop.phantom.derm_layout import write_derm7pt  # needed once in the life of a phantom
+
+    write_derm7pt(out, cases, SEED, mix="balanced", progress=True)

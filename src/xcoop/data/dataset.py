@@ -1,0 +1,144 @@
+"""The way of every dataset from files to `Datum` lists: read, check, clean, choose."""
+
+from __future__ import annotations
+
+import logging
+from abc import abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from dassl.data.datasets import DatasetBase, Datum
+
+from xcoop import names
+from xcoop.data import hygiene
+from xcoop.data.about import about, compare_counts, missing
+from xcoop.data.folders import absolute
+from xcoop.data.items import DatasetError, Splits
+from xcoop.data.splits import carve, few_shot, record, subsample_classes
+from xcoop.data.survey import refuse_unreadable, survey
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
+logger = logging.getLogger(__name__)
+
+CARVE_SEED = 0  # of the validation patients: the same for every run, so that seeds and shots are compared on one set
+PHANTOM_MARK = "phantom.json"  # lies in a folder of drawn pictures
+
+
+class MedicalDataset(DatasetBase):
+    """A dataset in its official layout, with clean splits; a subclass finds and reads the files.
+
+    Attributes:
+        about_name: of the facts in `configs/datasets/about/`.
+        tasks: class names of each task in label order; the first task is the default.
+        concept_bank: name of the bank for these classes.
+        dataset_dir: the folder that holds the images.
+        task: the task that was read.
+        is_phantom: whether the pictures are drawn.
+        split_hash: digest of the full splits (see `Splits.digest`).
+        patients: patient of each image by its path; None if the dataset does not tell.
+    """
+
+    dataset_dir: str = ""
+    about_name: ClassVar[str]
+    tasks: ClassVar[dict[str, tuple[str, ...]]]
+    concept_bank: str
+    is_phantom: bool = False
+
+    def __init__(self, cfg: CfgNode) -> None:
+        self.task = self._choose_task(cfg.DATASET.TASK)
+        folder = self.find(cfg)
+        self.dataset_dir = str(folder)
+        self.is_phantom = self.is_phantom or (folder / PHANTOM_MARK).is_file()
+        full = self._clean(folder, self.read(folder), float(cfg.DATASET.VAL_PERCENT))
+        self.split_hash = full.digest()
+        splits = subsample_classes(self._few_shot(cfg, folder, full), cfg.DATASET.SUBSAMPLE_CLASSES)
+        self.patients = _patients(folder, splits)
+        super().__init__(**self._datums(folder, splits))
+
+    @abstractmethod
+    def find(self, cfg: CfgNode) -> Path:
+        """The folder of the images; raises `self.missing(looked_for)` if there is none."""
+
+    @abstractmethod
+    def read(self, folder: Path) -> Splits:
+        """The official splits for `self.task`. An empty val is carved from train."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes of the task, in label order, whatever is subsampled."""
+        return self.tasks[self.task]
+
+    @classmethod
+    def missing(cls, looked_for: list[Path]) -> FileNotFoundError:
+        """The error that says where the dataset was looked for and how to get it."""
+        return missing(about(cls.about_name), looked_for)
+
+    @staticmethod
+    def places(cfg: CfgNode, *below_root: str) -> list[Path]:
+        """Where to look: `DATASET.PATH` alone if it is given, else these paths below `DATASET.ROOT`."""
+        if cfg.DATASET.PATH:
+            return [absolute(cfg.DATASET.PATH)]
+        return [absolute(cfg.DATASET.ROOT) / below for below in below_root]
+
+    def _choose_task(self, asked: str) -> str:
+        if asked and asked not in self.tasks:
+            raise ValueError(f"{type(self).__name__}: {names.unknown('DATASET.TASK', asked, self.tasks)}")
+        return asked or next(iter(self.tasks))
+
+    def _clean(self, folder: Path, splits: Splits, val_share: float) -> Splits:
+        name = type(self).__name__
+        if not self.is_phantom:
+            for line in compare_counts(about(self.about_name), self.task, splits):
+                logger.warning("%s: %s", name, line)
+        self._require_every_class(folder, splits)
+        findings = survey(folder, [item.path for item in splits.all()])
+        refuse_unreadable(folder, findings)
+        hashes = {path: finding.sha256 for path, finding in findings.items()}
+        if not splits.val:
+            train, val = carve(splits.train, val_share, CARVE_SEED, hashes)
+            splits = Splits.of(train, val, splits.test)
+            logger.info("%s: %d validation images carved from train, by patient", name, len(val))
+        splits, clashes = hygiene.clean(splits, hashes)
+        hygiene.report(name, clashes)
+        self._require_every_class(folder, splits)
+        return splits
+
+    def _require_every_class(self, folder: Path, splits: Splits) -> None:
+        """Each class needs a training image (the engine takes the class names from there), the test set any."""
+        found = {item.classname for item in splits.train}
+        if lacking := [name for name in self.class_names if name not in found]:
+            raise DatasetError(f"{folder}: no training image of {', '.join(map(repr, lacking))}")
+        if not splits.test:
+            raise DatasetError(f"{folder}: no test image")
+
+    def _few_shot(self, cfg: CfgNode, folder: Path, full: Splits) -> Splits:
+        shots, seed, name = int(cfg.DATASET.NUM_SHOTS), int(cfg.SEED), type(self).__name__
+        if shots < 1:
+            return full
+        chosen = few_shot(full, shots, seed, salt=f"{name}|{self.task}")
+        facts = {"dataset": name, "task": self.task, "shots": shots, "seed": seed, "source": self.split_hash}
+        suffix = "" if self.task == next(iter(self.tasks)) else f"-{self.task}"
+        path = record(chosen, folder, facts, f"shot_{shots}-seed_{seed}{suffix}.json")
+        logger.info("%s: few-shot subset of %d images: %s", name, len(chosen.train), path)
+        return chosen
+
+    @staticmethod
+    def _datums(folder: Path, splits: Splits) -> dict[str, list[Datum]]:
+        train, val, test = (
+            [Datum(impath=_impath(folder, item.path), label=item.label, classname=item.classname) for item in items]
+            for _, items in splits
+        )
+        return {"train_x": train, "val": val, "test": test}
+
+
+def _impath(folder: Path, path: str) -> str:
+    return str(folder / path)
+
+
+def _patients(folder: Path, splits: Splits) -> dict[str, str] | None:
+    items = splits.all()
+    if not all(item.patient for item in items):
+        return None
+    return {_impath(folder, item.path): item.patient for item in items}

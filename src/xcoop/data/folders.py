@@ -1,0 +1,125 @@
+"""Folders: where data lies, what may be written, and folders that are whole or absent."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import time
+import unicodedata
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from xcoop.data.images import is_image_name
+from xcoop.data.items import DatasetError
+
+logger = logging.getLogger(__name__)
+
+ABANDONED_S = 3600.0  # a temporary folder of that age was left by a process that died
+
+
+def absolute(path: str | os.PathLike[str]) -> Path:
+    """The path with `~` expanded and made absolute; links stay, so that names look as the user gave them."""
+    return Path(os.path.abspath(os.path.expanduser(path)))
+
+
+def writable(folder: Path) -> bool:
+    """Whether files can be made in a folder, or the folder itself if it is missing.
+
+    A folder that grants writing to nobody counts as read-only, for root too: it was closed on purpose.
+    """
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK) and bool(folder.stat().st_mode & 0o222)
+
+
+def make_once(final: Path, write: Callable[[Path], None]) -> Path:
+    """A folder filled by `write`, or the one that is there.
+
+    It is written under a temporary name and moved into place, so `final` is never half-made. Of several processes
+    that start at once the first to end wins, and the others use its folder.
+
+    Args:
+        final: the folder; its parents are made.
+        write: fills the folder that it is given.
+    """
+    if final.is_dir():
+        return final
+    final.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(final)
+    temporary = final.parent / f".{final.name}.{uuid.uuid4().hex[:8]}.tmp"
+    temporary.mkdir()
+    try:
+        write(temporary)
+        _move(temporary, final)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return final
+
+
+def list_images(folder: Path, deep: bool = False) -> list[str]:
+    """The pictures below a folder, as sorted relative paths with `/`; stray and hidden files are left out.
+
+    Args:
+        folder: where to look; links are followed.
+        deep: look into sub-folders too.
+    """
+    return sorted(_walk(folder, "", deep, frozenset()))
+
+
+class CaseBlindIndex:
+    """Finds the pictures of a folder by a relative path whose case may be wrong (`nel026.JPG` for `Nel026.jpg`)."""
+
+    def __init__(self, folder: Path) -> None:
+        self._paths = list_images(folder, deep=True)
+        self._exact = set(self._paths)
+        self._by_key: dict[str, list[str]] = {}
+        for path in self._paths:
+            self._by_key.setdefault(_key(path), []).append(path)
+
+    def find(self, name: str) -> str | None:
+        """The path as it is spelt on disk; None if there is none.
+
+        Raises:
+            DatasetError: several files differ in case alone, and none is spelt as asked.
+        """
+        name = name.strip().replace("\\", "/")
+        if name in self._exact:
+            return name
+        found = self._by_key.get(_key(name), [])
+        if len(found) > 1:
+            raise DatasetError(f"{name!r} may be any of {found}: these files differ in case alone")
+        return found[0] if found else None
+
+
+def _key(path: str) -> str:
+    return unicodedata.normalize("NFC", path).casefold()
+
+
+def _walk(folder: Path, prefix: str, deep: bool, above: frozenset[str]) -> Iterator[str]:
+    here = os.path.realpath(folder)
+    if here in above:  # a link to a folder that it lies in
+        return
+    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+        if entry.is_dir():
+            if deep and not entry.name.startswith((".", "__")):
+                yield from _walk(Path(entry.path), f"{prefix}{entry.name}/", deep, above | {here})
+        elif is_image_name(entry.name):
+            yield prefix + entry.name
+
+
+def _move(temporary: Path, final: Path) -> None:
+    try:
+        os.rename(temporary, final)
+    except OSError:
+        if not final.is_dir():
+            raise
+        logger.info("another process made %s first; it is used", final)
+
+
+def _sweep(final: Path) -> None:
+    """Removes what processes that were killed while writing this folder have left."""
+    for left in final.parent.glob(f".{final.name}.*.tmp"):
+        if time.time() - left.stat().st_mtime > ABANDONED_S:
+            shutil.rmtree(left, ignore_errors=True)

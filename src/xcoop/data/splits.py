@@ -1,0 +1,189 @@
+"""Which items are trained on: validation carved from train, few-shot subsets, base and new classes.
+
+Every choice ranks the items by a hash of what they are (dataset, seed, class, path) and takes the first ones. It
+depends on nothing else: not on how a folder was listed, nor on random calls made before, nor on the Python version.
+The subset of fewer shots lies within that of more.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from xcoop import names
+from xcoop.data.folders import writable
+from xcoop.data.items import Item, Splits
+from xcoop.files import atomic_write_text, cache_dir
+
+logger = logging.getLogger(__name__)
+
+Thing = TypeVar("Thing")
+
+MAX_VAL_SHOTS = 4  # as in CoOp: a few-shot learner has no large validation set
+SUBSAMPLES = ("all", "base", "new")
+
+
+def few_shot(splits: Splits, shots: int, seed: int, salt: str) -> Splits:
+    """K training and min(K, 4) validation items a class; all of a class that has fewer. Test stays whole.
+
+    Args:
+        splits: of the dataset.
+        shots: K; below 1 nothing is left out.
+        seed: another seed, another subset.
+        salt: the dataset's name and task.
+    """
+    if shots < 1:
+        return splits
+    train = _take(splits.train, shots, f"{salt}|train|{seed}")
+    val = _take(splits.val, min(shots, MAX_VAL_SHOTS), f"{salt}|val|{seed}")
+    return Splits.of(train, val, splits.test)
+
+
+def subsample_classes(splits: Splits, which: str) -> Splits:
+    """All classes, or the base or new half of them, relabelled from 0 (CoOp's rule).
+
+    Args:
+        splits: of the dataset.
+        which: `all`; `base`: the first ceil(n / 2) labels of train; `new`: the rest.
+
+    Raises:
+        ValueError: any other word; or `new` of a single class.
+    """
+    if which not in SUBSAMPLES:
+        raise ValueError(f"DATASET.SUBSAMPLE_CLASSES: {names.unknown('choice', which, SUBSAMPLES)}")
+    if which == "all":
+        return splits
+    labels = sorted({item.label for item in splits.train})
+    half = math.ceil(len(labels) / 2)
+    chosen = labels[:half] if which == "base" else labels[half:]
+    if not chosen:
+        raise ValueError(f"DATASET.SUBSAMPLE_CLASSES is {which!r}, but there is only the label {labels}")
+    relabel = {label: new for new, label in enumerate(chosen)}
+    kept = [[replace(i, label=relabel[i.label]) for i in items if i.label in relabel] for _, items in splits]
+    return Splits.of(*kept)
+
+
+def carve(
+    items: Sequence[Item], fraction: float, seed: int, hashes: Mapping[str, str]
+) -> tuple[list[Item], list[Item]]:
+    """Training items parted into train and validation, by patient and stratified by class.
+
+    Items of one patient, or of one content, stay together. Each class gives whole patients until at least
+    `fraction` of its images are reached, and keeps at least one patient.
+
+    Args:
+        items: the training items.
+        fraction: of the images that go to validation, in (0, 1).
+        seed: of the choice.
+        hashes: content hash of each path (may be empty).
+
+    Returns:
+        The items left for training, and those for validation.
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"the share of the images carved for validation must lie between 0 and 1, not {fraction}")
+    strata: dict[tuple[int, ...], list[list[Item]]] = defaultdict(list)
+    for group in _inseparable(items, hashes):
+        strata[tuple(sorted({item.label for item in group}))].append(group)
+    val: list[Item] = []
+    for groups in strata.values():
+        wanted, taken = fraction * sum(map(len, groups)), 0
+        for group in _ranked(groups, f"carve|{seed}", lambda group: group[0].path)[: len(groups) - 1]:
+            if taken >= wanted:
+                break
+            val += group
+            taken += len(group)
+    chosen = set(val)
+    return [item for item in items if item not in chosen], val
+
+
+def record(splits: Splits, folder: Path, facts: Mapping[str, object], name: str) -> Path | None:
+    """Writes a few-shot subset as JSON beside the data, or below the cache if the data cannot be written to.
+
+    The file is a record, never an input: the subset follows from data, shots and seed. One that says otherwise (made
+    from other data, edited or damaged) is replaced, with a warning.
+
+    Args:
+        splits: the subset; train and val are written.
+        folder: of the dataset.
+        facts: dataset, task, shots, seed and the digest of the full splits.
+        name: of the file.
+
+    Returns:
+        Where it lies; None if it could not be written anywhere.
+    """
+    rows = {split: [[i.path, i.label, i.classname] for i in items] for split, items in splits if split != "test"}
+    text = json.dumps({"schema": 1, **facts, **rows}, indent=1, ensure_ascii=False) + "\n"
+    for path in _record_paths(folder, name):
+        try:
+            _write_record(path, text)
+        except OSError as error:
+            logger.debug("cannot write %s (%s)", path, error)
+        else:
+            return path
+    logger.warning("the few-shot subset %s could not be written below %s or %s", name, folder, cache_dir())
+    return None
+
+
+def _record_paths(folder: Path, name: str) -> list[Path]:
+    key = hashlib.sha256(str(folder).encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    cached = cache_dir() / "split_fewshot" / f"{folder.name}-{key}" / name
+    return [folder / "split_fewshot" / name, cached] if writable(folder / "split_fewshot") else [cached]
+
+
+def _write_record(path: Path, text: str) -> None:
+    data = text.encode("utf-8", "surrogateescape")
+    if path.exists():
+        if path.read_bytes() == data:
+            return
+        logger.warning("%s does not fit the data, shots and seed (stale, edited or damaged); it is replaced", path)
+    atomic_write_text(path, text)
+
+
+def _take(items: Iterable[Item], count: int, salt: str) -> list[Item]:
+    by_class: dict[tuple[int, str], list[Item]] = defaultdict(list)
+    for item in items:
+        by_class[item.label, item.classname].append(item)
+    taken: list[Item] = []
+    for (_, classname), own in sorted(by_class.items()):
+        if len(own) < count:
+            logger.warning("class %r has only %d of the %d shots asked for", classname, len(own), count)
+        taken += _ranked(own, f"{salt}|{classname}", lambda item: item.path)[:count]
+    return taken
+
+
+def _ranked(things: Iterable[Thing], salt: str, name: Callable[[Thing], str]) -> list[Thing]:
+    """The things in the order of a hash of their names: a shuffle that needs no generator."""
+
+    def rank(thing: Thing) -> bytes:
+        return hashlib.sha256(f"{salt}|{name(thing)}".encode("utf-8", "surrogateescape")).digest()
+
+    return sorted(things, key=rank)
+
+
+def _inseparable(items: Sequence[Item], hashes: Mapping[str, str]) -> list[list[Item]]:
+    """Groups of items linked by patient or content, directly or through others (union-find)."""
+    parent = list(range(len(items)))
+
+    def root(index: int) -> int:
+        while parent[index] != index:
+            parent[index] = parent[parent[index]]
+            index = parent[index]
+        return index
+
+    first: dict[tuple[str, str], int] = {}
+    for index, item in enumerate(items):
+        for key in (("patient", item.patient), ("content", hashes.get(item.path, ""))):
+            if key[1]:
+                parent[root(index)] = root(first.setdefault(key, index))
+    groups: dict[int, list[Item]] = defaultdict(list)
+    for index, item in enumerate(items):
+        groups[root(index)].append(item)
+    return [sorted(group) for group in groups.values()]
