@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from xcoop.engine import install as _install_engine
 from xcoop.version import __version__
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ _CHECKOUT = Path(__file__).resolve().parents[2]
 if (_CHECKOUT / "setup.py").is_file() and (_CHECKOUT / "trainers").is_dir():
     # In a checkout the plug-in folders stand at its top; installed, they stand beside this file.
     __path__.append(str(_CHECKOUT))
+
+_install_engine()
 
 
 def plug_in(cfg: CfgNode) -> None:
