@@ -85,12 +85,6 @@ class PromptModel(nn.Module):
         """Logits (B, C) of preprocessed images (B, 3, H, W)."""
         return self.logits(self.encode_images(images))
 
-    def train(self, mode: bool = True) -> PromptModel:
-        """Training mode, but never for the backbone: a ResNet's batch statistics stay as they are."""
-        super().train(mode)
-        self.backbone.eval()
-        return self
-
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         """The parameters with gradients, by their names in a checkpoint (`ctx`, `meta_net.linear1.weight`, ...)."""
         named = self.named_parameters()

@@ -40,7 +40,7 @@ def context_from_words(backbone: Backbone, words: str) -> Tensor:
     words = words.replace("_", " ")
     n = backbone.count_tokens(words) - 2  # without start and end
     with torch.no_grad():
-        return backbone.embed(backbone.tokenize([words]))[0, 1 : 1 + n].clone()
+        return backbone.embed(_tokens(backbone, [words]))[0, 1 : 1 + n].clone()
 
 
 def start_context(backbone: Backbone, words: str, n_ctx: int, *leading: int) -> Tensor:
@@ -128,7 +128,7 @@ class PromptLearner(nn.Module):
     def _embed_frame(self, backbone: Backbone, full_length: bool) -> None:
         """Embeds what stands round the context: the start token, and names, full stops and end tokens."""
         placeholders = " ".join(["X"] * self.n_ctx)  # one token each; the context takes their places
-        tokens = backbone.tokenize([f"{placeholders} {name}." for name in self.classnames])  # (C, 77)
+        tokens = _tokens(backbone, [f"{placeholders} {name}." for name in self.classnames])  # (C, 77)
         end = backbone.end_positions(tokens)  # (C,)
         length = tokens.shape[1] if full_length else int(end.max()) + 1
         with torch.no_grad():
@@ -140,6 +140,11 @@ class PromptLearner(nn.Module):
         self.register_buffer("token_suffix", embeddings[:, 1 + self.n_ctx :].clone(), persistent=False)
         self.register_buffer("end", end, persistent=False)
         self.register_buffer("order", order.to(end.device), persistent=False)  # (C, L)
+
+
+def _tokens(backbone: Backbone, texts: list[str]) -> Tensor:
+    """Token ids (N, 77) where the backbone is."""
+    return backbone.tokenize(texts).to(backbone.logit_scale.device)
 
 
 def _order(position: str, n_ctx: int, n_name: int, length: int) -> list[int]:
