@@ -104,9 +104,9 @@ def _density(anatomy: Anatomy, found: Mapping[str, Finding], streams: Mapping[st
         left = left * (1 - finding.fill)
     lungs = air(anatomy) * left
     texture = smooth_noise(rng, 26, size) * 0.02 + smooth_noise(rng, 48, size) * 0.014
-    trunk = streams["vessels"].uniform(0.1, 0.17) * vessels(anatomy, streams["vessels"])
+    trunk = streams["vessels"].uniform(0.06, 0.12) * vessels(anatomy, streams["vessels"])
     density = tissue + smooth_noise(rng, 6, size) * 0.012 * inside
-    density = density - rng.uniform(0.30, 0.40) * lungs + (trunk + texture) * lungs
+    density = density - rng.uniform(0.25, 0.37) * lungs + (trunk + texture) * lungs
     density = density + _skeleton(anatomy, streams["bones"]) * inside
     density = density - rng.uniform(0.05, 0.1) * bones.trachea(anatomy, rng) - 0.16 * film.bowel_gas(anatomy, rng)
     for finding in found.values():

@@ -64,15 +64,15 @@ def make_anatomy(frame: Frame, rng: np.random.Generator, flatten: float = 0.0, e
         flatten: 0 for normal lungs, up to 1 for hyperinflated ones: long lungs, low and flat domes.
         enlarge: factor on the width of the heart; 1 for normal.
     """
-    spread, apex = rng.uniform(0.92, 1.06), rng.uniform(-0.70, -0.60)
+    spread, apex = rng.uniform(0.92, 1.06), rng.uniform(-0.75, -0.63)
     lean, curve = rng.normal(0, 0.02), rng.normal(0, 0.025)
     across = frame.x - (lean * frame.y + curve * (frame.y * frame.y - 0.2))
     t, right = np.abs(across), across < 0
     lateral = _cage(apex, spread, rng.uniform(0.9, 1.12))
     heart = _heart(apex, spread, rng, enlarge)
     to_heart = t - np.where(right, heart[RIGHT](frame.y), heart[LEFT](frame.y))
-    high = rng.uniform(0.36, 0.49)
-    domes = (high + 0.16 * flatten, high + rng.uniform(0.01, 0.07) + 0.14 * flatten)
+    high = rng.uniform(0.45, 0.58)
+    domes = (high + 0.15 * flatten, high + rng.uniform(0.01, 0.07) + 0.14 * flatten)
     to_dome = _domes(frame.y, t / spread, right, domes, rng.uniform(0.2, 0.3), flatten)
     wall = lateral(frame.y)
     to_wall = wall - t
@@ -88,7 +88,7 @@ def make_anatomy(frame: Frame, rng: np.random.Generator, flatten: float = 0.0, e
 def _cage(apex: float, spread: float, barrel: float) -> Profile:
     """Half-width of the inside of the rib cage over y: a rounded apex, then nearly straight down."""
     at = np.array([0.0, 0.015, 0.05, 0.11, 0.2, 0.34, 0.55, 0.8, 1.1, 1.5])
-    half = np.array([0.17, 0.27, 0.37, 0.45, 0.53, 0.61, 0.68, 0.73, 0.755, 0.74])
+    half = np.array([0.18, 0.24, 0.31, 0.38, 0.45, 0.53, 0.61, 0.68, 0.735, 0.74])
     return Profile(np.r_[apex - 0.03, at + apex], np.r_[0.1, half * spread * (1 + (barrel - 1) * at)])
 
 
@@ -141,18 +141,18 @@ def body(anatomy: Anatomy, rng: np.random.Generator) -> np.ndarray:
     """Density of the soft tissues: trunk, shoulders, arms, neck and head, without any air."""
     frame = anatomy.frame
     x, y = anatomy.across, frame.y
-    fat = rng.uniform(0.07, 0.17)
+    fat = rng.uniform(0.09, 0.2)
     trunk = np.clip((anatomy.lateral(np.maximum(y, -0.3)) + fat - anatomy.t) * (1 / 0.2), 0, 1) * edge(y + 0.62, 0.2)
-    neck_width, slope = rng.uniform(0.2, 0.27), rng.uniform(-0.84, -0.72)
+    neck_width, slope = rng.uniform(0.24, 0.36), rng.uniform(-1.15, -0.86)
     shoulder = Profile(
         [0, neck_width - 0.03, neck_width + 0.03, 0.55, 0.8, 1.0],
-        [-1.6, -1.3, slope - 0.04, slope + 0.06, slope + 0.22, slope + 0.7],
+        [-1.6, -1.4, slope - 0.04, slope + 0.08, slope + 0.18, slope + 0.5],
     )
-    top = np.clip((y - shoulder(anatomy.t)) * (1 / 0.22), 0, 1) * edge(0.92 - anatomy.t, 0.12) * edge(-0.05 - y, 0.25)
+    top = np.clip((y - shoulder(anatomy.t)) * (1 / 0.3), 0, 1) * edge(1.02 - anatomy.t, 0.14) * edge(-0.1 - y, 0.25)
     soft = np.maximum(trunk, top)
     for side, arm in zip((-1, 1), _arms(rng), strict=True):
-        soft = np.maximum(soft, 0.85 * _capsule(x * side, y, arm[:2], arm[2:4], 0.2 + fat * 0.5, 0.16))
-    head = _ellipse(x, y, (0.0, rng.uniform(-1.25, -1.02)), (rng.uniform(0.26, 0.36), rng.uniform(0.18, 0.26)))
+        soft = np.maximum(soft, 0.85 * _capsule(x * side, y, arm[:2], arm[2:4], 0.24 + fat * 0.5, 0.2))
+    head = _ellipse(x, y, (0.0, rng.uniform(-1.25, -0.98)), (rng.uniform(0.3, 0.42), rng.uniform(0.2, 0.28)))
     chin = edge(head, 0.12)
     soft = np.sqrt(soft) * 0.52 + 0.1 * chin
     belly = edge(-anatomy.to_dome, 0.16) * edge(anatomy.to_wall + 0.04, 0.12)
@@ -192,28 +192,48 @@ def air(anatomy: Anatomy) -> np.ndarray:
 
 def vessels(anatomy: Anatomy, rng: np.random.Generator) -> np.ndarray:
     """Branching pulmonary vessels that leave the hila and thin out, (size, size) in [0, 1]."""
+    count = 8
+    angle = np.tile(np.linspace(-1.3, 1.45, count), 2) + rng.normal(0, 0.14, size=2 * count)
+    sign = np.repeat([-1.0, 1.0], count)
+    start = np.repeat(np.array(anatomy.hila), count, axis=0) + rng.normal(0, 0.015, size=(2 * count, 2))
+    start[:, 1] += 0.05 * angle
+    width = rng.uniform(0.02, 0.034, size=2 * count)
+    strokes = []
+    for steps, forks in ((9, 2), (7, 1), (5, 0)):  # trunks, branches, twigs
+        drawn, path, heading = _walk(rng, start, angle, sign, width, steps)
+        strokes.append(drawn)
+        start, angle, sign, width = _fork(rng, path, heading, sign, width, forks)
+    table = np.concatenate(strokes)  # (N, 6): start, end, width, brightness
+    table = table[np.argsort(table[:, 5])]  # the bright ones last, on top
     ink = Ink(anatomy.frame)
-    for side, sign in ((RIGHT, -1.0), (LEFT, 1.0)):
-        x0, y0 = anatomy.hila[side]
-        for angle in np.linspace(-1.35, 1.45, 9) + rng.normal(0, 0.12, size=9):
-            _branch(ink, rng, x0, y0, float(angle), sign, rng.uniform(0.024, 0.036), 9)
+    ink.strokes(table[:, :2], table[:, 2:4], table[:, 4], table[:, 5])
     return ink.field()
 
 
-def _branch(
-    ink: Ink, rng: np.random.Generator, x: float, y: float, angle: float, sign: float, width: float, steps: int
-) -> None:
-    """One vessel as a random walk outwards; `angle` 0 points sideways, positive down."""
-    turns = rng.normal(0, 0.16, size=steps)
-    lengths = rng.uniform(0.045, 0.075, size=steps)
-    directions = angle + np.cumsum(turns)
-    xs = x + np.r_[0.0, np.cumsum(np.cos(directions) * lengths)] * sign
-    ys = y + np.r_[0.0, np.cumsum(np.sin(directions) * lengths)]
-    for i in range(steps):
-        left = 1.0 - i / steps
-        points = [(xs[i], ys[i]), (xs[i + 1], ys[i + 1])]
-        ink.line(points, max(0.006, width * left), 0.25 + 0.75 * left * min(1.0, width / 0.03))
-    if width > 0.014:
-        for i in rng.choice(np.arange(1, steps), size=min(3, steps - 1), replace=False):
-            fork = directions[i] + rng.choice([-1, 1]) * rng.uniform(0.4, 0.8)
-            _branch(ink, rng, xs[i], ys[i], float(fork), sign, width * 0.5, max(3, steps - int(i)))
+def _walk(
+    rng: np.random.Generator, start: np.ndarray, angle: np.ndarray, sign: np.ndarray, width: np.ndarray, steps: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """N vessels as random walks outwards; an angle of 0 points sideways, positive down.
+
+    Returns:
+        Strokes (N * steps, 6), the walks' points (N, steps + 1, 2), and the heading at each step (N, steps).
+    """
+    count = len(start)
+    heading = angle[:, None] + rng.normal(0, 0.17, size=(count, steps)).cumsum(axis=1)
+    step = np.stack([np.cos(heading) * sign[:, None], np.sin(heading)], axis=2)  # (N, steps, 2)
+    step *= rng.uniform(0.045, 0.075, size=(count, steps, 1))
+    path = np.concatenate([start[:, None], start[:, None] + step.cumsum(axis=1)], axis=1)
+    left = 1.0 - np.arange(steps) / steps
+    value = 0.2 + 0.8 * left * np.minimum(1.0, width / 0.026)[:, None]
+    parts = [path[:, :-1], path[:, 1:], np.maximum(0.005, width[:, None] * left)[:, :, None], value[:, :, None]]
+    return np.concatenate(parts, axis=2).reshape(-1, 6), path, heading
+
+
+def _fork(
+    rng: np.random.Generator, path: np.ndarray, heading: np.ndarray, sign: np.ndarray, width: np.ndarray, forks: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Where `forks` branches leave each of N vessels: start (M, 2), angle, sign and width (M,)."""
+    parent = np.repeat(np.arange(len(path)), forks)
+    at = rng.integers(1, heading.shape[1] - 1, size=len(parent))
+    turn = rng.choice((-1.0, 1.0), size=len(parent)) * rng.uniform(0.35, 0.8, size=len(parent))
+    return path[parent, at], heading[parent, at] + turn, sign[parent], 0.55 * width[parent]

@@ -11,22 +11,23 @@ from xcoop.phantom.chest_frame import Ink, bump, edge
 def ribs(anatomy: Anatomy, rng: np.random.Generator) -> np.ndarray:
     """Density of the ribs: posterior arcs, fainter anterior ones, and the bright rim where they turn."""
     y, tn = anatomy.frame.y, anatomy.tn
-    spacing, first = rng.uniform(0.115, 0.14), rng.uniform(0, 0.12)
+    spacing, first = rng.uniform(0.132, 0.162), rng.uniform(0, 0.14)
     fall = rng.uniform(0.22, 0.34) * (1 - 0.35 * anatomy.flat)
     jitter = rng.normal(0, 0.006, size=64).astype(np.float32)
-    half = rng.uniform(0.024, 0.032)
+    half = rng.uniform(0.028, 0.037)
     side = np.where(anatomy.right, np.float32(0), np.float32(rng.normal(0, 0.02)))
     reach = np.minimum(tn, 1.15)
     arc = fall * reach * reach * np.sqrt(reach) * (1 + 0.35 * y) - 0.04 * np.sin(np.pi * np.minimum(reach, 1))
     back = _bars(y - arc - first + side, spacing, half, jitter, anatomy.frame.pixel)
     back *= edge(anatomy.to_wall + 0.035, 0.02) * edge(anatomy.t - 0.07, 0.03)
+    back *= 0.5 + 0.5 * edge(anatomy.to_heart + 0.02, 0.06)
     front_arc = fall * (1 + 0.35 * y) + 0.34 * (1.0 - reach)
     front = _bars(y - front_arc - first + side, spacing * 1.04, half * 1.25, jitter, anatomy.frame.pixel)
     front *= edge(anatomy.to_wall + 0.02, 0.03) * edge(tn - rng.uniform(0.42, 0.55), 0.12) * edge(y + 0.45, 0.1)
     rim = bump(anatomy.to_wall + 0.012, 0.022) * (0.35 + 0.65 * back)
     strength = rng.uniform(0.08, 0.13)
-    whole = strength * back + rng.uniform(0.25, 0.55) * strength * front + rng.uniform(0.08, 0.2) * rim
-    return whole * edge(y - (rng.uniform(-0.8, -0.7)), 0.05) * edge(0.2 - anatomy.to_dome * -1.0, 0.25)
+    whole = strength * back + rng.uniform(0.12, 0.4) * strength * front + rng.uniform(0.08, 0.2) * rim
+    return whole * edge(y - (rng.uniform(-0.8, -0.7)), 0.05) * (0.3 + 0.7 * edge(anatomy.to_dome + 0.04, 0.14))
 
 
 def _bars(phase: np.ndarray, spacing: float, half: float, jitter: np.ndarray, pixel: float) -> np.ndarray:

@@ -41,7 +41,7 @@ def expose(density: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     veil = _blur(density, 0.09)
     blurred = ndimage.gaussian_filter(density, size * rng.uniform(0.0005, 0.004))
     film = (1 - scatter) * blurred + scatter * veil
-    middle, slope = rng.uniform(0.33, 0.45), (rng.uniform(4.2, 5.6) if portable else rng.uniform(5.2, 7.2))
+    middle, slope = rng.uniform(0.29, 0.42), (rng.uniform(3.4, 5.2) if portable else rng.uniform(5.2, 7.2))
     tone = 1 / (1 + np.exp(-slope * (film - middle)))
     floor = 1 / (1 + np.exp(slope * middle))
     tone = (tone - floor) * (1 / (1 - floor))

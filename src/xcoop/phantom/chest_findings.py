@@ -105,7 +105,7 @@ def air_bronchograms(anatomy: Anatomy, places: Places, rng: np.random.Generator)
     heading = np.arctan2(y - hilum[1], (x - hilum[0]) * sign + 1e-6)
     start = (x - 0.13 * np.cos(heading) * sign, y - 0.13 * np.sin(heading))
     ink = Ink(anatomy.frame)
-    for offset in np.linspace(-0.75, 0.75, int(rng.integers(3, 5))) + rng.normal(0, 0.1):
+    for offset in np.linspace(-0.55, 0.55, int(rng.integers(2, 4))) + rng.normal(0, 0.15):
         _tube(ink, rng, start, float(heading + offset), sign)
     tubes = ndimage.gaussian_filter(ink.field(), 0.004 * anatomy.frame.size) * (anatomy.lung > 0.5)
     gap = np.hypot(anatomy.across - x, anatomy.frame.y - y)
@@ -119,7 +119,7 @@ def _tube(ink: Ink, rng: np.random.Generator, start: tuple[float, float], headin
     xs = start[0] + sign * np.r_[0.0, np.cumsum(np.cos(angles) * 0.055)]
     ys = start[1] + np.r_[0.0, np.cumsum(np.sin(angles) * 0.055)]
     for i in range(5):
-        ink.line([(xs[i], ys[i]), (xs[i + 1], ys[i + 1])], 0.034 - 0.003 * i, 1.0 - 0.06 * i)
+        ink.line([(xs[i], ys[i]), (xs[i + 1], ys[i + 1])], 0.03 - 0.003 * i, 1.0 - 0.08 * i)
     fork = angles[2] + rng.choice([-1.0, 1.0]) * 0.7
     end = (xs[2] + sign * 0.1 * np.cos(fork), ys[2] + 0.1 * np.sin(fork))
     ink.line([(xs[2], ys[2]), end], 0.026, 0.85)
@@ -182,12 +182,12 @@ def peribronchial_thickening(anatomy: Anatomy, rng: np.random.Generator) -> Find
         for _ in range(int(rng.integers(3, 6))):
             angle, far = rng.uniform(-1.2, 1.3), rng.uniform(0.05, 0.26)
             centre = (x0 + sign * far * np.cos(angle), y0 + far * np.sin(angle))
-            ink.disc(centre, 0.05, 0.0)
-            ink.ring(centre, rng.uniform(0.038, 0.052), 0.02)
+            ink.disc(centre, 0.04, 0.0)
+            ink.ring(centre, rng.uniform(0.03, 0.044), 0.016, rng.uniform(0.6, 1.0))
     walls = ndimage.gaussian_filter(ink.field(), 0.003 * anatomy.frame.size) * anatomy.lung
     cuff = 0.3 * bump(anatomy.to_heart, 0.2) * edge(0.32 - np.abs(anatomy.frame.y - anatomy.hila[RIGHT][1]), 0.12)
     mask = ndimage.binary_dilation(walls > 0.2, iterations=1 + anatomy.frame.size // 96)
-    return Finding(cuff, 0.26 * walls, mask)
+    return Finding(cuff, 0.2 * walls, mask)
 
 
 def _tram(ink: Ink, x: float, y: float, angle: float, sign: float, length: float, half: float) -> None:
@@ -195,7 +195,7 @@ def _tram(ink: Ink, x: float, y: float, angle: float, sign: float, length: float
     beside = np.array((-along[1], along[0])) * half
     start = np.array((x, y)) + along * 0.04
     for shift in (beside, -beside):
-        ink.line([start + shift, start + shift * 0.7 + along * length], 0.016, 0.9)
+        ink.line([start + shift, start + shift * 0.7 + along * length], 0.014, 0.75)
 
 
 def support_device(anatomy: Anatomy, value: str, rng: np.random.Generator) -> Finding:

@@ -24,15 +24,15 @@ class Frame:
         size: side of the picture in pixels.
         x: (size, size) float32 patient coordinate of each pixel.
         y: (size, size) float32 likewise.
-        matrix: (2, 2) from picture coordinates in [-1, 1] to the patient's.
-        shift: (2,) added after the matrix.
+        inverse: (2, 2) from the patient's coordinates to the picture's in [-1, 1], to be applied to rows.
+        shift: (2,) taken off before that.
         warp: (2, 2) amplitude and phase of the warp of x (row 0) and of y (row 1).
     """
 
     size: int
     x: np.ndarray
     y: np.ndarray
-    matrix: np.ndarray
+    inverse: np.ndarray
     shift: np.ndarray
     warp: np.ndarray
 
@@ -44,26 +44,25 @@ class Frame:
     def to_pixels(self, points: Points) -> np.ndarray:
         """Patient coordinates (N, 2) to pixel coordinates (N, 2); the warp is undone to first order."""
         target = np.asarray(points, dtype=np.float64).reshape(-1, 2) - self.shift
-        inverse = np.linalg.inv(self.matrix).T
-        flat = target @ inverse
+        flat = target @ self.inverse
         bend = np.stack(_warp(flat[:, 0], flat[:, 1], self.warp), axis=1)
-        return ((target - bend) @ inverse + 1.0) * (self.size / 2.0)
+        return ((target - bend) @ self.inverse + 1.0) * (self.size / 2.0)
 
 
 def make_frame(size: int, rng: np.random.Generator) -> Frame:
     """A frame of `size` pixels with a patient placed a little differently each time."""
-    angle = float(np.clip(rng.normal(0.0, 0.045), -0.14, 0.14))
-    zoom = rng.uniform(0.94, 1.14, size=2) * rng.uniform(0.93, 1.05)
+    angle = float(np.clip(rng.normal(0.0, 0.05), -0.15, 0.15))
+    zoom = rng.uniform(0.9, 1.08, size=2) * rng.uniform(0.88, 1.06)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     matrix = turn @ np.diag(zoom)
-    shift = np.array([rng.normal(0.0, 0.035), np.clip(rng.normal(0.02, 0.06), -0.12, 0.14)])
+    shift = np.array([np.clip(rng.normal(0.0, 0.05), -0.12, 0.12), np.clip(rng.normal(0.0, 0.08), -0.16, 0.16)])
     warp = np.stack([rng.uniform(-0.03, 0.03, size=2), rng.uniform(0, 2 * np.pi, size=2)], axis=1)
     grid = (np.arange(size, dtype=np.float32) + 0.5) * (2.0 / size) - 1.0
     px, py = np.meshgrid(grid, grid)  # (S, S)
     dx, dy = _warp(px, py, warp)
     x = matrix[0, 0] * px + matrix[0, 1] * py + shift[0] + dx
     y = matrix[1, 0] * px + matrix[1, 1] * py + shift[1] + dy
-    return Frame(size, x.astype(np.float32), y.astype(np.float32), matrix, shift, warp)
+    return Frame(size, x.astype(np.float32), y.astype(np.float32), np.linalg.inv(matrix).T, shift, warp)
 
 
 def _warp(px: np.ndarray, py: np.ndarray, warp: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -127,6 +126,14 @@ class Ink:
         pixels = self.frame.to_pixels(points) * 2.0
         thick = max(1, round(width * self.frame.size))
         self.pen.line([tuple(p) for p in pixels.tolist()], fill=round(255 * value), width=thick)
+
+    def strokes(self, starts: np.ndarray, ends: np.ndarray, widths: np.ndarray, values: np.ndarray) -> None:
+        """Many straight strokes at once: from (N, 2) to (N, 2), with (N,) widths and brightness."""
+        ends_in_pixels = np.concatenate([self.frame.to_pixels(starts), self.frame.to_pixels(ends)], axis=1) * 2.0
+        thick = np.maximum(1, np.rint(widths * self.frame.size)).astype(int).tolist()
+        shades = np.rint(255 * values).astype(int).tolist()
+        for where, width, fill in zip(ends_in_pixels.tolist(), thick, shades, strict=True):
+            self.pen.line(where, fill=fill, width=width)
 
     def polygon(self, points: Points, value: float = 1.0) -> None:
         """A filled area."""
