@@ -8,11 +8,18 @@ the method can be compared. `docs/method.md` lists them.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from xcoop.alignment import unit
+from xcoop.backbones import Backbone, ImageFeatures
+from xcoop.concepts import ConceptBank
+from xcoop.concepts.sentences import clinical_sentences
+from xcoop.model import PromptModel, accuracy
+from xcoop.prompts import PromptLearner, start_context
 
 LITERAL = 0.125  # prompting/xcoop.py:487: 1 / (M * N) for M = 2 and N = 4 only
 LOCAL = 0.01  # prompting/xcoop.py:495
@@ -116,3 +123,96 @@ def token_loss(embeddings: Tensor, clinical_embeddings: Tensor, scale: Tensor) -
         A scalar.
     """
     return contrast(unit(embeddings).flatten(1), unit(clinical_embeddings).flatten(1), scale)
+
+
+class ReleasedModel(PromptModel):
+    """The released code's model: one prompt a class stands for its N equal copies.
+
+    Args:
+        backbone: with a vision transformer; its norm layers are trained.
+        classnames: in the order of the labels.
+        bank: gives the clinical sentences; one a class, as in the released code.
+        settings: TRAINER.XCOOP.
+    """
+
+    needs_patches = True
+    image_tower_frozen = False
+
+    def __init__(self, backbone: Backbone, classnames: list[str], bank: ConceptBank, settings: Any) -> None:
+        super().__init__(backbone, classnames)
+        self.settings = settings
+        words = "a photo of a" if settings.CTX_INIT == "concepts" else settings.CTX_INIT
+        context = start_context(backbone, words, settings.N_CTX)  # (n, W)
+        context = context.expand(len(classnames), -1, -1)  # class-specific, (C, n, W)
+        self.prompt_learner = PromptLearner(backbone, classnames, context, full_length=True)
+        tokens = backbone.tokenize([self._sentence(backbone, bank, name) for name in classnames])
+        with torch.no_grad():
+            hard = backbone.embed(tokens)  # (C, 77, W)
+            clinical = backbone.encode_embeddings(hard, backbone.end_positions(tokens))  # (C, D)
+        self.register_buffer("hard_embeddings", hard, persistent=False)
+        self.register_buffer("clinical", clinical, persistent=False)
+        for parameter in backbone.image_norms():
+            parameter.requires_grad_(True)
+
+    @staticmethod
+    def _sentence(backbone: Backbone, bank: ConceptBank, classname: str) -> str:
+        sentences = clinical_sentences(
+            bank, classname, lambda text: backbone.count_tokens(text) <= backbone.context_length
+        )
+        if len(sentences) > 1:
+            raise ValueError(
+                f"{bank.path}: the released code takes one sentence a class, and the concepts of {classname!r} need "
+                f"{len(sentences)} to fit {backbone.context_length} tokens: shorten them, or use VARIANT aligned"
+            )
+        return sentences[0]
+
+    def text_features(self) -> Tensor:
+        """Features of the prompts, (C, D)."""
+        return self.encode_prompts(*self.prompt_learner())
+
+    def logits(self, features: ImageFeatures) -> Tensor:
+        """Of the images, (B, C); for more than one image each depends on the others."""
+        return self._image_logits(features, self.text_features())
+
+    def losses(self, features: ImageFeatures, labels: Tensor) -> dict[str, Tensor]:
+        """Image-prompt, prompt-level and token-level terms, weighted."""
+        embeddings, end = self.prompt_learner()  # (C, 77, W), (C,)
+        text = self.encode_prompts(embeddings, end)
+        scores = self._image_logits(features, text)
+        weights = self.settings
+        prompt = prompt_loss(text, self.clinical, self.scale, weights.N_PROMPTS)
+        token = token_loss(embeddings, self.hard_embeddings, self.scale)
+        return {
+            "ce": F.cross_entropy(scores, labels),
+            "prompt": weights.PROMPT_WEIGHT * prompt,
+            "token": weights.TOKEN_WEIGHT * token,
+            "acc": accuracy(scores, labels),
+        }
+
+    def _image_logits(self, features: ImageFeatures, text: Tensor) -> Tensor:
+        copies = self.settings.N_PROMPTS * self.settings.VISUAL_FEATURES
+        return logits(features.pooled, features.patches, text, self.scale, copies)
+
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        """Norm layers at a tenth of the rate first, as the released code orders them (prompting/xcoop.py:561-570)."""
+        rate = lr * self.settings.NORM_LR_MULT
+        return [
+            {"params": self.backbone.image_norms(), "lr": rate, "name": "norm layers"},
+            {"params": [self.prompt_learner.ctx], "lr": lr, "name": "prompts"},
+        ]
+
+    def adjust_gradients(self) -> None:
+        """The loss is shared by N equal copies, so each of them sees a N-th of this gradient."""
+        gradient = self.prompt_learner.ctx.grad
+        if gradient is not None:
+            gradient.div_(self.settings.N_PROMPTS)
+
+    def gradient_norm(self) -> Tensor:
+        """The norm over all N copies: the context's gradient counts N times."""
+        parts = [
+            parameter.grad.square().sum() for parameter in self.backbone.image_norms() if parameter.grad is not None
+        ]
+        gradient = self.prompt_learner.ctx.grad
+        if gradient is not None:
+            parts.append(self.settings.N_PROMPTS * gradient.square().sum())
+        return torch.stack(parts).sum().sqrt()
