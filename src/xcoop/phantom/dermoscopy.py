@@ -2,8 +2,8 @@
 
 The pigment is summed as optical density and taken out of the skin's colour by Beer's law, so that brown structures
 darken each other instead of hiding each other; veil, regression and vessels are then laid over it, half transparent.
-Every concept has a random generator of its own: changing one concept's value changes the picture where that concept lies
-and nowhere else. Drawings carry nothing of the diagnosis but the concepts.
+Every concept has a random generator of its own: changing one concept's value changes the picture where that
+concept lies and nowhere else. Drawings carry nothing of the diagnosis but the concepts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from xcoop.phantom.dermoscopy_camera import add_bubbles, add_hairs, add_light, a
 from xcoop.phantom.dermoscopy_colour import draw_regression, draw_veil
 from xcoop.phantom.dermoscopy_lesion import Layer, Lesion, make_lesion
 from xcoop.phantom.dermoscopy_pigment import draw_dots, draw_network, draw_pigmentation, draw_streaks
-from xcoop.phantom.dermoscopy_skin import MELANIN, base_pigment, draw_skin, halo
+from xcoop.phantom.dermoscopy_skin import base_pigment, draw_skin, halo, pigment_colour
 from xcoop.phantom.dermoscopy_vessels import draw_vessels
 from xcoop.phantom.tables import ABSENT, VALUES
 from xcoop.phantom.texture import Floats, Mask, blend, children
@@ -66,7 +66,7 @@ def draw_dermoscopy(profile: Mapping[str, str], rng: np.random.Generator, size: 
     """
     check_profile(profile)
     parts = children(rng, (*_PARTS, *_DRAW))
-    skin, painted, lesion, masks = _paint(profile, parts, size)
+    _, painted, lesion, masks = _paint(profile, parts, size)
     image = add_ruler(add_bubbles(add_hairs(painted, parts["hairs"]), parts["bubbles"]), parts["ruler"])
     image = take_picture(add_light(image, parts["light"]), parts["camera"])
     return Drawing(_to_bytes(image), masks, lesion.alpha > 0.5)
@@ -112,14 +112,14 @@ def _paint(
     layers = {column: _DRAW[column](lesion, profile[column], parts[column]) for column in present}
     density = base_pigment(parts["base"], lesion)
     for layer in layers.values():
-        density = density if layer.keep is None else density * layer.keep
-        density = density if layer.melanin is None else density + layer.melanin
+        density = density * layer.keep + layer.melanin
     skin = draw_skin(parts["skin"], size)
     red = np.exp(-halo(lesion, parts["base"])[..., None] * np.array([0.1, 1.0, 0.8], dtype=np.float32))
-    image = skin * red * np.exp(-density[..., None] * MELANIN)
+    light = (skin.mean((0, 1)) / 0.78) ** 0.6  # what is laid over the pigment lies within the same skin
+    image = skin * red * np.exp(-density[..., None] * pigment_colour(parts["base"]))
     for layer in layers.values():
         for colour, coverage in layer.tints:
-            image = blend(image, colour, coverage)
+            image = blend(image, colour * light, coverage)
     return skin, np.asarray(image, dtype=np.float32), lesion, {column: layer.mask() for column, layer in layers.items()}
 
 

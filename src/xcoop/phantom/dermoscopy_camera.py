@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from xcoop.phantom.texture import Canvas, Floats, blend, curve, pixel_grid, smooth_step, soften
+from xcoop.phantom.texture import Canvas, Floats, arc, blend, pixel_grid, smooth_step, soften
 
 
 def add_hairs(image: Floats, rng: np.random.Generator) -> Floats:
@@ -18,7 +18,7 @@ def add_hairs(image: Floats, rng: np.random.Generator) -> Floats:
     for _ in range(count):
         angle = mean_angle + rng.normal(0, 0.5)
         start = rng.uniform(-0.05, 1.05, 2) - 0.3 * np.array([np.cos(angle), np.sin(angle)])
-        line = curve(rng, start, angle, rng.uniform(0.4, 1.0), 0.6, points=20)
+        line = arc(start, angle, rng.uniform(0.4, 1.0), rng.normal(0, 0.7), points=20)
         canvas.stroke(line, rng.uniform(0.005, 0.0095) * np.linspace(1, 0.35, 20))
     coverage = canvas.coverage()
     shadow = np.roll(soften(coverage, 0.006 * size), round(0.006 * size), (0, 1))
@@ -66,7 +66,7 @@ def add_light(image: Floats, rng: np.random.Generator) -> Floats:
     far = np.hypot(x - 0.5 - rng.normal(0, 0.02), y - 0.5 - rng.normal(0, 0.02))
     light = light * (1 - max(0.0, rng.uniform(-0.2, 0.5)) * far**2)
     rim = rng.uniform(0.52, 0.64)
-    if rng.uniform() < 0.25:
+    if rng.uniform() < 0.2:
         light = light * (0.04 + 0.96 * smooth_step(far, rim + 0.02, rim - 0.01))
     return image * light[..., None].astype(np.float32)
 
@@ -76,7 +76,8 @@ def take_picture(image: Floats, rng: np.random.Generator) -> Floats:
     size = image.shape[0]
     image = soften(image, rng.uniform(0, 0.0042) * size)
     gain = rng.uniform(0.88, 1.1) * (1 + rng.normal(0, [0.018, 0.018, 0.03]))
-    image = np.clip(image * gain, 0, 1) ** rng.uniform(0.88, 1.15)
-    image = image + rng.normal(0, rng.uniform(0.003, 0.014), (size, size, 1)) * (0.6 + 0.4 * image)
-    image = image + rng.normal(0, 0.004, image.shape)
-    return np.asarray(np.clip(image, 0, 1), dtype=np.float32)
+    curve = np.linspace(0, 1, 1024, dtype=np.float32) ** np.float32(rng.uniform(0.88, 1.15))
+    image = curve[(np.clip(image * gain, 0, 1) * 1023).astype(np.int16)]
+    noise = rng.standard_normal((size, size, 1), dtype=np.float32) * np.float32(rng.uniform(0.003, 0.014))
+    noise = noise * (0.6 + 0.4 * image) + 0.004 * rng.standard_normal(image.shape, dtype=np.float32)
+    return np.asarray(np.clip(image + noise, 0, 1), dtype=np.float32)

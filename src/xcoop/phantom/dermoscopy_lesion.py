@@ -49,7 +49,7 @@ class Lesion:
     def at(self, rho: ArrayLike, theta: ArrayLike) -> NDArray[np.float64]:
         """The position at `rho` times the border's distance in direction `theta` (radians), (..., 2)."""
         rho, theta = np.broadcast_arrays(np.asarray(rho, dtype=float), np.asarray(theta, dtype=float))
-        reach = rho * np.interp(np.degrees(theta) % 360, np.arange(361), np.append(self.outline, self.outline[0]))
+        reach = rho * np.interp(np.degrees(theta) % 360, np.arange(360), self.outline, period=360)
         return np.stack([self.centre[0] + reach * np.cos(theta), self.centre[1] + reach * np.sin(theta)], -1)
 
     def blob(self, rng: np.random.Generator, slot: Slot, scale: float, ragged: float, soft: float) -> Floats:
@@ -64,14 +64,14 @@ class Lesion:
         """
         x, y = pixel_grid(self.size)
         distance = np.hypot(x - slot.x, y - slot.y) / (slot.radius * scale)
-        distance = distance + ragged * fractal_noise(rng, self.size, 7, 2)
+        distance = distance + ragged * fractal_noise(rng, self.size, 6, 4, gain=0.6)
         return smooth_step(distance, 1 + soft / 2, 1 - soft / 2) * self.alpha
 
     def inside(self, points: NDArray[np.float64], limit: float = 1.0) -> NDArray[np.bool_]:
         """Which of `points` (n, 2) lie within `limit` times the border's distance, (n,)."""
         offset = points - np.asarray(self.centre)
         theta = np.degrees(np.arctan2(offset[:, 1], offset[:, 0])) % 360
-        border = np.interp(theta, np.arange(361), np.append(self.outline, self.outline[0]))
+        border = np.interp(theta, np.arange(360), self.outline, period=360)
         return np.asarray(np.hypot(offset[:, 0], offset[:, 1]) < limit * border)
 
 
@@ -82,21 +82,21 @@ class Layer:
     Attributes:
         melanin: optical density of brown pigment that is added, (size, size).
         keep: the share of the pigment below that stays, (size, size); 1 leaves it.
-        tints: colours (3,) or pictures (size, size, 3) in 0..1 laid over the pigment, each with its coverage (size, size).
+        tints: colours (3,) in 0..1 laid over the pigment, each with its coverage (size, size).
         reach: gaps up to this fraction of the side belong to the mask.
     """
 
-    melanin: Floats | None = None
-    keep: Floats | None = None
+    melanin: Floats | float = 0.0
+    keep: Floats | float = 1.0
     tints: Sequence[tuple[ArrayLike, Floats]] = field(default_factory=tuple)
     reach: float = 0.015
 
     def mask(self) -> Mask:
         """Where the concept lies, (size, size)."""
-        parts = [] if self.melanin is None else [np.minimum(self.melanin * 1.6, 1)]
-        parts += [] if self.keep is None else [1 - self.keep]
-        parts += [coverage for _, coverage in self.tints]
-        return neighbourhood(np.max(parts, axis=0), self.reach)
+        effect = np.maximum(np.minimum(1.6 * self.melanin, 1), np.subtract(1, self.keep))
+        for _, coverage in self.tints:
+            effect = np.maximum(effect, coverage)
+        return neighbourhood(effect, self.reach)
 
 
 def make_lesion(rng: np.random.Generator, size: int) -> Lesion:
@@ -111,9 +111,9 @@ def make_lesion(rng: np.random.Generator, size: int) -> Lesion:
     degrees = np.degrees(np.arctan2(dy, dx)) % 360
     border = np.interp(degrees.ravel(), np.arange(361), np.append(outline, outline[0])).reshape(size, size)
     rho = (np.hypot(dx, dy) / border).astype(np.float32)
-    fade = rng.uniform(0.06, 0.22)
-    wander = rho + 0.035 * smooth_noise(rng, size, 16) + 0.02 * smooth_noise(rng, size, 40)
-    alpha = smooth_step(wander, 1.02 + fade / 2, 1.02 - fade)
+    fade = rng.uniform(0.10, 0.34)
+    wander = rho + 0.028 * smooth_noise(rng, size, 11) + 0.028 * smooth_noise(rng, size, 48)
+    alpha = smooth_step(wander, 1.03 + fade / 2, 1.0 - fade / 2)
     lesion = Lesion(size, centre, radius, outline, rho, alpha, {})
     return Lesion(size, centre, radius, outline, rho, alpha, _slots(rng, lesion))
 

@@ -30,15 +30,15 @@ def skin_colour(rng: np.random.Generator) -> NDArray[np.float64]:
     low = int(place)
     tone = _TONES[low] + (place - low) * (_TONES[low + 1] - _TONES[low])
     flush = rng.normal(0, 0.02)
-    return np.clip(tone + [flush, -flush / 2, rng.normal(0, 0.02)], 0.1, 0.97)
+    return np.clip(tone + np.array([flush, -flush / 2, rng.normal(0, 0.02)]), 0.1, 0.97)
 
 
 def draw_skin(rng: np.random.Generator, size: int) -> Floats:
     """Skin with uneven tone, furrows, pores and a few faint vessels, (size, size, 3) in 0..1."""
-    density = 0.05 * fractal_noise(rng, size, 3, 3) + 0.012 * smooth_noise(rng, size, 90)
-    density += rng.uniform(0.03, 0.09) * furrows(rng, size)
+    density = 0.035 * fractal_noise(rng, size, 4, 4, gain=0.7) + 0.016 * smooth_noise(rng, size, 80)
+    density += rng.uniform(0.03, 0.10) * furrows(rng, size)
     skin = skin_colour(rng) * np.exp(-density[..., None] * MELANIN)
-    redness = np.clip(0.045 * fractal_noise(rng, size, 4, 3), -0.12, 0.12)
+    redness = rng.uniform(0.01, 0.035) * fractal_noise(rng, size, 5, 4, gain=0.8)
     skin *= np.exp(-redness[..., None] * np.array([0.15, 1.0, 0.8]))
     skin = blend(skin.astype(np.float32), skin.mean((0, 1)) * 0.86, _pores(rng, size))
     return _faint_vessels(rng, skin)
@@ -53,11 +53,16 @@ def furrows(rng: np.random.Generator, size: int) -> Floats:
 def base_pigment(rng: np.random.Generator, lesion: Lesion) -> Floats:
     """Optical density of the light to medium brown that fills every lesion, uneven at several scales, (size, size)."""
     size = lesion.size
-    level = rng.uniform(0.30, 0.62)
-    uneven = rng.uniform(0.10, 0.26) * fractal_noise(rng, size, 4, 4, gain=0.6)
+    level = rng.uniform(0.28, 0.62)
+    uneven = rng.uniform(0.12, 0.28) * fractal_noise(rng, size, 3, 5, gain=0.72)
     towards_centre = rng.uniform(-0.15, 0.28) * (1 - np.minimum(lesion.rho, 1) ** 2)
-    grain = 0.05 * smooth_noise(rng, size, 60)
+    grain = rng.uniform(0.01, 0.04) * smooth_noise(rng, size, 90)
     return np.clip(level * (1 + uneven + towards_centre) + grain, 0.12, 1.1) * lesion.alpha
+
+
+def pigment_colour(rng: np.random.Generator) -> Floats:
+    """How strongly this lesion's pigment takes out red, green and blue, (3,): from yellowish to reddish brown."""
+    return MELANIN * np.array([rng.uniform(0.85, 1.2), 1.0, rng.uniform(0.88, 1.1)], dtype=np.float32)
 
 
 def _pores(rng: np.random.Generator, size: int) -> Floats:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xcoop.phantom.dermoscopy_lesion import Layer, Lesion, Slot
-from xcoop.phantom.texture import Canvas, Floats, curve, soften
+from xcoop.phantom.texture import Canvas, arc, curve, soften, warp
 
 Points = NDArray[np.float64]
 
@@ -18,15 +18,15 @@ def draw_vessels(lesion: Lesion, value: str, rng: np.random.Generator) -> Layer:
     slot = lesion.slots["regression" if value == "within regression" else "vessels"]
     canvas, pale = Canvas(lesion.size), Canvas(lesion.size)
     scale = _PATTERNS[value](canvas, pale, lesion, slot, rng)
-    area = lesion.blob(rng, slot, scale, 0.12, 0.5)
-    red = np.array([0.74, 0.13, 0.17]) + rng.normal(0, 0.03, 3)
-    pink = np.array([0.90, 0.62, 0.58])
-    vessels = soften(canvas.coverage(), 0.0018 * lesion.size) * np.float32(rng.uniform(0.82, 0.95))
+    area = lesion.blob(rng, slot, scale, 0.16, 0.9)
+    red = np.array([0.70, 0.14, 0.18]) + rng.normal(0, 0.03, 3)
+    pink, cream = np.array([0.90, 0.64, 0.58]), np.array([0.93, 0.82, 0.75])
+    vessels = warp(soften(canvas.coverage(), 0.003 * lesion.size), rng, 24, 0.003) * np.float32(rng.uniform(0.78, 0.92))
     return Layer(
         keep=1 - np.float32(0.55) * area,
         tints=[
             (pink, area * 0.3),
-            ((0.95, 0.86, 0.80), soften(pale.coverage(), 0.006 * lesion.size) * 0.7),
+            (cream, soften(pale.coverage(), 0.008 * lesion.size) * 0.6),
             (red, vessels),
         ],
         reach=0.02,
@@ -56,7 +56,7 @@ def _branch(
     canvas.stroke(line, np.linspace(width, width * 0.62, len(line)))
     if depth == 0:
         return
-    for place, side in ((4, 1), (7, -1), (11, 1), (11, -1)):
+    for place, side in ((4, 1), (7, -1), (11, 1), (11, -1))[3 - depth :]:
         turn = side * rng.uniform(0.4, 0.95)
         _branch(canvas, rng, line[place], angle + turn, length * rng.uniform(0.42, 0.6), width * 0.6, depth - 1)
 
@@ -65,8 +65,7 @@ def _comma(canvas: Canvas, pale: Canvas, lesion: Lesion, slot: Slot, rng: np.ran
     """Short, thick, curved, thinning to one end."""
     for point in _around(slot, rng, int(rng.integers(8, 12)), 1.15):
         angle, bend = rng.uniform(0, 2 * np.pi), rng.choice([-1, 1]) * rng.uniform(1.6, 2.3)
-        turns = angle + np.linspace(0, bend, 9)
-        line = point + np.cumsum(np.stack([np.cos(turns), np.sin(turns)], 1), 0) * rng.uniform(0.0065, 0.008)
+        line = arc(point, angle, rng.uniform(0.058, 0.072), bend, points=9)
         canvas.stroke(line, np.linspace(0.022, 0.008, 9))
     return 1.4
 

@@ -6,7 +6,7 @@ Random numbers are drawn on grids whose size does not depend on the picture's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,20 +25,29 @@ def pixel_grid(size: int) -> tuple[Floats, Floats]:
 
 def smooth_noise(rng: np.random.Generator, size: int, cells: int) -> Floats:
     """Noise of about zero mean and unit spread whose bumps are 1 / `cells` of the side wide, (size, size)."""
-    knots = rng.standard_normal((cells + 4, cells + 4), dtype=np.float32) * 1.35
-    box = (1.5, 1.5, cells + 1.5, cells + 1.5)
-    return np.asarray(Image.fromarray(knots).resize((size, size), Image.Resampling.BICUBIC, box=box))
+    return _stretch(rng.standard_normal((cells + 4, cells + 4), dtype=np.float32) * np.float32(1.35), size, cells)
 
 
 def fractal_noise(rng: np.random.Generator, size: int, cells: int, octaves: int, gain: float = 0.5) -> Floats:
     """Noise with bumps at `octaves` scales, each half as wide as the last and `gain` times as strong."""
+    finest = cells << (octaves - 1)
     weights = gain ** np.arange(octaves)
-    layers = [w * smooth_noise(rng, size, cells << i) for i, w in enumerate(weights)]
-    return np.asarray(sum(layers) / np.sqrt((weights**2).sum()), dtype=np.float32)
+    weights /= np.sqrt((weights**2).sum())
+    # The scales are summed on the finest one's own grid, which is far smaller than most pictures.
+    total = rng.standard_normal((finest + 4, finest + 4), dtype=np.float32) * np.float32(1.35 * weights[-1])
+    for i, weight in enumerate(weights[:-1]):
+        total += np.float32(weight) * smooth_noise(rng, finest + 4, cells << i)
+    return _stretch(total, size, finest)
+
+
+def _stretch(knots: Floats, size: int, cells: int) -> Floats:
+    """Interpolates (cells + 4, cells + 4) knots to (size, size), leaving out the edges, which lack neighbours."""
+    box = (1.5, 1.5, cells + 1.5, cells + 1.5)
+    return np.asarray(Image.fromarray(knots).resize((size, size), Image.Resampling.BICUBIC, box=box))
 
 
 def smooth_step(value: NDArray[np.floating], low: float, high: float) -> Floats:
-    """0 where `value` is at `low` or beyond, 1 at `high` or beyond, without kinks between; `low` may be above `high`."""
+    """0 where `value` is at `low` or beyond, 1 at `high` or beyond, smooth between; `low` may be above `high`."""
     t = np.clip((value - low) / (high - low), 0, 1)
     return np.asarray(t * t * (3 - 2 * t), dtype=np.float32)
 
@@ -54,6 +63,15 @@ def soften(image: Floats, sigma: float) -> Floats:
         return image
     sigmas = (sigma, sigma) + (0,) * (image.ndim - 2)
     return np.asarray(ndimage.gaussian_filter(image, sigmas, truncate=2.5), dtype=np.float32)
+
+
+def warp(image: Floats, rng: np.random.Generator, cells: int, shift: float) -> Floats:
+    """Bends a (H, W) picture by smooth noise: bumps 1 / `cells` wide, moved by about `shift` (parts of the side)."""
+    size = image.shape[0]
+    rows, columns = np.indices(image.shape, dtype=np.float32)
+    rows += smooth_noise(rng, size, cells) * np.float32(shift * size)
+    columns += smooth_noise(rng, size, cells) * np.float32(shift * size)
+    return np.asarray(ndimage.map_coordinates(image, [rows, columns], order=1, mode="nearest"), dtype=np.float32)
 
 
 def neighbourhood(coverage: Floats, reach: float) -> Mask:
@@ -92,16 +110,24 @@ class Canvas:
 
     def stroke(self, points: NDArray[np.floating], widths: ArrayLike, strength: float = 1.0) -> None:
         """Draws a line through `points` (n, 2) with the given width at each point, and round ends."""
-        points = np.asarray(points, dtype=np.float64) * self._side
-        half = np.broadcast_to(np.asarray(widths, dtype=np.float64), (len(points),)) * self._side / 2
-        along = np.gradient(points, axis=0)
-        length = np.maximum(np.hypot(along[:, 0], along[:, 1]), 1e-6)
-        normal = np.stack([-along[:, 1], along[:, 0]], 1) / length[:, None] * half[:, None]
-        outline = np.concatenate([points + normal, (points - normal)[::-1]])
+        line = np.asarray(points, dtype=np.float64) * self._side
+        half = np.full(len(line), 0.5 * self._side) * widths
+        along = np.empty_like(line)
+        along[1:-1] = line[2:] - line[:-2]
+        along[0], along[-1] = line[1] - line[0], line[-1] - line[-2]
+        scale = half / np.maximum(np.sqrt((along * along).sum(1)), 1e-6)
+        normal = along[:, ::-1] * scale[:, None] * (-1.0, 1.0)
         fill = round(255 * strength)
-        self._draw.polygon(outline.ravel().tolist(), fill=fill)
-        for (x, y), r in ((points[0], half[0]), (points[-1], half[-1])):
+        self._draw.polygon(np.concatenate([line + normal, (line - normal)[::-1]]).ravel().tolist(), fill=fill)
+        for (x, y), r in ((line[0], half[0]), (line[-1], half[-1])):
             self._draw.ellipse([x - r, y - r, x + r, y + r], fill=fill)
+
+    def segment(self, ends: Sequence[float], width: float, strength: float = 1.0) -> None:
+        """Draws a straight line between `ends` (x, y, x, y); cheaper than `stroke`."""
+        s = self._side
+        self._draw.line([s * e for e in ends], fill=round(255 * strength), width=max(1, round(s * width)))
+        for x, y in (ends[:2], ends[2:]):
+            self.disc(x, y, width / 2, strength)
 
     def coverage(self) -> Floats:
         """How much of each pixel is covered, (size, size) in 0..1."""
@@ -116,6 +142,13 @@ def curve(
     Returns:
         (points, 2) positions, `length` along the line from the first to the last.
     """
-    turns = np.cumsum(rng.normal(0, bend / np.sqrt(points), points - 1))
-    steps = np.stack([np.cos(angle + turns), np.sin(angle + turns)], 1) * (length / (points - 1))
-    return np.asarray(start, dtype=np.float64) + np.concatenate([np.zeros((1, 2)), np.cumsum(steps, 0)])
+    turns = angle + np.cumsum(rng.standard_normal(points) * (bend / np.sqrt(points)))
+    line = np.stack([np.cos(turns), np.sin(turns)], 1).cumsum(0) * (length / points)
+    return np.asarray(line - line[0] + start)
+
+
+def arc(start: ArrayLike, angle: float, length: float, bend: float, points: int = 12) -> NDArray[np.float64]:
+    """A line that turns evenly by `bend` radians in all; otherwise as `curve`."""
+    turns = angle + np.linspace(0, bend, points)
+    line = np.stack([np.cos(turns), np.sin(turns)], 1).cumsum(0) * (length / points)
+    return np.asarray(line - line[0] + start)
