@@ -10,9 +10,9 @@ from xcoop.names import unknown
 from xcoop.phantom import chest_bones as bones
 from xcoop.phantom import chest_film as film
 from xcoop.phantom import chest_findings as findings
-from xcoop.phantom.chest_anatomy import LEFT, RIGHT, Anatomy, air, body, make_anatomy, vessels
+from xcoop.phantom.chest_anatomy import Anatomy, air, body, make_anatomy, vessels
 from xcoop.phantom.chest_findings import Finding, Places
-from xcoop.phantom.chest_frame import bump, edge, make_frame, smooth_noise
+from xcoop.phantom.chest_frame import make_frame, smooth_noise
 from xcoop.phantom.chest_tables import ABSENT, CONCEPTS, VALUES
 from xcoop.phantom.drawing import Drawing
 
@@ -106,7 +106,7 @@ def _density(anatomy: Anatomy, found: Mapping[str, Finding], streams: Mapping[st
     texture = smooth_noise(rng, 26, size) * 0.02 + smooth_noise(rng, 48, size) * 0.014
     trunk = streams["vessels"].uniform(0.06, 0.12) * vessels(anatomy, streams["vessels"])
     density = tissue + smooth_noise(rng, 6, size) * 0.012 * inside
-    density = density - rng.uniform(0.25, 0.37) * lungs + (trunk + texture) * lungs
+    density = density - rng.uniform(0.23, 0.36) * lungs + (trunk + texture) * lungs
     density = density + _skeleton(anatomy, streams["bones"]) * inside
     density = density - rng.uniform(0.05, 0.1) * bones.trachea(anatomy, rng) - 0.16 * film.bowel_gas(anatomy, rng)
     for finding in found.values():

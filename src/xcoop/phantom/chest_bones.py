@@ -74,16 +74,16 @@ def shoulders(anatomy: Anatomy, rng: np.random.Generator) -> np.ndarray:
     for sign in (-1.0, 1.0):
         out, up = rng.normal(0, 0.03), rng.normal(0, 0.04)
         blade = np.array([(0.45, -0.66), (0.7, -0.62), (0.78, -0.5), (0.74, -0.1), (0.66, 0.02), (0.6, -0.2)])
-        blade = (blade + [0.04 + out, up]) * [sign, 1]
+        blade = (blade + np.array([0.04 + out, up])) * np.array([sign, 1.0])
         ink.polygon(blade, 0.22)
         ink.line(blade[[2, 3, 4]], 0.018, 0.6)
         ink.line(blade[[0, 1]], 0.03, 0.7)
         elbow = (1.3, -1.1 + up) if raised else (1.12 + out, 0.7)
         start = np.array((0.82 + out, -0.66 + up))
-        shaft = np.array([start, elbow]) * [sign, 1]
+        shaft = np.array([start, elbow]) * np.array([sign, 1.0])
         ink.line(shaft, 0.1, 0.85)
         ink.line(shaft, 0.055, 0.5)
-        ink.disc(tuple(shaft[0]), 0.075, 0.75)
+        ink.disc((float(shaft[0, 0]), float(shaft[0, 1])), 0.075, 0.75)
     return 0.16 * ink.field()
 
 

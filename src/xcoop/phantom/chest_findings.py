@@ -79,7 +79,7 @@ def consolidation(
     if value.endswith("upper") and rng.random() < 0.5:  # it stops at the fissure
         shape = shape * edge(rng.uniform(-0.2, -0.08) + 0.1 * (anatomy.t - 0.4) - anatomy.frame.y, 0.025)
     if sharp_borders:
-        shape = shape * edge(anatomy.to_heart - 0.035, 0.03) * edge(anatomy.to_dome - 0.04, 0.035)
+        shape = shape * edge(anatomy.to_heart - 0.024, 0.03) * edge(anatomy.to_dome - 0.03, 0.035)
     fill = shape * rng.uniform(0.72, 0.95)
     return Finding(fill, 0.0, (fill > 0.25) & (anatomy.lung > 0.5))
 
@@ -109,17 +109,17 @@ def air_bronchograms(anatomy: Anatomy, places: Places, rng: np.random.Generator)
         _tube(ink, rng, start, float(heading + offset), sign)
     tubes = ndimage.gaussian_filter(ink.field(), 0.004 * anatomy.frame.size) * (anatomy.lung > 0.5)
     gap = np.hypot(anatomy.across - x, anatomy.frame.y - y)
-    sleeve = edge(0.2 - gap + 0.035 * smooth_noise(rng, 10, anatomy.frame.size), 0.09)
+    sleeve = edge(0.22 - gap + 0.035 * smooth_noise(rng, 10, anatomy.frame.size), 0.09)
     near = ndimage.grey_dilation(tubes, size=(3, 3)) > 0.3
-    return Finding(0.66 * sleeve, -0.2 * tubes, near)
+    return Finding(0.74 * sleeve, -0.26 * tubes, near)
 
 
 def _tube(ink: Ink, rng: np.random.Generator, start: tuple[float, float], heading: float, sign: float) -> None:
     angles = heading + np.cumsum(rng.normal(0, 0.14, size=5))
-    xs = start[0] + sign * np.r_[0.0, np.cumsum(np.cos(angles) * 0.055)]
-    ys = start[1] + np.r_[0.0, np.cumsum(np.sin(angles) * 0.055)]
+    xs = start[0] + sign * np.r_[0.0, np.cumsum(np.cos(angles) * 0.06)]
+    ys = start[1] + np.r_[0.0, np.cumsum(np.sin(angles) * 0.06)]
     for i in range(5):
-        ink.line([(xs[i], ys[i]), (xs[i + 1], ys[i + 1])], 0.03 - 0.003 * i, 1.0 - 0.08 * i)
+        ink.line([(xs[i], ys[i]), (xs[i + 1], ys[i + 1])], 0.038 - 0.003 * i, 1.0 - 0.06 * i)
     fork = angles[2] + rng.choice([-1.0, 1.0]) * 0.7
     end = (xs[2] + sign * 0.1 * np.cos(fork), ys[2] + 0.1 * np.sin(fork))
     ink.line([(xs[2], ys[2]), end], 0.026, 0.85)
@@ -150,8 +150,8 @@ def interstitial_opacity(anatomy: Anatomy, rng: np.random.Generator) -> Finding:
         net += weight * bump(smooth_noise(rng, cells, size), 0.3)  # lines where smooth noise crosses zero
     patchy = np.clip(0.85 + 0.22 * smooth_noise(rng, 5, size), 0.4, 1.2)
     weight = patchy * (0.65 + 0.5 * bump(anatomy.to_heart, 0.3)) * anatomy.lung
-    haze = rng.uniform(0.12, 0.28)
-    strength = rng.uniform(0.10, 0.15)
+    haze = rng.uniform(0.18, 0.34)
+    strength = rng.uniform(0.12, 0.17)
     return Finding(haze * weight, strength * (net - 0.45) * weight, anatomy.lung > 0.5)
 
 
@@ -165,7 +165,7 @@ def obscured_border(anatomy: Anatomy, value: str, places: Places, rng: np.random
         sharpness = 0.12
     else:
         here = ~anatomy.right if places.effusion_side == RIGHT else anatomy.right
-        depth, gap, sharpness = rng.uniform(0.13, 0.2), anatomy.to_dome, 0.12
+        depth, gap, sharpness = rng.uniform(0.17, 0.27), anatomy.to_dome, 0.12
         extent = edge(0.86 - anatomy.tn + 0.04 * noise, 0.08)
     fill = edge(depth - gap + 0.035 * noise, sharpness) * extent * here
     return Finding(0.97 * fill, 0.0, (fill > 0.25) & (anatomy.lung > 0.5))
@@ -226,7 +226,7 @@ def _tubes(ink: Ink, rng: np.random.Generator) -> None:
     sway = rng.normal(0, 0.015, size=9)
     if kind != 1:  # in the trachea
         ys = np.linspace(-1.1, rng.uniform(-0.42, -0.28), 9)
-        ink.line(np.stack([sway * 0.6 + 0.015, ys], axis=1), 0.022, 0.9)
+        ink.line(np.stack([sway * 0.6 + 0.015, ys], axis=1), 0.028, 0.9)
     if kind != 0:  # to the stomach
         ys = np.linspace(-1.1, rng.uniform(0.72, 0.85), 9)
         xs = 0.03 + sway + 0.2 * np.clip((ys - 0.3) / 0.5, 0, 1) ** 2
