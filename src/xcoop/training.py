@@ -40,6 +40,7 @@ class PromptTrainer(Resumable, TrainerX):  # type: ignore[misc]
     Attributes:
         node: name of the config node below TRAINER.
         settings: that node.
+        backbone: the CLIP below it.
         model: the method.
         bank: the concept bank, for methods that use one.
         seconds: wall time by phase: build, features, train, test.
@@ -103,7 +104,7 @@ class PromptTrainer(Resumable, TrainerX):  # type: ignore[misc]
     def build_model(self) -> None:
         """Loads the backbone, makes the method, and hands what it trains to optimiser and schedule."""
         cfg = self.cfg
-        backbone = load_backbone(cfg).to(self.device)
+        backbone = self.backbone = load_backbone(cfg).to(self.device)
         check_input(cfg, backbone)
         dataset = self.dm.dataset
         classnames = list(dataset.classnames)

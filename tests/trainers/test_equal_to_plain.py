@@ -76,7 +76,7 @@ def test_cocoop_whole_batch_is_the_loop_over_images(words: str, sequences: int) 
 
 def test_cocoop_stores_the_names_that_cocoop_stores(tiny_backbone: Backbone) -> None:
     model = CoCoOpModel(tiny_backbone, NAMES, settings(COCOOP))
-    layers = [f"meta_net.linear{i}.{kind}" for i in (1, 2) for kind in ("weight", "bias")]
+    layers = [f"meta_net.linear{i}.{kind}" for i in (1, 2) for kind in ("bias", "weight")]
     assert sorted(model.trained_state()) == ["ctx", *layers]
     assert model.meta_net.linear1.weight.shape == (tiny_backbone.embed_dim // 16, tiny_backbone.embed_dim)
 

@@ -63,9 +63,7 @@ def test_started_from_words_a_prompt_is_the_sentence(tiny_backbone: Backbone) ->
     torch.testing.assert_close(learned, sentences, atol=1e-6, rtol=1e-5)
 
 
-def test_words_that_disagree_with_n_ctx_are_reported(
-    tiny_backbone: Backbone, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_words_that_disagree_with_n_ctx_are_reported(tiny_backbone: Backbone, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     assert len(start_context(tiny_backbone, "a photo of a", 16)) == 4
     assert "makes 4 context tokens; N_CTX 16" in caplog.text
