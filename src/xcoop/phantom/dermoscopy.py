@@ -19,10 +19,10 @@ from xcoop.phantom.dermoscopy_camera import add_bubbles, add_hairs, add_light, a
 from xcoop.phantom.dermoscopy_colour import draw_regression, draw_veil
 from xcoop.phantom.dermoscopy_lesion import Layer, Lesion, make_lesion
 from xcoop.phantom.dermoscopy_pigment import draw_dots, draw_network, draw_pigmentation, draw_streaks
-from xcoop.phantom.dermoscopy_skin import base_pigment, draw_skin, halo, pigment_colour
+from xcoop.phantom.dermoscopy_skin import BLOOD, base_pigment, draw_skin, halo, pigment_colour
 from xcoop.phantom.dermoscopy_vessels import draw_vessels
 from xcoop.phantom.tables import ABSENT, VALUES
-from xcoop.phantom.texture import Floats, Mask, blend, children
+from xcoop.phantom.texture import Floats, Mask, absorb, blend, children
 
 _DRAW: dict[str, Callable[[Lesion, str, np.random.Generator], Layer]] = {
     "pigment_network": draw_network,
@@ -84,7 +84,7 @@ def draw_clinical(profile: Mapping[str, str], rng: np.random.Generator, size: in
     own = parts["clinic"]
     image = draw_skin(parts["skin"], size)
     top, left = own.integers(size // 8, size - near - size // 8, 2)
-    window = image[top : top + near, left : left + near]
+    window = image[:, top : top + near, left : left + near]
     window *= np.clip(painted / np.maximum(skin, 0.05), 0, 1.3)
     image = take_picture(add_light(add_hairs(image, own), own), own)
     return _to_bytes(image)
@@ -106,7 +106,7 @@ def check_profile(profile: Mapping[str, str]) -> None:
 def _paint(
     profile: Mapping[str, str], parts: Mapping[str, np.random.Generator], size: int
 ) -> tuple[Floats, Floats, Lesion, dict[str, Mask]]:
-    """The bare skin, the skin with the lesion (both (size, size, 3) in 0..1), the lesion, and the concepts' masks."""
+    """The bare skin, the skin with the lesion (both (3, size, size) in 0..1), the lesion, and the concepts' masks."""
     lesion = make_lesion(parts["lesion"], size)
     present = [column for column in _DRAW if profile.get(column, ABSENT) != ABSENT]
     layers = {column: _DRAW[column](lesion, profile[column], parts[column]) for column in present}
@@ -114,14 +114,13 @@ def _paint(
     for layer in layers.values():
         density = density * layer.keep + layer.melanin
     skin = draw_skin(parts["skin"], size)
-    red = np.exp(-halo(lesion, parts["base"])[..., None] * np.array([0.1, 1.0, 0.8], dtype=np.float32))
-    light = (skin.mean((0, 1)) / 0.78) ** 0.6  # what is laid over the pigment lies within the same skin
-    image = skin * red * np.exp(-density[..., None] * pigment_colour(parts["base"]))
+    light = (skin.mean((1, 2)) / 0.78) ** 0.5  # what is laid over the pigment lies within the same skin
     for layer in layers.values():
         for colour, coverage in layer.tints:
             image = blend(image, colour * light, coverage)
-    return skin, np.asarray(image, dtype=np.float32), lesion, {column: layer.mask() for column, layer in layers.items()}
+    return skin, image, lesion, {column: layer.mask() for column, layer in layers.items()}
 
 
 def _to_bytes(image: Floats) -> NDArray[np.uint8]:
-    return np.asarray(image * 255 + 0.5, dtype=np.uint8)
+    """(3, H, W) in 0..1 to (H, W, 3) in 0..255."""
+    return np.ascontiguousarray((image * 255 + 0.5).astype(np.uint8).transpose(1, 2, 0))

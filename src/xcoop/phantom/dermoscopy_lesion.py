@@ -101,7 +101,7 @@ class Layer:
 
 def make_lesion(rng: np.random.Generator, size: int) -> Lesion:
     """Draws a lesion's outline: smooth, more or less irregular, 50 to 80 % of the picture wide."""
-    radius = rng.uniform(0.25, 0.37)
+    radius = rng.uniform(0.28, 0.38)
     outline = _outline(rng, radius)
     radius = float(outline.mean())
     room = max(0.0, 0.47 - float(outline.max()))
@@ -112,7 +112,7 @@ def make_lesion(rng: np.random.Generator, size: int) -> Lesion:
     border = np.interp(degrees.ravel(), np.arange(361), np.append(outline, outline[0])).reshape(size, size)
     rho = (np.hypot(dx, dy) / border).astype(np.float32)
     fade = rng.uniform(0.10, 0.34)
-    wander = rho + 0.028 * smooth_noise(rng, size, 11) + 0.028 * smooth_noise(rng, size, 48)
+    wander = rho + 0.028 * smooth_noise(rng, size, 11) + 0.018 * smooth_noise(rng, size, 40)
     alpha = smooth_step(wander, 1.03 + fade / 2, 1.0 - fade / 2)
     lesion = Lesion(size, centre, radius, outline, rho, alpha, {})
     return Lesion(size, centre, radius, outline, rho, alpha, _slots(rng, lesion))

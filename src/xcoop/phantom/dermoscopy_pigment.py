@@ -5,6 +5,8 @@ Each function takes the lesion, the concept's value (never `absent`) and a gener
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import Voronoi
@@ -41,7 +43,7 @@ def draw_dots(lesion: Lesion, value: str, rng: np.random.Generator) -> Layer:
     canvas = Canvas(lesion.size)
     if value == "regular":
         _even_globules(canvas, lesion, rng)
-        strength = rng.uniform(0.95, 1.2)
+        strength = rng.uniform(1.15, 1.45)
     else:
         _crowded_globules(canvas, lesion, rng)
         strength = rng.uniform(1.5, 2.0)
@@ -67,7 +69,7 @@ def draw_streaks(lesion: Lesion, value: str, rng: np.random.Generator) -> Layer:
     club = rng.uniform(0.35, 1.1)  # pointed to bulbous ends
     for angle, length, width in zip(angles, lengths, widths, strict=True):
         tilt, bend = rng.normal(0, spread, 2)
-        line = arc(lesion.at(0.84, angle), angle + tilt, length + 0.16 * lesion.radius, 1.5 * bend, points=8)
+        line = arc(lesion.at(0.84, angle), angle + tilt, length + 0.16 * lesion.radius, 0.9 * bend, points=8)
         canvas.stroke(line, width * np.linspace(1.25, club * 0.8, 8), strength=rng.uniform(0.8, 1))
     strength = np.float32(1.05 if value == "regular" else 1.4)
     fade = smooth_step(lesion.rho, 0.74, 0.98) * (1 - 0.35 * smooth_step(lesion.rho, 1.05, 1.5))
@@ -77,15 +79,16 @@ def draw_streaks(lesion: Lesion, value: str, rng: np.random.Generator) -> Layer:
 def _honeycomb(lesion: Lesion, rng: np.random.Generator) -> Floats:
     """Three crossed cosine waves: their sum is high in the holes and low along the edges of a honeycomb."""
     x, y = pixel_grid(lesion.size)
-    bend, ripple = 0.016, 0.0045
+    bend, ripple = 0.011, 0.004
     x = x + bend * smooth_noise(rng, lesion.size, 5) + ripple * smooth_noise(rng, lesion.size, 20)
     y = y + bend * smooth_noise(rng, lesion.size, 5) + ripple * smooth_noise(rng, lesion.size, 20)
     period, turn = rng.uniform(0.041, 0.052), rng.uniform(0, np.pi)
     waves = np.zeros_like(x)
-    for angle in turn + np.arange(3) * np.pi / 3:
-        waves = waves + np.cos(2 * np.pi / period * (x * np.cos(angle) + y * np.sin(angle)))
+    for k in range(3):
+        along = x * math.cos(turn + k * math.pi / 3) + y * math.sin(turn + k * math.pi / 3)
+        waves += np.cos(along * (2 * math.pi / period))
     lines = smooth_step(waves, 0.0, -1.1)
-    where = smooth_step(lesion.rho, 1.08, 0.62)
+    where = smooth_step(lesion.rho, 1.08, 0.66)
     uneven = np.clip(1 + 0.25 * fractal_noise(rng, lesion.size, 5, 4, gain=0.8), 0.4, 1.6)
     return lines * where * uneven * np.float32(rng.uniform(0.62, 0.85))
 
@@ -116,7 +119,7 @@ def _diffuse(lesion: Lesion, regular: bool, rng: np.random.Generator) -> Floats:
     if regular:
         where = smooth_step(lesion.rho + 0.03 * noise, 1.0, 0.6)
         return where * (1 + 0.05 * noise) * np.float32(rng.uniform(0.75, 0.95))
-    patches = smooth_step(noise, -0.35, 0.3) * smooth_step(lesion.rho, 1.05, 0.9)
+    patches = smooth_step(noise, -0.6, 0.5) * smooth_step(lesion.rho, 1.05, 0.9)
     return patches * np.clip(1.2 + 0.4 * fractal_noise(rng, lesion.size, 6, 3), 0.6, 1.9)
 
 
@@ -131,8 +134,8 @@ def _localized(lesion: Lesion, regular: bool, rng: np.random.Generator) -> Float
 
 
 def _even_globules(canvas: Canvas, lesion: Lesion, rng: np.random.Generator) -> None:
-    spacing = rng.uniform(0.060, 0.072)
-    radius = spacing * rng.uniform(0.24, 0.29)
+    spacing = rng.uniform(0.068, 0.082)
+    radius = spacing * rng.uniform(0.23, 0.28)
     points = _scatter(rng, spacing, jitter=0.11)
     for x, y in points[lesion.inside(points, 0.93)]:
         canvas.disc(x, y, radius * rng.uniform(0.88, 1.12), rng.uniform(0.85, 1))

@@ -6,10 +6,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xcoop.phantom.dermoscopy_lesion import Lesion
-from xcoop.phantom.texture import Canvas, Floats, blend, curve, fractal_noise, smooth_noise, smooth_step, soften
+from xcoop.phantom.texture import Canvas, Floats, absorb, blend, curve, fractal_noise, smooth_noise, smooth_step, soften
 
 MELANIN = np.array([0.60, 1.0, 1.28], dtype=np.float32)
 """How strongly melanin takes out red, green and blue, relative to green."""
+
+BLOOD = np.array([0.15, 1.0, 0.8], dtype=np.float32)
+"""The same of haemoglobin."""
 
 _TONES = np.array(
     [
@@ -34,14 +37,15 @@ def skin_colour(rng: np.random.Generator) -> NDArray[np.float64]:
 
 
 def draw_skin(rng: np.random.Generator, size: int) -> Floats:
-    """Skin with uneven tone, furrows, pores and a few faint vessels, (size, size, 3) in 0..1."""
+    """Skin with uneven tone, furrows, pores and a few faint vessels, (3, size, size) in 0..1."""
     density = 0.035 * fractal_noise(rng, size, 4, 4, gain=0.7) + 0.016 * smooth_noise(rng, size, 80)
     density += rng.uniform(0.03, 0.10) * furrows(rng, size)
-    skin = skin_colour(rng) * np.exp(-density[..., None] * MELANIN)
+    colour = skin_colour(rng)
+    skin = absorb(np.asarray(colour, dtype=np.float32).reshape(3, 1, 1), density, MELANIN)
     redness = rng.uniform(0.01, 0.035) * fractal_noise(rng, size, 5, 4, gain=0.8)
-    skin *= np.exp(-redness[..., None] * np.array([0.15, 1.0, 0.8]))
-    skin = blend(skin.astype(np.float32), skin.mean((0, 1)) * 0.86, _pores(rng, size))
-    return _faint_vessels(rng, skin)
+    skin = absorb(skin, redness, BLOOD)
+    skin = blend(skin, colour * 0.82, _pores(rng, size))
+    return blend(skin, colour * [0.85, 0.55, 0.57], _faint_vessels(rng, size))
 
 
 def furrows(rng: np.random.Generator, size: int) -> Floats:
@@ -72,15 +76,13 @@ def _pores(rng: np.random.Generator, size: int) -> Floats:
     return soften(canvas.coverage(), 0.004 * size)
 
 
-def _faint_vessels(rng: np.random.Generator, skin: Floats) -> Floats:
+def _faint_vessels(rng: np.random.Generator, size: int) -> Floats:
     """A few blurred pinkish lines: what a vessel of the lesion is not."""
-    size = skin.shape[0]
     canvas = Canvas(size)
     for _ in range(int(rng.integers(0, 5))):
         line = curve(rng, rng.uniform(0, 1, 2), rng.uniform(0, 2 * np.pi), rng.uniform(0.1, 0.35), 1.6)
         canvas.stroke(line, np.linspace(0.007, 0.003, len(line)))
-    coverage = soften(canvas.coverage(), 0.006 * size) * rng.uniform(0.1, 0.35)
-    return blend(skin, skin.mean((0, 1)) * [0.88, 0.58, 0.6], coverage)
+    return soften(canvas.coverage(), 0.006 * size) * np.float32(rng.uniform(0.1, 0.35))
 
 
 def halo(lesion: Lesion, rng: np.random.Generator) -> Floats:

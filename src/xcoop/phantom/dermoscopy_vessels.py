@@ -21,7 +21,7 @@ def draw_vessels(lesion: Lesion, value: str, rng: np.random.Generator) -> Layer:
     area = lesion.blob(rng, slot, scale, 0.16, 0.9)
     red = np.array([0.70, 0.14, 0.18]) + rng.normal(0, 0.03, 3)
     pink, cream = np.array([0.90, 0.64, 0.58]), np.array([0.93, 0.82, 0.75])
-    vessels = warp(soften(canvas.coverage(), 0.003 * lesion.size), rng, 24, 0.003) * np.float32(rng.uniform(0.78, 0.92))
+    vessels = warp(soften(canvas.coverage(), 0.003 * lesion.size), rng, 24, 0.003) * np.float32(rng.uniform(0.72, 0.88))
     return Layer(
         keep=1 - np.float32(0.55) * area,
         tints=[
