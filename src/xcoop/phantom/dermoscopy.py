@@ -114,6 +114,8 @@ def _paint(
     for layer in layers.values():
         density = density * layer.keep + layer.melanin
     skin = draw_skin(parts["skin"], size)
+    image = absorb(skin, halo(lesion, parts["base"]), BLOOD)
+    image = absorb(image, density, pigment_colour(parts["base"]))
     light = (skin.mean((1, 2)) / 0.78) ** 0.5  # what is laid over the pigment lies within the same skin
     for layer in layers.values():
         for colour, coverage in layer.tints:
