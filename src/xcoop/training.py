@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 DETERMINISTIC = {"normalize", "instance_norm", "center_crop"}  # transforms that draw no random numbers
 
 
-class PromptTrainer(Resumable, TrainerX):  # type: ignore[misc]
+class PromptTrainer(Resumable, TrainerX):
     """Base of the trainers.
 
     Attributes:
@@ -47,7 +47,9 @@ class PromptTrainer(Resumable, TrainerX):  # type: ignore[misc]
     """
 
     node: str = ""
-    model: PromptModel
+    train_loader_x: Any
+    val_loader: Any
+    test_loader: Any
 
     def __init__(self, cfg: Any) -> None:
         self.seconds = dict.fromkeys(("build", "features", "train", "test"), 0.0)
