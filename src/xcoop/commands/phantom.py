@@ -1,0 +1,79 @@
+"""`xcoop phantom`: draws datasets whose contents are known, and trains and tests the small CLIP that goes with them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from xcoop.commands.base import UserError, say
+
+
+def add(commands: Any) -> None:
+    """Adds the command to `xcoop`."""
+    phantom = commands.add_parser(
+        "phantom",
+        help="draw synthetic datasets with known concepts; train or probe the phantom backbone",
+        description="Synthetic medical images with known concepts. Nothing measured on them is a clinical result.",
+    )
+    kinds = phantom.add_subparsers(title="commands", metavar="<command>", required=True)
+    _add_drawing(kinds, "derm7pt", "dermoscopic images in the layout of Derm7pt", _write_derm7pt)
+    _add_drawing(kinds, "pneumonia", "chest radiographs in the layout of the pneumonia archive", _write_chest)
+    kinds.choices["derm7pt"].add_argument(
+        "--mix", help="class proportions (default: those of the dataset that it imitates)"
+    )
+    _add_later(kinds, "pretrain", "train the phantom backbone", "xcoop.phantom.pretrain")
+    _add_later(kinds, "probe", "how well a backbone knows the phantom's concepts", "xcoop.phantom.probe")
+
+
+def _add_drawing(kinds: Any, name: str, what: str, write: Callable[[argparse.Namespace], Mapping[str, Any]]) -> None:
+    one = kinds.add_parser(name, help=f"draw {what}", description=f"Draws {what}.")
+    one.add_argument("--out", required=True, type=Path, help="the folder to make")
+    one.add_argument("--cases", type=int, default=1200, help="how many (default 1200)")
+    one.add_argument("--seed", type=int, default=1, help="same seed, same pictures (default 1)")
+    one.set_defaults(action=lambda arguments: _draw(arguments, write), own_parser=one)
+
+
+def _add_later(kinds: Any, name: str, what: str, module: str) -> None:
+    """A command whose options are its module's own: they are asked for only when it is called (they need torch)."""
+    one = kinds.add_parser(name, help=what, add_help=False)
+    one.add_argument("rest", nargs=argparse.REMAINDER)
+    one.set_defaults(action=lambda arguments: _hand_over(f"xcoop phantom {name}", module, arguments.rest))
+
+
+def _draw(arguments: argparse.Namespace, write: Callable[[argparse.Namespace], Mapping[str, Any]]) -> int:
+    if arguments.cases < 1 or arguments.seed < 0:
+        raise UserError("--cases must be above 0 and --seed 0 or more")
+    if arguments.out.exists() and (not arguments.out.is_dir() or any(arguments.out.iterdir())):
+        raise UserError(f"--out {arguments.out} exists already; name a new folder, nothing is overwritten")
+    summary = write(arguments)
+    say(f"{arguments.cases} cases in {arguments.out}. Phantom: nothing measured on it is a clinical result.")
+    best = summary.get("best_reachable", summary)
+    figures = [f"  {name}: {value:.3f}" for name, value in best.items() if isinstance(value, float)]
+    say("The best that any classifier can reach:", *figures)
+    return 0
+
+
+def _write_derm7pt(arguments: argparse.Namespace) -> Mapping[str, Any]:
+    from xcoop.phantom.derm_layout import write_derm7pt
+
+    mix = {} if arguments.mix is None else {"mix": arguments.mix}
+    return write_derm7pt(arguments.out, arguments.cases, arguments.seed, progress=True, **mix)
+
+
+def _write_chest(arguments: argparse.Namespace) -> Mapping[str, Any]:
+    from xcoop.phantom.chest_layout import write_chest
+
+    return write_chest(arguments.out, arguments.cases, arguments.seed, progress=True)
+
+
+def _hand_over(prog: str, module: str, words: list[str]) -> int:
+    import importlib
+
+    from xcoop.commands.base import Parser
+
+    command = importlib.import_module(module)
+    parser = Parser(prog=prog, description=(command.__doc__ or "").strip().partition("\n")[0])
+    command.add_arguments(parser)
+    return int(command.run(parser.parse_args(words)) or 0)

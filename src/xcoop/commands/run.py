@@ -1,0 +1,53 @@
+"""`xcoop run`: all seeds of a method on a dataset, and the table."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from xcoop.commands.base import numbers
+from xcoop.plans import environment_defaults, make_plans
+
+EPILOG = """\
+examples:
+  xcoop run phantom 16                      XCoOp on the phantom, 16 shots, seeds 1 2 3
+  xcoop run phantom 16 all                  every method, zero-shot included
+  xcoop run derm7pt 16 CoOp vit_b16         CoOp with ViT-B/16 on Derm7pt
+  SEEDS="1 2 3 4 5" xcoop run phantom 4 XCoOp phantom TRAINER.XCOOP.N_CTX 8
+
+environment (the options win): DATA, OUT, SEEDS.
+A finished seed is skipped, an interrupted one goes on, and nothing finished is overwritten. Runs with overrides go
+into folders of their own. Exit code 1: a seed failed (the others were run all the same).
+"""
+
+
+def add(commands: Any) -> None:
+    """Adds the command to `xcoop`."""
+    defaults = environment_defaults()
+    one = commands.add_parser(
+        "run",
+        help="train and test all seeds of a method on a dataset, and print the table",
+        description="Trains and tests all seeds of a method on a dataset, and prints the table.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    one.add_argument(
+        "words",
+        nargs="+",
+        metavar="<dataset> <shots> [trainer|all] [cfg] [KEY VALUE ...]",
+        help="dataset and cfg are short names (see `xcoop list`) or YAML files; trainer defaults to XCoOp, cfg to "
+        "phantom for the dataset phantom and to vit_b16 otherwise",
+    )
+    one.add_argument("--data", default=defaults["data"], help="the data root (default: $DATA, else data)")
+    one.add_argument("--out", default=defaults["out"], help="the output root (default: $OUT, else output)")
+    one.add_argument("--seeds", default=defaults["seeds"], help='default: $SEEDS, else "1 2 3"')
+    one.set_defaults(action=execute, own_parser=one)
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Runs it; the exit code."""
+    from xcoop import runs
+
+    seeds = numbers(arguments.seeds, "SEEDS")
+    plans = make_plans(arguments.words, arguments.data, arguments.out, seeds)
+    return runs.execute(plans, int(arguments.words[1]), seeds)

@@ -1,0 +1,46 @@
+"""`xcoop table`: the results of a dataset, from the records of its runs."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+from xcoop.commands.base import UserError, names_like, numbers
+from xcoop.plans import environment_defaults
+
+FORMATS = ("terminal", "markdown", "csv", "json", "latex")
+
+
+def add(commands: Any) -> None:
+    """Adds the command to `xcoop`."""
+    defaults = environment_defaults()
+    table = commands.add_parser(
+        "table",
+        help="print the results of a dataset",
+        description="Prints mean and standard deviation (ddof 1) over the seeds of everything that was run on a "
+        "dataset, from the results.json files below the output root. Missing seeds are marked.",
+    )
+    table.add_argument("dataset", help="its folder's name below the output root, e.g. phantom")
+    table.add_argument("shots", nargs="?", type=int, help="only these shots (and what uses none); default: all")
+    table.add_argument("--out", default=defaults["out"], help="the output root (default: $OUT, else output)")
+    table.add_argument("--seeds", default=defaults["seeds"], help='seeds that a row ought to have (default: "1 2 3")')
+    table.add_argument("--format", default="terminal", choices=FORMATS, help="default: terminal")
+    table.set_defaults(action=execute, own_parser=table)
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Prints it; the exit code."""
+    from xcoop.results.table import collect, render
+
+    out = Path(arguments.out)
+    folder = out / arguments.dataset
+    if not folder.is_dir():
+        near = names_like(arguments.dataset, [path.name for path in out.glob("*") if path.is_dir()])
+        raise UserError(f"nothing was run on {arguments.dataset!r}: there is no folder {folder}.{near}")
+    rows = collect(folder, arguments.shots, numbers(arguments.seeds, "--seeds"))
+    if not rows:
+        raise UserError(f"{folder} holds no runs" + (f" with {arguments.shots} shots" if arguments.shots else ""))
+    sys.stdout.write(render(rows, arguments.dataset, arguments.format))
+    return 0
