@@ -107,7 +107,7 @@ def _broken_meshes(lesion: Lesion, rng: np.random.Generator) -> Floats:
     drawn = rng.uniform(size=len(lines)) < 0.70 + 0.24 * lopsided
     canvas = Canvas(lesion.size)
     for line, width, strength in zip(lines[drawn], widths[drawn], rng.uniform(0.6, 1.0, int(drawn.sum())), strict=True):
-        canvas.segment(line.ravel().tolist(), width, strength)
+        canvas.stroke(line, width, strength)
     uneven = np.clip(1 + 0.3 * fractal_noise(rng, lesion.size, 4, 2), 0.3, 1.6)
     ends_abruptly = smooth_step(lesion.rho, 1.06, 0.98)
     lines = warp(soften(canvas.coverage(), 0.0035 * lesion.size), rng, 16, 0.010)

@@ -7,7 +7,7 @@ float32, sRGB in 0..1; in that order numpy works on them several times as fast a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -44,7 +44,10 @@ def fractal_noise(rng: np.random.Generator, size: int, cells: int, octaves: int,
 def _stretch(knots: Floats, size: int, cells: int) -> Floats:
     """Interpolates (cells + 4, cells + 4) knots to (size, size), leaving out the edges, which lack neighbours."""
     box = (1.5, 1.5, cells + 1.5, cells + 1.5)
-    return np.asarray(Image.fromarray(knots).resize((size, size), Image.Resampling.BICUBIC, box=box))
+    # Raw bytes in and out: Pillow's array interface costs more than the interpolation.
+    image = Image.frombytes("F", (cells + 4, cells + 4), knots.tobytes())
+    stretched = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+    return np.frombuffer(stretched.tobytes(), dtype=np.float32).reshape(size, size)
 
 
 def smooth_step(value: NDArray[np.floating], low: float, high: float) -> Floats:
@@ -109,37 +112,44 @@ class Canvas:
         self._side = size * self._fine
         self._image = Image.new("L", (self._side, self._side), 0)
         self._draw = ImageDraw.Draw(self._image)
+        self._strokes: dict[int, list[tuple[NDArray[np.floating], ArrayLike, float]]] = {}
 
     def disc(self, x: float, y: float, radius: float, strength: float = 1.0, stretch: float = 1.0) -> None:
         """Draws a filled disc, `stretch` times as wide as it is high."""
         s = self._side
-        box = [s * (x - radius * stretch), s * (y - radius), s * (x + radius * stretch), s * (y + radius)]
-        self._draw.ellipse(box, fill=round(255 * strength))
+        box = (s * (x - radius * stretch), s * (y - radius), s * (x + radius * stretch), s * (y + radius))
+        self._draw.ellipse(box, fill=int(255 * strength))
 
     def stroke(self, points: NDArray[np.floating], widths: ArrayLike, strength: float = 1.0) -> None:
-        """Draws a line through `points` (n, 2) with the given width at each point, and round ends."""
-        line = np.asarray(points, dtype=np.float64) * self._side
-        half = np.full(len(line), 0.5 * self._side) * widths
-        along = np.empty_like(line)
-        along[1:-1] = line[2:] - line[:-2]
-        along[0], along[-1] = line[1] - line[0], line[-1] - line[-2]
-        scale = half / np.maximum(np.sqrt((along * along).sum(1)), 1e-6)
-        normal = along[:, ::-1] * scale[:, None] * (-1.0, 1.0)
-        fill = round(255 * strength)
-        self._draw.polygon(np.concatenate([line + normal, (line - normal)[::-1]]).ravel().tolist(), fill=fill)
-        for (x, y), r in ((line[0], half[0]), (line[-1], half[-1])):
-            self._draw.ellipse([x - r, y - r, x + r, y + r], fill=fill)
-
-    def segment(self, ends: Sequence[float], width: float, strength: float = 1.0) -> None:
-        """Draws a straight line between `ends` (x, y, x, y); cheaper than `stroke`."""
-        s = self._side
-        self._draw.line([s * e for e in ends], fill=round(255 * strength), width=max(1, round(s * width)))
-        for x, y in (ends[:2], ends[2:]):
-            self.disc(x, y, width / 2, strength)
+        """Draws a line through `points` (n, 2), `widths` (n,) or one number wide, with round ends."""
+        self._strokes.setdefault(len(points), []).append((points, widths, strength))
 
     def coverage(self) -> Floats:
         """How much of each pixel is covered, (size, size) in 0..1."""
-        return np.asarray(self._image.reduce(self._fine), dtype=np.float32) / 255
+        for count, strokes in self._strokes.items():
+            lines = np.stack([line for line, _, _ in strokes])
+            widths = np.stack([np.broadcast_to(np.asarray(width, dtype=float), count) for _, width, _ in strokes])
+            self._draw_strokes(lines, widths, [strength for _, _, strength in strokes])
+        self._strokes.clear()
+        covered = np.frombuffer(self._image.reduce(self._fine).tobytes(), dtype=np.uint8)
+        return (covered * np.float32(1 / 255)).reshape(self.size, self.size)
+
+    def _draw_strokes(self, lines: NDArray[np.floating], widths: NDArray[np.floating], strengths: list[float]) -> None:
+        """Draws strokes of equally many points at once: (m, n, 2) points, (m, n) widths, m strengths."""
+        lines, half = lines * self._side, widths * (self._side / 2)
+        along = np.empty_like(lines)
+        along[:, 1:-1] = lines[:, 2:] - lines[:, :-2]
+        along[:, 0], along[:, -1] = lines[:, 1] - lines[:, 0], lines[:, -1] - lines[:, -2]
+        scale = half / np.maximum(np.sqrt((along * along).sum(2)), 1e-6)
+        normal = along[..., ::-1] * scale[..., None] * (-1.0, 1.0)
+        outlines = np.concatenate([lines + normal, (lines - normal)[:, ::-1]], 1).reshape(len(lines), -1)
+        caps = np.concatenate([lines - half[..., None], lines + half[..., None]], 2)[:, [0, -1]]
+        polygon, ellipse = self._draw.polygon, self._draw.ellipse
+        for outline, (start, end), strength in zip(outlines.tolist(), caps.tolist(), strengths, strict=True):
+            fill = int(255 * strength)
+            polygon(outline, fill=fill)
+            ellipse(start, fill=fill)
+            ellipse(end, fill=fill)
 
 
 def curve(
