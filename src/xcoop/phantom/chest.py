@@ -17,10 +17,16 @@ from xcoop.phantom.chest_tables import ABSENT, CONCEPTS, VALUES
 from xcoop.phantom.drawing import Drawing
 
 # Each part of the picture has a generator of its own, so that switching a concept leaves the rest as it was.
-_PARTS = ("frame", "shape", "body", "bones", "vessels", "places", "film", "marks", *CONCEPTS)
+_PATIENT = ("shape", "body", "bones", "vessels")
+_PARTS = (*_PATIENT, "frame", "places", "film", "marks", *CONCEPTS)
 
 
-def draw_chest(profile: Mapping[str, str], rng: np.random.Generator, size: int = 192) -> Drawing:
+def draw_chest(
+    profile: Mapping[str, str],
+    rng: np.random.Generator,
+    size: int = 192,
+    patient: np.random.Generator | None = None,
+) -> Drawing:
     """Draws one child's chest, seen from the front, as a square picture.
 
     Args:
@@ -28,6 +34,7 @@ def draw_chest(profile: Mapping[str, str], rng: np.random.Generator, size: int =
         rng: decides all that the concepts leave open. One number of it seeds each part of the picture, so two
             calls with equal generators and profiles that differ in one concept differ in that concept only.
         size: side in pixels; 96 to 256 works well.
+        patient: decides the body instead of `rng`, for several pictures of one patient.
 
     Returns:
         The picture (size, size, 3) uint8 with three equal channels, a mask for each concept (empty if absent), and the
@@ -39,13 +46,19 @@ def draw_chest(profile: Mapping[str, str], rng: np.random.Generator, size: int =
     values = _checked(profile)
     if size < 48:
         raise ValueError(f"a chest of {size} pixels shows nothing; 96 to 256 works well")
-    seeds = rng.integers(0, 2**63, size=len(_PARTS), dtype=np.int64)
-    streams = {part: np.random.default_rng(seed) for part, seed in zip(_PARTS, seeds.tolist(), strict=True)}
+    streams = _streams(_PARTS, rng)
+    if patient is not None:
+        streams.update(_streams(_PATIENT, patient))
     anatomy = _patient(values, streams, size)
     found = _findings(anatomy, values, streams)
     grey = film.expose(_density(anatomy, found, streams), streams["film"])
     picture = film.finish(grey, streams["marks"])
     return Drawing(np.repeat(picture[:, :, None], 3, axis=2), _masks(anatomy, values, found), anatomy.lung > 0.5)
+
+
+def _streams(parts: tuple[str, ...], rng: np.random.Generator) -> dict[str, np.random.Generator]:
+    seeds = rng.integers(0, 2**63, size=len(parts), dtype=np.int64)
+    return {part: np.random.default_rng(seed) for part, seed in zip(parts, seeds.tolist(), strict=True)}
 
 
 def _checked(profile: Mapping[str, str]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
-Points = Sequence[tuple[float, float]] | np.ndarray
+Points = Sequence[tuple[float, float]] | Sequence[np.ndarray] | np.ndarray
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Profile:
 
     _low, _high, _count = -1.6, 1.6, 512
 
-    def __init__(self, at: Sequence[float], values: Sequence[float] | np.ndarray) -> None:
+    def __init__(self, at: Sequence[float] | np.ndarray, values: Sequence[float] | np.ndarray) -> None:
         grid = np.linspace(self._low, self._high, self._count)
         table = np.interp(grid, at, values)
         kernel = np.hanning(27)
