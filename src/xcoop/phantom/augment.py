@@ -1,0 +1,64 @@
+"""Cheap changes of pictures while training, so that features do not hang on one camera or one exposure."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Largest shift (of the side), change of scale, and turn (radians) of the frame.
+_SHIFT, _SCALE, _TURN = 0.06, 0.12, 0.15
+
+
+def augment(kind: str, pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Changes pictures at random, without changing what a caption says of them.
+
+    Skin has no up or down, so it is flipped and turned; a chest has a left and a right, so it is not.
+
+    Args:
+        kind: "derm" or "chest".
+        pixels: (B, 3, S, S) in [0, 1].
+        generator: of the random numbers, on the CPU.
+
+    Returns:
+        (B, 3, S, S) in [0, 1].
+    """
+    if kind == "derm":
+        pixels = _turned(pixels, generator)
+    if float(torch.rand((), generator=generator)) < 0.5:
+        pixels = _moved(pixels, generator)
+    pixels = _exposed(pixels, generator, colour=0.08 if kind == "derm" else 0.0)
+    return _softened(pixels, generator).clamp(0, 1)
+
+
+def _turned(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """All of a batch by one of the eight symmetries of the square: batches differ, which is enough."""
+    turns, flip = (int(n) for n in torch.randint(0, 4, (2,), generator=generator))
+    pixels = pixels.rot90(turns, (2, 3))
+    return pixels.flip(3) if flip % 2 else pixels
+
+
+def _moved(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Shifts, scales and turns each picture a little; the rim is mirrored."""
+    draws = torch.rand(len(pixels), 4, generator=generator) * 2 - 1
+    angle, scale = draws[:, 0] * _TURN, 1 + draws[:, 1] * _SCALE
+    cosine, sine = torch.cos(angle) * scale, torch.sin(angle) * scale
+    rows = torch.stack([cosine, -sine, 2 * _SHIFT * draws[:, 2], sine, cosine, 2 * _SHIFT * draws[:, 3]], dim=1)
+    grid = F.affine_grid(rows.view(-1, 2, 3).to(pixels), list(pixels.shape), align_corners=False)
+    return F.grid_sample(pixels, grid, padding_mode="reflection", align_corners=False)
+
+
+def _exposed(pixels: Tensor, generator: torch.Generator, colour: float) -> Tensor:
+    """Brightness, contrast, gamma, and for skin the balance of the colours."""
+    draws = (torch.rand(len(pixels), 6, 1, 1, generator=generator) * 2 - 1).to(pixels)
+    gamma, contrast, brightness = 1 + 0.3 * draws[:, :1], 1 + 0.25 * draws[:, 1:2], 0.1 * draws[:, 2:3]
+    middle = pixels.mean(dim=(1, 2, 3), keepdim=True)
+    return ((pixels.clamp(min=1e-3) ** gamma - middle) * contrast + middle) * (1 + colour * draws[:, 3:]) + brightness
+
+
+def _softened(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """A third of the pictures is blurred a little, another third gets grain."""
+    lot = torch.rand(len(pixels), 1, 1, 1, generator=generator).to(pixels)
+    blurred = F.avg_pool2d(pixels, 3, stride=1, padding=1, count_include_pad=False)
+    grain = torch.randn(pixels.shape, generator=generator).to(pixels) * 0.03
+    return torch.where(lot < 0.33, 0.4 * pixels + 0.6 * blurred, torch.where(lot > 0.67, pixels + grain, pixels))

@@ -1,0 +1,86 @@
+"""The contrastive loss of the pretraining: every sentence against every picture of which it is true.
+
+CLIP takes the caption of a picture as its only match. Short captions of concepts are true of several pictures of a
+batch, and calling those false teaches nonsense; as the concepts are known, all matches are known, and targets are
+spread over them (the multi-positive form of UniCL, arXiv:2204.03610).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """What the sentences of a batch say.
+
+    Attributes:
+        captions: (B, P) bool, which terms each picture's caption states.
+        groups: (B,) the diagnosis that each caption names as the number of a group, or -1.
+        phrases: (Q,) the one term that each of the batch's phrases states.
+        rivals: (P,) the number of the concept whose values exclude each other, or -1 for vague terms.
+    """
+
+    captions: Tensor
+    groups: Tensor
+    phrases: Tensor
+    rivals: Tensor
+
+
+def matches(said: Tensor, truth: Tensor) -> Tensor:
+    """(N, B) bool: sentence i, which states the terms said[i] (N, P), is true of picture j with truth[j] (B, P)."""
+    wrong = said.float() @ (~truth).float().T  # (N, B) number of false statements
+    return wrong == 0
+
+
+def contrastive_loss(
+    cosines: Tensor, scale: Tensor, truth: Tensor, groups: Tensor, said: Sentences
+) -> dict[str, Tensor]:
+    """The parts of the loss; their sum is what is minimised.
+
+    Args:
+        cosines: (B + Q, B) of each caption, then each phrase, with each picture.
+        scale: the temperature's inverse.
+        truth: (B, P) bool, which terms are true of each picture.
+        groups: (B,) the diagnostic group of each picture, -1 where there is none.
+        said: what the sentences say.
+
+    Returns:
+        "captions": caption to picture and picture to caption, averaged;
+        "phrases": phrase to picture;
+        "values": for each picture and concept, its value among the phrases of that concept's values.
+    """
+    batch = len(truth)
+    logits = scale * cosines
+    match = matches(said.captions, truth)
+    named = said.groups >= 0
+    match &= ~named[:, None] | (said.groups[:, None] == groups[None, :])
+    match |= torch.eye(batch, dtype=torch.bool, device=match.device)
+    captions = (_spread(logits[:batch], match) + _spread(logits[:batch].T, match.T)) / 2
+    phrase_truth = truth[:, said.phrases].T  # (Q, B)
+    return {
+        "captions": captions,
+        "phrases": _spread(logits[batch:], phrase_truth),
+        "values": _values_loss(logits[batch:], phrase_truth, said.rivals[said.phrases]),
+    }
+
+
+def _spread(logits: Tensor, match: Tensor) -> Tensor:
+    """Cross-entropy with the target spread evenly over the matches of each row (N, M); rows without any are left out."""
+    count = match.sum(dim=1)
+    usable = count > 0
+    rows = -(logits.log_softmax(dim=1) * match).sum(dim=1) / count.clamp(min=1)
+    return rows[usable].mean()
+
+
+def _values_loss(logits: Tensor, truth: Tensor, rivals: Tensor) -> Tensor:
+    """Cross-entropy of each picture's true value among the phrases of one concept, averaged over concepts."""
+    losses = []
+    for concept in rivals.unique().tolist():
+        rows = rivals == concept
+        if concept >= 0 and int(rows.sum()) > 1:
+            losses.append(_spread(logits[rows].T, truth[rows].T))
+    return torch.stack(losses).mean() if losses else logits.sum() * 0

@@ -1,0 +1,408 @@
+"""Pretrains the phantom's small CLIP on drawn pictures and captions that speak of concepts.
+
+OpenAI's architecture, state-dict names and tokenizer, so `clip.model.build_model` takes the result. On a GPU if
+there is one; otherwise in under 40 minutes on two CPU cores. A killed run goes on from its last checkpoint: every
+step draws its random numbers from (seed, step), so nothing but weights and optimiser state need be kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import logging
+import math
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import embedding, normalize
+from tqdm import tqdm
+
+from xcoop.backbones.clip_import import import_clip
+from xcoop.files import atomic_path
+from xcoop.phantom.augment import augment
+from xcoop.phantom.captions import DIAGNOSES, all_sentences, make_caption, phrase
+from xcoop.phantom.corpus import Corpus, draw_corpus
+from xcoop.phantom.objective import Sentences, contrastive_loss
+from xcoop.phantom.probe import Reader, concept_aucs
+from xcoop.phantom.terms import KINDS, concepts, terms
+from xcoop.phantom.towers import image_features, normalise, text_features
+from xcoop.phantom.weights import IDS, ROWS, save_state_dict, untrained_rows
+
+log = logging.getLogger(__name__)
+
+VOCAB, CONTEXT = 49408, 77
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that decides what a pretraining computes.
+
+    Attributes:
+        seed: of pictures, captions, initial weights and batches.
+        steps: optimiser steps, unless `minutes` ends the run before.
+        minutes: the time after which the schedule is at its end, drawing left out; 0: no limit.
+        images: pictures drawn to train on.
+        derm_share: share of the pictures, and of the steps, that are dermoscopic.
+        batch: pictures a step; all of one kind, as telling a chest from a lesion teaches nothing.
+        size, patch: sides of a picture and of a patch in pixels.
+        vision_width, vision_layers, text_width, text_layers, joint_width: of the model.
+        keep: share of the patches that a picture keeps, until the last `whole` part of the run.
+        whole: the last part of the run in which pictures keep all patches.
+        rate, decay, warmup: AdamW's learning rate and weight decay, and the steps of linear warm-up.
+        phrase_weight, value_weight: of the loss's parts beside the captions'.
+    """
+
+    seed: int = 1
+    steps: int = 1600
+    minutes: float = 0.0
+    images: int = 12000
+    derm_share: float = 0.6
+    batch: int = 128
+    size: int = 96
+    patch: int = 8
+    vision_width: int = 192
+    vision_layers: int = 4
+    text_width: int = 128
+    text_layers: int = 3
+    joint_width: int = 128
+    keep: float = 0.5
+    whole: float = 0.15
+    rate: float = 1e-3
+    decay: float = 0.05
+    warmup: int = 100
+    phrase_weight: float = 1.0
+    value_weight: float = 0.5
+
+
+class Student(nn.Module):
+    """The CLIP in training: only the token embeddings that captions use are parameters.
+
+    Args:
+        settings: sizes and the seed of the initial weights.
+    """
+
+    ids: Tensor
+    row_of: Tensor
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__()
+        clip = import_clip()
+        self._tokenize = clip.tokenize
+        torch.manual_seed(settings.seed)
+        self.clip = clip.model.CLIP(
+            settings.joint_width,
+            settings.size,
+            settings.vision_layers,
+            settings.vision_width,
+            settings.patch,
+            CONTEXT,
+            VOCAB,
+            settings.text_width,
+            settings.text_width // 64,
+            settings.text_layers,
+        )
+        ids = self._used_ids()
+        self.register_buffer("ids", ids)
+        self.register_buffer("row_of", torch.zeros(VOCAB, dtype=torch.long).scatter(0, ids, torch.arange(len(ids))))
+        # The full table would cost more in the optimiser than all the rest of the model.
+        self.rows = nn.Parameter(untrained_rows(VOCAB, settings.text_width, settings.seed)[ids])
+        del self.clip.token_embedding
+
+    def tokenize(self, texts: list[str]) -> Tensor:
+        """(N, 77) token numbers; a text that is too long raises."""
+        return self._tokenize(texts)
+
+    def embed(self, tokens: Tensor) -> Tensor:
+        """(N, L) -> (N, L, W)."""
+        return embedding(self.row_of[tokens], self.rows)
+
+    def encode_texts(self, tokens: Tensor) -> Tensor:
+        """(N, 77) -> (N, D) unit features, over the shortest prefix that holds every end token."""
+        end = tokens.argmax(dim=1)
+        tokens = tokens[:, : int(end.max()) + 1]
+        return normalize(text_features(self.clip, self.embed(tokens), end), dim=-1)
+
+    def export(self) -> dict[str, Tensor]:
+        """OpenAI's state dict, with the trained token rows alone (`weights.save_state_dict` takes it)."""
+        state = {name: tensor.detach().clone() for name, tensor in self.clip.state_dict().items()}
+        return state | {ROWS: self.rows.detach().clone(), IDS: self.ids.clone()}
+
+    def reader(self) -> Reader:
+        """For `xcoop.phantom.probe`."""
+        return Reader(self.clip, lambda texts: self.tokenize(list(texts)), self.embed)
+
+    def _used_ids(self) -> Tensor:
+        sentences = [sentence for kind in KINDS for sentence in all_sentences(kind)]
+        # Padding is token 0, which a crop to the longest text may show.
+        return self._tokenize(sentences).flatten().unique()
+
+
+class Pupil:
+    """What a step needs of one kind of picture, ready as tensors."""
+
+    def __init__(self, corpus: Corpus) -> None:
+        self.corpus = corpus
+        self.terms = terms(corpus.kind)
+        self.number = {term: i for i, term in enumerate(self.terms)}
+        self.truth = torch.from_numpy(corpus.truth())  # (N, P)
+        names = list(DIAGNOSES[corpus.kind])
+        self.groups = torch.tensor([names.index(group) if group else -1 for group in corpus.groups])  # (N,)
+        order = {name: i for i, name in enumerate(concepts(corpus.kind))}
+        single = [len(term.values) == 1 and term.concept in order for term in self.terms]
+        self.rivals = torch.tensor([order[t.concept] if s else -1 for t, s in zip(self.terms, single, strict=True)])
+
+    def batch(self, size: int, rng: np.random.Generator) -> tuple[np.ndarray, Sentences, list[str]]:
+        """Numbers of pictures (B,), what their captions and the phrases say, and the B + Q sentences."""
+        chosen = rng.choice(len(self.corpus), size=min(size, len(self.corpus)), replace=False)
+        captions = [make_caption(self.corpus.kind, self.corpus.profiles[i], rng, self.corpus.groups[i]) for i in chosen]
+        said = torch.zeros(len(chosen), len(self.terms), dtype=torch.bool)
+        for row, caption in enumerate(captions):
+            said[row, [self.number[term] for term in caption.said]] = True
+        named = torch.tensor([caption.diagnosis is not None for caption in captions])
+        groups = torch.where(named, self.groups[chosen], -1)
+        stated = torch.arange(len(self.terms))
+        texts = [caption.text for caption in captions] + [phrase(term, rng) for term in self.terms]
+        return chosen, Sentences(said, groups, stated, self.rivals), texts
+
+
+class Pretraining:
+    """A run: its model, optimiser, place in the schedule, and checkpoints.
+
+    Args:
+        settings: what to compute.
+        folder: holds the checkpoint and the drawn pictures; a run with the same settings goes on from there.
+        device: "cuda", "cpu", ...; None: a GPU if there is one.
+    """
+
+    def __init__(self, settings: Settings, folder: Path, device: str | None = None) -> None:
+        self.settings, self.folder = settings, folder
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.student = Student(settings).to(self.device)
+        self.optimizer = torch.optim.AdamW(_groups(self.student, settings.decay), lr=settings.rate, betas=(0.9, 0.98))
+        self.step, self.seconds = 0, 0.0
+        self.pupils = {kind: Pupil(self._draw(kind, "pretrain", settings.images)) for kind in KINDS}
+        self.checks = {kind: self._draw(kind, "validate", min(800, settings.images), uniform=1.0) for kind in KINDS}
+        self._resume()
+
+    @property
+    def progress(self) -> float:
+        """The part of the schedule that is done, in [0, 1]."""
+        by_time = self.seconds / (60 * self.settings.minutes) if self.settings.minutes else 0.0
+        return min(1.0, max(self.step / self.settings.steps, by_time))
+
+    def train_step(self) -> dict[str, float]:
+        """One optimiser step; returns the parts of the loss."""
+        started = time.monotonic()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.settings.rate * _schedule(self.step, self.settings.warmup, self.progress)
+        parts = self._losses()
+        weights = {"captions": 1.0, "phrases": self.settings.phrase_weight, "values": self.settings.value_weight}
+        loss = sum((weights[name] * part for name, part in parts.items()), torch.zeros((), device=self.device))
+        if not torch.isfinite(loss):
+            raise FloatingPointError(f"the loss is {float(loss)} at step {self.step}; the last checkpoint is untouched")
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
+        self.optimizer.step()
+        with torch.no_grad():
+            self.student.clip.logit_scale.clamp_(max=math.log(100))
+        self.step += 1
+        self.seconds += time.monotonic() - started
+        return {name: float(part.detach()) for name, part in parts.items()} | {"loss": float(loss.detach())}
+
+    def check(self) -> dict[str, float]:
+        """Concept AUCs on pictures that are not trained on: "derm/streaks=irregular" -> AUC."""
+        reader = self.student.reader()
+        return {
+            f"{kind}/{name}": auc
+            for kind, corpus in self.checks.items()
+            for name, auc in concept_aucs(reader, corpus).items()
+        }
+
+    def save(self) -> None:
+        """Writes the checkpoint, whole or not at all."""
+        content = {
+            "settings": json.dumps(asdict(self.settings), sort_keys=True),
+            "step": self.step,
+            "seconds": self.seconds,
+            "student": self.student.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        with atomic_path(self._checkpoint) as temporary:
+            torch.save(content, temporary)
+
+    def _losses(self) -> dict[str, Tensor]:
+        settings = self.settings
+        rng = np.random.default_rng(np.random.SeedSequence([int.from_bytes(b"steps", "big"), settings.seed, self.step]))
+        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+        kind = "derm" if _is_derm(self.step, settings.derm_share) else "chest"
+        pupil = self.pupils[kind]
+        chosen, said, texts = pupil.batch(settings.batch, rng)
+        pixels = torch.from_numpy(pupil.corpus.images[chosen]).to(self.device).permute(0, 3, 1, 2) / 255
+        pixels = normalise(augment(kind, pixels, generator))
+        images = normalize(image_features(self.student.clip.visual, pixels, self._kept(len(pixels), generator)), dim=-1)
+        sentences = self.student.encode_texts(self.student.tokenize(texts).to(self.device))  # (B + Q, D)
+        said = Sentences(*(part.to(self.device) for part in (said.captions, said.groups, said.phrases, said.rivals)))
+        truth, groups = pupil.truth[chosen].to(self.device), pupil.groups[chosen].to(self.device)
+        return contrastive_loss(sentences @ images.T, self.student.clip.logit_scale.exp(), truth, groups, said)
+
+    def _kept(self, batch: int, generator: torch.Generator) -> Tensor | None:
+        """(B, T') the patches to look at, or None for all."""
+        patches = (self.settings.size // self.settings.patch) ** 2
+        keep = round(self.settings.keep * patches)
+        if keep >= patches or self.progress >= 1 - self.settings.whole:
+            return None
+        return torch.rand(batch, patches, generator=generator).argsort(dim=1)[:, :keep].to(self.device)
+
+    def _draw(self, kind: str, purpose: str, images: int, uniform: float = 0.5) -> Corpus:
+        share = self.settings.derm_share if kind == "derm" else 1 - self.settings.derm_share
+        number = max(1, round(images * share))
+        return draw_corpus(kind, number, purpose, self.settings.seed, self.settings.size, uniform, self.folder)
+
+    @property
+    def _checkpoint(self) -> Path:
+        return self.folder / "checkpoint.pt"
+
+    def _resume(self) -> None:
+        if not self._checkpoint.exists():
+            return
+        content = torch.load(self._checkpoint, map_location=self.device, weights_only=True)
+        if content["settings"] != json.dumps(asdict(self.settings), sort_keys=True):
+            raise ValueError(
+                f"{self._checkpoint} was made with {content['settings']}; move it away, or use these settings"
+            )
+        self.student.load_state_dict(content["student"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.step, self.seconds = content["step"], content["seconds"]
+        log.info("going on from step %d of %s", self.step, self._checkpoint)
+
+
+def pretrain(
+    out: str | os.PathLike[str],
+    settings: Settings,
+    work: str | os.PathLike[str] | None = None,
+    check_every: int = 200,
+    save_seconds: float = 180.0,
+    device: str | None = None,
+    say: Callable[[str], None] = log.info,
+) -> dict[str, float]:
+    """Draws the pictures, trains, and writes the weights.
+
+    Args:
+        out: the safetensors file to write.
+        settings: see `Settings`.
+        work: folder of checkpoint and pictures; None: `<out>.work`. It may be deleted afterwards.
+        check_every: steps between two looks at the concept AUCs.
+        save_seconds: between two checkpoints.
+        device: see `Pretraining`.
+        say: takes the plain lines of progress.
+
+    Returns:
+        The last concept AUCs.
+    """
+    folder = Path(work) if work else Path(f"{out}.work")
+    folder.mkdir(parents=True, exist_ok=True)
+    started = time.monotonic()
+    run = Pretraining(settings, folder, device)
+    say(f"pictures ready after {time.monotonic() - started:.0f} s; {_size(run.student)} parameters on {run.device}")
+    saved, aucs = time.monotonic(), {}
+    with tqdm(total=settings.steps, initial=run.step, desc="pretraining", disable=None) as bar:
+        while run.progress < 1:
+            parts = run.train_step()
+            bar.update()
+            bar.set_postfix(loss=f"{parts['loss']:.3f}")
+            if run.step % 50 == 0:
+                say(f"step {run.step} " + " ".join(f"{k} {v:.3f}" for k, v in parts.items()) + f" {run.seconds:.0f} s")
+            if run.step % check_every == 0 or run.progress >= 1:
+                aucs = run.check()
+                say(f"step {run.step} {_summary(aucs)}")
+            if time.monotonic() - saved > save_seconds:
+                run.save()
+                saved = time.monotonic()
+    run.save()
+    aucs = aucs or run.check()
+    _write(run, Path(out), aucs)
+    return aucs
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `xcoop phantom pretrain`."""
+    default = Settings()
+    parser.add_argument("--out", required=True, help="the safetensors file to write")
+    parser.add_argument("--seed", type=int, default=default.seed)
+    parser.add_argument("--steps", type=int, default=default.steps, help="optimiser steps (default %(default)s)")
+    parser.add_argument("--minutes", type=float, default=0.0, help="end by then, after drawing (default: no limit)")
+    parser.add_argument("--images", type=int, default=default.images, help="pictures to draw (default %(default)s)")
+    parser.add_argument("--batch", type=int, default=default.batch, help="pictures a step (default %(default)s)")
+    parser.add_argument("--work", default=None, help="folder of checkpoint and pictures (default: OUT.work)")
+    parser.add_argument("--device", default=None, help="cpu, cuda, ... (default: a GPU if there is one)")
+    parser.add_argument("--check-every", type=int, default=200, help="steps between checks (default %(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carries out `xcoop phantom pretrain`; returns the exit code."""
+    settings = Settings(args.seed, args.steps, args.minutes, args.images, batch=args.batch)
+
+    def say(line: str) -> None:
+        tqdm.write(line, file=sys.stdout)
+        sys.stdout.flush()
+
+    aucs = pretrain(args.out, settings, args.work, args.check_every, device=args.device, say=say)
+    say(f"wrote {args.out}")
+    for name, auc in sorted(aucs.items()):
+        say(f"{auc:.3f} {name}")
+    return 0
+
+
+def _groups(student: nn.Module, decay: float) -> list[dict[str, Any]]:
+    """Matrices decay; norms, biases, embeddings and the temperature do not."""
+    still = ("rows", "positional_embedding", "class_embedding", "logit_scale")
+    matrices, rest = [], []
+    for name, parameter in student.named_parameters():
+        (rest if parameter.ndim < 2 or name.endswith(still) else matrices).append(parameter)
+    return [{"params": matrices, "weight_decay": decay}, {"params": rest, "weight_decay": 0.0}]
+
+
+def _schedule(step: int, warmup: int, progress: float) -> float:
+    """Linear warm-up, then half a cosine to nothing."""
+    return min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _is_derm(step: int, share: float) -> bool:
+    """Spreads the dermoscopic steps evenly."""
+    return math.floor((step + 1) * share) > math.floor(step * share)
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _summary(aucs: dict[str, float]) -> str:
+    if not aucs:
+        return "no concept could be checked"
+    worst = sorted(aucs, key=lambda name: aucs[name])[:5]
+    listed = ", ".join(f"{name} {aucs[name]:.3f}" for name in worst)
+    return f"mean concept AUC {sum(aucs.values()) / len(aucs):.3f}; lowest: {listed}"
+
+
+def _write(run: Pretraining, out: Path, aucs: dict[str, float]) -> None:
+    described = json.dumps(asdict(run.settings), sort_keys=True)
+    metadata = {
+        "seed": str(run.settings.seed),
+        "vocab": str(VOCAB),
+        "steps": str(run.step),
+        "settings": described,
+        "settings_sha256": hashlib.sha256(described.encode()).hexdigest(),
+        "mean_concept_auc": f"{sum(aucs.values()) / max(1, len(aucs)):.4f}",
+        "seconds": f"{run.seconds:.0f}",
+    }
+    save_state_dict(run.student.export(), out, metadata)

@@ -1,0 +1,141 @@
+"""What a small CLIP knows of the phantom's concepts, without any training: zero-shot AUC and accuracy on fresh cases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.metrics import roc_auc_score
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+from xcoop.phantom.corpus import Corpus, concept_values
+from xcoop.phantom.terms import value_terms
+from xcoop.phantom.towers import image_features, normalise, text_features
+
+# One sentence for each concept value; it names the value and nothing else.
+SENTENCES = {"derm": "a dermoscopic photo of a skin lesion, with {}.", "chest": "a chest x-ray of a patient, with {}."}
+BARE = "a photo of a {}."
+_FEWEST = 10  # positives, and negatives, without which an AUC says nothing
+
+
+@dataclass(frozen=True)
+class Task:
+    """A zero-shot diagnosis: class names with their groups, and clinical sentences.
+
+    Attributes:
+        kind: "derm" or "chest".
+        groups: of each class, the groups that belong to it; the second class counts as positive.
+        sentences: of each class, its clinical sentence.
+    """
+
+    kind: str
+    groups: Mapping[str, tuple[str, ...]]
+    sentences: Mapping[str, str]
+
+
+TASKS = (
+    Task(
+        "derm",
+        {"nevus": ("NEV",), "melanoma": ("MEL",)},
+        {
+            "nevus": "a dermoscopic photo of a nevus, with typical pigment network, regular dots and globules, "
+            "regular pigmentation, regular streaks, comma vessels.",
+            "melanoma": "a dermoscopic photo of a melanoma, with atypical pigment network, irregular streaks, irregular dots "
+            "and globules, irregular pigmentation, blue-whitish veil, regression structures, irregular vessels.",
+        },
+    ),
+    Task(
+        "chest",
+        {"normal": ("normal",), "pneumonia": ("bacterial", "viral")},
+        {
+            "normal": "a chest x-ray of normal, clear lung fields, normal mediastinal silhouette.",
+            "pneumonia": "a chest x-ray of pneumonia, alveolar consolidation, air bronchograms, pleural effusion, "
+            "obscured cardiac border, obscured diaphragmatic border.",
+        },
+    ),
+)
+
+
+class Reader:
+    """Features of pictures and sentences under one CLIP.
+
+    Args:
+        clip: `clip.model.CLIP`, on the device to compute on.
+        tokenize: texts -> (N, 77) token numbers.
+        embed: (N, L) token numbers -> (N, L, W); None: the model's own embedding.
+    """
+
+    def __init__(
+        self,
+        clip: nn.Module,
+        tokenize: Callable[[Sequence[str]], Tensor],
+        embed: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self.clip, self.tokenize = clip, tokenize
+        self.embed = embed or clip.token_embedding
+
+    @torch.no_grad()
+    def texts(self, texts: Sequence[str]) -> Tensor:
+        """(N, D) unit features of sentences."""
+        device = self.clip.positional_embedding.device
+        tokens = self.tokenize(texts).to(device)
+        end = tokens.argmax(dim=1)
+        tokens = tokens[:, : int(end.max()) + 1]
+        return normalize(text_features(self.clip, self.embed(tokens), end), dim=-1)
+
+    @torch.no_grad()
+    def images(self, images: np.ndarray, batch: int = 128) -> Tensor:
+        """(N, D) unit features of pictures (N, S, S, 3) uint8."""
+        device = self.clip.positional_embedding.device
+        parts = []
+        for start in range(0, len(images), batch):
+            pixels = torch.from_numpy(images[start : start + batch]).to(device).permute(0, 3, 1, 2) / 255
+            parts.append(normalize(image_features(self.clip.visual, normalise(pixels)), dim=-1))
+        return torch.cat(parts)
+
+
+def concept_aucs(reader: Reader, corpus: Corpus) -> dict[str, float]:
+    """AUC of each concept value against the rest, by the cosine of the picture with one sentence that names the value.
+
+    Nothing is contrasted: neither with the sentence of its absence nor with those of the other values.
+
+    Returns:
+        "concept=value" -> AUC; values with too few cases on either side are left out.
+    """
+    values = concept_values(corpus.kind, corpus.profiles)
+    asked = {key: term for key, term in value_terms(corpus.kind).items() if key in values}
+    asked = {key: term for key, term in asked.items() if _FEWEST <= values[key].sum() <= len(corpus) - _FEWEST}
+    if not asked:
+        return {}
+    sentences = [SENTENCES[corpus.kind].format(term.wordings[0]) for term in asked.values()]
+    cosines = (reader.images(corpus.images) @ reader.texts(sentences).T).cpu().numpy()  # (N, values)
+    return {
+        f"{concept}={value}": float(roc_auc_score(values[concept, value], cosines[:, i]))
+        for i, (concept, value) in enumerate(asked)
+    }
+
+
+def diagnosis_scores(reader: Reader, corpus: Corpus, task: Task) -> dict[str, float]:
+    """Zero-shot accuracy and AUC of a task with bare class names and with clinical sentences.
+
+    Classes count the same, however many cases each has: the accuracy is the balanced one.
+
+    Returns:
+        "names_accuracy", "names_auc", "sentences_accuracy", "sentences_auc", as fractions.
+    """
+    first, second = task.groups.values()
+    chosen = np.array([group in (*first, *second) for group in corpus.groups])
+    positive = np.array([group in second for group in corpus.groups])[chosen]
+    images = reader.images(corpus.images[chosen])
+    texts = {"names": [BARE.format(name) for name in task.groups], "sentences": list(task.sentences.values())}
+    scores = {}
+    for way, pair in texts.items():
+        cosines = (images @ reader.texts(pair).T).cpu().numpy()
+        margin = cosines[:, 1] - cosines[:, 0]
+        right = (margin > 0) == positive
+        scores[f"{way}_accuracy"] = float((right[positive].mean() + right[~positive].mean()) / 2)
+        scores[f"{way}_auc"] = float(roc_auc_score(positive, margin))
+    return scores
