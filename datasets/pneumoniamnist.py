@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
+from tqdm import tqdm
 
 from xcoop.data.dataset import MedicalDataset
 from xcoop.data.folders import make_once
@@ -63,8 +64,9 @@ def export(source: Path, out: Path) -> None:
     arrays = load(source)
     for split in SPLITS:
         (out / split).mkdir()
-        labels = arrays[f"{split}_labels"].ravel()
-        for index, (image, label) in enumerate(zip(arrays[f"{split}_images"], labels, strict=True)):
+        pairs = zip(arrays[f"{split}_images"], arrays[f"{split}_labels"].ravel(), strict=True)
+        bar = tqdm(pairs, total=len(arrays[f"{split}_images"]), desc=f"exporting {split}", disable=None, leave=False)
+        for index, (image, label) in enumerate(bar):
             Image.fromarray(image).save(out / split / f"{index:05d}_{label}.png")
 
 

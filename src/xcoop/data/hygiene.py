@@ -51,8 +51,10 @@ class _Seen:
     def clash(self, split: str, item: Item) -> Clash | None:
         """What of the item was seen before; a patient may recur within a split, a picture should not."""
         for kind, value in self.keys(item):
-            other_split, other = self.first.get((kind, value), (split, item))
-            if other is not item and (kind != "patient" or other_split != split):
+            if (kind, value) not in self.first:
+                continue
+            other_split, other = self.first[kind, value]
+            if kind != "patient" or other_split != split:
                 return Clash(split, other_split, kind, item, other, dropped=split != "test")
         return None
 

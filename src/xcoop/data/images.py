@@ -14,8 +14,11 @@ from PIL import Image, ImageOps
 PathLike = str | os.PathLike[str]
 Result = TypeVar("Result")
 
+Image.init()  # loads PIL's decoders: until then only the names of the commonest are known to it
+
 # Formats with plain decoders. PIL knows more (EPS starts Ghostscript), and a data folder must not choose among them.
-FORMATS = ("JPEG", "MPO", "PNG", "BMP", "TIFF", "GIF", "WEBP", "PPM", "JPEG2000")
+_PLAIN_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "TIFF", "GIF", "WEBP", "PPM", "JPEG2000")
+FORMATS = tuple(name for name in _PLAIN_FORMATS if name in Image.OPEN)
 SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".pgm", ".ppm", ".jp2"})
 MAX_PIXELS = 100_000_000  # a header may promise any size; 10,000 x 10,000 is beyond every set that is read here
 

@@ -23,6 +23,8 @@ from xcoop.files import atomic_write_text, cache_dir, read_json
 
 logger = logging.getLogger(__name__)
 
+MAX_NAMED = 200  # beyond that the fault is not in single files
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -61,10 +63,12 @@ def survey(folder: Path, paths: Iterable[str]) -> dict[str, Finding]:
 
 
 def refuse_unreadable(folder: Path, findings: Mapping[str, Finding]) -> None:
-    """Raises one DatasetError that names every picture that cannot be read, and why."""
+    """Raises one DatasetError that names the pictures that cannot be read, and why (the first `MAX_NAMED`)."""
     bad = [f"  {folder / path}: {finding.reason}" for path, finding in sorted(findings.items()) if finding.reason]
     if bad:
-        raise DatasetError(f"{len(bad)} of {len(findings)} images cannot be read:\n" + "\n".join(bad))
+        more = [f"  ... and {len(bad) - MAX_NAMED} more"] if len(bad) > MAX_NAMED else []
+        head = f"{len(bad)} of {len(findings)} images cannot be read:"
+        raise DatasetError("\n".join([head, *bad[:MAX_NAMED], *more]))
 
 
 def _read_all(folder: Path, paths: list[str]) -> dict[str, Finding]:
@@ -88,7 +92,9 @@ def _is_current(finding: Finding | None, path: Path) -> bool:
         stat = path.stat()
     except OSError:
         return False
-    return finding is not None and (finding.size, finding.mtime) == (stat.st_size, stat.st_mtime_ns)
+    if finding is None or finding.reason:  # a fault may have been the machine's: it is looked at again
+        return False
+    return (finding.size, finding.mtime) == (stat.st_size, stat.st_mtime_ns)
 
 
 def _store_path(folder: Path) -> Path:

@@ -1,0 +1,112 @@
+"""Folders: whole or absent, found whatever the case of a name, and closed ones left alone."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from xcoop.data.folders import CaseBlindIndex, list_images, make_once, writable
+from xcoop.data.items import DatasetError
+
+
+def fill(out: Path) -> None:
+    (out / "a.txt").write_text("whole")
+
+
+def test_a_folder_is_made_once(tmp_path: Path) -> None:
+    calls: list[Path] = []
+    for _ in range(2):
+        make_once(tmp_path / "x" / "y", lambda out: calls.append(out) or fill(out))
+    assert len(calls) == 1
+    assert (tmp_path / "x" / "y" / "a.txt").read_text() == "whole"
+    assert [path.name for path in (tmp_path / "x").iterdir()] == ["y"]
+
+
+def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
+    def fail(out: Path) -> None:
+        fill(out)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        make_once(tmp_path / "y", fail)
+    assert not list(tmp_path.iterdir())
+
+
+def test_of_two_makers_both_get_the_folder(tmp_path: Path) -> None:
+    barrier, results = threading.Barrier(2), []
+
+    def slow(out: Path) -> None:
+        fill(out)
+        barrier.wait(5)  # both are writing at this moment
+
+    def run() -> None:
+        results.append(make_once(tmp_path / "y", slow))
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert results == [tmp_path / "y"] * 2
+    assert [path.name for path in tmp_path.iterdir()] == ["y"]
+
+
+def test_what_killed_makers_left_is_swept_but_not_what_is_being_made(tmp_path: Path) -> None:
+    old, young = tmp_path / ".y.12345678.tmp", tmp_path / ".y.87654321.tmp"
+    old.mkdir()
+    young.mkdir()
+    os.utime(old, (time.time() - 7200,) * 2)
+    make_once(tmp_path / "y", fill)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [young.name, "y"]
+
+
+def test_names_are_found_whatever_their_case(tmp_path: Path) -> None:
+    (tmp_path / "NEL").mkdir()
+    for name in ("NEL/nel026.JPG", "NEL/Both.jpg", "NEL/both.jpg", "NEL/Ä.jpg"):
+        (tmp_path / name).touch()
+    index = CaseBlindIndex(tmp_path)
+    assert index.find("NEL/Nel026.jpg") == "NEL/nel026.JPG"
+    assert index.find("nel\\NEL026.jpg") == "NEL/nel026.JPG"
+    assert index.find("NEL/Both.jpg") == "NEL/Both.jpg"
+    assert index.find("nel/a\u0308.JPG") == "NEL/Ä.jpg"  # the same letter, in the other spelling of Unicode
+    assert index.find("NEL/nel027.jpg") is None
+    with pytest.raises(DatasetError, match="case alone"):
+        index.find("NEL/BOTH.jpg")
+
+
+def test_a_path_out_of_the_folder_is_not_found(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "secret.jpg").touch()
+    assert CaseBlindIndex(tmp_path / "in").find("../secret.jpg") is None
+
+
+def test_stray_files_and_hidden_folders_are_left_out(tmp_path: Path) -> None:
+    for name in ("a.jpg", "._a.jpg", ".DS_Store", "Thumbs.db", "sub/b.JPEG", "__MACOSX/c.jpg", ".git/d.jpg"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert list_images(tmp_path) == ["a.jpg"]
+    assert list_images(tmp_path, deep=True) == ["a.jpg", "sub/b.JPEG"]
+
+
+def test_links_are_followed_but_not_for_ever(tmp_path: Path) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real" / "a.jpg").touch()
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "real" / "loop").symlink_to(tmp_path / "data")
+    assert list_images(tmp_path / "data", deep=True) == ["link/a.jpg"]
+
+
+def test_a_closed_folder_is_not_writable(tmp_path: Path) -> None:
+    assert writable(tmp_path / "not" / "there")
+    closed = tmp_path / "closed"
+    closed.mkdir(mode=0o555)
+    assert not writable(closed)
+    assert not writable(closed / "below")
+    closed.chmod(0o755)
+    (tmp_path / "file").touch()
+    assert not writable(tmp_path / "file" / "x")
