@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from torch.utils.data import Dataset
-from torchvision import transforms as T  # noqa: N812
+from torchvision import transforms as T
 
 from xcoop.engine.datum import Datum
 from xcoop.engine.filetools import read_image

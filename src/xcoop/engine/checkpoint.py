@@ -44,7 +44,7 @@ def save_checkpoint(
     if remove_module_from_keys:
         weights = state["state_dict"]
         state["state_dict"] = OrderedDict((key.removeprefix("module."), weights[key]) for key in weights)
-    name = model_name or f"model.pth.tar-{state['epoch']}"
+    name = model_name or epoch_file(state["epoch"])
     path = os.path.join(save_dir, name)
     with files.atomic_path(path) as temporary:
         torch.save(state, temporary)
@@ -71,42 +71,38 @@ def load_checkpoint(fpath: str) -> Any:
     return safeload.read(fpath)
 
 
+def epoch_file(epoch: int) -> str:
+    """The file name of the checkpoint after so many epochs."""
+    return f"model.pth.tar-{epoch}"
+
+
 def newest(fdir: str) -> str:
-    """The path of the checkpoint that was written last into a folder.
+    """The path of the checkpoint that was written last into a folder; "" if there is none.
 
     Raises:
-        FileNotFoundError: the folder holds no pointer, or one to a file that is gone.
+        FileNotFoundError: the pointer names a file that is gone.
     """
     pointer = Path(fdir, POINTER)
     if not pointer.is_file():
-        raise FileNotFoundError(f"no file {POINTER!r} in {fdir}: nothing to resume from")
-    name = pointer.read_text(encoding="utf-8").splitlines()[0].strip()
+        return ""
+    name = pointer.read_text(encoding="utf-8").strip()
     path = os.path.join(fdir, name)
     if not os.path.isfile(path):
         raise FileNotFoundError(f"{pointer} names {name!r}, which is not in that folder")
     return path
 
 
-def resume_from_checkpoint(
-    fdir: str,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer | None = None,
-    scheduler: Any = None,
-) -> int:
-    """Puts a training back to where its newest checkpoint left it.
+def restore(
+    checkpoint: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer | None = None, scheduler: Any = None
+) -> None:
+    """Puts everything back to where a checkpoint left it.
 
     Args:
-        fdir: the folder of the model's checkpoints.
+        checkpoint: of `load_checkpoint`.
         model: changed in place; names and shapes must fit exactly.
         optimizer: changed in place.
         scheduler: changed in place.
-
-    Returns:
-        How many epochs were finished.
     """
-    path = newest(fdir)
-    print(f"Loading checkpoint from {path}")
-    checkpoint = load_checkpoint(path)
     inner = model.module if isinstance(model, nn.DataParallel) else model
     inner.load_state_dict(checkpoint["state_dict"])
     print("Loaded model weights")
@@ -118,6 +114,27 @@ def resume_from_checkpoint(
         print("Loaded scheduler")
     if "rng" in checkpoint:
         restore_rng(checkpoint["rng"])
-    epoch = int(checkpoint["epoch"])
-    print(f"Previous epoch: {epoch}")
-    return epoch
+    print(f"Previous epoch: {checkpoint['epoch']}")
+
+
+def resume_from_checkpoint(
+    fdir: str,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    scheduler: Any = None,
+) -> int:
+    """Puts a training back to where the newest checkpoint of a folder left it; see `restore`.
+
+    Returns:
+        How many epochs were finished.
+
+    Raises:
+        FileNotFoundError: the folder holds none.
+    """
+    path = newest(fdir)
+    if not path:
+        raise FileNotFoundError(f"no file {POINTER!r} in {fdir}: nothing to resume from")
+    print(f'Loading checkpoint from "{path}"')
+    checkpoint = load_checkpoint(path)
+    restore(checkpoint, model, optimizer, scheduler)
+    return int(checkpoint["epoch"])

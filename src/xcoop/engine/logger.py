@@ -25,7 +25,8 @@ class Logger:
         self.file: TextIO | None = None
         if fpath is not None:
             Path(fpath).parent.mkdir(parents=True, exist_ok=True)
-            self.file = open(fpath, "w", encoding="utf-8")  # noqa: SIM115 (open as long as the process runs)
+            # Line by line, so that the log of a process that was killed is whole.
+            self.file = open(fpath, "w", encoding="utf-8", buffering=1)  # noqa: SIM115
 
     @property
     def encoding(self) -> str:

@@ -28,7 +28,8 @@ class LoopTrainer(SimpleTrainer):
         self.set_model_mode("train")
         losses, batch_time, data_time = MetricMeter(), AverageMeter(), AverageMeter()
         end = time.time()
-        for self.batch_idx, batch in enumerate(batches):
+        for index, batch in enumerate(batches):
+            self.batch_idx = index
             data_time.update(time.time() - end)
             losses.update(self.forward_backward(*batch))
             batch_time.update(time.time() - end)

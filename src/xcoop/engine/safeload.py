@@ -30,6 +30,9 @@ _SCHEDULERS = {
 }
 _STRUCT_CODES = {"f2": "e", "f4": "f", "f8": "d", "i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "b1": "?"}
 
+# In torch's message: the name of what it refused.
+_FOREIGN = re.compile(r"GLOBAL '?([\w.]+)'?|(?:class|function|type) <(?:class|built-in function) '?([\w.]+)'?>")
+
 
 class CheckpointError(RuntimeError):
     """A checkpoint that cannot be read, or must not be."""

@@ -5,12 +5,14 @@ It looks names up in a fixed table, and never imports; it builds objects of the 
 
 from __future__ import annotations
 
-import pickle  # noqa: S403 (the base of a reader that looks names up in a table and never imports)
+import pickle
 from collections import OrderedDict
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
+
+_Base: Any = pickle._Unpickler
 
 
 def unpickler_module(torchs_own: Any, stand_ins: dict[str, Any]) -> SimpleNamespace:
@@ -25,10 +27,10 @@ def unpickler_module(torchs_own: Any, stand_ins: dict[str, Any]) -> SimpleNamesp
     allowed = {"_codecs.encode": _codecs.encode, **torchs_own._get_allowed_globals(), **stand_ins}
     buildable = tuple(thing for thing in stand_ins.values() if isinstance(thing, type) and thing is not dict)
 
-    class Unpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
+    class Unpickler(_Base):
         """Knows the allowed names only."""
 
-        dispatch = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]
+        dispatch: ClassVar[dict[int, Any]] = dict(_Base.dispatch)
 
         def find_class(self, module: str, name: str) -> Any:
             full = f"{module}.{name}"

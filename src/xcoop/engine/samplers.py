@@ -118,9 +118,9 @@ def build_sampler(
     """
     source = data_source if data_source is not None else []
     if sampler_type == "RandomSampler":
-        return RandomSampler(source)  # type: ignore[arg-type]
+        return RandomSampler(source)
     if sampler_type == "SequentialSampler":
-        return SequentialSampler(source)  # type: ignore[arg-type]
+        return SequentialSampler(source)
     if sampler_type == "RandomDomainSampler":
         return RandomDomainSampler(source, batch_size, n_domain if n_domain > 0 else len({d.domain for d in source}))
     if sampler_type == "SeqDomainSampler":

@@ -55,7 +55,7 @@ class Schedule(LRScheduler):
 
     def get_lr(self) -> list[float]:  # type: ignore[override]
         """The rate of each group at the present epoch."""
-        return [self._rate(self.last_epoch, base) for base in self.base_lrs]
+        return [self._rate(self.last_epoch, float(base)) for base in self.base_lrs]
 
     def state_dict(self) -> dict[str, Any]:
         """The epoch and the present rates: plain numbers."""
@@ -67,11 +67,20 @@ class Schedule(LRScheduler):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from the epoch of a state, also of one that Dassl wrote; its shape stays as it was built."""
-        self.last_epoch = int(state_dict["last_epoch"])
-        self._step_count = int(state_dict.get("_step_count", self.last_epoch + 1))
-        self._last_lr = self.get_lr()
-        for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
+        self.last_epoch = self._epoch_of(state_dict)
+        self._step_count = self.last_epoch + 1
+        rates = self.get_lr()
+        self._last_lr = [*rates]
+        for group, rate in zip(self.optimizer.param_groups, rates, strict=True):
             group["lr"] = rate
+
+    def _epoch_of(self, state: dict[str, Any]) -> int:
+        """The epoch of a state. Dassl's warm-up stops counting at W, and its successor counts on."""
+        epoch, successor = int(state["last_epoch"]), state.get("successor")
+        if successor is None or epoch < self._warmup_epochs:
+            return epoch
+        numbers = successor if isinstance(successor, dict) else vars(successor)
+        return int(numbers["last_epoch"]) + (self._warmup_epochs if self._recount else 0)
 
     def _rate(self, epoch: int, base: float) -> float:
         first = self._warmup_epochs
