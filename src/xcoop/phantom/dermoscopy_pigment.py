@@ -46,7 +46,7 @@ def draw_dots(lesion: Lesion, value: str, rng: np.random.Generator) -> Layer:
         strength = rng.uniform(1.15, 1.45)
     else:
         _crowded_globules(canvas, lesion, rng)
-        strength = rng.uniform(1.5, 2.0)
+        strength = rng.uniform(1.9, 2.5)
     spots = warp(soften(canvas.coverage(), 0.0035 * lesion.size), rng, 30, 0.0025)
     return Layer(melanin=spots * np.float32(strength), reach=0.06)
 
@@ -111,7 +111,7 @@ def _broken_meshes(lesion: Lesion, rng: np.random.Generator) -> Floats:
     uneven = np.clip(1 + 0.3 * fractal_noise(rng, lesion.size, 4, 2), 0.3, 1.6)
     ends_abruptly = smooth_step(lesion.rho, 1.06, 0.98)
     lines = warp(soften(canvas.coverage(), 0.0035 * lesion.size), rng, 16, 0.010)
-    return lines * uneven * ends_abruptly * np.float32(rng.uniform(1.1, 1.5))
+    return lines * uneven * ends_abruptly * np.float32(rng.uniform(1.0, 1.3))
 
 
 def _diffuse(lesion: Lesion, regular: bool, rng: np.random.Generator) -> Floats:
@@ -148,7 +148,7 @@ def _crowded_globules(canvas: Canvas, lesion: Lesion, rng: np.random.Generator) 
     strays = lesion.at(np.sqrt(rng.uniform(0, 0.9, count)), rng.uniform(0, 2 * np.pi, count))
     points = np.where(rng.uniform(size=(count, 1)) < 0.72, crowd, strays)
     for x, y in points[lesion.inside(points, 0.98)]:
-        canvas.disc(x, y, 0.008 + 0.022 * rng.beta(1.2, 2.2), rng.uniform(0.7, 1), rng.uniform(0.7, 1.4))
+        canvas.disc(x, y, 0.0095 + 0.022 * rng.beta(1.2, 2.2), rng.uniform(0.7, 1), rng.uniform(0.7, 1.4))
 
 
 def _scatter(rng: np.random.Generator, spacing: float, jitter: float) -> NDArray[np.float64]:
