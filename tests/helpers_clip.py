@@ -36,8 +36,7 @@ def tiny_clip_state(
         patch: side of a patch in pixels (ViT).
     """
     vit = vision == "vit"
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with torch.device("meta"):
         model = import_clip().model.CLIP(
             embed_dim,
             image_size or (32 if vit else 64),
@@ -50,7 +49,8 @@ def tiny_clip_state(
             text_width // 64,
             layers,
         )
-        return {name: _stir(name, tensor) for name, tensor in model.state_dict().items()}
+    generator = torch.Generator().manual_seed(seed)
+    return {name: _draw(name, tensor.shape, generator) for name, tensor in model.state_dict().items()}
 
 
 def tiny_backbone(seed: int = 0, vision: str = "vit", **sizes: int) -> ClipBackbone:
@@ -60,12 +60,21 @@ def tiny_backbone(seed: int = 0, vision: str = "vit", **sizes: int) -> ClipBackb
     return backbone
 
 
-def _stir(name: str, tensor: Tensor) -> Tensor:
-    """Away from ones and zeros, so that no layer is an identity by chance."""
-    if not tensor.is_floating_point() or name == "logit_scale":
-        return tensor.clone()
+def _draw(name: str, shape: torch.Size, generator: torch.Generator) -> Tensor:
+    """A tensor of a scale at which signals neither die nor grow from layer to layer."""
+    if name == "logit_scale":
+        return torch.tensor(1 / 0.07).log()
+    if name.endswith("num_batches_tracked"):
+        return torch.tensor(0)
     if name.endswith("running_var"):
-        return torch.rand_like(tensor) + 0.5
-    if tensor.dim() == 1:
-        return tensor + 0.2 * torch.randn_like(tensor)
-    return tensor.clone()
+        return torch.rand(shape, generator=generator) + 0.5
+    values = torch.randn(shape, generator=generator)
+    if len(shape) == 1:
+        return values.mul_(0.2).add_(1.0 if name.endswith(".weight") else 0.0)
+    if name == "token_embedding.weight" or name == "positional_embedding":
+        return values.mul_(0.02)
+    if name.endswith("positional_embedding"):
+        return values.mul_(shape[1] ** -0.5)
+    if name.endswith("proj"):
+        return values.mul_(shape[0] ** -0.5)
+    return values.mul_((len(shape) / 2 / shape[1:].numel()) ** 0.5)  # twice the variance before a ReLU

@@ -35,7 +35,10 @@ def build_clip(state: dict[str, Tensor], source: str) -> Any:
             model = build_model(dict(weights))
         model.load_state_dict(weights, assign=True)
     except (KeyError, RuntimeError, IndexError, AssertionError, AttributeError, ZeroDivisionError) as error:
-        raise ValueError(f"{source} is no CLIP in OpenAI's layout: {_short(error)}") from error
+        some = ", ".join(list(weights)[:3])
+        raise ValueError(
+            f"{source} is no CLIP in OpenAI's layout: {_short(error)} (its weights are named {some}, ...)"
+        ) from error
     _restore_masks(model)
     return model.eval()
 

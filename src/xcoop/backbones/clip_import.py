@@ -51,15 +51,13 @@ def _pkg_resources_stand_in() -> Iterator[None]:
     stand_in: Any = ModuleType("pkg_resources")
     importlib.import_module("packaging.version")
     stand_in.packaging = sys.modules["packaging"]
-    real = sys.modules.get("pkg_resources")
+    before = {name: module for name, module in sys.modules.items() if name == "pkg_resources"}
     sys.modules["pkg_resources"] = stand_in
     try:
         yield
     finally:
-        if real is None:
-            del sys.modules["pkg_resources"]
-        else:
-            sys.modules["pkg_resources"] = real
+        del sys.modules["pkg_resources"]
+        sys.modules.update(before)
 
 
 def _check(module: Any) -> None:

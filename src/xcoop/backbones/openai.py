@@ -51,7 +51,6 @@ class ClipBackbone(Backbone):
         self.text_width, self.embed_dim = model.text_projection.shape
         side = self.input_size // (model.visual.conv1.kernel_size[0] if self.is_vit else 32)
         self.grid = (side, side)
-        self._tokenizer = import_clip().clip._tokenizer
         self.eval()
 
     @property
@@ -71,6 +70,10 @@ class ClipBackbone(Backbone):
         if self.is_vit:
             return list(visual.transformer.resblocks)
         return [visual.layer1, visual.layer2, visual.layer3, visual.layer4]
+
+    @property
+    def _tokenizer(self) -> Any:
+        return import_clip().clip._tokenizer
 
     def tokenize(self, texts: str | Sequence[str]) -> Tensor:
         """Token ids by CLIP's own tokenizer; see the base class."""

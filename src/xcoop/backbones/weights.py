@@ -7,6 +7,7 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path).expanduser()
     if not path.is_file():
-        raise FileNotFoundError(f"no weights file {path} (MODEL.BACKBONE.PATH)")
+        raise FileNotFoundError(f"no weights file {path}; MODEL.BACKBONE.PATH takes a .safetensors, .pt or .pth file")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     if _is_torchscript(path):
@@ -71,7 +72,7 @@ def _read_torchscript(path: Path) -> dict[str, Tensor]:
             warnings.simplefilter("ignore")  # torch.jit is deprecated; OpenAI's files will not change
             return dict(torch.jit.load(str(path), map_location="cpu").state_dict())
     except (RuntimeError, OSError, ValueError) as error:
-        raise ValueError(f"{path} is a damaged TorchScript archive: {_first_line(error)}") from error
+        raise ValueError(f"{path} is a damaged TorchScript archive: {_reason(error)}") from error
 
 
 def _read_pickle(path: Path) -> Any:
@@ -82,7 +83,7 @@ def _read_pickle(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever the unpickler stumbles over: the file is damaged, or not meant for this
         raise ValueError(
-            f"{path} cannot be read as weights (nothing in it was executed): {_first_line(error)}. "
+            f"{path} cannot be read as weights (nothing in it was executed): {_reason(error)}. "
             "It should be a state dict saved with torch.save or as .safetensors, or OpenAI's own .pt file."
         ) from error
 
@@ -100,5 +101,10 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
     return dict(content)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+def _reason(error: Exception) -> str:
+    """What torch says, without its advice (to load the file unsafely) and its paragraphs."""
+    text = str(error).strip()
+    if isinstance(error, UnpicklingError):
+        _, found, cause = text.partition("WeightsUnpickler error: ")
+        text = cause.strip() if found and cause.strip() else "it is no pickle of plain weights"
+    return (text or type(error).__name__).splitlines()[0].partition(". ")[0].rstrip(".")[:300]

@@ -1,0 +1,287 @@
+"""The towers equal those of the unmodified model, and independent formulations of what is not in it."""
+
+from __future__ import annotations
+
+import copy
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+from helpers_clip import tiny_backbone, tiny_clip_state
+from torch.nn import functional as F
+
+from xcoop.backbones import text_tower
+from xcoop.backbones.build import build_clip
+from xcoop.backbones.clip_import import import_clip
+from xcoop.backbones.openai import ClipBackbone
+
+TEXTS = ["a photo of a nevus.", "melanoma", "an irregular pigment network with a blue-whitish veil, and streaks"]
+
+
+@pytest.fixture(scope="module", params=["vit", "resnet"])
+def backbone(request):
+    return tiny_backbone(seed=1, vision=request.param)
+
+
+@pytest.fixture(scope="module")
+def vit():
+    return tiny_backbone(seed=2)
+
+
+@pytest.fixture(scope="module")
+def resnet():
+    return tiny_backbone(seed=3, vision="resnet", image_size=96)
+
+
+def images(backbone, count=3, seed=0):
+    size = backbone.input_size
+    return torch.randn(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def soft_prompts(backbone, lengths, seed=0):
+    """Random embeddings of full length, each text ending where `lengths` says."""
+    generator = torch.Generator().manual_seed(seed)
+    embeddings = torch.randn(len(lengths), backbone.context_length, backbone.text_width, generator=generator)
+    return embeddings, torch.tensor(lengths) - 1
+
+
+def encode_at_full_length(model, embeddings, end):
+    """CoOp's TextEncoder: all positions, the model's own transformer and mask."""
+    x = (embeddings + model.positional_embedding).permute(1, 0, 2)
+    x = model.ln_final(model.transformer(x).permute(1, 0, 2))
+    return x[torch.arange(len(x)), end] @ model.text_projection
+
+
+# --- text
+
+
+def test_text_equals_encode_text(backbone):
+    expected = backbone.model.encode_text(backbone.tokenize(TEXTS))
+    torch.testing.assert_close(backbone.encode_text(TEXTS), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("lengths", [[2], [9, 5, 20], [77, 3]])
+def test_soft_prompts_equal_the_full_length(vit, lengths):
+    embeddings, end = soft_prompts(vit, lengths)
+    expected = encode_at_full_length(vit.model, embeddings, end)
+    torch.testing.assert_close(vit.encode_embeddings(embeddings, end), expected, atol=1e-5, rtol=0)
+
+
+def test_what_follows_the_end_does_not_count(vit):
+    embeddings, end = soft_prompts(vit, [6, 11])
+    expected = vit.encode_embeddings(embeddings, end)
+    other = embeddings.clone()
+    other[0, 6:] = 50.0
+    other[1, 11:] = float("nan")  # beyond every end: not even read
+    other[0, 11:] = float("nan")
+    torch.testing.assert_close(vit.encode_embeddings(other, end), expected)
+    torch.testing.assert_close(vit.encode_embeddings(embeddings[:, :11], end), expected)
+
+
+def test_each_token_up_to_the_end_counts(vit):
+    embeddings, end = soft_prompts(vit, [6])
+    embeddings.requires_grad_(True)
+    vit.encode_embeddings(embeddings, end).square().sum().backward()
+    reached = embeddings.grad[0].abs().sum(-1) > 0
+    assert reached.tolist() == [True] * 6 + [False] * 71
+
+
+def test_only_the_shortest_prefix_is_computed(vit):
+    seen = []
+    handle = vit.model.transformer.resblocks[0].ln_1.register_forward_hook(
+        lambda _module, inputs, _output: seen.append(tuple(inputs[0].shape))
+    )
+    try:
+        vit.encode_embeddings(*soft_prompts(vit, [6, 11]))
+    finally:
+        handle.remove()
+    assert seen == [(11, 2, vit.text_width)]
+
+
+def test_the_model_is_left_as_it_was_after_success_and_failure(vit):
+    masks = [block.attn_mask for block in vit.model.transformer.resblocks]
+    before = vit.fingerprint()
+    vit.encode_embeddings(*soft_prompts(vit, [6]))
+
+    def fail(*_):
+        raise KeyboardInterrupt
+
+    handle = vit.model.transformer.resblocks[1].mlp.register_forward_hook(fail)
+    with pytest.raises(KeyboardInterrupt):
+        vit.encode_embeddings(*soft_prompts(vit, [6]))
+    handle.remove()
+    blocks = vit.model.transformer.resblocks
+    assert all(block.attn_mask is mask for block, mask in zip(blocks, masks, strict=True))
+    assert all(mask.shape == (77, 77) for mask in masks)
+    assert vit.fingerprint() == before
+    test_text_equals_encode_text(vit)
+
+
+def test_prompts_of_different_lengths_in_parallel(vit):
+    jobs = [soft_prompts(vit, [length], seed=length) for length in range(2, 34)]
+    expected = [vit.encode_embeddings(*job) for job in jobs]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda job: vit.encode_embeddings(*job), jobs))
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("end", [[8], [-1], [3, 8]])
+def test_an_end_outside_the_embeddings_is_refused(vit, end):
+    with pytest.raises(ValueError, match="do not lie within 8 embeddings"):
+        vit.encode_embeddings(torch.zeros(len(end), 8, vit.text_width), torch.tensor(end))
+
+
+def test_a_text_beyond_the_context_is_refused(vit):
+    with pytest.raises(ValueError, match="context of 77 tokens"):
+        text_tower.encode(vit.model, torch.zeros(1, 90, vit.text_width), torch.tensor([80]))
+
+
+def test_blocks_that_do_not_crop_their_mask_will_do(vit, monkeypatch):
+    """OpenAI's package and CoOp's copy give each block's whole mask to the attention, whatever the input's length."""
+
+    def attention(self, x):
+        return self.attn(x, x, x, need_weights=False, attn_mask=self.attn_mask)[0]
+
+    monkeypatch.setattr(import_clip().model.ResidualAttentionBlock, "attention", attention)
+    with pytest.raises(RuntimeError):  # such a block cannot take a short input by itself
+        vit.model.transformer(torch.zeros(5, 1, vit.text_width))
+    test_text_equals_encode_text(vit)
+
+
+# --- images
+
+
+def test_pooled_equals_encode_image(backbone):
+    x = images(backbone)
+    expected = backbone.model.encode_image(x)
+    for patches in (False, True):
+        torch.testing.assert_close(backbone.encode_image(x, patches).pooled, expected, atol=1e-5, rtol=0)
+
+
+def test_vit_patches_are_the_last_tokens_through_ln_post_and_proj(vit):
+    x, visual, captured = images(vit), vit.model.visual, []
+    handle = visual.transformer.register_forward_hook(lambda _module, _inputs, output: captured.append(output))
+    visual(x)
+    handle.remove()
+    tokens = captured[0].permute(1, 0, 2)[:, 1:]  # (B, T, V)
+    centred = (tokens - tokens.mean(-1, keepdim=True)) / (tokens.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+    expected = (centred * visual.ln_post.weight + visual.ln_post.bias) @ visual.proj
+    torch.testing.assert_close(vit.encode_image(x, patches=True).patches, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_resnet_patches_are_the_pool_with_all_attention_on_one_position(resnet):
+    x, pool, captured = images(resnet), resnet.model.visual.attnpool, []
+    handle = resnet.model.visual.layer4.register_forward_hook(lambda _m, _i, output: captured.append(output))
+    resnet.model.visual(x)
+    handle.remove()
+    tokens = captured[0].flatten(2).permute(2, 0, 1)  # (T, B, V)
+    tokens = torch.cat([tokens.mean(0, keepdim=True), tokens]) + pool.positional_embedding[:, None]
+    patches = resnet.encode_image(x, patches=True).patches
+    for position in range(patches.shape[1]):
+        torch.testing.assert_close(patches[:, position], attend_to(pool, tokens, position + 1), atol=1e-5, rtol=1e-4)
+
+
+def attend_to(pool, tokens, position):
+    """The attention pool's output, every other key hidden from its query."""
+    hidden = torch.ones(tokens.shape[1], len(tokens), dtype=torch.bool)
+    hidden[:, position] = False
+    return F.multi_head_attention_forward(
+        query=tokens[:1],
+        key=tokens,
+        value=tokens,
+        embed_dim_to_check=tokens.shape[-1],
+        num_heads=pool.num_heads,
+        in_proj_weight=None,
+        in_proj_bias=torch.cat([pool.q_proj.bias, pool.k_proj.bias, pool.v_proj.bias]),
+        bias_k=None,
+        bias_v=None,
+        add_zero_attn=False,
+        dropout_p=0.0,
+        out_proj_weight=pool.c_proj.weight,
+        out_proj_bias=pool.c_proj.bias,
+        training=False,
+        key_padding_mask=hidden,
+        need_weights=False,
+        use_separate_proj_weight=True,
+        q_proj_weight=pool.q_proj.weight,
+        k_proj_weight=pool.k_proj.weight,
+        v_proj_weight=pool.v_proj.weight,
+    )[0][0]
+
+
+def test_vit_patches_are_in_row_major_order():
+    backbone = tiny_backbone(seed=4)
+    for block in backbone.image_blocks:  # without attention and MLP a patch token sees its own pixels alone
+        for layer in (block.attn.out_proj, block.mlp.c_proj):
+            layer.weight.data.zero_()
+    x = images(backbone, count=1)
+    changed = x.clone()
+    changed[:, :, 8:16, 16:24] += 1.0  # row 1, column 2 of 8-pixel patches
+    difference = backbone.encode_image(x, True).patches - backbone.encode_image(changed, True).patches
+    touched = difference[0].abs().amax(-1).view(backbone.grid) > 1e-6
+    assert touched.nonzero().tolist() == [[1, 2]]
+
+
+def test_patches_cost_nothing_unless_asked_for(backbone):
+    visual = backbone.model.visual
+    last = visual.ln_post if backbone.is_vit else visual.attnpool.c_proj
+    rows = []
+    handle = last.register_forward_hook(lambda _module, inputs, _output: rows.append(inputs[0].shape[:-1].numel()))
+    backbone.encode_image(images(backbone), patches=False)
+    handle.remove()
+    assert sum(rows) == (3 if backbone.is_vit else 0)  # (a ResNet's pool uses the layer's weight, not the layer)
+
+
+def test_norms_are_those_of_the_image_blocks(vit):
+    norms = vit.image_norms()
+    named = dict(vit.model.named_parameters())
+    expected = {
+        f"visual.transformer.resblocks.{block}.{norm}.{kind}"
+        for block in range(3)
+        for norm in ("ln_1", "ln_2")
+        for kind in ("weight", "bias")
+    }
+    found = {name for name, parameter in named.items() if any(parameter is norm for norm in norms)}
+    assert found == expected
+    assert len(norms) == len(expected)
+
+
+def test_norms_can_be_tuned(vit):
+    backbone = copy.deepcopy(vit)
+    for norm in backbone.image_norms():
+        norm.requires_grad_(True)
+    features = backbone.encode_image(images(backbone), patches=True)
+    (features.pooled.square().sum() + features.patches.square().sum()).backward()
+    assert all(norm.grad is not None and norm.grad.abs().sum() > 0 for norm in backbone.image_norms())
+
+
+def test_resnets_have_no_norms_to_tune(resnet):
+    with pytest.raises(ValueError, match=r"ResNet.*without layer norms"):
+        resnet.image_norms()
+
+
+def test_a_resnet_in_training_keeps_its_batch_statistics(resnet):
+    before = resnet.fingerprint()
+    parent = torch.nn.ModuleList([resnet]).train()
+    resnet.encode_image(images(resnet))
+    assert parent.training
+    assert not any(module.training for module in resnet.modules())
+    assert resnet.fingerprint() == before
+
+
+# --- the sizes of the real models
+
+
+def test_vit_b16_shape():
+    state = tiny_clip_state(
+        0, layers=12, text_width=512, vision_width=768, embed_dim=512, image_size=224, patch=16
+    )  # 150 million numbers
+    backbone = ClipBackbone("ViT-B/16", build_clip(state, "random weights")).requires_grad_(False)
+    assert (backbone.grid, backbone.text_width, backbone.embed_dim) == ((14, 14), 512, 512)
+    assert sum(norm.numel() for norm in backbone.image_norms()) == 36_864
+    x = images(backbone, count=1)
+    features = backbone.encode_image(x, patches=True)
+    assert features.patches.shape == (1, 196, 512)
+    torch.testing.assert_close(features.pooled, backbone.model.encode_image(x), atol=1e-5, rtol=0)
+    expected = backbone.model.encode_text(backbone.tokenize(TEXTS))
+    torch.testing.assert_close(backbone.encode_text(TEXTS), expected, atol=1e-5, rtol=0)

@@ -1,0 +1,250 @@
+"""Weights from local files: every form that is known is read, and no other file gets its way."""
+
+from __future__ import annotations
+
+import pickle
+import sys
+import tarfile
+import warnings
+import zipfile
+from types import ModuleType
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from yacs.config import CfgNode
+
+from xcoop.backbones import load_backbone
+from xcoop.backbones.build import build_clip
+from xcoop.backbones.clip_import import import_clip
+from xcoop.backbones.weights import read_state_dict
+
+
+def load(path, name="ViT-B/16"):
+    return load_backbone(CfgNode({"MODEL": {"BACKBONE": {"NAME": name, "PATH": str(path)}}}))
+
+
+def holds(backbone, state):
+    return all(torch.equal(value, state[name]) for name, value in backbone.model.state_dict().items())
+
+
+@pytest.fixture(scope="module")
+def half_state(tiny_state):
+    return {name: value.half().float() for name, value in tiny_state.items()}
+
+
+@pytest.fixture(scope="module")
+def archive(half_state, tmp_path_factory):
+    """A TorchScript archive like OpenAI's: a traced model in half precision, with three numbers beside its weights."""
+    model = build_clip(half_state, "test")
+    for name, value in (("input_resolution", 32), ("context_length", 77), ("vocab_size", 49408)):
+        delattr(model, name) if hasattr(model, name) else None
+        model.register_buffer(name, torch.tensor(value))
+    path = tmp_path_factory.mktemp("jit") / "archive.pt"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        traced = torch.jit.trace_module(model, {"encode_image": torch.zeros(1, 3, 32, 32)}, check_trace=False)
+        traced.half().save(str(path))
+    return path
+
+
+# --- what is read
+
+
+def test_safetensors(tiny_weights_file, tiny_state):
+    assert holds(load(tiny_weights_file), tiny_state)
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: state,
+        lambda state: {"state_dict": state, "epoch": 3},
+        lambda state: {f"module.{name}": value for name, value in state.items()},
+        lambda state: {"state_dict": {f"module.{name}": value for name, value in state.items()}},
+        lambda state: state | {"input_resolution": torch.tensor(32), "context_length": torch.tensor(77)},
+    ],
+)
+def test_saved_state_dicts(tiny_state, tmp_path, wrap):
+    torch.save(wrap(tiny_state), tmp_path / "weights.pth")
+    assert holds(load(tmp_path / "weights.pth"), tiny_state)
+
+
+def test_old_torch_save_format(tiny_state, tmp_path):
+    torch.save(tiny_state, tmp_path / "weights.pt", _use_new_zipfile_serialization=False)
+    assert holds(load(tmp_path / "weights.pt"), tiny_state)
+
+
+def test_openais_archive(archive, half_state):
+    state = read_state_dict(archive)
+    assert {"input_resolution", "context_length", "vocab_size"} <= set(state)
+    assert state["visual.proj"].dtype == torch.float16
+    backbone = load(archive)
+    assert backbone.dtype == torch.float32
+    assert holds(backbone, half_state)
+
+
+def test_the_files_shapes_decide_not_the_name(tiny_weights_file):
+    backbone = load(tiny_weights_file, "RN50")
+    assert backbone.name == "RN50"
+    assert (backbone.is_vit, backbone.input_size, backbone.grid) == (True, 32, (4, 4))
+
+
+def test_home_is_expanded(tiny_weights_file, monkeypatch):
+    monkeypatch.setenv("HOME", str(tiny_weights_file.parent))
+    assert load(f"~/{tiny_weights_file.name}").input_size == 32
+
+
+def test_the_phantoms_sparse_form_goes_to_its_own_reader(tiny_state, tmp_path, monkeypatch):
+    path = tmp_path / "sparse.safetensors"
+    save_file({"token_embedding.rows": torch.zeros(2, 64), "token_embedding.ids": torch.zeros(2)}, path)
+    reader = ModuleType("xcoop.phantom.weights")
+    reader.load_state_dict = {path: tiny_state}.__getitem__
+    monkeypatch.setitem(sys.modules, "xcoop.phantom.weights", reader)
+    assert holds(load(path, "phantom"), tiny_state)
+    assert holds(load(path, "ViT-B/16"), tiny_state)
+
+
+# --- how the model is built
+
+
+def test_built_as_clip_builds_it(half_state):
+    expected = import_clip().model.build_model(dict(half_state)).float()
+    found = build_clip(half_state, "test")
+    assert {name: value.shape for name, value in found.named_parameters()} == {
+        name: value.shape for name, value in expected.named_parameters()
+    }
+    assert not found.training
+    x, tokens = torch.randn(2, 3, 32, 32), import_clip().tokenize(["a nevus", "b"])
+    assert torch.equal(found.encode_image(x), expected.encode_image(x))
+    assert torch.equal(found.encode_text(tokens), expected.encode_text(tokens))
+
+
+def test_fp32_weights_keep_all_their_digits(tiny_state):
+    state = dict(tiny_state, logit_scale=torch.tensor(1.0 + 2**-20))
+    assert build_clip(state, "test").logit_scale.item() == 1.0 + 2**-20
+
+
+def test_the_given_weights_are_copied_not_shared(tiny_state):
+    model = build_clip(tiny_state, "test")
+    with torch.no_grad():
+        model.logit_scale.fill_(7.0)
+    assert tiny_state["logit_scale"].item() != 7.0
+
+
+# --- what is refused
+
+
+def test_missing(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no weights file .*absent\.pt"):
+        load(tmp_path / "absent.pt")
+
+
+class Exploit:
+    def __reduce__(self):
+        return (open, (self.target, "w"))
+
+    def __init__(self, target):
+        self.target = target
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@pytest.mark.parametrize("new_format", [True, False])
+def test_malicious_pickles_are_not_executed(tmp_path, new_format):
+    path = tmp_path / "weights.pt"
+    torch.save({"a": Exploit(str(tmp_path / "owned"))}, path, _use_new_zipfile_serialization=new_format)
+    says = r"weights\.pt cannot be read as weights \(nothing in it was executed\): .*(io\.open|_io open)"
+    with pytest.raises(ValueError, match=says) as caught:
+        load(path)
+    assert "weights_only" not in str(caught.value)  # torch's own message advises to load the file unsafely
+    path.write_bytes(pickle.dumps(Exploit(str(tmp_path / "owned"))))
+    with pytest.raises(ValueError, match=r"weights\.pt"):
+        load(path)
+    assert not (tmp_path / "owned").exists()
+
+
+def test_a_pickle_dressed_as_torchscript_is_not_executed(tmp_path):
+    path = tmp_path / "weights.pt"
+    with zipfile.ZipFile(path, "w") as file:
+        for name in ("data.pkl", "constants.pkl"):
+            file.writestr(f"weights/{name}", pickle.dumps(Exploit(str(tmp_path / "owned"))))
+        file.writestr("weights/code/__torch__.py", "raise SystemExit")
+        file.writestr("weights/version", "3\n")
+    with pytest.raises(ValueError, match=r"weights\.pt is a damaged TorchScript archive"):
+        load(path)
+    assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
+def test_truncated_files(tiny_weights_file, archive, tiny_state, tmp_path, share):
+    torch.save(tiny_state, tmp_path / "saved.pt")
+    for whole in (tiny_weights_file, archive, tmp_path / "saved.pt"):
+        content = whole.read_bytes()
+        cut = tmp_path / f"cut{whole.suffix}"
+        cut.write_bytes(content[: int(share * len(content))])
+        with pytest.raises(ValueError, match="cut"):
+            load(cut)
+
+
+@pytest.mark.parametrize("name", ["image.png", "weights.pt", "weights.safetensors", "archive.zip"])
+def test_other_files(tmp_path, name):
+    path = tmp_path / name
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(range(256)) * 20)
+    if name.endswith("zip"):
+        with zipfile.ZipFile(path, "w") as file:
+            file.writestr("readme.txt", "hello")
+    with pytest.raises(ValueError, match=name):
+        load(path)
+
+
+def test_tar_files(tmp_path):
+    (tmp_path / "pickle").write_bytes(b"x")
+    with tarfile.open(tmp_path / "weights.pt", "w") as file:
+        file.add(tmp_path / "pickle", "pickle")
+    with pytest.raises(ValueError, match=r"weights\.pt is a tar file"):
+        load(tmp_path / "weights.pt")
+
+
+def test_a_folder(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ([1, 2], "holds no state dict, but list"),
+        ({}, "holds no state dict"),
+        ({"a": 1}, "entry 'a' is no tensor"),
+        ({"state_dict": {"a": "b"}}, "entry 'a' is no tensor"),
+        ({"layer.weight": torch.zeros(2)}, "no CLIP in OpenAI's layout: it lacks"),
+    ],
+)
+def test_other_content(tmp_path, content, says):
+    torch.save(content, tmp_path / "weights.pt")
+    with pytest.raises(ValueError, match=says) as caught:
+        load(tmp_path / "weights.pt")
+    assert str(tmp_path / "weights.pt") in str(caught.value)
+
+
+def without(state, name):
+    return {key: value for key, value in state.items() if key != name}
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda state: without(state, "ln_final.bias"), "ln_final.bias"),
+        (lambda state: without(state, "text_projection"), "text_projection"),
+        (lambda state: without(state, "visual.proj"), "it lacks 'visual.layer1.0.conv1.weight'"),
+        (lambda state: state | {"head.weight": torch.zeros(2)}, "head.weight"),
+        (lambda state: state | {"ln_final.bias": torch.zeros(2)}, "size mismatch for ln_final.bias"),
+        (lambda state: state | {"visual.proj": torch.zeros(2)}, "visual.proj"),
+        (lambda state: state | {"text_projection": torch.zeros(2)}, "dimension|index"),
+    ],
+)
+def test_state_dicts_that_do_not_fit(tiny_state, change, says):
+    with pytest.raises(ValueError, match=says) as caught:
+        build_clip(change(tiny_state), "some.pt")
+    assert str(caught.value).startswith("some.pt is no CLIP in OpenAI's layout: ")
+    assert len(str(caught.value)) < 700
