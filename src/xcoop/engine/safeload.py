@@ -87,8 +87,9 @@ def _explain(path: str | Path, error: Exception) -> str:
             "scheduler classes. Nothing of it was executed. Such a file may be hostile; if you made it yourself, save "
             "only tensors, numbers and strings."
         )
-    first = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return f"{path} cannot be read: it is damaged, incomplete or no checkpoint ({type(error).__name__}: {first})"
+    reason = str(error).rpartition("WeightsUnpickler error: ")[2].strip() or type(error).__name__
+    reason = reason.splitlines()[0].partition(". ")[0]
+    return f"{path} cannot be read: it is damaged, incomplete or no checkpoint ({reason})"
 
 
 def _stand_ins() -> dict[str, Any]:

@@ -6,7 +6,7 @@ It looks names up in a fixed table, and never imports; it builds objects of the 
 from __future__ import annotations
 
 import pickle
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -24,7 +24,8 @@ def unpickler_module(torchs_own: Any, stand_ins: dict[str, Any]) -> SimpleNamesp
     """
     import _codecs
 
-    allowed = {"_codecs.encode": _codecs.encode, **torchs_own._get_allowed_globals(), **stand_ins}
+    plain = {"_codecs.encode": _codecs.encode, "__builtin__.dict": dict, "collections.Counter": Counter}
+    allowed = {**plain, **torchs_own._get_allowed_globals(), **stand_ins}
     buildable = tuple(thing for thing in stand_ins.values() if isinstance(thing, type) and thing is not dict)
 
     class Unpickler(_Base):
