@@ -170,3 +170,19 @@ def sample_profile(group: str, rng: np.random.Generator) -> Profile:
 def sample_uniform(rng: np.random.Generator) -> Profile:
     """Draws the seven concepts of one skin lesion, every value equally likely (for pretraining)."""
     return DERM_TABLE.sample_uniform(rng)
+
+
+_POINTS: dict[str, dict[str, int]] = {
+    "pigment_network": {"atypical": 2},
+    "blue_whitish_veil": {"present": 2},
+    "vascular_structures": {"dotted": 2, "linear irregular": 2},
+    "pigmentation": {"diffuse irregular": 1, "localized irregular": 1},
+    "streaks": {"irregular": 1},
+    "dots_and_globules": {"irregular": 1},
+    "regression_structures": {"blue areas": 1, "white areas": 1, "combinations": 1},
+}
+
+
+def seven_point_score(profile: Mapping[str, str]) -> int:
+    """The seven-point checklist's sum, 0 to 10, with Derm7pt's weights; 3 and more is suspected melanoma."""
+    return sum(points.get(profile.get(concept, ABSENT), 0) for concept, points in _POINTS.items())
