@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CARVE_SEED = 0  # of the validation patients: the same for every run, so that seeds and shots are compared on one set
-PHANTOM_MARK = "phantom.json"  # lies in a folder of drawn pictures
+PHANTOM_MARK = "phantom.json"  # lies in, or just above, a folder of drawn pictures
 
 
 class MedicalDataset(DatasetBase):
@@ -50,7 +50,7 @@ class MedicalDataset(DatasetBase):
         self.task = self._choose_task(cfg.DATASET.TASK)
         folder = self.find(cfg)
         self.dataset_dir = str(folder)
-        self.is_phantom = self.is_phantom or (folder / PHANTOM_MARK).is_file()
+        self.is_phantom = self.is_phantom or _is_drawn(folder)
         full = self._clean(folder, self.read(folder), float(cfg.DATASET.VAL_PERCENT))
         self.split_hash = full.digest()
         splits = subsample_classes(self._few_shot(cfg, folder, full), cfg.DATASET.SUBSAMPLE_CLASSES)
@@ -131,6 +131,10 @@ class MedicalDataset(DatasetBase):
             for _, items in splits
         )
         return {"train_x": train, "val": val, "test": test}
+
+
+def _is_drawn(folder: Path) -> bool:
+    return any((place / PHANTOM_MARK).is_file() for place in (folder, folder.parent))
 
 
 def _impath(folder: Path, path: str) -> str:

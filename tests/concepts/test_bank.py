@@ -1,0 +1,172 @@
+"""Concept banks: what ships is sound, what breaks the schema is named, and classes are matched."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from xcoop.concepts import load_bank
+from xcoop.concepts.bank import BankError, bank_names, same_name
+
+GOOD: dict[str, Any] = {
+    "name": "demo",
+    "version": "2",
+    "dataset": "Demo",
+    "template": "a photo of a {class}, {concepts}.",
+    "reviewed_by": ["A. Clinician"],
+    "sources": {"book": "A book. 1999.", "web": "A page."},
+    "classes": {
+        "cat_like": [{"concept": "whiskers", "source": "book"}, {"concept": "claws", "source": "web"}],
+        "Dog": [{"concept": "floppy ears", "source": "book"}],
+    },
+}
+
+
+def write(folder: Path, content: object) -> Path:
+    path = folder / "bank.yaml"
+    path.write_text(content if isinstance(content, str) else yaml.safe_dump(content), encoding="utf-8")
+    return path
+
+
+def changed(*keys: str | int, to: object = None, drop: bool = False) -> dict[str, Any]:
+    """The good bank with one value set or dropped."""
+    bank = yaml.safe_load(yaml.safe_dump(GOOD))
+    place = bank
+    for key in keys[:-1]:
+        place = place[key]
+    if drop:
+        del place[keys[-1]]
+    else:
+        place[keys[-1]] = to
+    return bank
+
+
+def test_a_bank_is_read(tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD)
+    bank = load_bank(path)
+    assert (bank.name, bank.version, bank.dataset, bank.reviewed_by) == ("demo", "2", "Demo", ("A. Clinician",))
+    assert bank.texts("cat_like") == ["whiskers", "claws"]
+    assert bank.classes["Dog"][0].source == "book"
+    assert bank.sources["book"] == "A book. 1999."
+    assert bank.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert load_bank(str(path)) == bank
+
+
+@pytest.mark.parametrize("key", ["name", "version", "dataset", "template", "reviewed_by", "sources", "classes"])
+def test_every_key_is_needed(tmp_path: Path, key: str) -> None:
+    path = write(tmp_path, changed(key, drop=True))
+    with pytest.raises(BankError, match=f"lacks '{key}'") as caught:
+        load_bank(path)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "the bank must be a mapping"),
+        ("- 1", "the bank must be a mapping"),
+        ("name: [", "not valid YAML"),
+        ("name: !!python/object/apply:os.system [ls]", "not valid YAML"),
+        ("name: a\nname: b\n", "line 2: the key 'name' stands twice"),
+        (yaml.safe_dump(GOOD) + "templates: x\n", "Unknown key 'templates'. Did you mean 'template'"),
+        (changed("version", to=2), "version must be a text .* not 2"),
+        (changed("version", to=" "), "version must be a text"),
+        (changed("reviewed_by", to="me"), "reviewed_by must be a list"),
+        (changed("sources", to={}), "sources must be a mapping with at least one"),
+        (changed("sources", "book", to=None), "source 'book' must be a text"),
+        (changed("classes", to=["Dog"]), "classes must be a mapping"),
+        (changed("classes", to={}), "classes must be a mapping with at least one"),
+        (changed("classes", False, to=[]), "a class name must be a text .* not False"),
+        (changed("classes", "dog", to=GOOD["classes"]["Dog"]), "'Dog' and 'dog' are the same"),
+        (changed("classes", "CAT-LIKE", to=GOOD["classes"]["Dog"]), "are the same"),
+        (changed("classes", "Dog", to=[]), "class 'Dog' has no concepts"),
+        (changed("classes", "Dog", to="floppy"), "class 'Dog' must be a list, not 'floppy'"),
+        (changed("classes", "Dog", 0, to="floppy"), "class 'Dog', concept 'floppy' must be a mapping"),
+        (changed("classes", "Dog", 0, "source", drop=True), "class 'Dog', concept .* lacks 'source'"),
+        (changed("classes", "Dog", 0, "source", to="bok"), "Unknown source 'bok'. Did you mean 'book'"),
+        (changed("classes", "Dog", 0, "concept", to=""), "class 'Dog', concept must be a text"),
+        (changed("classes", "Dog", 0, "concept", to=7), "class 'Dog', concept must be a text .* not 7"),
+        (changed("classes", "Dog", 0, "weight", to=7), "Unknown key 'weight'"),
+        (changed("classes", "cat_like", 1, "concept", to="Whiskers"), "'cat_like' holds the concept 'Whiskers' twice"),
+        (changed("template", to="a {class}"), "template 'a {class}' must hold"),
+        (changed("template", to="a {class} {concepts} {class}"), "must hold"),
+        (changed("template", to="a {class} {concepts} {x}"), "must hold"),
+        (changed("template", to="a {class} {concepts} }"), "must hold"),
+    ],
+)
+def test_faults_are_named(tmp_path: Path, content: object, message: str) -> None:
+    path = write(tmp_path, content)
+    with pytest.raises(BankError, match=f"(?s){message}") as caught:
+        load_bank(path)
+    assert str(path) in str(caught.value)
+
+
+def test_a_class_that_stands_twice_is_not_dropped_silently(tmp_path: Path) -> None:
+    path = write(tmp_path, yaml.safe_dump(GOOD).replace("cat_like:", "Dog:"))
+    with pytest.raises(BankError, match="the key 'Dog' stands twice"):
+        load_bank(path)
+
+
+def test_a_file_of_other_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(BankError, match="not valid YAML"):
+        load_bank(tmp_path / "a.yaml")
+
+
+def test_unknown_banks_and_files() -> None:
+    with pytest.raises(FileNotFoundError, match=r"'derm7pts'. Did you mean 'derm7pt'"):
+        load_bank("derm7pts")
+    with pytest.raises(FileNotFoundError, match=r"no concept bank .*nowhere\.yaml"):
+        load_bank("nowhere.yaml")
+
+
+def test_for_classes_orders_renames_and_selects(tmp_path: Path) -> None:
+    bank = load_bank(write(tmp_path, GOOD)).for_classes(["dog", "Cat-Like"])
+    assert {name: bank.texts(name) for name in bank.classes} == {
+        "dog": ["floppy ears"],
+        "Cat-Like": ["whiskers", "claws"],
+    }
+    assert list(bank.for_classes(["Cat Like"]).classes) == ["Cat Like"]
+
+
+def test_a_mismatch_gives_both_sets_and_the_nearest_name(tmp_path: Path) -> None:
+    bank = load_bank(write(tmp_path, GOOD))
+    with pytest.raises(ValueError, match=r"'dogs' \(nearest: 'Dog'\)") as caught:
+        bank.for_classes(["dogs", "cat like"])
+    text = str(caught.value)
+    assert "classes of the dataset: dogs, cat like" in text
+    assert "classes of the bank:    " in text
+    assert str(bank.path) in text
+    with pytest.raises(ValueError, match="the same name twice"):
+        bank.for_classes(["Dog", "dog"])
+
+
+@pytest.mark.parametrize("name", bank_names())
+class TestShipped:
+    def test_it_keeps_the_schema_and_its_name(self, name: str) -> None:
+        bank = load_bank(name)
+        assert bank.name == name
+        assert all(len(citation) > 20 for citation in bank.sources.values())
+
+    def test_every_source_is_used(self, name: str) -> None:
+        bank = load_bank(name)
+        used = {concept.source for concepts in bank.classes.values() for concept in concepts}
+        assert used == set(bank.sources)
+
+    def test_no_two_classes_share_all_their_concepts(self, name: str) -> None:
+        bank = load_bank(name)
+        sets = [frozenset(map(same_name, bank.texts(classname))) for classname in bank.classes]
+        assert len(set(sets)) == len(sets)
+
+    def test_no_concept_names_a_class_of_its_bank(self, name: str) -> None:
+        """A concept that names the diagnosis would make an explanation circular."""
+        bank = load_bank(name)
+        for classname in bank.classes:
+            for text in bank.texts(classname):
+                assert not [
+                    other for other in bank.classes if other != "normal" and same_name(other) in same_name(text)
+                ]

@@ -1,0 +1,142 @@
+"""The chest X-rays: patients from file names, nested archives, causes; and the npz of PneumoniaMNIST."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from generated_trees import load, picture, pneumonia, pneumoniamnist
+from xcoop.datasets import pneumoniamnist as mnist
+from xcoop.datasets.pneumonia import cause_of, patient_of
+
+from xcoop.data.items import DatasetError
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XCOOP_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "data"
+
+
+@pytest.mark.parametrize(
+    ("file", "patient", "cause"),
+    [
+        ("person1_bacteria_2.jpeg", "bacteria-1", "bacteria"),
+        ("person1_virus_6.jpeg", "virus-1", "virus"),
+        ("person447_virus_921_1.jpeg", "virus-447", "virus"),
+        ("PERSON12_Bacteria_47.JPG", "bacteria-12", "bacteria"),
+        ("IM-0115-0001.jpeg", "normal-115", ""),
+        ("IM-0115-0001-0002.jpeg", "normal-115", ""),
+        ("NORMAL2-IM-0115-0001.jpeg", "normal2-115", ""),
+        ("scan 7.png", "file-scan 7.png", ""),
+    ],
+)
+def test_patient_and_cause_come_from_the_name(file: str, patient: str, cause: str) -> None:
+    assert (patient_of(file), cause_of(file)) == (patient, cause)
+
+
+def test_three_classes(root: Path) -> None:
+    pneumonia(root)
+    dataset = load("Pneumonia", root, TASK="three-class")
+    assert Counter(item.classname for item in dataset.test) == {
+        "normal": 12,
+        "bacterial pneumonia": 6,
+        "viral pneumonia": 6,
+    }
+    assert all(("bacteria" in item.impath) == (item.label == 1) for item in dataset.train_x)
+
+
+def test_three_classes_need_the_cause_in_every_name(root: Path) -> None:
+    folder = pneumonia(root)
+    picture(folder / "train/PNEUMONIA/scan7.jpeg", 999)
+    assert any(
+        "scan7" in item.impath
+        for part in (load("Pneumonia", root).train_x, load("Pneumonia", root).val)
+        for item in part
+    )
+    with pytest.raises(DatasetError, match=r"scan7\.jpeg"):
+        load("Pneumonia", root, TASK="three-class")
+
+
+@pytest.mark.parametrize(
+    "place", ["Pneumonia/chest_xray", "pneumonia/chest_xray", "chest_xray", "Pneumonia", "chest_xray/chest_xray"]
+)
+def test_accepted_places(root: Path, place: str) -> None:
+    folder = pneumonia(root / "somewhere")
+    (root / place).parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(folder, root / place)
+    assert len(load("Pneumonia", root).test) == 24
+    assert len(load("Pneumonia", Path("nowhere"), PATH=str(root / place)).test) == 24
+
+
+def test_the_nested_copy_and_the_official_val_are_left_out(root: Path) -> None:
+    folder = pneumonia(root)
+    shutil.copytree(folder, folder / "chest_xray")
+    dataset = load("Pneumonia", root)
+    assert len(dataset.train_x) + len(dataset.val) == 96
+    assert not [item for item in dataset.val if "/val/" in item.impath]
+
+
+def test_suffixes_of_any_case(root: Path) -> None:
+    folder = pneumonia(root)
+    picture(folder / "test/NORMAL/IM-0090-0001.JPG", 900)
+    picture(folder / "test/NORMAL/IM-0091-0001.png", 901)
+    assert len(load("Pneumonia", root).test) == 26
+
+
+def test_validation_is_the_same_for_all_seeds_and_shots(root: Path) -> None:
+    pneumonia(root)
+    full = {item.impath for item in load("Pneumonia", root).val}
+    for seed in (1, 2):
+        assert {item.impath for item in load("Pneumonia", root, SEED=seed).val} == full
+        assert {item.impath for item in load("Pneumonia", root, SEED=seed, NUM_SHOTS=2).val} < full
+
+
+def test_the_share_of_validation_is_val_percent(root: Path) -> None:
+    pneumonia(root)
+    assert len(load("Pneumonia", root, VAL_PERCENT=0.5).val) == 48
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        load("Pneumonia", root, VAL_PERCENT=0.0)
+
+
+def test_a_patient_of_train_and_test_is_dropped_from_train(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = pneumonia(root)
+    picture(folder / "test/PNEUMONIA/person3_virus_7000.jpeg", 950)
+    dataset = load("Pneumonia", root)
+    assert not [i for part in (dataset.train_x, dataset.val) for i in part if "person3_virus" in i.impath]
+    assert [i for part in (dataset.train_x, dataset.val) for i in part if "person3_bacteria" in i.impath]
+    assert "2 " in caplog.text
+    assert "images have their patient in test too, left out" in caplog.text
+
+
+def test_the_largest_npz_at_hand_is_read(root: Path) -> None:
+    small = pneumoniamnist(root)
+    assert "pneumoniamnist-" in load("PneumoniaMNIST", root).dataset_dir
+    (root / "pneumoniamnist").mkdir()
+    shutil.copy(small, root / "pneumoniamnist" / "pneumoniamnist_64.npz")
+    assert "pneumoniamnist_64-" in load("PneumoniaMNIST", root).dataset_dir
+    assert "pneumoniamnist-" in load("PneumoniaMNIST", root, PATH=str(small)).dataset_dir
+
+
+def test_the_pictures_are_exported_exactly_and_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = pneumoniamnist(root)
+    dataset = load("PneumoniaMNIST", root)
+    from PIL import Image
+
+    with np.load(source) as arrays:
+        for item in dataset.test:
+            index = int(Path(item.impath).name.split("_")[0])
+            assert np.array_equal(np.asarray(Image.open(item.impath)), arrays["test_images"][index])
+            assert item.label == arrays["test_labels"][index, 0]
+    monkeypatch.setattr(mnist, "export", None)
+    assert len(load("PneumoniaMNIST", root).test) == 8
+
+
+def test_an_npz_that_promises_too_much_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pneumoniamnist(root)
+    monkeypatch.setattr(mnist, "MAX_BYTES", 1000)
+    with pytest.raises(DatasetError, match="more than the 1,000 allowed"):
+        load("PneumoniaMNIST", root)

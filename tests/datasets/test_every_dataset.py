@@ -1,0 +1,172 @@
+"""Walks the registry: every dataset reads its official layout, keeps the house's rules, and names what is damaged."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import shutil
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from dassl.data.datasets import DATASET_REGISTRY, Datum
+from generated_trees import DAMAGES, LAYOUTS, config, load
+
+from xcoop.concepts import load_bank
+from xcoop.data.about import MissingDatasetError, about
+from xcoop.data.items import DatasetError
+from xcoop.plugins import dataset_names, plugin_path
+
+NAMES = dataset_names()
+
+
+def counts(items: list[Datum]) -> dict[str, int]:
+    return dict(Counter(item.classname for item in sorted(items, key=lambda item: item.label)))
+
+
+def rows(items: list[Datum]) -> list[tuple[str, int]]:
+    return [(item.impath, item.label) for item in items]
+
+
+def contents(root: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XCOOP_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "data"
+
+
+def test_every_registered_dataset_is_tested_here() -> None:
+    assert sorted(LAYOUTS) == NAMES == sorted(DAMAGES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+class TestEvery:
+    def test_the_official_layout_is_read(self, name: str, root: Path) -> None:
+        LAYOUTS[name].make(root)
+        dataset = load(name, root)
+        splits = (dataset.train_x, dataset.val, dataset.test)
+        assert tuple(counts(items) for items in splits) == LAYOUTS[name].counts
+        assert dataset.classnames == list(dataset.class_names)
+        assert Path(dataset.dataset_dir).is_dir()
+        assert dataset.is_phantom is (name == "Phantom")
+        assert re.fullmatch("[0-9a-f]{64}", dataset.split_hash)
+
+    def test_no_path_content_or_patient_is_in_two_splits(self, name: str, root: Path) -> None:
+        LAYOUTS[name].make(root)
+        dataset = load(name, root)
+        seen: set[object] = set()
+        for items in (dataset.train_x, dataset.val, dataset.test):
+            own: set[object] = {item.impath for item in items} | {Path(item.impath).read_bytes() for item in items}
+            own |= {("patient", dataset.patients[item.impath]) for item in items} if dataset.patients else set()
+            assert not seen & own
+            seen |= own
+
+    @pytest.mark.parametrize("shots", [1, 2, 5])
+    def test_few_shots(self, name: str, root: Path, shots: int) -> None:
+        LAYOUTS[name].make(root)
+        dataset = load(name, root, NUM_SHOTS=shots)
+        full_val, full_test = LAYOUTS[name].counts[1:]
+        assert set(counts(dataset.train_x).values()) == {shots}
+        assert counts(dataset.val) == {key: min(shots, 4, number) for key, number in full_val.items()}
+        assert counts(dataset.test) == full_test
+        (record,) = root.parent.rglob(f"shot_{shots}-seed_1.json")
+        content = json.loads(record.read_text(encoding="utf-8"))
+        assert (content["shots"], content["seed"], content["source"]) == (shots, 1, dataset.split_hash)
+        written = [str(Path(dataset.dataset_dir) / path) for path, _, _ in content["train"]]
+        assert written == [item.impath for item in dataset.train_x]
+
+    def test_the_same_seed_gives_the_same_shots_from_a_copy(self, name: str, root: Path, tmp_path: Path) -> None:
+        LAYOUTS[name].make(root)
+        first = load(name, root, NUM_SHOTS=2, SEED=5)
+        random.seed(3)
+        shutil.copytree(root, tmp_path / "copy")
+        second = load(name, tmp_path / "copy", NUM_SHOTS=2, SEED=5)
+        for one, two in ((first.train_x, second.train_x), (first.val, second.val)):
+            assert [Path(i.impath).relative_to(first.dataset_dir) for i in one] == [
+                Path(i.impath).relative_to(second.dataset_dir) for i in two
+            ]
+        assert rows(load(name, root, NUM_SHOTS=2, SEED=6).train_x) != rows(first.train_x)
+
+    def test_base_and_new_classes(self, name: str, root: Path) -> None:
+        LAYOUTS[name].make(root)
+        names = LAYOUTS[name].counts[0]
+        for which, expected in (("base", list(names)[:1]), ("new", list(names)[1:])):
+            dataset = load(name, root, SUBSAMPLE_CLASSES=which, NUM_SHOTS=2)
+            assert dataset.classnames == expected
+            assert {item.label for item in dataset.test} == {0}
+
+    def test_every_task_has_its_classes_and_concepts(self, name: str, root: Path) -> None:
+        LAYOUTS[name].make(root)
+        for task, names in DATASET_REGISTRY.get(name).tasks.items():
+            dataset = load(name, root, TASK=task)
+            assert dataset.classnames == list(names)
+            assert list(load_bank(dataset.concept_bank).for_classes(dataset.classnames).classes) == list(names)
+            published = about(dataset.about_name).counts
+            assert all(list(split) == list(names) for split in published[task].values())
+
+    def test_an_unknown_task_is_answered_with_the_nearest(self, name: str, root: Path) -> None:
+        task = next(iter(DATASET_REGISTRY.get(name).tasks))
+        with pytest.raises(ValueError, match=rf"DATASET\.TASK.*Did you mean '{task}'"):
+            load(name, root, TASK=task[:-1])
+
+    def test_damage_is_named(self, name: str, root: Path, tmp_path: Path) -> None:
+        for number, (damage, message) in enumerate(DAMAGES[name]):
+            place = root / str(number)
+            damage(LAYOUTS[name].make(place))
+            with pytest.raises((DatasetError, MissingDatasetError), match=f"(?s){message}"):
+                load(name, place)
+
+    def test_read_only_data_stay_untouched(self, name: str, root: Path) -> None:
+        LAYOUTS[name].make(root)
+        folders = [root, *(path for path in root.rglob("*") if path.is_dir())]
+        before = contents(root)
+        for folder in folders:
+            folder.chmod(0o555)
+        try:
+            load(name, root, NUM_SHOTS=2)
+        finally:
+            for folder in folders:
+                folder.chmod(0o755)
+        assert contents(root) == before
+
+    def test_relative_roots_links_and_strange_names(
+        self, name: str, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        strange = tmp_path / "Daten für 画像 (1)"
+        LAYOUTS[name].make(strange)
+        (tmp_path / "link").symlink_to(strange)
+        monkeypatch.chdir(tmp_path)
+        expected = LAYOUTS[name].counts[0]
+        for place in (strange, "link", "./link/../link"):
+            dataset = load(name, place)
+            assert counts(dataset.train_x) == expected
+            assert all(Path(item.impath).is_absolute() for item in dataset.train_x)
+
+    def test_the_config_file_names_the_dataset(self, name: str) -> None:
+        cfg = config("", "")
+        cfg.merge_from_file(str(plugin_path("configs", "datasets", f"{name.lower()}.yaml")))
+        assert name == cfg.DATASET.NAME
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "Phantom"])
+def test_a_missing_dataset_ends_in_one_message(name: str, root: Path) -> None:
+    facts = about(name.lower())
+    with pytest.raises(MissingDatasetError) as caught:
+        load(name, root)
+    text = str(caught.value)
+    for part in (str(root), facts.homepage, facts.licence, facts.citation, "xcoop phantom", "DATASET.PATH"):
+        assert part in text
+    assert facts.layout.splitlines()[0] in text
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != "Phantom"])
+def test_counts_that_differ_from_the_published_are_said(
+    name: str, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    LAYOUTS[name].make(root)
+    load(name, root)
+    assert caplog.text.count("; published: ") == 2 + (name != "Pneumonia")
