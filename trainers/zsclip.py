@@ -42,6 +42,8 @@ class ZeroshotCLIP(PromptTrainer):
     """Trains nothing, and tests."""
 
     node = "ZEROSHOTCLIP"
+    trains = False  # one run is all there is: no shots, no seeds
+    variants = ((), ("TRAINER.ZEROSHOTCLIP.CLINICAL", "True"))  # what `xcoop run ... all` runs
 
     def uses_bank(self) -> bool:
         """Clinical sentences come from the bank."""

@@ -84,18 +84,17 @@ class Watch:
         if found := EPOCH.search(line):
             epoch, epochs, batch, batches = (int(found[number]) for number in range(1, 5))
             loss = LOSS.search(line)
-            self._show(epoch - 1 + batch / batches, epochs, f"loss {loss[1]}" if loss else "", found[5])
+            self._show(epoch, epochs, batch / batches, f"loss {loss[1]}" if loss else "", found[5])
         elif BAR.search(line):
             self._tell(line)
 
-    def _show(self, done: float, epochs: int, loss: str, eta: str) -> None:
-        if self.bar is not None:
-            self.bar.bar_format = None
-            self.bar.total, self.bar.n = epochs, round(done, 1)
-            self.bar.unit = "epoch"
-            self.bar.set_postfix_str(loss)
-        else:
-            self._tell(f"epoch {done:.0f} of {epochs}, {loss}, eta {eta}")
+    def _show(self, epoch: int, epochs: int, part: float, loss: str, eta: str) -> None:
+        if self.bar is None:
+            self._tell(f"epoch {epoch} of {epochs}, {loss}, eta {eta}")
+            return
+        self.bar.bar_format = "{desc} {percentage:3.0f}%|{bar}| {postfix}"
+        self.bar.total, self.bar.n = epochs, epoch - 1 + part
+        self.bar.set_postfix_str(f"epoch {epoch} of {epochs}, {loss}, eta {eta}")
 
     def _tell(self, text: str) -> None:
         if self.bar is not None:

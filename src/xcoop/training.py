@@ -137,10 +137,15 @@ class PromptTrainer(Resumable, TrainerX):
 
     def train(self) -> None:
         """All epochs, then the test."""
-        before = self.seconds["features"] + self.seconds["test"]
-        with self.phase("train"):
-            super().train()
-        self.seconds["train"] -= self.seconds["features"] + self.seconds["test"] - before
+        self._since = time.perf_counter(), self.seconds["features"] + self.seconds["test"]
+        super().train()
+        self._clock_training()
+
+    def _clock_training(self) -> None:
+        """Sets `seconds["train"]`: what `train` took so far, less what is counted as another phase."""
+        start, others = self._since
+        spent = self.seconds["features"] + self.seconds["test"] - others
+        self.seconds["train"] = time.perf_counter() - start - spent
 
     def before_train(self) -> None:
         """Resumes if there is something to resume, and replaces images by their features where that is possible."""
@@ -245,6 +250,8 @@ class PromptTrainer(Resumable, TrainerX):
     def _record(self) -> None:
         from xcoop.results.record import write_run
 
+        if hasattr(self, "_since"):
+            self._clock_training()
         write_run(self, torch.cat(self._labels).numpy(), torch.cat(self._probabilities).numpy(), self._paths)
 
     # Small things.

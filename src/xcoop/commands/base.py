@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import pickle
+import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable
@@ -19,6 +20,9 @@ INTERRUPTED = 130
 
 # What the library raises, with a message that names the thing, when its input is wrong.
 EXPECTED = (OSError, ValueError, LookupError, FloatingPointError, ImportError, pickle.UnpicklingError)
+
+
+INVALID_CHOICE = re.compile(r"invalid choice: '([^']*)' \(choose from (.*)\)")
 
 
 class UserError(Exception):
@@ -42,6 +46,9 @@ class Parser(argparse.ArgumentParser):
         words = message.partition("unrecognized arguments: ")[2].split()
         hints = {word: closest(word.partition("=")[0], options) for word in words if word.startswith("--")}
         hint = "".join(f"; did you mean {near} instead of {word}?" for word, near in hints.items() if near)
+        if chosen := INVALID_CHOICE.search(message):
+            near = closest(chosen[1], re.findall(r"[\w-]+", chosen[2]))
+            hint = f"; did you mean {near}?" if near else ""
         super().error(message + hint)
 
 

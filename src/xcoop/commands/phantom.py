@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,13 @@ def add(commands: Any) -> None:
     _add_drawing(kinds, "derm7pt", "dermoscopic images in the layout of Derm7pt", _write_derm7pt)
     _add_drawing(kinds, "pneumonia", "chest radiographs in the layout of the pneumonia archive", _write_chest)
     kinds.choices["derm7pt"].add_argument(
-        "--mix", help="class proportions (default: those of the dataset that it imitates)"
+        "--mix", help="balanced: half melanoma, half nevus (the default); real: five groups, as in Derm7pt"
     )
     _add_later(kinds, "pretrain", "train the phantom backbone", "xcoop.phantom.pretrain")
     _add_later(kinds, "probe", "how well a backbone knows the phantom's concepts", "xcoop.phantom.probe")
 
 
-def _add_drawing(kinds: Any, name: str, what: str, write: Callable[[argparse.Namespace], Mapping[str, Any]]) -> None:
+def _add_drawing(kinds: Any, name: str, what: str, write: Callable[[argparse.Namespace], Any]) -> None:
     one = kinds.add_parser(name, help=f"draw {what}", description=f"Draws {what}.")
     one.add_argument("--out", required=True, type=Path, help="the folder to make")
     one.add_argument("--cases", type=int, default=1200, help="how many (default 1200)")
@@ -42,27 +42,27 @@ def _add_later(kinds: Any, name: str, what: str, module: str) -> None:
     one.set_defaults(action=lambda arguments: _hand_over(f"xcoop phantom {name}", module, arguments.rest))
 
 
-def _draw(arguments: argparse.Namespace, write: Callable[[argparse.Namespace], Mapping[str, Any]]) -> int:
+def _draw(arguments: argparse.Namespace, write: Callable[[argparse.Namespace], Any]) -> int:
     if arguments.cases < 1 or arguments.seed < 0:
         raise UserError("--cases must be above 0 and --seed 0 or more")
     if arguments.out.exists() and (not arguments.out.is_dir() or any(arguments.out.iterdir())):
         raise UserError(f"--out {arguments.out} exists already; name a new folder, nothing is overwritten")
-    summary = write(arguments)
-    say(f"{arguments.cases} cases in {arguments.out}. Phantom: nothing measured on it is a clinical result.")
-    best = summary.get("best_reachable", summary)
-    figures = [f"  {name}: {value:.3f}" for name, value in best.items() if isinstance(value, float)]
-    say("The best that any classifier can reach:", *figures)
+    best = write(arguments).best
+    say(
+        f"{arguments.cases} cases in {arguments.out}. A phantom: nothing measured on it is a clinical result.",
+        f"The best that any classifier can reach on it: accuracy {best.accuracy:.3f}, AUC {best.auc:.3f}.",
+    )
     return 0
 
 
-def _write_derm7pt(arguments: argparse.Namespace) -> Mapping[str, Any]:
+def _write_derm7pt(arguments: argparse.Namespace) -> Any:
     from xcoop.phantom.derm_layout import write_derm7pt
 
     mix = {} if arguments.mix is None else {"mix": arguments.mix}
     return write_derm7pt(arguments.out, arguments.cases, arguments.seed, progress=True, **mix)
 
 
-def _write_chest(arguments: argparse.Namespace) -> Mapping[str, Any]:
+def _write_chest(arguments: argparse.Namespace) -> Any:
     from xcoop.phantom.chest_layout import write_chest
 
     return write_chest(arguments.out, arguments.cases, arguments.seed, progress=True)

@@ -26,6 +26,7 @@ def add(commands: Any) -> None:
     defaults = environment_defaults()
     one = commands.add_parser(
         "run",
+        usage="xcoop run <dataset> <shots> [trainer|all] [cfg] [KEY VALUE ...] [--data D] [--out O] [--seeds S]",
         help="train and test all seeds of a method on a dataset, and print the table",
         description="Trains and tests all seeds of a method on a dataset, and prints the table.",
         epilog=EPILOG,
@@ -34,7 +35,7 @@ def add(commands: Any) -> None:
     one.add_argument(
         "words",
         nargs="+",
-        metavar="<dataset> <shots> [trainer|all] [cfg] [KEY VALUE ...]",
+        metavar="<dataset> <shots> ...",
         help="dataset and cfg are short names (see `xcoop list`) or YAML files; trainer defaults to XCoOp, cfg to "
         "phantom for the dataset phantom and to vit_b16 otherwise",
     )

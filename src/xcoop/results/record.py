@@ -27,6 +27,7 @@ from xcoop.results.provenance import git_revision, hardware, peak_memory_mb, ver
 
 SCHEMA = 1
 RESULTS, PREDICTIONS, CONFIG = "results.json", "predictions.csv", "config.yaml"
+CARD = "phantom.json"  # lies in a folder of drawn images
 _NEEDED = ("schema", "dataset", "trainer", "seed", "metrics", "config_hash", "predictions_sha256", "checksum")
 
 
@@ -75,14 +76,15 @@ def write_run(trainer: Any, labels: ArrayLike, probabilities: ArrayLike, impaths
         raise ValueError(f"{len(impaths)} image paths for {len(y)} labels")
     folder, dataset = Path(trainer.output_dir), trainer.dm.dataset
     names = list(dataset.classnames)
-    images = [relative(path, trainer.cfg, dataset) for path in impaths]
+    images = [relative(path, _roots(trainer.cfg, dataset)) for path in impaths]
+    tested = [relative(path, _roots({}, dataset)) for path in impaths]  # the same wherever the dataset lies
     patients = getattr(dataset, "patients", None) or {}
     table = predictions_csv(y, p, images, names, [patients.get(path) for path in impaths])
 
     (folder / RESULTS).unlink(missing_ok=True)  # while the predictions change, the run is not done
     atomic_write_text(folder / PREDICTIONS, table)
     results = _describe(trainer, y, p) | {
-        "test_hash": _hash(sorted(f"{image}\t{label}" for image, label in zip(images, y, strict=True))),
+        "test_hash": _hash(sorted(f"{image}\t{label}" for image, label in zip(tested, y, strict=True))),
         "predictions_sha256": sha256_file(folder / PREDICTIONS),
         "finished": now(),
     }
@@ -112,18 +114,20 @@ def predictions_csv(
     return text.getvalue()
 
 
-def relative(impath: str, cfg: Mapping[str, Any], dataset: Any) -> str:
-    """An image's path below the data root, or below the parent of the dataset's folder: the same on each machine."""
+def relative(impath: str, roots: Sequence[Path]) -> str:
+    """An image's path below the first root that holds it, with forward slashes; the absolute path if none does."""
     path = Path(impath).absolute()
-    own = getattr(dataset, "dataset_dir", "")
-    roots = [Path(own).absolute().parent] if own and Path(own).is_absolute() else []
-    root = cfg["DATASET"]["ROOT"]
-    if root:
-        roots.insert(0, Path(root).expanduser().absolute())
-    for base in roots:
-        if path.is_relative_to(base):
-            return path.relative_to(base).as_posix()
+    for root in roots:
+        if path.is_relative_to(root):
+            return path.relative_to(root).as_posix()
     return path.as_posix()
+
+
+def _roots(cfg: Mapping[str, Any], dataset: Any) -> list[Path]:
+    """What image paths are relative to: the data root; for a dataset elsewhere (in the cache) its own folder."""
+    places = [cfg["DATASET"]["ROOT"]] if cfg else []
+    places.append(str(getattr(dataset, "dataset_dir", "") or ""))
+    return [Path(place).expanduser().absolute() for place in places if place]
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:
@@ -162,7 +166,7 @@ def _describe(trainer: Any, labels: Ints, probabilities: Floats) -> dict[str, An
     return {
         "schema": SCHEMA,
         "dataset": cfg.DATASET.NAME,
-        "task": cfg.DATASET.get("TASK", ""),
+        "task": getattr(dataset, "task", cfg.DATASET.get("TASK", "")),
         "subsample": cfg.DATASET.get("SUBSAMPLE_CLASSES", "all"),
         "trainer": cfg.TRAINER.NAME,
         "backbone": cfg.MODEL.BACKBONE.NAME,
@@ -178,7 +182,7 @@ def _describe(trainer: Any, labels: Ints, probabilities: Floats) -> dict[str, An
         "metrics": classification_metrics(labels, probabilities),
         "confusion": confusion(labels, probabilities.argmax(1), probabilities.shape[1]).tolist(),
         "is_phantom": bool(getattr(dataset, "is_phantom", False)),
-        "best_reachable": getattr(dataset, "best_reachable", None),
+        "best_reachable": _best_reachable(cfg, dataset),
         "split_hash": getattr(dataset, "split_hash", None),
         "bank": _bank(trainer),
         "config_hash": config_hash(cfg),
@@ -189,6 +193,17 @@ def _describe(trainer: Any, labels: Ints, probabilities: Floats) -> dict[str, An
         "seconds": {phase: round(float(s), 3) for phase, s in (getattr(trainer, "seconds", None) or {}).items()},
         **peak_memory_mb(),
     }
+
+
+def _best_reachable(cfg: Any, dataset: Any) -> dict[str, float] | None:
+    """What any classifier can reach at best on a phantom's default task (fractions), from the card that lies in it."""
+    folder = Path(getattr(dataset, "dataset_dir", "") or ".")
+    cards = [path for path in (folder / CARD, folder.parent / CARD) if path.is_file()]
+    default = next(iter(getattr(dataset, "tasks", {})), "")
+    if not cards or getattr(dataset, "task", "") != default or cfg.DATASET.get("SUBSAMPLE_CLASSES", "all") != "all":
+        return None
+    best = read_json(cards[0]).get("best_reachable", {})
+    return {name: value for name, value in best.items() if isinstance(value, float)} or None
 
 
 def _bank(trainer: Any) -> dict[str, Any] | None:
