@@ -9,6 +9,7 @@ concept lies and nowhere else. Drawings carry nothing of the diagnosis but the c
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,13 +81,14 @@ def draw_clinical(profile: Mapping[str, str], rng: np.random.Generator, size: in
     check_profile(profile)
     parts = children(rng, (*_PARTS, *_DRAW))
     near = max(32, int(size * 0.42))
+    same_skin = deepcopy(parts["skin"])
     skin, painted, _, _ = _paint(profile, parts, near)
     own = parts["clinic"]
-    image = draw_skin(parts["skin"], size)
+    image = draw_skin(same_skin, size)
     top, left = own.integers(size // 8, size - near - size // 8, 2)
     window = image[:, top : top + near, left : left + near]
     window *= np.clip(painted / np.maximum(skin, 0.05), 0, 1.3)
-    image = take_picture(add_light(add_hairs(image, own), own), own)
+    image = take_picture(add_light(add_hairs(image, own), own, rim=False), own)
     return _to_bytes(image)
 
 

@@ -59,17 +59,17 @@ def add_ruler(image: Floats, rng: np.random.Generator) -> Floats:
     return blend(image, rng.uniform(0.05, 0.3), marks * 0.75)
 
 
-def add_light(image: Floats, rng: np.random.Generator) -> Floats:
-    """A slope of light, darker corners, and in some pictures the dark rim of the dermatoscope."""
+def add_light(image: Floats, rng: np.random.Generator, rim: bool = True) -> Floats:
+    """A slope of light, darker corners, and, if `rim`, in some pictures the dark rim of the dermatoscope."""
     size = image.shape[-1]
     x, y = pixel_grid(size)
     angle, slope = rng.uniform(0, 2 * np.pi), rng.uniform(0, 0.16)
     light = 1 + slope * ((x - 0.5) * math.cos(angle) + (y - 0.5) * math.sin(angle))
     far = np.hypot(x - 0.5 - rng.normal(0, 0.02), y - 0.5 - rng.normal(0, 0.02))
     light = light * (1 - max(0.0, rng.uniform(-0.2, 0.5)) * far**2)
-    rim = rng.uniform(0.52, 0.64)
-    if rng.uniform() < 0.2:
-        light = light * (0.04 + 0.96 * smooth_step(far, rim + 0.02, rim - 0.01))
+    radius = rng.uniform(0.52, 0.64)
+    if rng.uniform() < 0.2 and rim:
+        light = light * (0.04 + 0.96 * smooth_step(far, radius + 0.02, radius - 0.01))
     return image * light.astype(np.float32)
 
 
