@@ -27,7 +27,7 @@ def test_shapes_and_types(size):
 
 
 def test_masks_are_filled_exactly_when_the_concept_is_present():
-    for seed in range(40):
+    for seed in range(60):
         profile = sample_uniform(np.random.default_rng([5, seed]))
         drawing = draw(profile, seed)
         for concept, mask in drawing.masks.items():

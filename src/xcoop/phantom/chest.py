@@ -116,9 +116,10 @@ def _density(anatomy: Anatomy, found: Mapping[str, Finding], streams: Mapping[st
     for finding in found.values():
         left = left * (1 - finding.fill)
     lungs = air(anatomy) * left
-    texture = smooth_noise(rng, 26, size) * 0.02 + smooth_noise(rng, 48, size) * 0.014
+    grain = smooth_noise(rng, 26, size) * 0.6 + smooth_noise(rng, 48, size) * 0.4
+    texture = rng.uniform(0.012, 0.03) * grain
     trunk = streams["vessels"].uniform(0.06, 0.12) * vessels(anatomy, streams["vessels"])
-    density = tissue + smooth_noise(rng, 6, size) * 0.012 * inside
+    density = tissue + (0.015 * smooth_noise(rng, 6, size) + 0.3 * texture) * inside
     density = density - rng.uniform(0.23, 0.36) * lungs + (trunk + texture) * lungs
     density = density + _skeleton(anatomy, streams["bones"]) * inside
     density = density - rng.uniform(0.05, 0.1) * bones.trachea(anatomy, rng) - 0.16 * film.bowel_gas(anatomy, rng)

@@ -36,6 +36,7 @@ class Anatomy:
         flat: 0 for normal domes, 1 for flattened ones.
         heart: Profile of the half-width of the mediastinum and heart, right and left.
         hila: centres of the right and left hilum.
+        raised: whether the arms are up.
     """
 
     frame: Frame
@@ -53,6 +54,7 @@ class Anatomy:
     flat: float
     heart: tuple[Profile, Profile]
     hila: tuple[tuple[float, float], tuple[float, float]]
+    raised: bool
 
 
 def make_anatomy(frame: Frame, rng: np.random.Generator, flatten: float = 0.0, enlarge: float = 1.0) -> Anatomy:
@@ -81,7 +83,22 @@ def make_anatomy(frame: Frame, rng: np.random.Generator, flatten: float = 0.0, e
     hila = ((-0.19 * spread, rng.uniform(-0.1, 0.0)), (0.2 * spread, rng.uniform(-0.14, -0.04)))
     tn = t / np.maximum(wall, 0.2)
     return Anatomy(
-        frame, across, t, right, lateral, to_wall, to_heart, to_dome, lung, tn, domes, spread, flatten, heart, hila
+        frame,
+        across,
+        t,
+        right,
+        lateral,
+        to_wall,
+        to_heart,
+        to_dome,
+        lung,
+        tn,
+        domes,
+        spread,
+        flatten,
+        heart,
+        hila,
+        bool(rng.random() < 0.75),
     )
 
 
@@ -123,7 +140,9 @@ def _heart(apex: float, spread: float, rng: np.random.Generator, enlarge: float)
         0.42 * bulge,
         0.3,
     ]
-    return Profile(at, np.array(on_right) * spread), Profile(at, np.array(on_left) * spread)
+    return Profile(at, (np.array(on_right) + rng.normal(0, 0.008, 10)) * spread), Profile(
+        at, (np.array(on_left) + rng.normal(0, 0.008, 10)) * spread
+    )
 
 
 def _domes(
@@ -141,7 +160,7 @@ def body(anatomy: Anatomy, rng: np.random.Generator) -> np.ndarray:
     """Density of the soft tissues: trunk, shoulders, arms, neck and head, without any air."""
     frame = anatomy.frame
     x, y = anatomy.across, frame.y
-    fat = rng.uniform(0.09, 0.2)
+    fat = rng.uniform(0.06, 0.18)
     trunk = np.clip((anatomy.lateral(np.maximum(y, -0.3)) + fat - anatomy.t) * (1 / 0.2), 0, 1) * edge(y + 0.62, 0.2)
     neck_width, slope = rng.uniform(0.24, 0.36), rng.uniform(-1.15, -0.86)
     shoulder = Profile(
@@ -150,8 +169,8 @@ def body(anatomy: Anatomy, rng: np.random.Generator) -> np.ndarray:
     )
     top = np.clip((y - shoulder(anatomy.t)) * (1 / 0.3), 0, 1) * edge(1.02 - anatomy.t, 0.14) * edge(-0.1 - y, 0.25)
     soft = np.maximum(trunk, top)
-    for side, arm in zip((-1, 1), _arms(rng), strict=True):
-        soft = np.maximum(soft, 0.85 * _capsule(x * side, y, arm[:2], arm[2:4], 0.24 + fat * 0.5, 0.2))
+    for side, arm in zip((-1, 1), _arms(anatomy.raised, rng), strict=True):
+        soft = np.maximum(soft, 0.85 * _capsule(x * side, y, arm[:2], arm[2:4], 0.2 + fat * 0.5, 0.16))
     head = _ellipse(x, y, (0.0, rng.uniform(-1.25, -0.98)), (rng.uniform(0.3, 0.42), rng.uniform(0.2, 0.28)))
     chin = edge(head, 0.12)
     soft = np.sqrt(soft) * 0.52 + 0.1 * chin
@@ -160,9 +179,8 @@ def body(anatomy: Anatomy, rng: np.random.Generator) -> np.ndarray:
     return soft * (0.85 + 0.2 * centre) + 0.1 * belly * np.minimum(soft * 4, 1)
 
 
-def _arms(rng: np.random.Generator) -> list[tuple[float, float, float, float]]:
+def _arms(raised: bool, rng: np.random.Generator) -> list[tuple[float, float, float, float]]:
     """Both upper arms as (x, y) of the shoulder and of the elbow, on a right half turned to positive x."""
-    raised = rng.random() < 0.6
     reach = rng.uniform(-1.5, -0.7) if raised else rng.uniform(-0.1, 0.9)
     far = rng.uniform(1.15, 1.45) if raised else rng.uniform(1.1, 1.3)
     return [(0.66, -0.62, far + rng.normal(0, 0.05), reach + rng.normal(0, 0.12)) for _ in range(2)]

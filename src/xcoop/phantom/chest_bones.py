@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy import ndimage
 
 from xcoop.phantom.chest_anatomy import Anatomy
 from xcoop.phantom.chest_frame import Ink, bump, edge
@@ -14,7 +15,7 @@ def ribs(anatomy: Anatomy, rng: np.random.Generator) -> np.ndarray:
     spacing, first = rng.uniform(0.132, 0.162), rng.uniform(0, 0.14)
     fall = rng.uniform(0.22, 0.34) * (1 - 0.35 * anatomy.flat)
     jitter = rng.normal(0, 0.006, size=64).astype(np.float32)
-    half = rng.uniform(0.028, 0.037)
+    half = rng.uniform(0.03, 0.042)
     side = np.where(anatomy.right, np.float32(0), np.float32(rng.normal(0, 0.02)))
     reach = np.minimum(tn, 1.15)
     arc = fall * reach * reach * np.sqrt(reach) * (1 + 0.35 * y) - 0.04 * np.sin(np.pi * np.minimum(reach, 1))
@@ -25,8 +26,8 @@ def ribs(anatomy: Anatomy, rng: np.random.Generator) -> np.ndarray:
     front = _bars(y - front_arc - first + side, spacing * 1.04, half * 1.25, jitter, anatomy.frame.pixel)
     front *= edge(anatomy.to_wall + 0.02, 0.03) * edge(tn - rng.uniform(0.42, 0.55), 0.12) * edge(y + 0.45, 0.1)
     rim = bump(anatomy.to_wall + 0.012, 0.022) * (0.35 + 0.65 * back)
-    strength = rng.uniform(0.08, 0.13)
-    whole = strength * back + rng.uniform(0.12, 0.4) * strength * front + rng.uniform(0.08, 0.2) * rim
+    strength = rng.uniform(0.08, 0.16)
+    whole = strength * back + rng.uniform(0.05, 0.35) * strength * front + rng.uniform(0.1, 0.24) * rim
     return whole * edge(y - (rng.uniform(-0.8, -0.7)), 0.05) * (0.3 + 0.7 * edge(anatomy.to_dome + 0.04, 0.14))
 
 
@@ -34,9 +35,9 @@ def _bars(phase: np.ndarray, spacing: float, half: float, jitter: np.ndarray, pi
     """Parallel bars with bright edges (the cortex), the lower one stronger; `phase` runs across them."""
     index = np.rint(phase * (1 / spacing))
     across = phase - index * spacing + jitter[index.astype(np.int32) & 63]
-    crisp = max(0.009, 0.7 * pixel)
+    crisp = max(0.013, 0.8 * pixel)
     bar = edge(half - np.abs(across), crisp)
-    return bar * (0.62 + 0.25 * bump(across + 0.8 * half, 0.011) + 0.4 * bump(across - 0.8 * half, 0.011))
+    return bar * (0.75 + 0.15 * bump(across + 0.75 * half, 0.013) + 0.3 * bump(across - 0.75 * half, 0.013))
 
 
 def spine(anatomy: Anatomy, rng: np.random.Generator) -> np.ndarray:
@@ -44,7 +45,7 @@ def spine(anatomy: Anatomy, rng: np.random.Generator) -> np.ndarray:
     y, t = anatomy.frame.y, anatomy.t
     half, spacing = rng.uniform(0.07, 0.09), rng.uniform(0.105, 0.125)
     wave = np.cos((y + rng.uniform(0, spacing)) * (2 * np.pi / spacing))
-    column = edge(half - t + 0.008 * wave, 0.02)
+    column = edge(half - t + 0.008 * wave, rng.uniform(0.02, 0.045))
     pedicles = bump(t - 0.62 * half, 0.018) * np.clip(wave, 0, 1)
     process = bump(t, 0.015) * np.clip(-wave, 0, 1)
     plain = rng.uniform(0.07, 0.13)
@@ -70,7 +71,7 @@ def clavicles(anatomy: Anatomy, rng: np.random.Generator) -> np.ndarray:
 def shoulders(anatomy: Anatomy, rng: np.random.Generator) -> np.ndarray:
     """Density of the scapulae and humeri."""
     ink = Ink(anatomy.frame)
-    raised = rng.random() < 0.6
+    raised = anatomy.raised
     for sign in (-1.0, 1.0):
         out, up = rng.normal(0, 0.03), rng.normal(0, 0.04)
         blade = np.array([(0.45, -0.66), (0.7, -0.62), (0.78, -0.5), (0.74, -0.1), (0.66, 0.02), (0.6, -0.2)])
@@ -84,7 +85,7 @@ def shoulders(anatomy: Anatomy, rng: np.random.Generator) -> np.ndarray:
         ink.line(shaft, 0.1, 0.85)
         ink.line(shaft, 0.055, 0.5)
         ink.disc((float(shaft[0, 0]), float(shaft[0, 1])), 0.075, 0.75)
-    return 0.16 * ink.field()
+    return rng.uniform(0.07, 0.14) * ndimage.gaussian_filter(ink.field(), 0.006 * anatomy.frame.size)
 
 
 def trachea(anatomy: Anatomy, rng: np.random.Generator) -> np.ndarray:

@@ -36,12 +36,12 @@ def expose(density: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         (size, size) float32 grey levels in [0, 1].
     """
     size = density.shape[0]
-    portable = rng.random() < 0.5  # bedside pictures are greyer
+    portable = rng.random() < 0.45  # bedside pictures are greyer
     scatter = rng.uniform(0.1, 0.3) if portable else rng.uniform(0.02, 0.15)
     veil = _blur(density, 0.09)
     blurred = ndimage.gaussian_filter(density, size * rng.uniform(0.0005, 0.004))
     film = (1 - scatter) * blurred + scatter * veil
-    middle, slope = rng.uniform(0.29, 0.42), (rng.uniform(3.4, 5.2) if portable else rng.uniform(5.2, 7.2))
+    middle, slope = rng.uniform(0.32, 0.43), (rng.uniform(3.8, 6.0) if portable else rng.uniform(6.0, 8.4))
     tone = 1 / (1 + np.exp(-slope * (film - middle)))
     floor = 1 / (1 + np.exp(slope * middle))
     tone = (tone - floor) * (1 / (1 - floor))

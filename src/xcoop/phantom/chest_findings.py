@@ -54,7 +54,12 @@ def make_places(anatomy: Anatomy, consolidation: str, rng: np.random.Generator) 
     wobble = rng.uniform(-1, 1, size=2) * (0.08, 0.07)
     alone = list(_CENTRES)[int(rng.integers(0, 4))]
     x, y = _CENTRES.get(consolidation, _CENTRES[alone])
-    return Places(effusion, cardiac, (float(x * anatomy.spread + wobble[0]), float(y + wobble[1])))
+    side, sign = (RIGHT, -1.0) if x < 0 else (LEFT, 1.0)
+    y = float(min(y + wobble[1], anatomy.dome[side] - 0.14))
+    out = min(
+        max(sign * (x * anatomy.spread + wobble[0]), anatomy.heart[side].at(y) + 0.11), anatomy.lateral.at(y) - 0.1
+    )
+    return Places(effusion, cardiac, (sign * float(out), y))
 
 
 def consolidation(
@@ -102,27 +107,37 @@ def air_bronchograms(anatomy: Anatomy, places: Places, rng: np.random.Generator)
     x, y = places.patch
     sign = -1.0 if x < 0 else 1.0
     hilum = anatomy.hila[RIGHT if x < 0 else LEFT]
-    heading = np.arctan2(y - hilum[1], (x - hilum[0]) * sign + 1e-6)
-    start = (x - 0.13 * np.cos(heading) * sign, y - 0.13 * np.sin(heading))
+    heading = float(np.arctan2(y - hilum[1], (x - hilum[0]) * sign + 1e-6))
     ink = Ink(anatomy.frame)
-    for offset in np.linspace(-0.55, 0.55, int(rng.integers(2, 4))) + rng.normal(0, 0.15):
-        _tube(ink, rng, start, float(heading + offset), sign)
-    tubes = ndimage.gaussian_filter(ink.field(), 0.004 * anatomy.frame.size) * (anatomy.lung > 0.5)
+    start = (x - 0.17 * np.cos(heading) * sign, y - 0.17 * np.sin(heading))
+    trunk = _tube(ink, rng, start, heading, sign, 0.038, 6)
+    turn = float(rng.choice([-1.0, 1.0]))
+    for i, at in enumerate((1, 2, 3, 4)[: int(rng.integers(3, 5))]):
+        _tube(ink, rng, trunk[at], heading + turn * (-1) ** i * rng.uniform(0.5, 0.9), sign, 0.032, 3)
+    tubes = ndimage.gaussian_filter(ink.field(), 0.005 * anatomy.frame.size) * (anatomy.lung > 0.5)
     gap = np.hypot(anatomy.across - x, anatomy.frame.y - y)
     sleeve = edge(0.22 - gap + 0.035 * smooth_noise(rng, 10, anatomy.frame.size), 0.09)
     near = ndimage.grey_dilation(tubes, size=(3, 3)) > 0.3
-    return Finding(0.74 * sleeve, -0.26 * tubes, near)
+    return Finding(0.74 * sleeve, -0.24 * tubes, near)
 
 
-def _tube(ink: Ink, rng: np.random.Generator, start: tuple[float, float], heading: float, sign: float) -> None:
-    angles = heading + np.cumsum(rng.normal(0, 0.14, size=5))
-    xs = start[0] + sign * np.r_[0.0, np.cumsum(np.cos(angles) * 0.06)]
-    ys = start[1] + np.r_[0.0, np.cumsum(np.sin(angles) * 0.06)]
-    for i in range(5):
-        ink.line([(xs[i], ys[i]), (xs[i + 1], ys[i + 1])], 0.038 - 0.003 * i, 1.0 - 0.06 * i)
-    fork = angles[2] + rng.choice([-1.0, 1.0]) * 0.7
-    end = (xs[2] + sign * 0.1 * np.cos(fork), ys[2] + 0.1 * np.sin(fork))
-    ink.line([(xs[2], ys[2]), end], 0.026, 0.85)
+def _tube(
+    ink: Ink,
+    rng: np.random.Generator,
+    start: tuple[float, float],
+    heading: float,
+    sign: float,
+    width: float,
+    steps: int,
+) -> list[tuple[float, float]]:
+    """Draws one winding bronchus that gets thinner; returns its points."""
+    angles = heading + np.cumsum(rng.normal(0, 0.16, size=steps))
+    xs = start[0] + sign * np.r_[0.0, np.cumsum(np.cos(angles) * 0.055)]
+    ys = start[1] + np.r_[0.0, np.cumsum(np.sin(angles) * 0.055)]
+    points = list(zip(xs.tolist(), ys.tolist(), strict=True))
+    for i in range(steps):
+        ink.line(points[i : i + 2], width * (1 - 0.4 * i / steps), 1.0 - 0.4 * i / steps)
+    return points
 
 
 def pleural_effusion(anatomy: Anatomy, value: str, places: Places, rng: np.random.Generator) -> Finding:
@@ -146,12 +161,13 @@ def interstitial_opacity(anatomy: Anatomy, rng: np.random.Generator) -> Finding:
     """A net of fine lines over both lungs with a little haze, denser towards the hila."""
     size = anatomy.frame.size
     net = np.zeros_like(anatomy.t)
-    for cells, weight in ((19, 1.0), (30, 0.7)):
-        net += weight * bump(smooth_noise(rng, cells, size), 0.3)  # lines where smooth noise crosses zero
+    for cells, weight in ((21, 1.0), (34, 0.7)):
+        broken = np.clip(0.6 + 0.7 * smooth_noise(rng, cells // 2, size), 0, 1.4)
+        net += weight * broken * bump(smooth_noise(rng, cells, size), 0.28)  # lines where smooth noise crosses zero
     patchy = np.clip(0.85 + 0.22 * smooth_noise(rng, 5, size), 0.4, 1.2)
     weight = patchy * (0.65 + 0.5 * bump(anatomy.to_heart, 0.3)) * anatomy.lung
-    haze = rng.uniform(0.18, 0.34)
-    strength = rng.uniform(0.12, 0.17)
+    haze = rng.uniform(0.24, 0.42)
+    strength = rng.uniform(0.14, 0.2)
     return Finding(haze * weight, strength * (net - 0.45) * weight, anatomy.lung > 0.5)
 
 
@@ -177,9 +193,9 @@ def peribronchial_thickening(anatomy: Anatomy, rng: np.random.Generator) -> Find
     for side, sign in ((RIGHT, -1.0), (LEFT, 1.0)):
         x0, y0 = anatomy.hila[side]
         x0 += sign * (0.07 if side == RIGHT else 0.12)
-        for angle in np.linspace(-1.1, 1.2, 5) + rng.normal(0, 0.15, size=5):
-            _tram(ink, x0, y0, float(angle), sign, rng.uniform(0.12, 0.22), rng.uniform(0.017, 0.022))
-        for _ in range(int(rng.integers(3, 6))):
+        for angle in rng.uniform(-1.2, 1.3, size=6):
+            _tram(ink, x0, y0, float(angle), sign, rng.uniform(0.1, 0.24), rng.uniform(0.014, 0.022))
+        for _ in range(int(rng.integers(2, 4))):
             angle, far = rng.uniform(-1.2, 1.3), rng.uniform(0.05, 0.26)
             centre = (x0 + sign * far * np.cos(angle), y0 + far * np.sin(angle))
             ink.disc(centre, 0.04, 0.0)

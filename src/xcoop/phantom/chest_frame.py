@@ -52,7 +52,7 @@ class Frame:
 def make_frame(size: int, rng: np.random.Generator) -> Frame:
     """A frame of `size` pixels with a patient placed a little differently each time."""
     angle = float(np.clip(rng.normal(0.0, 0.05), -0.15, 0.15))
-    zoom = rng.uniform(0.9, 1.08, size=2) * rng.uniform(0.88, 1.06)
+    zoom = rng.uniform(0.9, 1.08, size=2) * rng.uniform(0.82, 1.06)
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     matrix = turn @ np.diag(zoom)
     shift = np.array([np.clip(rng.normal(0.0, 0.05), -0.12, 0.12), np.clip(rng.normal(0.0, 0.08), -0.16, 0.16)])
