@@ -28,7 +28,9 @@ SUBJECTS: dict[str, tuple[str, ...]] = {
     "chest": ("chest", "thorax", "patient", "child"),
 }
 
-# `{s}` is the subject (or the diagnosis), `{f}` the list of findings.
+_VIEWS = ("frontal", "pediatric", "portable", "supine", "single")
+
+# `{s}` is the subject and `{a}` a word for the view, or either the diagnosis; `{f}` is the list of findings.
 _FRAMES: dict[str, tuple[str, ...]] = {
     "derm": (
         "a photo of a {s} with {f}.",
@@ -54,6 +56,10 @@ _FRAMES: dict[str, tuple[str, ...]] = {
         "a chest x-ray of a {s} with {f}.",
         "a chest x-ray of {s}, {f}.",
         "a chest x-ray of {s} with {f}.",
+        "a {a} chest x-ray with {f}.",
+        "a {a} chest x-ray with {f}.",
+        "a {a} chest x-ray showing {f}.",
+        "a photo of a {a} chest x-ray, {f}.",
         "chest x-ray with {f}.",
         "a chest x-ray showing {f}.",
         "frontal chest radiograph, {f}.",
@@ -74,7 +80,7 @@ DIAGNOSES: dict[str, dict[str, tuple[str, ...]]] = {
         "MISC": ("benign lesion",),
     },
     "chest": {
-        "normal": ("normal", "normal chest"),
+        "normal": ("normal",),
         "bacterial": ("pneumonia", "bacterial pneumonia"),
         "viral": ("pneumonia", "viral pneumonia"),
     },
@@ -112,28 +118,26 @@ def make_caption(kind: str, profile: Mapping[str, str], rng: np.random.Generator
         KeyError: an unknown kind or group.
     """
     said = _choose(kind, profile, rng)
-    subject, diagnosis = _pick(SUBJECTS[kind], rng), None
+    diagnosis = None
     frames = _FRAMES[kind]
     if group is not None and rng.random() < DIAGNOSIS_RATE:
-        subject = diagnosis = _pick(DIAGNOSES[kind][group], rng)
-        frames = tuple(frame for frame in frames if "{s}" in frame)
+        diagnosis = _pick(DIAGNOSES[kind][group], rng)
+        frames = tuple(frame for frame in frames if "{s}" in frame or "{a}" in frame)
     findings = _listed([_pick(term.wordings, rng) for term in said], rng)
-    text = _pick(frames, rng).replace("{s}", subject).replace("{f}", findings)
-    return Caption(text, said, diagnosis)
+    return Caption(_filled(_pick(frames, rng), kind, findings, rng, diagnosis), said, diagnosis)
 
 
 def phrase(term: Term, rng: np.random.Generator) -> str:
     """A sentence that states one term, in random words."""
-    frame = _pick(_FRAMES[term.kind], rng)
-    return frame.replace("{s}", _pick(SUBJECTS[term.kind], rng)).replace("{f}", _pick(term.wordings, rng))
+    return _filled(_pick(_FRAMES[term.kind], rng), term.kind, _pick(term.wordings, rng), rng)
 
 
 def all_sentences(kind: str) -> list[str]:
     """Sentences that together hold every word that a caption of this kind can hold."""
     words = [wording for term in terms(kind) for wording in term.wordings]
     names = [name for names in DIAGNOSES[kind].values() for name in names]
-    frames = [frame.replace("{s}", "").replace("{f}", "") for frame in _FRAMES[kind]]
-    return [*words, *names, *SUBJECTS[kind], *frames, "a photo of a", "and , . with"]
+    frames = [frame.replace("{s}", "").replace("{f}", "").replace("{a}", "") for frame in _FRAMES[kind]]
+    return [*words, *names, *SUBJECTS[kind], *_VIEWS, *frames, "and", "a, b", "a: b.", "x."]
 
 
 def said_in(kind: str, text: str) -> tuple[set[Term], set[str]]:
@@ -182,8 +186,14 @@ def _pick(options: Sequence[_T], rng: np.random.Generator) -> _T:
     return options[int(rng.integers(len(options)))]
 
 
+def _filled(frame: str, kind: str, findings: str, rng: np.random.Generator, diagnosis: str | None = None) -> str:
+    """A frame with its places taken."""
+    subject, view = (diagnosis, diagnosis) if diagnosis else (_pick(SUBJECTS[kind], rng), _pick(_VIEWS, rng))
+    return frame.replace("{s}", subject).replace("{a}", view).replace("{f}", findings)
+
+
 def _listed(words: Sequence[str], rng: np.random.Generator) -> str:
-    """ "a, b and c" or "a, b, c"."""
+    """Either "a, b and c" or "a, b, c"."""
     if len(words) > 1 and rng.random() < 0.5:
         return ", ".join(words[:-1]) + " and " + words[-1]
     return ", ".join(words)

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from xcoop.files import atomic_path, atomic_write_text, read_json
+from xcoop.phantom.chest import draw_chest
+from xcoop.phantom.chest_tables import CHEST_TABLE
+from xcoop.phantom.dermoscopy import draw_dermoscopy
 from xcoop.phantom.folders import draw_cases
+from xcoop.phantom.tables import DERM_TABLE, ConceptTable
 from xcoop.phantom.terms import concepts, terms
 
 # Share of each diagnostic group among the pictures that have one.
 _GROUP_SHARES: dict[str, dict[str, float]] = {
     "derm": {"NEV": 0.35, "MEL": 0.30, "BCC": 0.12, "SK": 0.12, "MISC": 0.11},
     "chest": {"normal": 0.4, "bacterial": 0.35, "viral": 0.25},
+}
+
+_KINDS: dict[str, tuple[ConceptTable, Callable[[Mapping[str, str], np.random.Generator, int], Any]]] = {
+    "derm": (DERM_TABLE, draw_dermoscopy),
+    "chest": (CHEST_TABLE, draw_chest),
 }
 
 # A shard is drawn at once and then written: what a killed drawing loses at most.
@@ -106,14 +116,9 @@ def draw_corpus(
 def draw_case(case: Case) -> tuple[np.ndarray, dict[str, str], str | None]:
     """Draws one case: its picture (S, S, 3) uint8, its profile, and its group."""
     rng = case.rng()
-    if case.kind == "derm":
-        from xcoop.phantom.dermoscopy import draw_dermoscopy as draw
-        from xcoop.phantom.tables import sample_profile, sample_uniform
-    else:
-        from xcoop.phantom.chest import draw_chest as draw
-        from xcoop.phantom.chest_tables import sample_profile, sample_uniform
+    tables, draw = _KINDS[case.kind]
     group = None if case.uniform else _group(case.kind, rng)
-    profile = sample_uniform(rng) if group is None else sample_profile(group, rng)
+    profile = tables.sample_uniform(rng) if group is None else tables.sample(group, rng)
     return draw(profile, rng, case.size).image, dict(profile), group
 
 

@@ -69,7 +69,7 @@ def contrastive_loss(
 
 
 def _spread(logits: Tensor, match: Tensor) -> Tensor:
-    """Cross-entropy with the target spread evenly over the matches of each row (N, M); rows without any are left out."""
+    """Cross-entropy with each row's target spread evenly over its matches (N, M); rows without any do not count."""
     count = match.sum(dim=1)
     usable = count > 0
     rows = -(logits.log_softmax(dim=1) * match).sum(dim=1) / count.clamp(min=1)

@@ -66,7 +66,7 @@ class Settings:
     minutes: float = 0.0
     images: int = 12000
     derm_share: float = 0.6
-    batch: int = 128
+    batch: int = 96
     size: int = 96
     patch: int = 8
     vision_width: int = 192
@@ -98,7 +98,7 @@ class Student(nn.Module):
         clip = import_clip()
         self._tokenize = clip.tokenize
         torch.manual_seed(settings.seed)
-        self.clip = clip.model.CLIP(
+        self.clip: Any = clip.model.CLIP(
             settings.joint_width,
             settings.size,
             settings.vision_layers,
@@ -366,7 +366,8 @@ def run(args: argparse.Namespace) -> int:
 def _groups(student: nn.Module, decay: float) -> list[dict[str, Any]]:
     """Matrices decay; norms, biases, embeddings and the temperature do not."""
     still = ("rows", "positional_embedding", "class_embedding", "logit_scale")
-    matrices, rest = [], []
+    matrices: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for name, parameter in student.named_parameters():
         (rest if parameter.ndim < 2 or name.endswith(still) else matrices).append(parameter)
     return [{"params": matrices, "weight_decay": decay}, {"params": rest, "weight_decay": 0.0}]

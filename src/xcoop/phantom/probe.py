@@ -1,16 +1,19 @@
-"""What a small CLIP knows of the phantom's concepts, without any training: zero-shot AUC and accuracy on fresh cases."""
+"""What a small CLIP knows of the phantom's concepts without any training: zero-shot AUC and accuracy on fresh cases."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import normalize
 
+from xcoop.concepts.bank import load_bank
+from xcoop.concepts.features import clinical_features
 from xcoop.phantom.corpus import Corpus, concept_values
 from xcoop.phantom.terms import value_terms
 from xcoop.phantom.towers import image_features, normalise, text_features
@@ -23,44 +26,30 @@ _FEWEST = 10  # positives, and negatives, without which an AUC says nothing
 
 @dataclass(frozen=True)
 class Task:
-    """A zero-shot diagnosis: class names with their groups, and clinical sentences.
+    """A zero-shot diagnosis.
 
     Attributes:
         kind: "derm" or "chest".
-        groups: of each class, the groups that belong to it; the second class counts as positive.
-        sentences: of each class, its clinical sentence.
+        bank: the concept bank that holds the clinical sentences of the classes.
+        groups: of each class, the groups of the phantom that belong to it; the second class counts as positive.
     """
 
     kind: str
+    bank: str
     groups: Mapping[str, tuple[str, ...]]
-    sentences: Mapping[str, str]
 
 
 TASKS = (
-    Task(
-        "derm",
-        {"nevus": ("NEV",), "melanoma": ("MEL",)},
-        {
-            "nevus": "a dermoscopic photo of a nevus, with typical pigment network, regular dots and globules, "
-            "regular pigmentation, regular streaks, comma vessels.",
-            "melanoma": "a dermoscopic photo of a melanoma, with atypical pigment network, irregular streaks, irregular dots "
-            "and globules, irregular pigmentation, blue-whitish veil, regression structures, irregular vessels.",
-        },
-    ),
-    Task(
-        "chest",
-        {"normal": ("normal",), "pneumonia": ("bacterial", "viral")},
-        {
-            "normal": "a chest x-ray of normal, clear lung fields, normal mediastinal silhouette.",
-            "pneumonia": "a chest x-ray of pneumonia, alveolar consolidation, air bronchograms, pleural effusion, "
-            "obscured cardiac border, obscured diaphragmatic border.",
-        },
-    ),
+    Task("derm", "phantom", {"nevus": ("NEV",), "melanoma": ("MEL",)}),
+    Task("chest", "pneumonia", {"normal": ("normal",), "pneumonia": ("bacterial", "viral")}),
 )
 
 
 class Reader:
     """Features of pictures and sentences under one CLIP.
+
+    Attributes:
+        context_length: tokens that a sentence may have.
 
     Args:
         clip: `clip.model.CLIP`, on the device to compute on.
@@ -70,12 +59,25 @@ class Reader:
 
     def __init__(
         self,
-        clip: nn.Module,
+        clip: Any,
         tokenize: Callable[[Sequence[str]], Tensor],
         embed: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
-        self.clip, self.tokenize = clip, tokenize
-        self.embed = embed or clip.token_embedding
+        self.clip = clip
+        self.tokenize = tokenize
+        self.embed: Callable[[Tensor], Tensor] = embed or clip.token_embedding
+        self.context_length = int(clip.positional_embedding.shape[0])
+
+    def count_tokens(self, text: str) -> int:
+        """Tokens of a text, start and end included; one more than the context holds if it is too long."""
+        try:
+            return int(self.tokenize([text]).argmax()) + 1
+        except RuntimeError:
+            return self.context_length + 1
+
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """See `texts`; under the name that the concept banks use."""
+        return self.texts(texts)
 
     @torch.no_grad()
     def texts(self, texts: Sequence[str]) -> Tensor:
@@ -130,10 +132,14 @@ def diagnosis_scores(reader: Reader, corpus: Corpus, task: Task) -> dict[str, fl
     chosen = np.array([group in (*first, *second) for group in corpus.groups])
     positive = np.array([group in second for group in corpus.groups])[chosen]
     images = reader.images(corpus.images[chosen])
-    texts = {"names": [BARE.format(name) for name in task.groups], "sentences": list(task.sentences.values())}
+    names = list(task.groups)
+    sides = {
+        "names": reader.texts([BARE.format(name) for name in names]),
+        "sentences": clinical_features(reader, load_bank(task.bank).for_classes(names)),
+    }
     scores = {}
-    for way, pair in texts.items():
-        cosines = (images @ reader.texts(pair).T).cpu().numpy()
+    for way, texts in sides.items():
+        cosines = (images @ texts.T).cpu().numpy()  # (N, 2)
         margin = cosines[:, 1] - cosines[:, 0]
         right = (margin > 0) == positive
         scores[f"{way}_accuracy"] = float((right[positive].mean() + right[~positive].mean()) / 2)

@@ -5,9 +5,11 @@ Only what training the phantom needs: pictures with a part of their patches, tex
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 # The normalisation of OpenAI's CLIP.
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
@@ -22,7 +24,7 @@ def normalise(pixels: Tensor) -> Tensor:
     return (pixels - mean) / std
 
 
-def image_features(visual: nn.Module, pixels: Tensor, keep: Tensor | None = None) -> Tensor:
+def image_features(visual: Any, pixels: Tensor, keep: Tensor | None = None) -> Tensor:
     """The global feature of each picture; equals `visual(pixels)` if all patches are kept.
 
     Args:
@@ -47,7 +49,7 @@ def image_features(visual: nn.Module, pixels: Tensor, keep: Tensor | None = None
     return visual.ln_post(x[:, 0]) @ visual.proj
 
 
-def text_features(clip: nn.Module, embeddings: Tensor, end: Tensor) -> Tensor:
+def text_features(clip: Any, embeddings: Tensor, end: Tensor) -> Tensor:
     """The feature of each text, from its token embeddings.
 
     Args:
@@ -64,7 +66,7 @@ def text_features(clip: nn.Module, embeddings: Tensor, end: Tensor) -> Tensor:
     return clip.ln_final(x[torch.arange(len(x), device=x.device), end]) @ clip.text_projection
 
 
-def _block(block: nn.Module, x: Tensor, causal: bool) -> Tensor:
+def _block(block: Any, x: Tensor, causal: bool) -> Tensor:
     """One residual attention block, on (B, L, W)."""
     x = x + _attention(block.attn, block.ln_1(x), causal)
     inner, outer = block.mlp.c_fc, block.mlp.c_proj
@@ -73,7 +75,7 @@ def _block(block: nn.Module, x: Tensor, causal: bool) -> Tensor:
     return x + F.linear(hidden, outer.weight / _QUICK, outer.bias)
 
 
-def _attention(attention: nn.MultiheadAttention, x: Tensor, causal: bool) -> Tensor:
+def _attention(attention: Any, x: Tensor, causal: bool) -> Tensor:
     batch, length, width = x.shape
     packed = F.linear(x, attention.in_proj_weight, attention.in_proj_bias)
     heads = packed.view(batch, length, 3, attention.num_heads, width // attention.num_heads)
