@@ -19,6 +19,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from xcoop.train import main as train
 
         return train(words[1:])
+    if words[:1] == ["phantom"] and words[1:2] and words[1] in phantom_command.LATER:
+        return guarded(lambda: phantom_command.hand_over(words[1], words[2:]))
     arguments = _parse(words)
     return guarded(lambda: int(arguments.action(arguments)))
 

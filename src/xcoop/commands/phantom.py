@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+import importlib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from xcoop.commands.base import UserError, say
+from xcoop.commands.base import Parser, UserError, say
+
+# Commands whose options are their module's own; they are asked for only when they are called, since they need torch.
+LATER = {
+    "pretrain": ("xcoop.phantom.pretrain", "train the phantom backbone"),
+    "probe": ("xcoop.phantom.probe", "measure how well a backbone knows the phantom's concepts"),
+}
 
 
 def add(commands: Any) -> None:
@@ -23,8 +30,8 @@ def add(commands: Any) -> None:
     kinds.choices["derm7pt"].add_argument(
         "--mix", help="balanced: half melanoma, half nevus (the default); real: five groups, as in Derm7pt"
     )
-    _add_later(kinds, "pretrain", "train the phantom backbone", "xcoop.phantom.pretrain")
-    _add_later(kinds, "probe", "how well a backbone knows the phantom's concepts", "xcoop.phantom.probe")
+    for name, (_, what) in LATER.items():
+        kinds.add_parser(name, help=what, add_help=False)  # `hand_over` parses them
 
 
 def _add_drawing(kinds: Any, name: str, what: str, write: Callable[[argparse.Namespace], Any]) -> None:
@@ -33,13 +40,6 @@ def _add_drawing(kinds: Any, name: str, what: str, write: Callable[[argparse.Nam
     one.add_argument("--cases", type=int, default=1200, help="how many (default 1200)")
     one.add_argument("--seed", type=int, default=1, help="same seed, same pictures (default 1)")
     one.set_defaults(action=lambda arguments: _draw(arguments, write), own_parser=one)
-
-
-def _add_later(kinds: Any, name: str, what: str, module: str) -> None:
-    """A command whose options are its module's own: they are asked for only when it is called (they need torch)."""
-    one = kinds.add_parser(name, help=what, add_help=False)
-    one.add_argument("rest", nargs=argparse.REMAINDER)
-    one.set_defaults(action=lambda arguments: _hand_over(f"xcoop phantom {name}", module, arguments.rest))
 
 
 def _draw(arguments: argparse.Namespace, write: Callable[[argparse.Namespace], Any]) -> int:
@@ -68,12 +68,10 @@ def _write_chest(arguments: argparse.Namespace) -> Any:
     return write_chest(arguments.out, arguments.cases, arguments.seed, progress=True)
 
 
-def _hand_over(prog: str, module: str, words: list[str]) -> int:
-    import importlib
-
-    from xcoop.commands.base import Parser
-
+def hand_over(name: str, words: Sequence[str]) -> int:
+    """Runs a command of `LATER` with its arguments; the exit code."""
+    module, what = LATER[name]
     command = importlib.import_module(module)
-    parser = Parser(prog=prog, description=(command.__doc__ or "").strip().partition("\n")[0])
+    parser = Parser(prog=f"xcoop phantom {name}", description=f"{what[0].upper()}{what[1:]}.")
     command.add_arguments(parser)
     return int(command.run(parser.parse_args(words)) or 0)

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Trains and tests all seeds of a method on a dataset, and prints the table.
+#
+#   bash scripts/main.sh <dataset> <shots> [trainer|all] [cfg] [KEY VALUE ...]
+#   bash scripts/main.sh phantom 16
+#   DATA=/path/to/data OUT=output SEEDS="1 2 3" bash scripts/main.sh derm7pt 16 CoOp vit_b16
+set -euo pipefail
+source "$(dirname -- "${BASH_SOURCE[0]}")/env.sh" ""
+
+exec "$PYTHON" -m xcoop.cli run "$@"
