@@ -106,8 +106,7 @@ def _broken_meshes(lesion: Lesion, rng: np.random.Generator) -> Floats:
     widths = rng.uniform(0.008, 0.018, len(lines)) + 0.010 * lopsided
     drawn = rng.uniform(size=len(lines)) < 0.70 + 0.24 * lopsided
     canvas = Canvas(lesion.size)
-    for line, width, strength in zip(lines[drawn], widths[drawn], rng.uniform(0.6, 1.0, int(drawn.sum())), strict=True):
-        canvas.stroke(line, width, strength)
+    canvas.strokes(lines[drawn], np.repeat(widths[drawn, None], 2, 1), rng.uniform(0.6, 1.0, int(drawn.sum())).tolist())
     uneven = np.clip(1 + 0.3 * fractal_noise(rng, lesion.size, 4, 2), 0.3, 1.6)
     ends_abruptly = smooth_step(lesion.rho, 1.06, 0.98)
     lines = warp(soften(canvas.coverage(), 0.0035 * lesion.size), rng, 16, 0.010)

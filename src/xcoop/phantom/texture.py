@@ -7,7 +7,7 @@ float32, sRGB in 0..1; in that order numpy works on them several times as fast a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -129,13 +129,13 @@ class Canvas:
         for count, strokes in self._strokes.items():
             lines = np.stack([line for line, _, _ in strokes])
             widths = np.stack([np.broadcast_to(np.asarray(width, dtype=float), count) for _, width, _ in strokes])
-            self._draw_strokes(lines, widths, [strength for _, _, strength in strokes])
+            self.strokes(lines, widths, [strength for _, _, strength in strokes])
         self._strokes.clear()
         covered = np.frombuffer(self._image.reduce(self._fine).tobytes(), dtype=np.uint8)
         return (covered * np.float32(1 / 255)).reshape(self.size, self.size)
 
-    def _draw_strokes(self, lines: NDArray[np.floating], widths: NDArray[np.floating], strengths: list[float]) -> None:
-        """Draws strokes of equally many points at once: (m, n, 2) points, (m, n) widths, m strengths."""
+    def strokes(self, lines: NDArray[np.floating], widths: NDArray[np.floating], strengths: Sequence[float]) -> None:
+        """Draws many strokes of equally many points at once: (m, n, 2) points, (m, n) widths, m strengths."""
         lines, half = lines * self._side, widths * (self._side / 2)
         along = np.empty_like(lines)
         along[:, 1:-1] = lines[:, 2:] - lines[:, :-2]
