@@ -135,10 +135,10 @@ def _skeleton(anatomy: Anatomy, rng: np.random.Generator) -> np.ndarray:
 
 
 def _masks(anatomy: Anatomy, values: Mapping[str, str], found: Mapping[str, Finding]) -> dict[str, np.ndarray]:
-    """Where each concept lies; a concept that is hidden to the last pixel still marks its place."""
+    """Where each concept lies; one that is hidden to the last pixel marks the lungs."""
     masks = {concept: np.zeros(anatomy.lung.shape, dtype=bool) for concept in CONCEPTS}
     for concept, finding in found.items():
-        masks[concept] = finding.mask
+        masks[concept] = finding.mask if finding.mask.any() else anatomy.lung > 0.5
     if values["hyperinflation"] != ABSENT:
         masks["hyperinflation"] = (anatomy.lung > 0.5) | (np.abs(anatomy.to_dome) < 0.12) & (anatomy.to_wall > 0)
     if values["cardiomegaly"] != ABSENT:

@@ -56,6 +56,7 @@ def make_frame(size: int, rng: np.random.Generator) -> Frame:
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     matrix = turn @ np.diag(zoom)
     shift = np.array([np.clip(rng.normal(0.0, 0.05), -0.12, 0.12), np.clip(rng.normal(0.0, 0.08), -0.16, 0.16)])
+    shift[1] = max(shift[1], 0.84 - zoom[1])  # the diaphragm stays in the picture
     warp = np.stack([rng.uniform(-0.03, 0.03, size=2), rng.uniform(0, 2 * np.pi, size=2)], axis=1)
     grid = (np.arange(size, dtype=np.float32) + 0.5) * (2.0 / size) - 1.0
     px, py = np.meshgrid(grid, grid)  # (S, S)
