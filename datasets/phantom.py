@@ -10,6 +10,7 @@ from xcoop.datasets.derm7pt import META, Derm7pt
 
 from xcoop.data.folders import absolute, make_once, writable
 from xcoop.files import cache_dir
+from xcoop.phantom.derm_layout import VERSION, write_derm7pt
 from xcoop.plugins import register_dataset
 
 if TYPE_CHECKING:
@@ -19,12 +20,12 @@ logger = logging.getLogger(__name__)
 
 CASES = 1200
 SEED = 2019  # of the drawing; the runs' own seeds choose shots, not pictures
-VERSION = 1  # counted up when the same seed draws other pictures
+MIXES = {"mel-vs-nev": "balanced"}  # of the groups; the tasks that need all five take the real set's proportions
 
 
 @register_dataset()
 class Phantom(Derm7pt):
-    """A dermoscopy phantom of `DATASET.CASES` cases (0: 1,200), read as Derm7pt is.
+    """A dermoscopy phantom of `DATASET.CASES` cases (0: 1,200), read as Derm7pt is, for the same tasks.
 
     It lies below `DATASET.ROOT`, or below the cache if no root is given or it cannot be written to;
     `DATASET.PATH` names another folder, drawn into if it is missing.
@@ -39,13 +40,15 @@ class Phantom(Derm7pt):
         cases = int(cfg.DATASET.CASES) or CASES
         if cases < 0:
             raise ValueError(f"DATASET.CASES must be positive, or 0 for the default {CASES}; not {cases}")
-        for folder in _places(cfg, f"{self.dataset_dir}-{cases}-{SEED}-v{VERSION}"):
+        mix = MIXES.get(self.task, "real")
+        name = f"{self.dataset_dir}-{cases}-{SEED}-v{VERSION}" + ("" if mix == "balanced" else f"-{mix}")
+        for folder in _places(cfg, name):
             if found := _release(folder):
                 return found
         if folder.exists() and any(folder.iterdir()):
             raise self.missing([folder / META])
         logger.info("drawing %d phantom cases into %s, once", cases, folder)
-        return _release(make_once(folder, lambda out: _draw(out, cases))) or folder
+        return _release(make_once(folder, lambda out: _draw(out, cases, mix))) or folder
 
 
 def _places(cfg: CfgNode, name: str) -> list[Path]:
@@ -64,7 +67,5 @@ def _release(folder: Path) -> Path | None:
     return next((path for path in (folder / "release_v0", folder) if (path / META).is_file()), None)
 
 
-def _draw(out: Path, cases: int) -> None:
-    from xcoop.phantom.derm_layout import write_derm7pt  # needed once in the life of a phantom
-
-    write_derm7pt(out, cases, SEED, mix="balanced", progress=True)
+def _draw(out: Path, cases: int, mix: str) -> None:
+    write_derm7pt(out, cases, SEED, mix=mix, progress=True)

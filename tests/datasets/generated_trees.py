@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,12 +110,13 @@ def pneumoniamnist(root: Path) -> Path:
 
 
 def phantom(root: Path) -> Path:
-    """A tree in Derm7pt's layout under the phantom's own folder name: found there, it is not drawn."""
+    """A tree in Derm7pt's layout under the phantom's own folder names: found there, it is not drawn."""
     from xcoop.datasets.phantom import CASES, SEED, VERSION
 
     folder = root / f"phantom-derm7pt-{CASES}-{SEED}-v{VERSION}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     derm7pt(root).parent.rename(folder)
+    shutil.copytree(folder, f"{folder}-real")
     return folder / "release_v0"
 
 

@@ -108,7 +108,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     asked: list[int] = []
 
-    def draw(out: Path, cases: int) -> None:
+    def draw(out: Path, cases: int, mix: str) -> None:
         asked.append(cases)
         derm7pt(out)
         for path in (out / "derm7pt").iterdir():
@@ -126,6 +126,20 @@ def test_a_phantom_is_drawn_once_below_the_root(root: Path, drawn: list[int]) ->
     assert Path(dataset.dataset_dir).parent.parent == root
     assert dataset.is_phantom
     assert dataset.concept_bank == "phantom"
+
+
+def test_the_five_groups_have_a_phantom_of_their_own(root: Path, drawn: list[int]) -> None:
+    dataset = load("Phantom", root, CASES=42, TASK="five-groups")
+    assert len(dataset.classnames) == 5
+    assert Path(dataset.dataset_dir).parent.name.endswith("-real")
+
+
+def test_what_is_drawn_is_what_is_read(root: Path) -> None:
+    dataset = load("Phantom", root, CASES=24)
+    assert (len(dataset.train_x), len(dataset.val), len(dataset.test)) == (10, 4, 10)
+    assert dataset.classnames == ["nevus", "melanoma"]
+    assert dataset.patients
+    assert len(set(dataset.patients.values())) == 24
 
 
 def test_without_a_root_it_lies_in_the_cache(root: Path, drawn: list[int]) -> None:
