@@ -10,7 +10,7 @@ from xcoop.backbones.openai import ClipBackbone
 from xcoop.backbones.registry import register_backbone
 from xcoop.backbones.weights import read_state_dict
 
-SHIPPED = Path(__file__).resolve().parents[1] / "phantom" / "weights" / "phantom.safetensors"
+SHIPPED = Path(__file__).resolve().parents[1] / "phantom" / "pretrained" / "phantom.safetensors"
 
 
 @register_backbone("phantom")
