@@ -120,8 +120,9 @@ def make_caption(kind: str, profile: Mapping[str, str], rng: np.random.Generator
     said = _choose(kind, profile, rng)
     diagnosis = None
     frames = _FRAMES[kind]
-    if group is not None and rng.random() < DIAGNOSIS_RATE:
-        diagnosis = _pick(DIAGNOSES[kind][group], rng)
+    names = DIAGNOSES[kind][group] if group is not None else ()
+    if names and rng.random() < DIAGNOSIS_RATE:
+        diagnosis = _pick(names, rng)
         frames = tuple(frame for frame in frames if "{s}" in frame or "{a}" in frame)
     findings = _listed([_pick(term.wordings, rng) for term in said], rng)
     return Caption(_filled(_pick(frames, rng), kind, findings, rng, diagnosis), said, diagnosis)

@@ -16,134 +16,28 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding, normalize
+from torch.nn.functional import normalize
 from tqdm import tqdm
 
-from xcoop.backbones.clip_import import import_clip
 from xcoop.files import atomic_path
 from xcoop.phantom.augment import augment
-from xcoop.phantom.captions import DIAGNOSES, all_sentences, make_caption, phrase
+from xcoop.phantom.captions import DIAGNOSES, make_caption, phrase
 from xcoop.phantom.corpus import Corpus, draw_corpus
 from xcoop.phantom.objective import Sentences, contrastive_loss
-from xcoop.phantom.probe import Reader, concept_aucs
+from xcoop.phantom.probe import concept_aucs
+from xcoop.phantom.student import VOCAB, Settings, Student
 from xcoop.phantom.terms import KINDS, concepts, terms
-from xcoop.phantom.towers import image_features, normalise, text_features
-from xcoop.phantom.weights import IDS, ROWS, save_state_dict, untrained_rows
+from xcoop.phantom.towers import image_features, normalise
+from xcoop.phantom.weights import save_state_dict
 
 log = logging.getLogger(__name__)
-
-VOCAB, CONTEXT = 49408, 77
-
-
-@dataclass(frozen=True)
-class Settings:
-    """All that decides what a pretraining computes.
-
-    Attributes:
-        seed: of pictures, captions, initial weights and batches.
-        steps: optimiser steps, unless `minutes` ends the run before.
-        minutes: the time after which the schedule is at its end, drawing left out; 0: no limit.
-        images: pictures drawn to train on.
-        derm_share: share of the pictures, and of the steps, that are dermoscopic.
-        batch: pictures a step; all of one kind, as telling a chest from a lesion teaches nothing.
-        size, patch: sides of a picture and of a patch in pixels.
-        vision_width, vision_layers, text_width, text_layers, joint_width: of the model.
-        keep: share of the patches that a picture keeps, until the last `whole` part of the run.
-        whole: the last part of the run in which pictures keep all patches.
-        rate, decay, warmup: AdamW's learning rate and weight decay, and the steps of linear warm-up.
-        phrase_weight, value_weight: of the loss's parts beside the captions'.
-    """
-
-    seed: int = 1
-    steps: int = 1600
-    minutes: float = 0.0
-    images: int = 12000
-    derm_share: float = 0.6
-    batch: int = 96
-    size: int = 96
-    patch: int = 8
-    vision_width: int = 192
-    vision_layers: int = 4
-    text_width: int = 128
-    text_layers: int = 3
-    joint_width: int = 128
-    keep: float = 0.5
-    whole: float = 0.15
-    rate: float = 1e-3
-    decay: float = 0.05
-    warmup: int = 100
-    phrase_weight: float = 1.0
-    value_weight: float = 0.5
-
-
-class Student(nn.Module):
-    """The CLIP in training: only the token embeddings that captions use are parameters.
-
-    Args:
-        settings: sizes and the seed of the initial weights.
-    """
-
-    ids: Tensor
-    row_of: Tensor
-
-    def __init__(self, settings: Settings) -> None:
-        super().__init__()
-        clip = import_clip()
-        self._tokenize = clip.tokenize
-        torch.manual_seed(settings.seed)
-        self.clip: Any = clip.model.CLIP(
-            settings.joint_width,
-            settings.size,
-            settings.vision_layers,
-            settings.vision_width,
-            settings.patch,
-            CONTEXT,
-            VOCAB,
-            settings.text_width,
-            settings.text_width // 64,
-            settings.text_layers,
-        )
-        ids = self._used_ids()
-        self.register_buffer("ids", ids)
-        self.register_buffer("row_of", torch.zeros(VOCAB, dtype=torch.long).scatter(0, ids, torch.arange(len(ids))))
-        # The full table would cost more in the optimiser than all the rest of the model.
-        self.rows = nn.Parameter(untrained_rows(VOCAB, settings.text_width, settings.seed)[ids])
-        del self.clip.token_embedding
-
-    def tokenize(self, texts: list[str]) -> Tensor:
-        """(N, 77) token numbers; a text that is too long raises."""
-        return self._tokenize(texts)
-
-    def embed(self, tokens: Tensor) -> Tensor:
-        """(N, L) -> (N, L, W)."""
-        return embedding(self.row_of[tokens], self.rows)
-
-    def encode_texts(self, tokens: Tensor) -> Tensor:
-        """(N, 77) -> (N, D) unit features, over the shortest prefix that holds every end token."""
-        end = tokens.argmax(dim=1)
-        tokens = tokens[:, : int(end.max()) + 1]
-        return normalize(text_features(self.clip, self.embed(tokens), end), dim=-1)
-
-    def export(self) -> dict[str, Tensor]:
-        """OpenAI's state dict, with the trained token rows alone (`weights.save_state_dict` takes it)."""
-        state = {name: tensor.detach().clone() for name, tensor in self.clip.state_dict().items()}
-        return state | {ROWS: self.rows.detach().clone(), IDS: self.ids.clone()}
-
-    def reader(self) -> Reader:
-        """For `xcoop.phantom.probe`."""
-        return Reader(self.clip, lambda texts: self.tokenize(list(texts)), self.embed)
-
-    def _used_ids(self) -> Tensor:
-        sentences = [sentence for kind in KINDS for sentence in all_sentences(kind)]
-        # Padding is token 0, which a crop to the longest text may show.
-        return self._tokenize(sentences).flatten().unique()
 
 
 class Pupil:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +14,13 @@ from sklearn.metrics import roc_auc_score
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from xcoop.backbones.clip_import import import_clip
 from xcoop.concepts.bank import load_bank
 from xcoop.concepts.features import clinical_features
-from xcoop.phantom.corpus import Corpus, concept_values
+from xcoop.phantom.corpus import Corpus, concept_values, draw_corpus
 from xcoop.phantom.terms import value_terms
 from xcoop.phantom.towers import image_features, normalise, text_features
+from xcoop.phantom.weights import load_state_dict, pretrained_path
 
 # One sentence for each concept value; it names the value and nothing else.
 SENTENCES = {"derm": "a dermoscopic photo of a skin lesion, with {}.", "chest": "a chest x-ray of a patient, with {}."}
@@ -145,3 +149,67 @@ def diagnosis_scores(reader: Reader, corpus: Corpus, task: Task) -> dict[str, fl
         scores[f"{way}_accuracy"] = float((right[positive].mean() + right[~positive].mean()) / 2)
         scores[f"{way}_auc"] = float(roc_auc_score(positive, margin))
     return scores
+
+
+def probe(reader: Reader, cases: int, seed: int, size: int = 96) -> dict[str, dict[str, float]]:
+    """Draws fresh cases and puts all questions to a CLIP.
+
+    Args:
+        reader: the CLIP.
+        cases: of each kind; as many with uniformly drawn concepts as from the tables of the diagnostic groups.
+        seed: of the cases; they share no random stream with those of a pretraining, whatever its seed.
+        size: pixels a side, the model's input.
+
+    Returns:
+        "<kind>" -> AUC of each concept value on the uniform cases; "<kind> by group" -> the same on the others;
+        "<kind> diagnosis" -> see `diagnosis_scores`.
+    """
+    found: dict[str, dict[str, float]] = {}
+    for task in TASKS:
+        kind = task.kind
+        uniform = draw_corpus(kind, cases, "probe", seed, size, uniform=1.0)
+        grouped = draw_corpus(kind, cases, "probe", seed, size, uniform=0.0)
+        found[kind] = concept_aucs(reader, uniform)
+        found[f"{kind} by group"] = concept_aucs(reader, grouped)
+        found[f"{kind} diagnosis"] = diagnosis_scores(reader, grouped, task)
+    return found
+
+
+def as_table(found: Mapping[str, Mapping[str, float]]) -> str:
+    """The answers of `probe` as Markdown."""
+    lines = ["| concept value | AUC, concepts uniform | AUC, concepts by group |", "|---|---|---|"]
+    for task in TASKS:
+        by_group = found[f"{task.kind} by group"]
+        for name, auc in found[task.kind].items():
+            other = f"{by_group[name]:.3f}" if name in by_group else "too few"
+            lines.append(f"| {task.kind}: {name} | {auc:.3f} | {other} |")
+    for column, suffix in (("uniform", ""), ("by group", " by group")):
+        aucs = [auc for task in TASKS for auc in found[f"{task.kind}{suffix}"].values()]
+        lines.append(f"\nConcepts {column}: mean AUC {np.mean(aucs):.3f}, lowest {min(aucs):.3f}.")
+    lines += [
+        "",
+        "| zero-shot | accuracy, names | AUC, names | accuracy, sentences | AUC, sentences |",
+        "|---|---|---|---|---|",
+    ]
+    for task in TASKS:
+        row = " | ".join(f"{value:.3f}" for value in found[f"{task.kind} diagnosis"].values())
+        lines.append(f"| {' / '.join(task.groups)} | {row} |")
+    return "\n".join(lines)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `xcoop phantom probe`."""
+    parser.add_argument("--weights", default=None, help="a safetensors file (default: the weights of the package)")
+    parser.add_argument("--cases", type=int, default=1000, help="fresh cases of each kind, twice (default %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="of the cases (default %(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Carries out `xcoop phantom probe`; returns the exit code."""
+    path = args.weights or pretrained_path()
+    clip = import_clip()
+    model = clip.model.build_model(load_state_dict(path)).float().eval()
+    reader = Reader(model, lambda texts: clip.tokenize(list(texts)))
+    found = probe(reader, args.cases, args.seed, model.visual.input_resolution)
+    sys.stdout.write(f"{path}, {args.cases} cases a row, seed {args.seed}\n\n{as_table(found)}\n")
+    return 0

@@ -1,0 +1,123 @@
+"""Captions say only what is true, in many words, the same for the same seed, and seldom a diagnosis."""
+
+import numpy as np
+import pytest
+
+from xcoop.backbones.clip_import import import_clip
+from xcoop.concepts.bank import load_bank
+from xcoop.phantom.captions import DIAGNOSES, DIAGNOSIS_RATE, SUBJECTS, all_sentences, make_caption, phrase, said_in
+from xcoop.phantom.chest_tables import CHEST_TABLE
+from xcoop.phantom.tables import DERM_TABLE
+from xcoop.phantom.terms import KINDS, Term, concepts, terms, value_terms
+
+TABLES = {"derm": DERM_TABLE, "chest": CHEST_TABLE}
+
+
+def cases(kind, number, seed=0):
+    """Profiles with their groups, half of them without."""
+    rng = np.random.default_rng(seed)
+    table = TABLES[kind]
+    for i in range(number):
+        group = table.groups[i % len(table.groups)] if i % 2 else None
+        yield (table.sample(group, rng) if group else table.sample_uniform(rng)), group
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_captions_read_back_say_what_they_claim_and_only_what_is_true(kind):
+    rng = np.random.default_rng(5)
+    for profile, group in cases(kind, 400):
+        caption = make_caption(kind, profile, rng, group)
+        said, names = said_in(kind, caption.text)
+        assert said == set(caption.said), caption.text
+        assert all(term.true_of(profile) for term in said), caption.text
+        assert names == ({caption.diagnosis} if caption.diagnosis else set()), caption.text
+        assert said
+        assert "{" not in caption.text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_diagnosis_is_named_rarely_rightly_and_never_for_uniform_concepts(kind):
+    rng = np.random.default_rng(6)
+    named = {True: 0, False: 0}
+    for profile, group in cases(kind, 3000, seed=1):
+        caption = make_caption(kind, profile, rng, group)
+        named[group is not None] += caption.diagnosis is not None
+        if caption.diagnosis:
+            assert caption.diagnosis in DIAGNOSES[kind][group]
+    assert named[False] == 0
+    # 1,500 captions at the stated rate: four standard deviations.
+    spread = 4 * (DIAGNOSIS_RATE * (1 - DIAGNOSIS_RATE) / 1500) ** 0.5
+    assert abs(named[True] / 1500 - DIAGNOSIS_RATE) < spread
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_seed_gives_the_same_captions_and_another_seed_others(kind):
+    def captions(seed):
+        rng = np.random.default_rng(seed)
+        return [make_caption(kind, profile, rng, group).text for profile, group in cases(kind, 40)]
+
+    assert captions(3) == captions(3)
+    assert len(set(captions(3)) & set(captions(4))) < 10
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_wording_belongs_to_two_terms(kind):
+    wordings = [wording for term in terms(kind) for wording in term.wordings]
+    assert len(wordings) == len(set(wordings))
+    for term in terms(kind):
+        for wording in term.wordings:
+            assert said_in(kind, f"a photo, {wording}.") == ({term}, set())
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_value_of_the_tables_can_be_spoken_of(kind):
+    assert set(concepts(kind)) == set(TABLES[kind].values)
+    for concept, values in TABLES[kind].values.items():
+        for value in values:
+            exact = [t for t in terms(kind) if t.concept == concept and t.values == {value}]
+            assert len(exact) == 1, (concept, value)
+            assert exact[0].negative == (value == "absent")
+    assert len(value_terms(kind)) == sum(len(values) - 1 for values in TABLES[kind].values.values())
+
+
+def test_a_term_over_several_concepts_needs_all_of_them():
+    both = Term("chest", "a+b", frozenset({"absent"}), ("clear",))
+    assert both.true_of({"a": "absent", "b": "absent"})
+    assert not both.true_of({"a": "absent", "b": "present"})
+    assert not both.true_of({"a": "absent"})
+
+
+def test_phrases_state_their_term_alone():
+    rng = np.random.default_rng(0)
+    for kind in KINDS:
+        for term in terms(kind):
+            assert said_in(kind, phrase(term, rng)) == ({term}, set())
+
+
+@pytest.mark.parametrize(("bank", "kind"), [("phantom", "derm"), ("pneumonia", "chest")])
+def test_the_concepts_of_the_banks_are_words_of_the_captions(bank, kind):
+    """What is not drawn may stand in a bank too; of the main classes every concept must be known."""
+    main = {"phantom": ("nevus", "melanoma"), "pneumonia": ("normal", "pneumonia")}[bank]
+    known = {wording for term in terms(kind) for wording in term.wordings}
+    for name in main:
+        assert set(load_bank(bank).texts(name)) <= known
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_all_sentences_hold_every_token_of_the_captions(kind):
+    tokenize = import_clip().tokenize
+    known = set(tokenize(all_sentences(kind)).flatten().tolist())
+    rng = np.random.default_rng(8)
+    texts = [make_caption(kind, profile, rng, group).text for profile, group in cases(kind, 300, seed=2)]
+    assert set(tokenize(texts).flatten().tolist()) <= known
+
+
+def test_an_unknown_group_is_refused():
+    with pytest.raises(KeyError, match="flu"):
+        make_caption("chest", {"hyperinflation": "present"}, np.random.default_rng(0), "flu")
+
+
+def test_subjects_are_no_diagnoses():
+    for kind in KINDS:
+        names = {name for names in DIAGNOSES[kind].values() for name in names}
+        assert not names & set(SUBJECTS[kind])

@@ -1,0 +1,301 @@
+"""The pretraining: its towers equal CLIP's, its loss knows all matches, it learns, and it goes on after a kill."""
+
+import argparse
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import normalize
+
+from xcoop.backbones.clip_import import import_clip
+from xcoop.phantom import corpus as corpus_module
+from xcoop.phantom import pretrain as pretrain_module
+from xcoop.phantom.augment import augment
+from xcoop.phantom.corpus import Case, draw_corpus
+from xcoop.phantom.objective import Sentences, contrastive_loss, matches
+from xcoop.phantom.pretrain import Pretraining, pretrain
+from xcoop.phantom.probe import TASKS, Reader, as_table, concept_aucs, diagnosis_scores, probe
+from xcoop.phantom.student import Settings
+from xcoop.phantom.terms import terms
+from xcoop.phantom.towers import image_features, normalise, text_features
+from xcoop.phantom.weights import load_state_dict, read_metadata
+
+TINY = Settings(
+    seed=2,
+    steps=12,
+    images=40,
+    batch=12,
+    size=48,
+    vision_width=64,
+    vision_layers=1,
+    text_width=64,
+    text_layers=1,
+    joint_width=32,
+    rate=3e-3,
+    warmup=2,
+)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    """A folder with the drawn pictures of `TINY`, so that no test draws them again."""
+    folder = tmp_path_factory.mktemp("pictures")
+    Pretraining(TINY, folder, "cpu")
+    return folder
+
+
+@pytest.fixture
+def folder(pictures, tmp_path):
+    for file in pictures.iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    return tmp_path
+
+
+@pytest.fixture(scope="module")
+def clip():
+    torch.manual_seed(1)
+    return import_clip().model.CLIP(32, 32, 2, 64, 8, 77, 49408, 64, 1, 2).eval()
+
+
+def test_the_image_tower_equals_clips(clip):
+    pixels = torch.randn(3, 3, 32, 32)
+    torch.testing.assert_close(image_features(clip.visual, pixels), clip.encode_image(pixels), rtol=1e-4, atol=1e-5)
+
+
+def test_the_order_of_kept_patches_does_not_matter_and_dropping_some_does(clip):
+    pixels = torch.randn(2, 3, 32, 32)
+    every = torch.stack([torch.randperm(16), torch.randperm(16)])
+    whole = image_features(clip.visual, pixels)
+    torch.testing.assert_close(image_features(clip.visual, pixels, every), whole, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(image_features(clip.visual, pixels, every[:, :8]), whole, atol=1e-3)
+
+
+def test_the_cropped_text_tower_equals_clips(clip):
+    tokens = import_clip().tokenize(["a photo of a nevus.", "streaks, globules and no veil"])
+    end = tokens.argmax(dim=1)
+    cropped = tokens[:, : int(end.max()) + 1]
+    features = text_features(clip, clip.token_embedding(cropped), end)
+    torch.testing.assert_close(features, clip.encode_text(tokens), rtol=1e-4, atol=1e-5)
+
+
+def test_normalise_is_clips():
+    white = normalise(torch.ones(1, 3, 1, 1)).flatten()
+    torch.testing.assert_close(white, torch.tensor([1.9303, 2.0749, 2.1459]), atol=1e-4, rtol=0)
+
+
+def test_a_sentence_matches_every_picture_of_which_it_is_true():
+    truth = torch.tensor([[1, 1, 0], [1, 0, 1], [1, 1, 1]]).bool()
+    said = torch.tensor([[1, 1, 0], [0, 0, 1], [0, 0, 0]]).bool()
+    expected = [[True, False, True], [False, True, True], [True, True, True]]
+    assert matches(said, truth).tolist() == expected
+
+
+def test_the_loss_by_hand():
+    """Two pictures; caption 0 is true of both, caption 1 only of its own; two phrases that are rivals."""
+    truth = torch.tensor([[True, False, True], [False, True, True]])
+    said = Sentences(
+        captions=torch.tensor([[False, False, True], [False, True, False]]),
+        groups=torch.tensor([-1, -1]),
+        phrases=torch.tensor([0, 1]),
+        rivals=torch.tensor([0, 0, -1]),
+    )
+    cosines = torch.tensor([[0.2, 0.4], [0.1, 0.7], [0.6, 0.3], [0.5, 0.9]])
+    parts = contrastive_loss(cosines, torch.tensor(2.0), truth, torch.tensor([-1, -1]), said)
+    logits = 2 * cosines.double().numpy()
+
+    def nll(row, targets):
+        logs = row - np.log(np.exp(row).sum())
+        return -np.mean([logs[t] for t in targets])
+
+    to_picture = (nll(logits[0], [0, 1]) + nll(logits[1], [1])) / 2
+    to_caption = (nll(logits[:2, 0], [0]) + nll(logits[:2, 1], [0, 1])) / 2
+    assert float(parts["captions"]) == pytest.approx((to_picture + to_caption) / 2, abs=1e-6)
+    assert float(parts["phrases"]) == pytest.approx((nll(logits[2], [0]) + nll(logits[3], [1])) / 2, abs=1e-6)
+    assert float(parts["values"]) == pytest.approx((nll(logits[2:, 0], [0]) + nll(logits[2:, 1], [1])) / 2, abs=1e-6)
+
+
+def test_a_caption_with_a_diagnosis_matches_its_group_alone():
+    truth = torch.ones(3, 1, dtype=torch.bool)
+    groups = torch.tensor([1, 1, 0])
+    said = Sentences(
+        torch.ones(3, 1, dtype=torch.bool), torch.tensor([1, -1, -1]), torch.tensor([0]), torch.tensor([-1])
+    )
+    near = torch.zeros(4, 3)
+    near[0, 2] = 1.0  # the caption that names group 1 beside the picture of group 0: wrong, so it must cost
+    far = torch.zeros(4, 3)
+    far[0, 1] = 1.0
+    scale = torch.tensor(10.0)
+    wrong = contrastive_loss(near, scale, truth, groups, said)["captions"]
+    assert wrong > contrastive_loss(far, scale, truth, groups, said)["captions"]
+
+
+@pytest.mark.parametrize("kind", ["derm", "chest"])
+def test_augmented_pictures_stay_pictures_and_follow_the_generator(kind):
+    pixels = torch.rand(4, 3, 16, 16)
+    one, same, other = (augment(kind, pixels, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    assert torch.equal(one, same)
+    assert not torch.equal(one, other)
+    assert one.shape == pixels.shape
+    assert float(one.min()) >= 0
+    assert float(one.max()) <= 1
+
+
+def test_a_chest_is_never_mirrored():
+    pixels = torch.zeros(1, 3, 32, 32)
+    pixels[..., :16] = 1.0
+    for seed in range(30):
+        changed = augment("chest", pixels, torch.Generator().manual_seed(seed))
+        assert changed[..., 2:12].mean() > changed[..., 20:30].mean()
+
+
+def test_purposes_kinds_and_seeds_never_share_a_stream():
+    streams = [
+        tuple(Case(kind, purpose, seed, index, 48, True).rng().integers(0, 2**62, 2).tolist())
+        for kind in ("derm", "chest")
+        for purpose in ("pretrain", "validate", "probe")
+        for seed in (0, 1)
+        for index in (0, 1)
+    ]
+    assert len(set(streams)) == len(streams)
+
+
+def test_an_interrupted_drawing_goes_on_and_ends_the_same(tmp_path, monkeypatch):
+    monkeypatch.setattr(corpus_module, "_SHARD", 3)
+    whole = draw_corpus("derm", 7, "test", 1, 32)
+    drawn = corpus_module._drawn
+    calls = []
+
+    def dies(cases):
+        calls.append(cases[0].index)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return drawn(cases)
+
+    monkeypatch.setattr(corpus_module, "_drawn", dies)
+    with pytest.raises(KeyboardInterrupt):
+        draw_corpus("derm", 7, "test", 1, 32, folder=tmp_path)
+    again = draw_corpus("derm", 7, "test", 1, 32, folder=tmp_path)
+    assert calls == [0, 3, 3, 6]  # the first shard was not drawn twice
+    assert np.array_equal(again.images, whole.images)
+    assert again.profiles == whole.profiles
+    assert again.groups == whole.groups
+
+
+def test_a_corpus_is_half_uniform_half_by_group_and_knows_its_truth():
+    corpus = draw_corpus("chest", 10, "test", 1, 32)
+    assert [group is None for group in corpus.groups] == [True] * 5 + [False] * 5
+    for row, profile in zip(corpus.truth(), corpus.profiles, strict=True):
+        assert row.tolist() == [term.true_of(profile) for term in terms("chest")]
+
+
+def test_a_few_steps_lower_the_loss(folder):
+    run = Pretraining(replace(TINY, steps=1000, warmup=1), folder, "cpu")
+    losses = [run.train_step()["loss"] for _ in range(24)]
+    assert np.mean(losses[-6:]) < 0.9 * np.mean(losses[:6])
+
+
+def test_a_resumed_run_ends_bit_identical(folder, tmp_path_factory):
+    other = tmp_path_factory.mktemp("other")
+    for file in folder.iterdir():
+        (other / file.name).symlink_to(file.resolve())
+    straight = Pretraining(TINY, folder, "cpu")
+    for _ in range(6):
+        straight.train_step()
+    broken = Pretraining(TINY, other, "cpu")
+    for _ in range(3):
+        broken.train_step()
+    broken.save()
+    resumed = Pretraining(TINY, other, "cpu")
+    assert resumed.step == 3
+    for _ in range(3):
+        resumed.train_step()
+    for name, tensor in straight.student.state_dict().items():
+        assert torch.equal(tensor, resumed.student.state_dict()[name]), name
+
+
+def test_other_settings_do_not_take_up_a_checkpoint(folder):
+    Pretraining(TINY, folder, "cpu").save()
+    with pytest.raises(ValueError, match=r"checkpoint\.pt was made with"):
+        Pretraining(replace(TINY, rate=1.0), folder, "cpu")
+
+
+def test_a_loss_that_is_not_a_number_ends_the_run(folder):
+    run = Pretraining(TINY, folder, "cpu")
+    with torch.no_grad():
+        run.student.clip.visual.proj.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="step 0"):
+        run.train_step()
+
+
+def test_the_command_writes_weights_that_clip_takes(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrain_module, "Settings", lambda *_, **__: replace(TINY, steps=2))
+    parser = argparse.ArgumentParser()
+    pretrain_module.add_arguments(parser)
+    monkeypatch.setattr(parser, "parse_args", parser.parse_args)
+    out = tmp_path / "out" / "tiny.safetensors"
+    lines = []
+    pretrain(out, replace(TINY, steps=2), folder, check_every=1, device="cpu", say=lines.append)
+    clip = import_clip()
+    model = clip.model.build_model(load_state_dict(out)).float()
+    assert model.visual.input_resolution == 48
+    assert read_metadata(out)["steps"] == "2"
+    assert any("mean concept AUC" in line or "no concept" in line for line in lines)
+    reader = Reader(model, lambda texts: clip.tokenize(list(texts)))
+    image = np.zeros((1, 48, 48, 3), np.uint8)
+    black = normalise(torch.zeros(1, 3, 48, 48))
+    torch.testing.assert_close(reader.images(image), normalize(model.encode_image(black), dim=-1), rtol=1e-4, atol=1e-5)
+
+
+class Oracle(Reader):
+    """Reads the planted truth: a picture's feature is its profile, a sentence's is the term that stands in it."""
+
+    def __init__(self, kind, corpus):
+        self.terms, self.corpus, self.context_length = terms(kind), corpus, 77
+
+    def images(self, images, batch=128):
+        truth = torch.from_numpy(self.corpus.truth()).float()
+        return truth[[int(image[0, 0, 0]) for image in images]]
+
+    def count_tokens(self, text):
+        return 10
+
+    def texts(self, texts):
+        return torch.tensor(
+            [[float(any(w in text for w in term.wordings[:1])) for term in self.terms] for text in texts]
+        )
+
+
+def test_the_probe_gives_one_to_a_model_that_knows_all_and_half_to_one_that_knows_nothing():
+    corpus = draw_corpus("derm", 120, "test", 3, 32, uniform=1.0)
+    corpus.images[:, 0, 0, 0] = np.arange(120)
+    oracle = Oracle("derm", corpus)
+    aucs = concept_aucs(oracle, corpus)
+    assert len(aucs) > 12
+    assert min(aucs.values()) > 0.5
+    assert aucs["streaks=irregular"] == 1.0
+    oracle.images = lambda images, batch=128: torch.ones(len(images), len(oracle.terms))
+    assert set(concept_aucs(oracle, corpus).values()) == {0.5}
+
+
+def test_the_diagnosis_scores_count_both_classes_alike():
+    corpus = draw_corpus("chest", 60, "test", 4, 32, uniform=0.0)
+    pneumonia = torch.tensor([group != "normal" for group in corpus.groups]).float()
+
+    class Knows(Oracle):
+        def images(self, images, batch=128):
+            return torch.stack([1 - pneumonia, pneumonia], dim=1)
+
+        def texts(self, texts):
+            return torch.tensor([[1.0, 0.0] if "normal" in text else [0.0, 1.0] for text in texts])
+
+    knows = diagnosis_scores(Knows("chest", corpus), corpus, TASKS[1])
+    assert set(knows.values()) == {1.0}
+
+
+def test_the_probe_table_holds_every_number(clip):
+    reader = Reader(clip, lambda texts: import_clip().tokenize(list(texts)))
+    found = probe(reader, cases=60, seed=0, size=32)
+    table = as_table(found)
+    assert table.count("\n| ") >= len(found["derm"]) + len(found["chest"]) + 2
+    assert "nevus / melanoma" in table

@@ -1,0 +1,119 @@
+"""The small weights file: exact in half precision, complete for `build_model`, and clear about faults."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from xcoop.backbones.clip_import import import_clip
+from xcoop.phantom.corpus import draw_corpus
+from xcoop.phantom.probe import TASKS, Reader, concept_aucs, diagnosis_scores
+from xcoop.phantom.weights import (
+    FULL,
+    IDS,
+    ROWS,
+    load_state_dict,
+    pretrained_path,
+    read_metadata,
+    save_state_dict,
+    untrained_rows,
+)
+
+META = {"seed": "3", "vocab": "49408"}
+
+
+@pytest.fixture(scope="module")
+def state():
+    torch.manual_seed(0)
+    model = import_clip().model.CLIP(64, 16, 1, 64, 8, 77, 49408, 64, 1, 1)
+    tensors = {name: tensor.half().float() for name, tensor in model.state_dict().items()}
+    rows = untrained_rows(49408, 64, seed=3)
+    rows[[5, 49406, 49407]] = torch.tensor([1.0, 2.0, 3.0])[:, None]
+    return tensors | {FULL: rows}
+
+
+def test_the_round_trip_is_exact_in_half_precision_and_the_file_is_small(state, tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_state_dict(state, path, META | {"note": "kept"})
+    back = load_state_dict(path)
+    assert set(back) == set(state)
+    for name, tensor in state.items():
+        if name != FULL:
+            assert torch.equal(back[name], tensor), name
+    assert torch.equal(back[FULL][[5, 49406, 49407]], state[FULL][[5, 49406, 49407]])
+    assert torch.equal(back[FULL], state[FULL])
+    assert read_metadata(path)["note"] == "kept"
+    assert path.stat().st_size < 49408 * 64  # the full table alone has twice that
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_given_rows_are_stored_as_they_are(state, tmp_path):
+    path = tmp_path / "w.safetensors"
+    sparse = {name: tensor for name, tensor in state.items() if name != FULL}
+    save_state_dict(sparse | {ROWS: torch.full((2, 64), 0.5), IDS: torch.tensor([7, 9])}, path, META)
+    full = load_state_dict(path)[FULL]
+    assert bool((full[[7, 9]] == 0.5).all())
+    assert torch.equal(full[8], untrained_rows(49408, 64, seed=3)[8])
+
+
+def test_build_model_takes_the_state(state, tmp_path):
+    path = tmp_path / "w.safetensors"
+    save_state_dict(state, path, META)
+    clip = import_clip()
+    model = clip.model.build_model(load_state_dict(path)).float()
+    features = model.encode_text(clip.tokenize(["a photo of a nevus."]))
+    assert features.shape == (1, 64)
+    assert model.encode_image(torch.zeros(1, 3, 16, 16)).shape == (1, 64)
+
+
+def test_faults_are_named(state, tmp_path):
+    path = tmp_path / "w.safetensors"
+    with pytest.raises(FileNotFoundError, match="pretrain"):
+        load_state_dict(path)
+    save_state_dict(state, path, META)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"w\.safetensors is no whole safetensors file"):
+        load_state_dict(path)
+    save_file({"a": torch.zeros(1)}, path, metadata=META)
+    with pytest.raises(ValueError, match=ROWS):
+        load_state_dict(path)
+    save_file({ROWS: torch.zeros(1, 64), IDS: torch.tensor([50000])}, path, metadata=META)
+    with pytest.raises(ValueError, match="50000"):
+        load_state_dict(path)
+    with pytest.raises(ValueError, match="'vocab' and 'seed'"):
+        save_state_dict(state, path, {"seed": "one", "vocab": "49408"})
+    with pytest.raises(ValueError, match="logit_scale"):
+        save_state_dict(state | {"logit_scale": torch.tensor(float("nan"))}, path, META)
+
+
+shipped = pytest.mark.skipif(not pretrained_path().is_file(), reason="no weights are shipped yet")
+
+
+@pytest.fixture(scope="module")
+def reader():
+    clip = import_clip()
+    model = clip.model.build_model(load_state_dict(pretrained_path())).float().eval()
+    return Reader(model, lambda texts: clip.tokenize(list(texts)))
+
+
+@shipped
+def test_the_shipped_file_is_at_most_six_megabytes():
+    assert pretrained_path().stat().st_size <= 6_000_000
+
+
+@shipped
+@pytest.mark.parametrize("kind", ["derm", "chest"])
+def test_the_shipped_weights_know_the_concepts_of_fresh_cases(reader, kind):
+    corpus = draw_corpus(kind, 200, "test", seed=0, size=96, uniform=1.0)
+    aucs = concept_aucs(reader, corpus)
+    assert len(aucs) >= 12
+    assert np.mean(list(aucs.values())) > 0.92
+    assert min(aucs.values()) > 0.75  # 200 cases: an AUC of 0.9 has a standard error of about 0.04
+
+
+@shipped
+def test_clinical_sentences_beat_bare_class_names(reader):
+    corpus = draw_corpus("derm", 200, "test", seed=0, size=96, uniform=0.0)
+    scores = diagnosis_scores(reader, corpus, TASKS[0])
+    assert scores["sentences_accuracy"] > scores["names_accuracy"] + 0.05
+    assert scores["sentences_auc"] > 0.85
