@@ -95,5 +95,5 @@ def trachea(anatomy: Anatomy, rng: np.random.Generator) -> np.ndarray:
     half = rng.uniform(0.028, 0.04)
     below = np.clip(y - carina, 0, None)
     split = np.abs(across - middle) - below * rng.uniform(0.8, 1.1)
-    tube = edge(half * (1 - 0.25 * (below > 0)) - np.abs(split), 0.018)
+    tube = edge(half - 0.25 * half * np.sign(below) - np.abs(split), 0.018)
     return tube * edge(carina + 0.17 - y, 0.06)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
@@ -43,7 +45,7 @@ def expose(density: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     film = (1 - scatter) * blurred + scatter * veil
     middle, slope = rng.uniform(0.32, 0.43), (rng.uniform(3.8, 6.0) if portable else rng.uniform(6.0, 8.4))
     tone = 1 / (1 + np.exp(-slope * (film - middle)))
-    floor = 1 / (1 + np.exp(slope * middle))
+    floor = 1 / (1 + math.exp(slope * middle))
     tone = (tone - floor) * (1 / (1 - floor))
     low, high = (rng.uniform(0.02, 0.16), rng.uniform(0.8, 0.98)) if portable else (0.0, rng.uniform(0.88, 1.04))
     grain = rng.standard_normal((size, size), dtype=np.float32) * np.float32(rng.uniform(0.004, 0.022))
