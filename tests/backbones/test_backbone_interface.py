@@ -13,7 +13,7 @@ from yacs.config import CfgNode
 
 from xcoop.backbones import Backbone, ImageFeatures, backbone_names, load_backbone, registry
 from xcoop.backbones.openai import NAMES
-from xcoop.backbones.phantom import SHIPPED
+from xcoop.phantom.weights import pretrained_path
 
 # Each backbone must be listed here, with the kind of small random weights that stand for the real ones.
 KINDS = {name: "resnet" if name.startswith("RN") else "vit" for name in NAMES} | {"phantom": "vit"}
@@ -152,6 +152,8 @@ def test_norms_or_a_refusal(backbone):
 def test_half_precision(backbone, images, dtype):
     half = copy.deepcopy(backbone).to(dtype)
     assert half.dtype == dtype
+    if KINDS[backbone.name] == "resnet" and not pools(dtype):
+        pytest.skip(f"this PyTorch cannot pool in {dtype} on a CPU")
     features, text = half.encode_image(images, patches=True), half.encode_text(TEXTS)
     assert features.pooled.dtype == features.patches.dtype == text.dtype == dtype
     exact = backbone.encode_image(images, patches=True)
@@ -162,6 +164,14 @@ def test_half_precision(backbone, images, dtype):
     ):
         assert cosine(found.float(), expected).min() > 0.999
     assert half.float().dtype == torch.float32
+
+
+def pools(dtype):
+    try:
+        torch.nn.functional.avg_pool2d(torch.zeros(1, 1, 2, 2, dtype=dtype), 2)
+    except RuntimeError:  # PyTorch 2.2, fp16
+        return False
+    return True
 
 
 def cosine(one, other):
@@ -197,7 +207,7 @@ def test_loading_draws_no_random_numbers(files):
     assert torch.equal(torch.rand(3), expected)
 
 
-@pytest.mark.skipif(not SHIPPED.is_file(), reason="the phantom's weights are not in this checkout")
+@pytest.mark.skipif(not pretrained_path().is_file(), reason="the phantom's weights are not in this checkout")
 def test_the_shipped_phantom_needs_no_path():
     backbone = load_backbone(make_cfg("phantom"))
     assert backbone.encode_text("a nevus").isfinite().all()

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import pickle
-import sys
 import tarfile
 import warnings
 import zipfile
-from types import ModuleType
 
 import pytest
 import torch
-from safetensors.torch import save_file
 from yacs.config import CfgNode
 
 from xcoop.backbones import load_backbone
 from xcoop.backbones.build import build_clip
 from xcoop.backbones.clip_import import import_clip
 from xcoop.backbones.weights import read_state_dict
+from xcoop.phantom.weights import load_state_dict, save_state_dict
 
 
 def load(path, name="ViT-B/16"):
@@ -95,14 +93,23 @@ def test_home_is_expanded(tiny_weights_file, monkeypatch):
     assert load(f"~/{tiny_weights_file.name}").input_size == 32
 
 
-def test_the_phantoms_sparse_form_goes_to_its_own_reader(tiny_state, tmp_path, monkeypatch):
+def test_the_phantoms_sparse_form_goes_to_its_own_reader(tiny_state, half_state, tmp_path):
     path = tmp_path / "sparse.safetensors"
-    save_file({"token_embedding.rows": torch.zeros(2, 64), "token_embedding.ids": torch.zeros(2)}, path)
-    reader = ModuleType("xcoop.phantom.weights")
-    reader.load_state_dict = {path: tiny_state}.__getitem__
-    monkeypatch.setitem(sys.modules, "xcoop.phantom.weights", reader)
-    assert holds(load(path, "phantom"), tiny_state)
-    assert holds(load(path, "ViT-B/16"), tiny_state)
+    ids = torch.tensor([3, 49406, 49407])
+    rows = tiny_state["token_embedding.weight"][ids].half().float()
+    sparse = without(half_state, "token_embedding.weight") | {"token_embedding.rows": rows, "token_embedding.ids": ids}
+    save_state_dict(sparse, path, {"seed": "1", "vocab": "49408"})
+    assert path.stat().st_size < 3_000_000
+    for name in ("phantom", "ViT-B/16"):
+        backbone = load(path, name)
+        assert holds(backbone, half_state | {"token_embedding.weight": load_state_dict(path)["token_embedding.weight"]})
+        assert torch.equal(backbone.embed(ids), rows)
+
+
+def test_the_phantom_without_its_weights(tmp_path, monkeypatch):
+    monkeypatch.setattr("xcoop.phantom.weights.pretrained_path", lambda: tmp_path / "phantom.safetensors")
+    with pytest.raises(FileNotFoundError, match=r"phantom\.safetensors.*xcoop phantom pretrain"):
+        load("", "phantom")
 
 
 # --- how the model is built
