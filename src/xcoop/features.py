@@ -126,7 +126,8 @@ class FeatureStore:
             return None
         try:
             with safe_open(path, framework="pt") as file:
-                return ImageFeatures(file.get_tensor("pooled"), file.get_tensor("patches"))
+                # Copies: what the file maps into memory would vanish with it.
+                return ImageFeatures(file.get_tensor("pooled").clone(), file.get_tensor("patches").clone())
         except (SafetensorError, OSError) as error:
             logger.warning("%s cannot be read (%s): its features are computed anew", path, error)
             return None

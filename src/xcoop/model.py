@@ -5,7 +5,8 @@ Symbols: B images, C classes, K prompts a class, D joint width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -86,7 +87,14 @@ class PromptModel(nn.Module):
         return self.logits(self.encode_images(images))
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
-        """The parameters with gradients, by their names in a checkpoint (`ctx`, `meta_net.linear1.weight`, ...)."""
+        """The parameters with gradients, by their names in a checkpoint (`ctx`, `meta_net.linear1.weight`, ...).
+
+        They are looked for once, at the first call: the backbone has hundreds of others.
+        """
+        return dict(self._trained)
+
+    @cached_property
+    def _trained(self) -> dict[str, nn.Parameter]:
         named = self.named_parameters()
         return {_checkpoint_name(name): parameter for name, parameter in named if parameter.requires_grad}
 
@@ -127,7 +135,7 @@ def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     return 100.0 * (logits.detach().argmax(1) == labels).float().mean()
 
 
-def gradient_norm(parameters: Any) -> Tensor:
+def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
     """The Euclidean norm of all gradients together, a scalar; zero if there are none."""
     norms = [parameter.grad.norm() for parameter in parameters if parameter.grad is not None]
     return torch.stack(norms).norm() if norms else torch.zeros(())

@@ -7,14 +7,14 @@ import pytest
 import torch
 from helpers_clip import tiny_backbone as make_backbone
 from torch.nn import functional as F
-from xcoop.trainers.cocoop import DEFAULTS as COCOOP
-from xcoop.trainers.cocoop import CoCoOpModel
-from xcoop.trainers.coop import DEFAULTS as COOP
-from xcoop.trainers.coop import CoOpModel
 from yacs.config import CfgNode
 
 from xcoop.backbones import Backbone
 from xcoop.prompts import POSITIONS
+from xcoop.trainers.cocoop import DEFAULTS as COCOOP
+from xcoop.trainers.cocoop import CoCoOpModel
+from xcoop.trainers.coop import DEFAULTS as COOP
+from xcoop.trainers.coop import CoOpModel
 
 NAMES = ["melanoma", "blue nevus", "clear_lung"]
 LABELS = torch.tensor([0, 2, 1, 0])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import xcoop  # isort: skip  # first: it answers to `import dassl`  # noqa: F401
+
 from pathlib import Path
 from typing import Any
 

@@ -1,0 +1,177 @@
+"""Cached image features: the same numbers as without, and never those of other images, weights or preprocessing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_run
+import torch
+from conftest import ConfigMaker
+from PIL import Image
+from safetensors.torch import load
+from torch import nn
+
+from xcoop import features
+from xcoop.features import FeatureLoader
+
+
+@pytest.fixture
+def encoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many images each call of an image tower got."""
+    from xcoop.backbones.openai import ClipBackbone
+
+    calls: list[int] = []
+    encode = ClipBackbone.encode_image
+
+    def counting(self: Any, images: torch.Tensor, patches: bool = False) -> Any:
+        calls.append(len(images))
+        return encode(self, images, patches)
+
+    monkeypatch.setattr(ClipBackbone, "encode_image", counting)
+    return calls
+
+
+@pytest.mark.parametrize("name", ["CoOp", "CoCoOp", "XCoOp", "ZeroshotCLIP"])
+def test_cached_or_not_the_numbers_are_the_same(name: str, make_cfg: ConfigMaker, tmp_path: Path) -> None:
+    pairs = ("FEATURES.DIR", str(tmp_path / "cache"), "OPTIM.MAX_EPOCH", 3, "DATALOADER.TRAIN_X.BATCH_SIZE", 20)
+    cached = tiny_run.trained(make_cfg(name, *pairs))
+    plain = tiny_run.trained(make_cfg(name, *pairs, "FEATURES.CACHE", False, output="plain"))
+    assert isinstance(cached.test_loader, FeatureLoader)
+    assert not isinstance(plain.test_loader, FeatureLoader)
+    for key, tensor in plain.model.trained_state().items():
+        torch.testing.assert_close(cached.model.trained_state()[key], tensor, atol=1e-5, rtol=0)
+    torch.testing.assert_close(torch.cat(cached._probabilities), torch.cat(plain._probabilities), atol=1e-5, rtol=0)
+
+
+def test_each_image_is_encoded_once_for_all_epochs_seeds_and_trainers(
+    make_cfg: ConfigMaker, tmp_path: Path, encoded: list[int]
+) -> None:
+    pairs = ("FEATURES.DIR", str(tmp_path / "cache"), "TEST.FINAL_MODEL", "best_val")
+    tiny_run.trained(make_cfg("CoOp", *pairs))
+    assert sum(encoded) == 2 * sum(tiny_run.SPLITS.values())
+    encoded.clear()
+    tiny_run.trained(make_cfg("CoOp", *pairs, "SEED", 2, output="seed2"))
+    tiny_run.trained(make_cfg("CoCoOp", *pairs, output="other"))
+    assert encoded == []
+
+
+def test_augmented_training_images_are_encoded_anew_and_test_images_are_not(
+    make_cfg: ConfigMaker, tmp_path: Path, encoded: list[int]
+) -> None:
+    pairs = ("FEATURES.DIR", str(tmp_path / "cache"), "INPUT.TRANSFORMS", ["random_flip", "normalize"])
+    trainer = tiny_run.trained(make_cfg("CoOp", *pairs))
+    assert not isinstance(trainer.train_loader_x, FeatureLoader)
+    assert sum(encoded) == 2 * (2 * 8) + 2 * tiny_run.SPLITS["test"]  # two epochs of two whole batches
+
+
+def test_a_tower_that_is_trained_is_never_cached(make_cfg: ConfigMaker, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    trainer = tiny_run.trained(make_cfg("XCoOp", "TRAINER.XCOOP.TUNE_NORMS", True, "FEATURES.DIR", str(cache)))
+    assert not list(tmp_path.rglob("*.safetensors"))
+    assert not isinstance(trainer.test_loader, FeatureLoader)
+
+
+def test_training_images_without_augmentation_are_prepared_like_test_images(make_cfg: ConfigMaker) -> None:
+    trainer = tiny_run.build(make_cfg("CoOp"))
+    assert trainer.train_loader_x.dataset.transform is trainer.test_loader.dataset.transform
+
+
+def test_the_file_depends_on_images_weights_preprocessing_and_kind(
+    make_cfg: ConfigMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tiny_run.draw(tmp_path / "pictures")
+    trainer = tiny_run.build(make_cfg("CoOp", "DATASET.ROOT", str(data)))
+    store, loader = trainer.store, trainer.test_loader
+    seen = {store.path(loader)}
+    assert store.path(loader) in seen
+
+    def changed() -> bool:
+        path = store.path(loader)
+        new = path not in seen
+        seen.add(path)
+        return new
+
+    store.patches = True
+    assert changed()
+    with torch.no_grad():
+        next(store.backbone.parameters()).add_(1e-3)
+    assert changed()
+    loader.dataset.transform = nn.Identity()
+    assert changed()
+    picture = Path(loader.dataset.data_source[3].impath)
+    status = picture.stat()
+    os.utime(picture, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    assert changed()
+    Image.new("RGB", (50, 50)).save(picture)
+    os.utime(picture, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert changed()
+    loader.dataset.data_source.reverse()
+    assert changed()
+
+
+@pytest.mark.parametrize("damage", [b"", b"no tensors at all", None])
+def test_a_damaged_file_is_made_anew(
+    make_cfg: ConfigMaker, tmp_path: Path, damage: bytes | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    pairs = ("FEATURES.DIR", str(tmp_path / "cache"))
+    trainer = tiny_run.build(make_cfg("CoOp", *pairs))
+    trainer.test()
+    path = trainer.store.path(trainer.test_loader)
+    whole = load(path.read_bytes())
+    path.write_bytes(path.read_bytes()[:-100] if damage is None else damage)
+    again = tiny_run.build(make_cfg("CoOp", *pairs, output="again"))
+    again.test()
+    assert str(path) in caplog.text
+    assert torch.equal(load(path.read_bytes())["pooled"], whole["pooled"])
+
+
+def test_a_folder_that_cannot_be_written_costs_no_run(
+    make_cfg: ConfigMaker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    tiny_run.trained(make_cfg("CoOp", "FEATURES.DIR", str(tmp_path / "file" / "cache")))
+    assert "not kept for the next run" in caplog.text
+
+
+def test_features_that_would_fill_the_memory_are_computed_batch_by_batch(
+    make_cfg: ConfigMaker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(features, "MAX_BYTES", 1000)
+    trainer = tiny_run.trained(make_cfg("CoOp"))
+    assert not isinstance(trainer.test_loader, FeatureLoader)
+    assert "batch by batch" in caplog.text
+
+
+def test_batches_are_those_of_the_image_loader(make_cfg: ConfigMaker) -> None:
+    """Same order, same size, and a short last batch left out of training only."""
+    trainer = tiny_run.build(make_cfg("CoOp"))
+    for loader in (trainer.train_loader_x, trainer.test_loader):
+        cached = trainer.store.loader(loader, 5)
+        torch.manual_seed(3)
+        indices = list(loader.batch_sampler)
+        torch.manual_seed(3)
+        batches = list(cached)
+        assert len(cached) == len(loader) == len(batches)
+        for index, batch in zip(indices, batches, strict=True):
+            items = [loader.dataset[i] for i in index]
+            assert batch["impath"] == [item["impath"] for item in items]
+            assert batch["label"].tolist() == [item["label"] for item in items]
+            assert batch["index"].tolist() == index
+            with torch.no_grad():
+                pooled = trainer.backbone.encode_image(torch.stack([item["img"] for item in items])).pooled
+            torch.testing.assert_close(batch["features"].pooled, pooled, atol=1e-5, rtol=0)
+
+
+def test_finding_features_leaves_the_random_generators_where_computing_them_does(
+    make_cfg: ConfigMaker, tmp_path: Path
+) -> None:
+    store = tiny_run.build(make_cfg("CoOp", "FEATURES.DIR", str(tmp_path / "cache")))
+    states = []
+    for _ in range(2):
+        torch.manual_seed(5)
+        store.store.features(store.test_loader, 5)
+        states.append(torch.get_rng_state())
+    assert torch.equal(*states)
