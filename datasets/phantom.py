@@ -6,9 +6,8 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from xcoop.data.folders import absolute, sweep, writable
 from xcoop.datasets.derm7pt import META, Derm7pt
-
-from xcoop.data.folders import absolute, make_once, writable
 from xcoop.files import cache_dir
 from xcoop.phantom.derm_layout import VERSION, write_derm7pt
 from xcoop.plugins import register_dataset
@@ -48,7 +47,14 @@ class Phantom(Derm7pt):
         if folder.exists() and any(folder.iterdir()):
             raise self.missing([folder / META])
         logger.info("drawing %d phantom cases into %s, once", cases, folder)
-        return _release(make_once(folder, lambda out: _draw(out, cases, mix))) or folder
+        sweep(folder)
+        try:
+            _draw(folder, cases, mix)
+        except OSError:
+            if not _release(folder):
+                raise
+            logger.info("another process drew %s first; it is used", folder)
+        return _release(folder) or folder
 
 
 def _places(cfg: CfgNode, name: str) -> list[Path]:
@@ -68,4 +74,5 @@ def _release(folder: Path) -> Path | None:
 
 
 def _draw(out: Path, cases: int, mix: str) -> None:
+    """Whole or not at all; FileExistsError if another process was faster."""
     write_derm7pt(out, cases, SEED, mix=mix, progress=True)

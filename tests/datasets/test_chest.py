@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from generated_trees import load, picture, pneumonia, pneumoniamnist
-from xcoop.datasets import pneumoniamnist as mnist
-from xcoop.datasets.pneumonia import cause_of, patient_of
 
 from xcoop.data.items import DatasetError
+from xcoop.datasets import pneumoniamnist as mnist
+from xcoop.datasets.pneumonia import cause_of, patient_of
 
 
 @pytest.fixture

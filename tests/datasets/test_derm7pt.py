@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 
 import pytest
 from generated_trees import DIAGNOSES, derm7pt, edit, load
-from xcoop.datasets.derm7pt import group_of
 
 from xcoop.data.dataset import PHANTOM_MARK
+from xcoop.datasets.derm7pt import group_of
+from xcoop.phantom.derm_layout import VERSION
+from xcoop.phantom.folders import atomic_folder
 
 
 @pytest.fixture
@@ -110,10 +113,9 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     def draw(out: Path, cases: int, mix: str) -> None:
         asked.append(cases)
-        derm7pt(out)
-        for path in (out / "derm7pt").iterdir():
-            path.rename(out / path.name)
-        (out / "derm7pt").rmdir()
+        with atomic_folder(out) as folder:
+            derm7pt(folder)
+            (folder / "derm7pt" / "release_v0").rename(folder / "release_v0")
 
     monkeypatch.setattr(phantom, "_draw", draw)
     return asked
@@ -171,6 +173,25 @@ def test_two_at_once_both_read_it(root: Path, drawn: list[int]) -> None:
         thread.join(30)
     assert results == [12] * 3
     assert [path.name.startswith("phantom-derm7pt-1200-") for path in root.iterdir()] == [True]
+
+
+def test_a_killed_drawing_is_swept_away_later(root: Path, drawn: list[int]) -> None:
+    left = root / f".phantom-derm7pt-42-2019-v{VERSION}.abcdefgh.tmp"
+    (left / "release_v0").mkdir(parents=True)
+    os.utime(left, (1, 1))
+    dataset = load("Phantom", root, CASES=42)
+    assert [path.name for path in root.iterdir()] == [Path(dataset.dataset_dir).parent.name]
+
+
+def test_a_failure_while_drawing_is_not_hidden(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from xcoop.datasets import phantom
+
+    def full(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(phantom, "_draw", full)
+    with pytest.raises(OSError, match="disk full"):
+        load("Phantom", root)
 
 
 def test_a_negative_number_of_cases_is_refused(root: Path) -> None:

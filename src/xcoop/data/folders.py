@@ -47,7 +47,7 @@ def make_once(final: Path, write: Callable[[Path], None]) -> Path:
     if final.is_dir():
         return final
     final.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(final)
+    sweep(final)
     temporary = final.parent / f".{final.name}.{uuid.uuid4().hex[:8]}.tmp"
     temporary.mkdir()
     try:
@@ -56,6 +56,13 @@ def make_once(final: Path, write: Callable[[Path], None]) -> Path:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return final
+
+
+def sweep(final: Path) -> None:
+    """Removes what processes that were killed while writing this folder have left beside it."""
+    for left in final.parent.glob(f".{final.name}.*.tmp"):
+        if time.time() - left.stat().st_mtime > ABANDONED_S:
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def list_images(folder: Path, deep: bool = False) -> list[str]:
@@ -116,10 +123,3 @@ def _move(temporary: Path, final: Path) -> None:
         if not final.is_dir():
             raise
         logger.info("another process made %s first; it is used", final)
-
-
-def _sweep(final: Path) -> None:
-    """Removes what processes that were killed while writing this folder have left."""
-    for left in final.parent.glob(f".{final.name}.*.tmp"):
-        if time.time() - left.stat().st_mtime > ABANDONED_S:
-            shutil.rmtree(left, ignore_errors=True)
