@@ -176,6 +176,19 @@ def _save_as_tensor(obj: Any, path: str) -> None:
     torch.save(torch.from_numpy(obj) if isinstance(obj, np.ndarray) else obj, path)
 
 
+# Accuracy: a view of a tensor that is not contiguous any more, for k > 1.
+
+
+def _mend_accuracy(module: Any) -> None:
+    become(module.compute_accuracy, _compute_accuracy)
+
+
+def _compute_accuracy(output: Any, target: Any, topk: tuple[int, ...] = (1,)) -> Any:
+    from xcoop.engine.meters import compute_accuracy as compute
+
+    return compute(output, target, topk)
+
+
 # The console: whoever asks the log's stream whether it is a terminal gets an answer.
 
 
@@ -193,5 +206,6 @@ _MENDS: dict[str, Callable[[Any], None]] = {
     "dassl.data.transforms.autoaugment": _mend_numpy,
     "dassl.data.transforms.randaugment": _mend_numpy,
     "dassl.evaluation.evaluator": _mend_evaluator,
+    "dassl.metrics.accuracy": _mend_accuracy,
     "dassl.utils.logger": _mend_logger,
 }

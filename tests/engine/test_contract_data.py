@@ -1,0 +1,254 @@
+"""Images, few-shot subsets, loaders, transforms and samplers, whichever engine answers."""
+
+from __future__ import annotations
+
+import pickle
+import random
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from dassl.config import get_cfg_default
+from dassl.data import DataManager, DatasetWrapper
+from dassl.data.datasets import DatasetBase, Datum
+from dassl.data.samplers import build_sampler
+from dassl.data.transforms import build_transform
+from dassl.utils import read_image
+from PIL import Image
+from toy_engine import COUNTS, items_of, make_cfg, ours_only, real_is_wrong
+
+
+class TestDatum:
+    def test_holds_what_it_was_given_and_cannot_be_changed(self, squares: Path) -> None:
+        item = Datum(impath=str(squares / "train-1-0.png"), label=1, domain=2, classname="green")
+        assert (item.label, item.domain, item.classname) == (1, 2, "green")
+        with pytest.raises(AttributeError):
+            item.label = 3
+
+    def test_missing_file_is_refused(self) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with pytest.raises(AssertionError):
+                Datum(impath="/nowhere/picture.png")
+
+    def test_pickles_as_coop_does_it(self, squares: Path) -> None:
+        item = items_of(squares, "train")[0]
+        copy = pickle.loads(pickle.dumps(item))
+        assert (copy.impath, copy.label, copy.classname) == (item.impath, item.label, item.classname)
+        assert set(vars(item)) == {"_impath", "_label", "_domain", "_classname"}
+
+
+class TestFewShot:
+    def test_one_source_gives_a_list_several_give_lists(self, squares: Path) -> None:
+        train = items_of(squares, "train")
+        base = DatasetBase(train_x=train)
+        assert Counter(i.label for i in base.generate_fewshot_dataset(train, num_shots=2)) == {0: 2, 1: 2, 2: 2}
+        assert [len(part) for part in base.generate_fewshot_dataset(train, train, num_shots=1)] == [3, 3]
+
+    def test_without_shots_the_sources_come_back(self, squares: Path) -> None:
+        train = items_of(squares, "train")
+        base = DatasetBase(train_x=train)
+        assert base.generate_fewshot_dataset(train) is train
+        assert base.generate_fewshot_dataset(train, train, num_shots=0) == (train, train)
+
+    def test_draws_are_those_of_random_sample_label_by_label(self, squares: Path) -> None:
+        train = items_of(squares, "train")[::-1]  # the first label seen is 2
+        random.seed(5)
+        drawn = DatasetBase(train_x=train).generate_fewshot_dataset(train, num_shots=3)
+        random.seed(5)
+        expected = [i for label in (2, 1, 0) for i in random.sample([t for t in train if t.label == label], 3)]
+        assert drawn == expected
+
+    def test_too_few_images_give_all_or_are_repeated(self, squares: Path) -> None:
+        val = items_of(squares, "val")
+        base = DatasetBase(train_x=val)
+        assert len(base.generate_fewshot_dataset(val, num_shots=8)) == 3 * COUNTS["val"]
+        repeated = base.generate_fewshot_dataset(val, num_shots=8, repeat=True)
+        assert Counter(i.label for i in repeated) == {0: 8, 1: 8, 2: 8}
+
+
+def test_dataset_says_what_it_holds(squares: Path) -> None:
+    dataset = DatasetBase(train_x=items_of(squares, "train"), test=items_of(squares, "test"))
+    assert dataset.num_classes == 3
+    assert dataset.classnames == ["red", "green", "blue"]
+    assert dict(dataset.lab2cname) == {0: "red", 1: "green", 2: "blue"}
+    assert not dataset.val
+    assert not dataset.train_u
+    assert {k: len(v) for k, v in dataset.split_dataset_by_label(dataset.test).items()} == {0: 5, 1: 5, 2: 5}
+
+
+class TestLoaders:
+    def test_incomplete_training_batch_is_dropped_unless_it_is_the_only_one(
+        self, squares: Path, tmp_path: Path
+    ) -> None:
+        manager = DataManager(make_cfg(squares, tmp_path, "DATALOADER.TRAIN_X.BATCH_SIZE", 7))
+        assert [len(batch["label"]) for batch in manager.train_loader_x] == [7, 7]  # 18 images
+        manager = DataManager(make_cfg(squares, tmp_path, "DATALOADER.TRAIN_X.BATCH_SIZE", 32))
+        assert [len(batch["label"]) for batch in manager.train_loader_x] == [18]
+        manager = DataManager(make_cfg(squares, tmp_path, "DATALOADER.TEST.BATCH_SIZE", 4))
+        assert [len(batch["label"]) for batch in manager.test_loader] == [4, 4, 4, 3]
+
+    def test_batches_hold_what_trainers_read(self, squares: Path, tmp_path: Path) -> None:
+        manager = DataManager(make_cfg(squares, tmp_path))
+        batch = next(iter(manager.test_loader))
+        assert batch["img"].shape == (15, 3, 16, 16)
+        assert batch["img"].dtype == torch.float32
+        assert batch["label"].tolist() == [0] * 5 + [1] * 5 + [2] * 5
+        assert batch["index"].tolist() == list(range(15))
+        assert batch["domain"].dtype == torch.int64
+        assert batch["impath"][0].endswith("test-0-0.png")
+        assert manager.num_classes == 3
+        assert manager.num_source_domains == 0
+        assert manager.train_loader_u is None
+        assert manager.lab2cname[2] == "blue"
+
+    def test_summary_table_is_printed(self, squares: Path, tmp_path: Path, capsys: Any) -> None:
+        DataManager(make_cfg(squares, tmp_path))
+        text = capsys.readouterr().out
+        for words in ("Loading dataset: Squares", "# classes  3", "# train_x  18", "# val      9", "# test     15"):
+            assert words in text
+
+    def test_custom_transform_takes_the_place_of_the_configs(self, squares: Path, tmp_path: Path, capsys: Any) -> None:
+        manager = DataManager(make_cfg(squares, tmp_path), custom_tfm_test=lambda image: torch.ones(2))
+        assert next(iter(manager.test_loader))["img"].shape == (15, 2)
+        assert "* Using custom transform for testing" in capsys.readouterr().out
+
+
+class TestWrapper:
+    def test_several_views(self, squares: Path, tmp_path: Path) -> None:
+        items = items_of(squares, "train")
+        cfg = make_cfg(squares, tmp_path, "DATALOADER.K_TRANSFORMS", 3, "DATALOADER.RETURN_IMG0", True)
+        transform = build_transform(cfg, is_train=True)
+        item = DatasetWrapper(cfg, items, transform=transform, is_train=True)[4]
+        assert len(item["img"]) == 3
+        assert not torch.equal(item["img"][0], item["img"][1])
+        assert item["img0"].shape == (3, 16, 16)
+        assert torch.is_tensor(DatasetWrapper(cfg, items, transform=transform)[4]["img"])  # one view in a test
+        with pytest.raises(ValueError):
+            DatasetWrapper(cfg, items, is_train=True)
+
+    def test_list_of_transforms_gives_numbered_images(self, squares: Path, tmp_path: Path) -> None:
+        cfg = make_cfg(squares, tmp_path)
+        pair = [lambda image: torch.zeros(1), lambda image: torch.ones(1)]
+        item = DatasetWrapper(cfg, items_of(squares, "train"), transform=pair, is_train=True)[0]
+        assert (item["img"].item(), item["img2"].item()) == (0, 1)
+
+
+class TestTransforms:
+    def test_test_transform_is_resize_crop_normalise(self, squares: Path, tmp_path: Path) -> None:
+        cfg = make_cfg(squares, tmp_path, "INPUT.INTERPOLATION", "bicubic")
+        image = read_image(str(squares / "test-0-0.png"))  # 24 x 20
+        small = image.resize((int(24 * 16 / 20), 16), Image.Resampling.BICUBIC)  # the smaller edge becomes 16
+        left = round((small.width - 16) / 2)
+        pixels = np.asarray(small.crop((left, 0, left + 16, 16))) / 255.0
+        expected = (pixels - cfg.INPUT.PIXEL_MEAN) / cfg.INPUT.PIXEL_STD
+        out = build_transform(cfg, is_train=False)(image)
+        np.testing.assert_allclose(out.permute(1, 2, 0).numpy(), expected, atol=1e-5)
+
+    def test_without_augmentation_training_squeezes_the_image(self, squares: Path, tmp_path: Path) -> None:
+        cfg = make_cfg(squares, tmp_path, "INPUT.TRANSFORMS", ("normalize",))
+        image = read_image(str(squares / "test-0-0.png"))
+        squeezed = np.asarray(image.resize((16, 16), Image.Resampling.BILINEAR)) / 255.0
+        expected = (squeezed - cfg.INPUT.PIXEL_MEAN) / cfg.INPUT.PIXEL_STD
+        out = build_transform(cfg, is_train=True)(image)
+        np.testing.assert_allclose(out.permute(1, 2, 0).numpy(), expected, atol=1e-5)
+
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "random_flip",
+            "random_resized_crop",
+            "normalize",
+            "instance_norm",
+            "random_crop",
+            "random_translation",
+            "center_crop",
+            "cutout",
+            "imagenet_policy",
+            "cifar10_policy",
+            "svhn_policy",
+            "randaugment",
+            "gaussian_noise",
+            "colorjitter",
+            "randomgrayscale",
+            "gaussian_blur",
+        ],
+    )
+    def test_each_transform_gives_an_image_of_the_right_size(self, squares: Path, tmp_path: Path, name: str) -> None:
+        cfg = make_cfg(squares, tmp_path, "INPUT.TRANSFORMS", (name,))
+        transform = build_transform(cfg, is_train=True)
+        image = read_image(str(squares / "test-0-0.png"))
+        assert all(transform(image).shape == (3, 16, 16) for _ in range(4))
+
+    def test_cutout_and_instance_norm_do_what_they_say(self, squares: Path, tmp_path: Path) -> None:
+        image = Image.new("RGB", (32, 32), (255, 255, 255))
+        cfg = make_cfg(
+            squares, tmp_path, "INPUT.TRANSFORMS", ("cutout",), "INPUT.SIZE", (32, 32), "INPUT.CUTOUT_LEN", 8
+        )
+        holes = [int((build_transform(cfg)(image)[0] == 0).sum()) for _ in range(20)]
+        assert max(holes) == 64  # 8 x 8, less where the border cuts it off
+        assert min(holes) >= 16
+        cfg = make_cfg(squares, tmp_path, "INPUT.TRANSFORMS", ("instance_norm",))
+        out = build_transform(cfg, is_train=False)(read_image(str(squares / "test-0-0.png")))
+        torch.testing.assert_close(out.mean((1, 2)), torch.zeros(3), atol=1e-5, rtol=0)
+        torch.testing.assert_close(out.flatten(1).std(1), torch.ones(3), atol=1e-5, rtol=0)
+
+    def test_unknown_name_is_an_assertion_error(self, squares: Path, tmp_path: Path) -> None:
+        cfg = make_cfg(squares, tmp_path, "INPUT.TRANSFORMS", ("random_flap",))
+        with pytest.raises(AssertionError):
+            build_transform(cfg)
+
+    @ours_only("the near name in the message")
+    def test_unknown_name_is_answered_with_the_nearest(self) -> None:
+        cfg = get_cfg_default()
+        with pytest.raises(AssertionError, match="random_flip"):
+            build_transform(cfg, choices=["random_flap"])
+        with pytest.raises(AssertionError, match="does not have"):
+            build_transform(cfg, choices=["randaugment_fixmatch"])
+
+    def test_no_transform_gives_none(self) -> None:
+        cfg = get_cfg_default()
+        cfg.INPUT.NO_TRANSFORM = True
+        assert build_transform(cfg) is None
+
+
+class TestSamplers:
+    def test_unknown_name(self, squares: Path) -> None:
+        with pytest.raises(ValueError):
+            build_sampler("SomeSampler", data_source=items_of(squares, "train"))
+
+    def test_class_sampler_gives_equal_shares(self, squares: Path) -> None:
+        items = items_of(squares, "train")
+        order = list(build_sampler("RandomClassSampler", data_source=items, batch_size=4, n_ins=2))
+        labels = [items[i].label for i in order]
+        assert len(order) >= 12
+        for start in range(0, len(order) - 3, 4):
+            assert sorted(Counter(labels[start : start + 4]).values()) == [2, 2]
+
+    @pytest.mark.parametrize("name", ["RandomDomainSampler", "SeqDomainSampler"])
+    def test_domain_samplers_give_equal_shares(self, squares: Path, name: str) -> None:
+        items = [Datum(impath=i.impath, label=i.label, domain=i.label) for i in items_of(squares, "train")]
+        order = list(build_sampler(name, data_source=items, batch_size=6, n_domain=3))
+        assert len(order) == 18
+        assert len(set(order)) == 18
+        domains = [items[i].domain for i in order]
+        assert all(Counter(domains[start : start + 6]) == {0: 2, 1: 2, 2: 2} for start in (0, 6, 12))
+
+
+def test_grey_of_16_bits_is_rescaled_not_clipped(tmp_path: Path) -> None:
+    ramp = np.linspace(0, 40000, 256).astype(np.uint16)[None].repeat(8, 0)
+    Image.fromarray(ramp).save(tmp_path / "ramp.png")
+    image = read_image(str(tmp_path / "ramp.png"))
+    assert image.mode == "RGB"
+    assert len(np.unique(np.asarray(image))) >= 200
+
+
+@real_is_wrong("raises an error that does not name the file, or none until the image is used")
+def test_unreadable_image_is_named(tmp_path: Path) -> None:
+    (tmp_path / "page.png").write_bytes(b"<html>not found</html>")
+    with pytest.raises(ValueError, match=r"page\.png"):
+        read_image(str(tmp_path / "page.png"))
