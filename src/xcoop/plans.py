@@ -28,7 +28,7 @@ TAKEN = {
     "SEED": "set SEEDS= (or --seeds)",
     "TRAINER.NAME": "the trainer is the third argument",
 }
-KEY = re.compile(r"[A-Z0-9_]+(\.[A-Z0-9_]+)+")
+KEY = re.compile(r"[A-Z0-9_]+(\.[A-Z0-9_]+)+|OUTPUT_DIR|RESUME|SEED|USE_CUDA|VERBOSE")
 LONGEST_TAG = 120
 
 
@@ -157,7 +157,7 @@ def make_plans(words: Sequence[str], data: str, out: str, seeds: Sequence[int]) 
 
 
 def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Names, and the KEY VALUE pairs that begin with the first dotted upper-case word."""
+    """Names, and the KEY VALUE pairs that begin with the first word that is spelled like a config key."""
     first = next((number for number, word in enumerate(words) if KEY.fullmatch(word.partition("=")[0])), len(words))
     return list(words[:first]), list(words[first:])
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import rankdata
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -109,7 +108,7 @@ def macro_auc(labels: Ints, probabilities: Floats) -> float | None:
     if (positives == 0).any() or classes < 2:
         return None
     negatives = len(labels) - positives
-    ranks = rankdata(probabilities, axis=0)  # (N, C)
+    ranks = np.stack([_ranks(column) for column in probabilities.T], axis=1)  # (N, C)
     sums = (ranks * _one_hot(labels, classes)).sum(0)
     areas = (sums - positives * (positives + 1) / 2) / (positives * negatives)
     return float(areas[1] if classes == 2 else areas.mean())
@@ -146,6 +145,13 @@ def expected_calibration_error(labels: Ints, probabilities: Floats, bins: int = 
 def brier(labels: Ints, probabilities: Floats) -> float:
     """Mean over the images of the squared distance to the one-hot truth, summed over the classes; in [0, 2]."""
     return float(((probabilities - _one_hot(labels, probabilities.shape[1])) ** 2).sum(1).mean())
+
+
+def _ranks(values: Floats) -> Floats:
+    """Ranks from 1, (N,); equal values share the mean of theirs."""
+    _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last: Floats = np.cumsum(counts) - (counts - 1) / 2
+    return last[which.reshape(-1)]
 
 
 def _one_hot(labels: Ints, classes: int) -> Floats:

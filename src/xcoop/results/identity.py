@@ -48,8 +48,9 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def settings(cfg: Mapping[str, Any]) -> dict[str, Any]:
     """What the hash covers: all leaves of `cfg` but those of the machine, the seed, and other trainers' nodes."""
+    trainer, nodes = cfg["TRAINER"]["NAME"], cfg["TRAINER"]
     own = {key: value for key, value in flatten(cfg).items() if not _below(key, (*MACHINE, SEED))}
-    own = {key: value for key, value in own.items() if _concerns(key, cfg["TRAINER"]["NAME"], cfg["TRAINER"])}
+    own = {key: value for key, value in own.items() if _concerns(key, trainer, nodes)}
     return {key: Path(value).name if key in FILES and value else value for key, value in own.items()}
 
 

@@ -1,0 +1,283 @@
+"""`train.py`: CoOp's flags and precedence, errors that name the thing, and one small run from end to end."""
+
+from __future__ import annotations
+
+import io
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from xcoop import train
+from xcoop.results.record import read_run
+from xcoop.train import main, merged, parser
+
+SETTINGS = [
+    *("INPUT.SIZE", "(32, 32)", "OPTIM.MAX_EPOCH", "2", "USE_CUDA", "False"),
+    *("DATASET.NUM_SHOTS", "4", "DATALOADER.NUM_WORKERS", "0"),
+]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small file in PneumoniaMNIST's format: bright pictures are class 1."""
+    root = tmp_path_factory.mktemp("data")
+    generator = np.random.default_rng(0)
+    arrays: dict[str, np.ndarray] = {}
+    for split, count in (("train", 24), ("val", 12), ("test", 16)):
+        labels = np.arange(count) % 2
+        pictures = generator.integers(0, 120, (count, 28, 28)) + 120 * labels[:, None, None]
+        arrays |= {f"{split}_images": pictures.astype(np.uint8), f"{split}_labels": labels[:, None].astype(np.uint8)}
+    np.savez(root / "pneumoniamnist.npz", **arrays)
+    return root
+
+
+@pytest.fixture(scope="module")
+def words(data: Path, tiny_weights_file: Path) -> list[str]:
+    """The arguments of a run of seconds, without its folder."""
+    return [
+        *("--root", str(data), "--seed", "1", "--trainer", "CoOp", "--dataset-config-file", "pneumoniamnist"),
+        *("--config-file", "vit_b16", "MODEL.BACKBONE.PATH", str(tiny_weights_file), *SETTINGS),
+    ]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _no_list_of_packages() -> Iterator[None]:
+    """The environment report asks pip for its list, which takes seconds."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torch.utils.collect_env.get_pip_packages", lambda *ignored: ("pip", ""))
+        yield
+
+
+def config(*words: str) -> Any:
+    return merged(parser().parse_intermixed_args(list(words)))
+
+
+BASE = ("--trainer", "CoOp", "--dataset-config-file", "phantom", "--config-file", "phantom")
+
+
+def test_precedence(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("OPTIM:\n  LR: 0.5\n  MAX_EPOCH: 7\nSEED: 4\n")
+    words = ("--trainer", "CoOp", "--dataset-config-file", "phantom", "--config-file", str(file))
+    cfg = config(*words, "--seed", "9", "OPTIM.LR", "0.25")
+    assert (cfg.OPTIM.LR, cfg.OPTIM.MAX_EPOCH, cfg.SEED) == (0.25, 7, 9)
+    assert config(*words).SEED == 4
+    assert cfg.is_frozen()
+
+
+def test_seed_zero_is_a_seed() -> None:
+    assert config(*BASE, "--seed", "0").SEED == 0
+    assert config(*BASE).SEED == -1
+
+
+def test_all_of_coops_flags() -> None:
+    flags = ["--root", "r", "--output-dir", "o", "--resume", "s", "--source-domains", "a", "b", "--target-domains", "c"]
+    flags += ["--transforms", "normalize", "--backbone", "RN50", "--head", "h", "--model-dir", "m", "--load-epoch", "3"]
+    cfg = config(*BASE, *flags, "--eval-only", "--no-train")
+    assert (cfg.DATASET.ROOT, cfg.OUTPUT_DIR, cfg.RESUME, cfg.MODEL.BACKBONE.NAME) == ("r", "o", "s", "RN50")
+    assert list(cfg.DATASET.SOURCE_DOMAINS) == ["a", "b"]
+    assert list(cfg.INPUT.TRANSFORMS) == ["normalize"]
+
+
+def test_key_value_pairs_stand_anywhere_among_the_flags() -> None:
+    cfg = config("OPTIM.LR", "0.5", *BASE, "--seed", "3", "TRAINER.COOP.CSC", "true", "OPTIM.MAX_EPOCH", "9")
+    assert (cfg.OPTIM.LR, cfg.SEED, cfg.TRAINER.COOP.CSC, cfg.OPTIM.MAX_EPOCH) == (0.5, 3, True, 9)
+
+
+def test_files_by_path_as_coop_users_write_them() -> None:
+    by_path = ("--dataset-config-file", "configs/datasets/phantom.yaml")
+    cfg = config("--trainer", "CoOp", *by_path, "--config-file", "configs/trainers/CoOp/phantom.yaml")
+    assert cfg == config(*BASE)
+
+
+def test_numbers_fit_their_type() -> None:
+    cfg = config(*BASE, "OPTIM.LR", "1", "INPUT.SIZE", "[32, 32]", "TRAINER.COOP.CTX_INIT", "7")
+    assert type(cfg.OPTIM.LR) is float
+    assert cfg.INPUT.SIZE == (32, 32)
+    assert cfg.TRAINER.COOP.CTX_INIT == "7"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([*BASE, "--sed", "1"], "did you mean --seed"),
+        ([*BASE, "--seed", "one"], "--seed"),
+        (["--trainer", "CoOpp"], "Did you mean 'CoOp'?"),
+        ([], "no trainer is given"),
+        (["--trainer", "CoOp"], "no dataset is given"),
+        (["--trainer", "CoOp", "DATASET.NAME", "Derm7p"], "Did you mean 'Derm7pt'?"),
+        ([*BASE[:2], "--dataset-config-file", "phantm"], "Did you mean 'phantom'?"),
+        ([*BASE[:4], "--config-file", "vit_b17"], "Did you mean 'vit_b16'?"),
+        (["--config-file", "phantom"], "needs --trainer"),
+        ([*BASE[:4], "--config-file", "nowhere.yaml"], "no configuration file nowhere.yaml"),
+        ([*BASE, "OPTIM.LRR", "1"], "Did you mean 'OPTIM.LR'?"),
+        ([*BASE, "COOP.N_CTX", "1"], "Did you mean 'TRAINER.COOP.N_CTX'?"),
+        ([*BASE, "OPTIM.LR", "fast"], "OPTIM.LR takes a number"),
+        ([*BASE, "OPTIM.MAX_EPOCH", "1.5"], "OPTIM.MAX_EPOCH takes a whole number"),
+        ([*BASE, "TRAINER.COOP.CSC", "7"], "TRAINER.COOP.CSC takes True or False"),
+        ([*BASE, "INPUT.SIZE", "7"], "INPUT.SIZE takes a list"),
+        ([*BASE, "OPTIM.LR"], "stands alone"),
+        ([*BASE, "OPTIM", "3"], "a group of keys"),
+        ([*BASE, "OPTIM.LR=3"], "OPTIM.LR 3"),
+        ([*BASE, "TEST.FINAL_MODEL", "best_tset"], "Did you mean 'best_val'?"),
+    ],
+)
+def test_errors_name_the_thing(
+    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    try:
+        code = main(words)
+    except SystemExit as end:
+        code = int(end.code or 0)
+    error = capsys.readouterr().err
+    assert code == 2
+    assert message in error
+    assert "Traceback" not in error
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("OPTIM:\n  LRR: 1\n", "'OPTIM.LRR'"),
+        ("OPTIM:\n  LR: [1]\n", "OPTIM.LR takes a number"),
+        ("- a list", "keys and values"),
+        ("a: [", "not valid YAML"),
+    ],
+)
+def test_errors_in_a_file_name_the_file(
+    text: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(text)
+    assert main([*BASE[:4], "--config-file", str(file)]) == 2
+    error = capsys.readouterr().err
+    assert str(file) in error
+    assert message in error
+
+
+@pytest.fixture(scope="module")
+def done(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run that is done. Shared: do not change it."""
+    folder = tmp_path_factory.mktemp("done") / "run"
+    assert main([*words, "--output-dir", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture
+def finished(done: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(done, tmp_path / "run"))
+
+
+def test_a_run_from_end_to_end(finished: Path) -> None:
+    found = read_run(finished)
+    assert found is not None
+    assert (found["dataset"], found["shots"], found["seed"], found["cfg"]) == ("PneumoniaMNIST", 4, 1, "vit_b16")
+    assert (found["n_train"], found["n_test"]) == (8, 16)
+    assert found["seconds"]["train"] > 0
+    log = (finished / "log.txt").read_text()
+    for line in ("** Arguments **", "** Config **", "** System info **", "Finish training", "* accuracy: "):
+        assert line in log
+    assert log.index("** Arguments **") < log.index("** Config **") < log.index("Finish training")
+
+
+def test_the_console_is_given_back(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    console = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", console)
+    assert main([*words, "--output-dir", str(tmp_path / "run")]) == 0
+    assert sys.stdout is console
+    assert not console.closed
+    assert "Finish training" in console.getvalue()
+
+
+def test_evaluation_reproduces_the_run(finished: Path, words: list[str], tmp_path: Path) -> None:
+    assert main([*words, "--eval-only", "--model-dir", str(finished), "--load-epoch", "2"]) == 0
+    (folder,) = (finished / "evaluation").iterdir()
+    evaluated, trained = read_run(folder), read_run(finished)
+    assert evaluated is not None
+    assert trained is not None
+    assert evaluated["metrics"] == trained["metrics"]
+    assert evaluated["evaluated_from"] == str(finished)
+    assert evaluated["load_epoch"] == 2
+
+
+def test_an_evaluation_does_not_overwrite_a_run(
+    finished: Path, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (finished / "results.json").read_bytes()
+    assert main([*words, "--output-dir", str(finished), "--eval-only", "--model-dir", str(finished)]) == 2
+    assert "another evaluation" in capsys.readouterr().err
+    assert (finished / "results.json").read_bytes() == before
+
+
+def test_other_settings_do_not_overwrite_a_run(
+    finished: Path, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {path: path.read_bytes() for path in finished.rglob("*") if path.is_file()}
+    assert main([*words, "--output-dir", str(finished), "OPTIM.LR", "0.7"]) == 2
+    error = capsys.readouterr().err
+    assert "OPTIM.LR: 0.002 there, 0.7 now" in error
+    assert {path: path.read_bytes() for path in finished.rglob("*") if path.is_file() and path.name != ".lock"} == {
+        path: content for path, content in before.items() if path.name != ".lock"
+    }
+
+
+def test_a_second_run_keeps_the_first_log_and_the_newest_is_log_txt(finished: Path, words: list[str]) -> None:
+    assert main([*words, "--output-dir", str(finished)]) == 0
+    logs = sorted(path.name for path in finished.glob("log.txt*"))
+    assert len(logs) == 2
+    assert "Found checkpoint" in (finished / "log.txt").read_text()
+
+
+def test_weights_that_are_not_there(words: list[str], finished: Path, tmp_path: Path,
+                                    capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+    out = ["--output-dir", str(tmp_path / "out")]
+    assert main([*words, *out, "--eval-only", "--model-dir", str(tmp_path / "nothing")]) == 2
+    assert "holds no checkpoint" in capsys.readouterr().err
+    assert main([*words, *out, "--eval-only", "--model-dir", str(finished), "--load-epoch", "9"]) == 2
+    assert "its epochs: 2" in capsys.readouterr().err
+
+
+def test_missing_data_is_named_and_logged(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert main([*words, "--root", str(tmp_path / "nowhere"), "--output-dir", str(out)]) == 2
+    error = capsys.readouterr().err
+    assert "nowhere" in error
+    assert "Traceback" not in error
+    assert "Traceback" in (out / "log.txt").read_text()  # for whoever looks into it
+    assert read_run(out) is None
+
+
+def test_no_train_only_builds(words: list[str], tmp_path: Path) -> None:
+    assert main([*words, "--output-dir", str(tmp_path / "out"), "--no-train"]) == 0
+    assert read_run(tmp_path / "out") is None
+
+
+def test_a_nan_loss_ends_the_run_and_keeps_what_is_there(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*words, "--output-dir", str(tmp_path / "out"), "OPTIM.LR", "1e38", "OPTIM.WARMUP_EPOCH", "-1"]) == 2
+    error = capsys.readouterr().err
+    assert "epoch" in error
+    assert "png" in error
+    assert read_run(tmp_path / "out") is None
+
+
+def test_the_script_does_not_offer_the_plug_in_folders_as_modules() -> None:
+    text = (Path(train.__file__).parents[2] / "train.py").read_text()
+    assert 'sys.path[0] = str(Path(__file__).resolve().parent / "src")' in text
+
+
+def test_config_is_saved_whole(finished: Path) -> None:
+    from xcoop.results.identity import config_hash, read_config
+
+    record = json.loads((finished / "results.json").read_text())
+    assert config_hash(read_config(finished / "config.yaml")) == record["config_hash"]
