@@ -1,0 +1,156 @@
+"""One step: precisions, clipping, groups with rates of their own, the schedule, the lines of the log."""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import pytest
+import tiny_run
+import torch
+from conftest import ConfigMaker
+
+from xcoop.precision import Precision
+
+PLAIN = ("OPTIM.MOMENTUM", 0.0, "OPTIM.WEIGHT_DECAY", 0.0, "OPTIM.WARMUP_EPOCH", -1, "OPTIM.MAX_EPOCH", 1)
+
+
+def one_step(trainer: Any) -> torch.Tensor:
+    """How far the first step moves all that is trained, as one vector."""
+    before = trainer.model.trained_state()
+    trainer.epoch, trainer.batch_idx, trainer.num_batches = 0, 0, 99
+    trainer.set_model_mode("train")
+    trainer.forward_backward(next(iter(trainer.train_loader_x)))
+    after = trainer.model.trained_state()
+    return torch.cat([(after[name] - before[name]).flatten() for name in before])
+
+
+@pytest.mark.parametrize("name", ["amp", "fp16"])
+def test_half_precision_without_a_gpu_is_full_precision_and_says_so(
+    name: str, make_cfg: ConfigMaker, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    half = tiny_run.trained(make_cfg("CoOp", "TRAINER.COOP.PREC", name))
+    assert caplog.text.count(f"PREC {name} needs a GPU") == 1
+    full = tiny_run.trained(make_cfg("CoOp", output="full"))
+    assert torch.equal(half.model.trained_state()["ctx"], full.model.trained_state()["ctx"])
+
+
+@pytest.mark.parametrize("name", ["CoOp", "CoCoOp", "XCoOp"])
+def test_bf16_trains_32_bit_parameters_close_to_fp32(name: str, make_cfg: ConfigMaker) -> None:
+    node = f"TRAINER.{name.upper()}.PREC"
+    full = tiny_run.trained(make_cfg(name, *PLAIN))
+    half = tiny_run.trained(make_cfg(name, *PLAIN, node, "bf16", output="half"))
+    for key, tensor in half.model.trained_state().items():
+        assert tensor.dtype == torch.float32, key
+    ours, theirs = torch.cat(half._probabilities), torch.cat(full._probabilities)
+    assert not torch.equal(ours, theirs)
+    torch.testing.assert_close(ours, theirs, atol=0.05, rtol=0)
+
+
+def test_an_unknown_precision_is_refused_before_anything_is_loaded(make_cfg: ConfigMaker) -> None:
+    with pytest.raises(ValueError, match=r"TRAINER.COOP.PREC is 'fp8'; known: fp32, amp, fp16, bf16"):
+        tiny_run.build(make_cfg("CoOp", "TRAINER.COOP.PREC", "fp8", "MODEL.BACKBONE.PATH", "/no/such/file"))
+    with pytest.raises(ValueError, match="fp8"):
+        Precision("fp8", torch.device("cpu"))
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_clipping_limits_the_true_gradient(scaled: bool, make_cfg: ConfigMaker) -> None:
+    """Without momentum a step is lr times the gradient; a scaler's factor must be gone before the norm is taken."""
+    free = tiny_run.build(make_cfg("XCoOp", *PLAIN, "TRAINER.XCOOP.CLIP_GRAD_NORM", 0.0))
+    moved = one_step(free)
+    limit = 0.25 * moved.norm().item() / 0.01
+    clipped = tiny_run.build(make_cfg("XCoOp", *PLAIN, "TRAINER.XCOOP.CLIP_GRAD_NORM", limit))
+    if scaled:
+        clipped.precision.scaler = _cpu_scaler()
+    torch.testing.assert_close(one_step(clipped), moved / 4, rtol=1e-3, atol=1e-7)
+    loose = tiny_run.build(make_cfg("XCoOp", *PLAIN, "TRAINER.XCOOP.CLIP_GRAD_NORM", 100 * limit))
+    assert torch.equal(one_step(loose), moved)
+
+
+def test_an_overflow_under_a_scaler_skips_the_step_and_the_run_goes_on(make_cfg: ConfigMaker) -> None:
+    trainer = tiny_run.build(make_cfg("CoOp", *PLAIN))
+    trainer.precision.scaler = _cpu_scaler()
+    hook = trainer.model.prompt_learner.ctx.register_hook(lambda gradient: gradient * float("inf"))
+    assert not one_step(trainer).any()
+    assert trainer.precision.state()["scale"] == 2.0**15  # halved
+    hook.remove()
+    assert one_step(trainer).any()
+
+
+def test_each_group_has_its_own_rate_and_the_log_names_it(
+    make_cfg: ConfigMaker, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    trainer = tiny_run.build(make_cfg("XCoOp", *PLAIN, "TRAINER.XCOOP.TUNE_NORMS", True, "OPTIM.LR", 0.02))
+    rates = {group["name"]: group["lr"] for group in trainer.optim.param_groups}
+    assert rates == {"prompts": 0.02, "norm layers": pytest.approx(0.002)}
+    assert "training prompts" in caplog.text
+    assert "training norm layers: 1,536 numbers at lr 0.002" in caplog.text  # 3 blocks x 2 norms x 2 x 128
+
+
+@pytest.mark.parametrize("resumed_at", [None, 2])
+def test_the_rate_follows_warm_up_and_cosine_also_after_a_resume(
+    resumed_at: int | None, make_cfg: ConfigMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = make_cfg("CoOp", "OPTIM.MAX_EPOCH", 5, "OPTIM.LR", 0.01)
+    if resumed_at:
+        tiny_run.trained(cfg)
+        pointer = tiny_run.Path(cfg.OUTPUT_DIR, "prompt_learner", "checkpoint")
+        pointer.write_text(f"model.pth.tar-{resumed_at}\n")
+    trainer = tiny_run.build(cfg)
+    rates = []
+    before = type(trainer).before_epoch
+    monkeypatch.setattr(type(trainer), "before_epoch", lambda self: (rates.append(self.get_current_lr()), before(self)))
+    trainer.train()
+    whole = [1e-5] + [0.01 * (1 + math.cos(math.pi * e / 5)) / 2 for e in range(4)]
+    assert rates == pytest.approx(whole[resumed_at or 0 :], rel=1e-6)
+
+
+def test_the_log_has_the_lines_that_parsers_look_for(make_cfg: ConfigMaker, capsys: pytest.CaptureFixture[str]) -> None:
+    tiny_run.trained(make_cfg("CoOp"))
+    lines = capsys.readouterr().out.splitlines()
+    number = r"\d+\.\d{3,4} \(\d+\.\d{3,4}\)"
+    epoch = rf"epoch \[1/2\] batch \[2/2\] time {number} data {number} loss {number} acc {number} lr \S+ eta 0:00:00"
+    assert any(re.fullmatch(epoch, line) for line in lines), lines
+    finished = lines.index("Finish training")
+    assert lines[finished + 1] == "Deploy the last-epoch model"
+    assert any(re.fullmatch(r"\* accuracy: \d+\.\d%", line) for line in lines[finished:])
+
+
+def test_parts_of_a_loss_are_shown_and_sum_to_it(make_cfg: ConfigMaker) -> None:
+    trainer = tiny_run.build(make_cfg("XCoOp", *PLAIN))
+    trainer.epoch, trainer.batch_idx, trainer.num_batches = 0, 0, 99
+    shown = trainer.forward_backward(next(iter(trainer.train_loader_x)))
+    parts = {name: value for name, value in shown.items() if name not in ("loss", "acc")}
+    assert len(parts) > 1
+    assert sum(parts.values()) == pytest.approx(shown["loss"], rel=1e-6)
+    assert 0 <= shown["acc"] <= 100
+
+
+def test_no_more_workers_than_cpus(
+    make_cfg: ConfigMaker, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level("INFO")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1}, raising=False)
+    trainer = tiny_run.build(make_cfg("CoOp", "DATALOADER.NUM_WORKERS", 64))
+    assert trainer.test_loader.num_workers == 2
+    assert "NUM_WORKERS 64" in caplog.text
+    assert trainer.cfg.DATALOADER.NUM_WORKERS == 64  # what is recorded does not depend on the machine
+
+
+def test_images_of_a_wrong_size_or_normalisation_are_noticed(
+    make_cfg: ConfigMaker, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(ValueError, match=r"INPUT.SIZE is \(64, 64\); ViT-B/16 needs \(32, 32\)"):
+        tiny_run.build(make_cfg("CoOp", "INPUT.SIZE", [64, 64]))
+    tiny_run.build(make_cfg("CoOp", "INPUT.PIXEL_STD", [0.229, 0.224, 0.225]))
+    assert "INPUT.PIXEL_STD" in caplog.text
+
+
+def _cpu_scaler() -> Any:
+    if not hasattr(torch.amp, "GradScaler"):
+        pytest.skip("this torch has no gradient scaler for CPUs")
+    return torch.amp.GradScaler("cpu", init_scale=2.0**16)
