@@ -98,6 +98,12 @@ class PromptModel(nn.Module):
         named = self.named_parameters()
         return {_checkpoint_name(name): parameter for name, parameter in named if parameter.requires_grad}
 
+    @property
+    def class_specific(self) -> bool:
+        """Whether each class has contexts of its own, (C, n, W) or (K, C, n, W)."""
+        context = self.trained_parameters().get("ctx")
+        return context is not None and context.dim() > 2
+
     def trained_state(self) -> dict[str, Tensor]:
         """What a checkpoint holds of this model: only what was trained."""
         return {name: parameter.detach().cpu().clone() for name, parameter in self.trained_parameters().items()}

@@ -81,5 +81,20 @@ class Resumable:
 
     def _load(self, path: Path) -> dict[str, Any]:
         content = checkpoints.read_checkpoint(path)
+        if self.model.class_specific:
+            _require_same_classes(path, content.get("classnames"), self.model.classnames)
         self.model.load_trained_state(content["state_dict"], str(path))
         return content
+
+
+def _require_same_classes(path: Path, trained: list[str] | None, wanted: list[str]) -> None:
+    """ValueError if contexts that belong to classes were trained for others; old checkpoints do not tell."""
+    if trained and [_spelled(name) for name in trained] != [_spelled(name) for name in wanted]:
+        raise ValueError(
+            f"{path} holds contexts of the classes {trained}, and this dataset has {wanted}: class-specific contexts "
+            "do not transfer; only contexts shared by all classes do (CoOp with TRAINER.COOP.CSC False, or CoCoOp)"
+        )
+
+
+def _spelled(name: str) -> str:
+    return name.lower().replace("_", " ").replace("-", " ")

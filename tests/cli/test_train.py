@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from xcoop import train
+from xcoop.cli import main as cli
 from xcoop.results.record import read_run
 from xcoop.train import main, merged, parser
 
@@ -207,6 +208,40 @@ def test_evaluation_reproduces_the_run(finished: Path, words: list[str], tmp_pat
     assert evaluated["metrics"] == trained["metrics"]
     assert evaluated["evaluated_from"] == str(finished)
     assert evaluated["load_epoch"] == 2
+
+
+@pytest.fixture(scope="module")
+def other_data(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A dataset with other classes (two of them, too) as arguments that replace those of `words`."""
+    root = tmp_path_factory.mktemp("other")
+    assert cli(["phantom", "derm7pt", "--out", str(root / "derm7pt"), "--cases", "40"]) == 0
+    return ["--root", str(root), "--dataset-config-file", "derm7pt"]
+
+
+def test_shared_contexts_are_evaluated_on_another_dataset(
+    finished: Path, words: list[str], other_data: list[str], tmp_path: Path
+) -> None:
+    out = ["--output-dir", str(tmp_path / "out")]
+    assert main([*words, *other_data, *out, "--eval-only", "--model-dir", str(finished)]) == 0
+    found = read_run(tmp_path / "out")
+    assert found is not None
+    assert found["dataset"] == "Derm7pt"
+    assert found["is_phantom"] is True
+    assert found["evaluated_from"] == str(finished)
+
+
+def test_contexts_of_classes_are_not(
+    words: list[str], other_data: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = ["TRAINER.COOP.CSC", "True"]
+    assert main([*words, *own, "--output-dir", str(tmp_path / "run")]) == 0
+    out = ["--output-dir", str(tmp_path / "out")]
+    assert main([*words, *own, *other_data, *out, "--eval-only", "--model-dir", str(tmp_path / "run")]) == 2
+    error = capsys.readouterr().err
+    assert "'normal', 'pneumonia'" in error
+    assert "melanoma" in error
+    assert "do not transfer" in error
+    assert read_run(tmp_path / "out") is None
 
 
 def test_an_evaluation_does_not_overwrite_a_run(
