@@ -21,6 +21,12 @@ from dassl.utils import read_image
 from PIL import Image
 from toy_engine import COUNTS, items_of, make_cfg, ours_only, real_is_wrong
 
+TRANSFORMS = (
+    *("random_flip", "random_resized_crop", "normalize", "instance_norm", "random_crop", "random_translation"),
+    *("center_crop", "cutout", "imagenet_policy", "cifar10_policy", "svhn_policy", "randaugment"),
+    *("gaussian_noise", "colorjitter", "randomgrayscale", "gaussian_blur"),
+)
+
 
 class TestDatum:
     def test_holds_what_it_was_given_and_cannot_be_changed(self, squares: Path) -> None:
@@ -82,9 +88,7 @@ def test_dataset_says_what_it_holds(squares: Path) -> None:
 
 
 class TestLoaders:
-    def test_incomplete_training_batch_is_dropped_unless_it_is_the_only_one(
-        self, squares: Path, tmp_path: Path
-    ) -> None:
+    def test_incomplete_training_batch_is_dropped_unless_it_is_all(self, squares: Path, tmp_path: Path) -> None:
         manager = DataManager(make_cfg(squares, tmp_path, "DATALOADER.TRAIN_X.BATCH_SIZE", 7))
         assert [len(batch["label"]) for batch in manager.train_loader_x] == [7, 7]  # 18 images
         manager = DataManager(make_cfg(squares, tmp_path, "DATALOADER.TRAIN_X.BATCH_SIZE", 32))
@@ -128,7 +132,7 @@ class TestWrapper:
         assert not torch.equal(item["img"][0], item["img"][1])
         assert item["img0"].shape == (3, 16, 16)
         assert torch.is_tensor(DatasetWrapper(cfg, items, transform=transform)[4]["img"])  # one view in a test
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match="transform"):
             DatasetWrapper(cfg, items, is_train=True)
 
     def test_list_of_transforms_gives_numbered_images(self, squares: Path, tmp_path: Path) -> None:
@@ -157,27 +161,7 @@ class TestTransforms:
         out = build_transform(cfg, is_train=True)(image)
         np.testing.assert_allclose(out.permute(1, 2, 0).numpy(), expected, atol=1e-5)
 
-    @pytest.mark.parametrize(
-        "name",
-        [
-            "random_flip",
-            "random_resized_crop",
-            "normalize",
-            "instance_norm",
-            "random_crop",
-            "random_translation",
-            "center_crop",
-            "cutout",
-            "imagenet_policy",
-            "cifar10_policy",
-            "svhn_policy",
-            "randaugment",
-            "gaussian_noise",
-            "colorjitter",
-            "randomgrayscale",
-            "gaussian_blur",
-        ],
-    )
+    @pytest.mark.parametrize("name", TRANSFORMS)
     def test_each_transform_gives_an_image_of_the_right_size(self, squares: Path, tmp_path: Path, name: str) -> None:
         cfg = make_cfg(squares, tmp_path, "INPUT.TRANSFORMS", (name,))
         transform = build_transform(cfg, is_train=True)
@@ -218,7 +202,7 @@ class TestTransforms:
 
 class TestSamplers:
     def test_unknown_name(self, squares: Path) -> None:
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match="SomeSampler"):
             build_sampler("SomeSampler", data_source=items_of(squares, "train"))
 
     def test_class_sampler_gives_equal_shares(self, squares: Path) -> None:

@@ -96,7 +96,7 @@ class Linear(TrainerX):
         return {"loss": loss.item(), "acc": compute_accuracy(output, labels)[0].item()}
 
 
-class Killed(Exception):
+class KilledError(Exception):
     """Stands for a process that dies."""
 
 
@@ -105,7 +105,7 @@ class Dying(Linear):
 
     def forward_backward(self, batch: Any) -> dict[str, float]:
         if self.epoch == 3 and self.batch_idx == 1:
-            raise Killed
+            raise KilledError
         return super().forward_backward(batch)
 
 

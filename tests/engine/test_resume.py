@@ -1,0 +1,194 @@
+"""A training that was interrupted ends as if it had not been, and nothing is lost on the way."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from dassl.engine import build_trainer
+from dassl.optim import build_lr_scheduler, build_optimizer
+from dassl.utils import load_checkpoint, set_random_seed
+from torch import nn
+from toy_engine import KilledError, Linear, make_cfg, ours_only, weights_of
+
+from xcoop.engine.rng import restore_rng, rng_state
+
+pytestmark = ours_only("an exact resume")
+
+
+def run(cfg: Any) -> Any:
+    set_random_seed(1)
+    trainer = build_trainer(cfg)
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("final", ["last_step", "best_val"])
+def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
+    squares: Path, tmp_path: Path, workers: int, final: str
+) -> None:
+    options = ("DATALOADER.NUM_WORKERS", workers, "TEST.FINAL_MODEL", final, "OPTIM.NAME", "adam")
+    whole = run(make_cfg(squares, tmp_path / "whole", *options))
+    with pytest.raises(KilledError):
+        run(make_cfg(squares, tmp_path / "parts", *options, "TRAINER.NAME", "Dying"))
+    random.seed(99)  # whatever the second process does first does not matter
+    resumed = run(make_cfg(squares, tmp_path / "parts", *options))
+    assert torch.equal(weights_of(resumed), weights_of(whole))
+    assert resumed.best_result == whole.best_result
+    one, two = (load_checkpoint(str(tmp_path / name / "linear" / "model.pth.tar-6")) for name in ("whole", "parts"))
+    assert torch.equal(one["rng"]["torch"], two["rng"]["torch"])
+    assert one["rng"]["python"] == two["rng"]["python"]
+    assert one["scheduler"] == two["scheduler"]
+
+
+def test_generators_go_on_where_their_state_was_taken() -> None:
+    random.gauss(0, 1)
+    np.random.standard_normal()
+    state = rng_state()
+    first = (random.gauss(0, 1), random.random(), np.random.standard_normal(3).tolist(), torch.rand(2).tolist())
+    restore_rng(state)
+    assert first == (random.gauss(0, 1), random.random(), np.random.standard_normal(3).tolist(), torch.rand(2).tolist())
+
+
+def test_folder_without_a_checkpoint_starts_from_scratch(squares: Path, tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "linear").mkdir()  # what a process leaves that dies before its first checkpoint
+    run(make_cfg(squares, tmp_path, "OPTIM.MAX_EPOCH", 1))
+    assert "No checkpoint found, train from scratch" in capsys.readouterr().out
+
+
+def test_pointer_to_a_lost_file_is_an_error(squares: Path, tmp_path: Path) -> None:
+    (tmp_path / "linear").mkdir()
+    (tmp_path / "linear" / "checkpoint").write_text("model.pth.tar-3\n")
+    with pytest.raises(FileNotFoundError, match=r"model\.pth\.tar-3"):
+        run(make_cfg(squares, tmp_path))
+
+
+class Pair(Linear):
+    """Two models."""
+
+    def build_model(self) -> None:
+        super().build_model()
+        self.second = nn.Linear(1, 1)
+        self.register_model("second", self.second)
+
+
+def test_models_saved_at_different_epochs_go_back_to_the_same_one(squares: Path, tmp_path: Path) -> None:
+    trainer = Pair(make_cfg(squares, tmp_path))
+    nn.init.constant_(trainer.second.weight, 1.0)
+    trainer.save_model(0, str(tmp_path))
+    early = weights_of(trainer).clone()
+    with torch.no_grad():
+        trainer.model[1].weight.zero_()
+    trainer.save_model(1, str(tmp_path))
+    (tmp_path / "second" / "checkpoint").write_text("model.pth.tar-1\n")  # died before it saved the second model
+    assert trainer.resume_model_if_exist(str(tmp_path)) == 1
+    assert torch.equal(weights_of(trainer), early)
+
+
+def test_schedule_of_a_longer_training_is_that_of_its_own_config(squares: Path, tmp_path: Path) -> None:
+    run(make_cfg(squares, tmp_path, "OPTIM.MAX_EPOCH", 3))
+    longer = run(make_cfg(squares, tmp_path, "OPTIM.MAX_EPOCH", 5))
+    expected = [0.001 * (1 + np.cos(np.pi * e / 5)) for e in (2, 3)]
+    assert longer.rates == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("warmup", "recount"), [(0, True), (1, True), (2, True), (2, False)])
+@pytest.mark.parametrize("epoch", [1, 2, 4])
+def test_old_checkpoint_with_objects_in_it_is_resumed(
+    tmp_path: Path, squares: Path, warmup: int, recount: bool, epoch: int
+) -> None:
+    """As Dassl wrote it: the scheduler's state holds the successor, which holds the optimiser."""
+    node = make_cfg(squares, tmp_path, "OPTIM.WARMUP_EPOCH", warmup, "OPTIM.WARMUP_RECOUNT", recount).OPTIM
+    model = nn.Linear(2, 2)
+    optimiser = build_optimizer(model, node)
+    schedule = build_lr_scheduler(optimiser, node)
+    for _ in range(epoch):
+        model(torch.ones(1, 2)).sum().backward()
+        optimiser.step()
+        schedule.step()
+    state = {"state_dict": OrderedDict(model.state_dict()), "epoch": epoch, "val_result": np.float64(81.25)}
+    state |= {"optimizer": optimiser.state_dict(), "scheduler": as_dassl_writes_it(optimiser, warmup, recount, epoch)}
+    torch.save(state, tmp_path / "old.pth")
+
+    content = load_checkpoint(str(tmp_path / "old.pth"))
+    fresh = build_optimizer(nn.Linear(2, 2), node)
+    resumed = build_lr_scheduler(fresh, node)
+    fresh.load_state_dict(content["optimizer"])
+    resumed.load_state_dict(content["scheduler"])
+    assert content["val_result"] == 81.25
+    for _ in range(3):
+        assert fresh.param_groups[0]["lr"] == pytest.approx(optimiser.param_groups[0]["lr"], rel=1e-12)
+        for one in (optimiser, fresh):
+            one.step()
+        schedule.step()
+        resumed.step()
+
+
+def as_dassl_writes_it(optimiser: Any, warmup: int, recount: bool, epoch: int) -> dict[str, Any]:
+    rate = optimiser.param_groups[0]["lr"]
+    successor = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, 6.0)
+    optimiser.param_groups[0]["lr"] = rate
+    if not warmup:
+        successor.last_epoch = epoch
+        return {key: value for key, value in vars(successor).items() if isinstance(value, (int, float, list))}
+    successor.last_epoch = max(epoch - warmup, 0) if recount else max(epoch, warmup)
+    counted = min(epoch, warmup)
+    return {"successor": successor, "warmup_epoch": warmup, "cons_lr": 1e-5, "base_lrs": [0.002], "last_epoch": counted}
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+sys.path.insert(0, {here!r})
+import xcoop
+from toy_engine import make_cfg, weights_of
+from dassl.engine import build_trainer
+from dassl.utils import set_random_seed
+set_random_seed(1)
+out = Path(sys.argv[1])
+print("READY", flush=True)
+trainer = build_trainer(make_cfg(Path({squares!r}), out, "TRAIN.CHECKPOINT_FREQ", 1, "OPTIM.MAX_EPOCH", 12))
+trainer.train()
+import torch
+torch.save(weights_of(trainer), out / "weights.pt")
+"""
+
+
+def test_killed_process_loses_nothing(squares: Path, tmp_path: Path) -> None:
+    """Killed a few times while it trains and saves; the last run ends where an undisturbed one does."""
+    script = tmp_path / "train_squares.py"
+    script.write_text(SCRIPT.format(here=str(Path(__file__).parent), squares=str(squares)))
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+
+    def start(out: str) -> subprocess.Popen[str]:
+        command = [sys.executable, str(script), str(tmp_path / out)]
+        return subprocess.Popen(command, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
+    assert start("whole").communicate()[1] is None
+    for attempt in range(3):
+        process = start("killed")
+        assert process.stdout is not None
+        seen = 0
+        for line in process.stdout:  # let it save, then kill it at some moment of the next epochs
+            seen += line.startswith("Checkpoint saved")
+            if seen == 2:
+                time.sleep(0.003 * attempt)
+                process.send_signal(signal.SIGKILL)
+                break
+        process.communicate()
+        for path in (tmp_path / "killed" / "linear").glob("model.pth.tar-*"):
+            assert load_checkpoint(str(path))["epoch"] == int(path.name.rpartition("-")[2])
+    start("killed").communicate()
+    whole, killed = (torch.load(tmp_path / out / "weights.pt", weights_only=True) for out in ("whole", "killed"))
+    assert torch.equal(whole, killed)
