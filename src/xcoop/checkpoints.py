@@ -49,9 +49,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         content = load_checkpoint(str(path))
     except Exception as error:  # truncated and malicious files fail in many ways, all of them final
         raise ValueError(f"{path} is not a checkpoint that can be read safely: {error}") from error
-    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
-        raise ValueError(f"{path} is no checkpoint: it has no 'state_dict'")
-    return content
+    state = content.get("state_dict") if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise ValueError(f"{path} is no checkpoint: it has no 'state_dict' of tensors")
+    if not isinstance(content.get("epoch"), int):
+        raise ValueError(f"{path} is no checkpoint: it doesn't say after which epoch it was written")
+    return dict(content)
 
 
 def latest_checkpoint(folder: Path) -> Path | None:

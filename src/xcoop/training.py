@@ -154,6 +154,16 @@ class PromptTrainer(Resumable, TrainerX):
         if self.max_epoch and self.train_images_are_fixed:
             self.train_loader_x = self._cached(self.train_loader_x)
 
+    def before_epoch(self) -> None:
+        """Writes the rate of each group, where there are several."""
+        groups = self.optim.param_groups
+        for group in groups if len(groups) > 1 else []:
+            self.write_scalar(f"train/lr {group['name']}", group["lr"], self.epoch)
+
+    def get_current_lr(self, names: Any = None) -> float:
+        """The rate that the log shows: the largest of all groups."""
+        return max(float(group["lr"]) for group in self.optim.param_groups)
+
     def forward_backward(self, batch: dict[str, Any]) -> dict[str, float]:
         """One step; the numbers for the log."""
         features, labels = self.parse_batch_train(batch)
@@ -195,18 +205,20 @@ class PromptTrainer(Resumable, TrainerX):
 
     def parse_batch_train(self, batch: dict[str, Any]) -> tuple[ImageFeatures, Tensor]:
         """Image features (computed here, or cached) and labels (B,)."""
-        return self._features(batch), batch["label"].to(self.device)
+        with self.precision.autocast():
+            return self._features(batch), batch["label"].to(self.device)
 
     def _features(self, batch: dict[str, Any]) -> ImageFeatures:
         if "features" in batch:
             cached: ImageFeatures = batch["features"]
             return cached
-        with self.precision.autocast():
-            return self.model.encode_images(batch["img"].to(self.device))
+        return self.model.encode_images(batch["img"].to(self.device))
 
     def _cached(self, loader: Any) -> Any:
         """A loader of features in the place of one of images, where the config and the method allow it."""
-        if isinstance(loader, FeatureLoader) or not (self.cfg.FEATURES.CACHE and self.model.image_tower_frozen):
+        if loader is None or isinstance(loader, FeatureLoader):
+            return loader
+        if not (self.cfg.FEATURES.CACHE and self.model.image_tower_frozen):
             return loader
         with self.phase("features"):
             return self.store.loader(loader, self.cfg.DATALOADER.TEST.BATCH_SIZE)
@@ -235,17 +247,16 @@ class PromptTrainer(Resumable, TrainerX):
         return accuracy
 
     def parse_batch_test(self, batch: dict[str, Any]) -> tuple[ImageFeatures, Tensor]:
-        """As in training; labels and paths are kept for the record."""
+        """As in training, but always in 32 bit; labels and paths are kept for the record."""
         self._labels.append(batch["label"])
         self._paths.extend(batch["impath"])
-        return self.parse_batch_train(batch)
+        return self._features(batch), batch["label"].to(self.device)
 
     def model_inference(self, features: ImageFeatures) -> Tensor:
-        """Logits (B, C) in 32 bit; the probabilities are kept for the record."""
-        with self.precision.autocast():
-            logits = self.model.logits(features)
-        self._probabilities.append(logits.float().softmax(1).cpu())
-        return logits.float()
+        """Logits (B, C) in 32 bit, whatever the training computed in; the probabilities are kept for the record."""
+        logits = self.model.logits(features)
+        self._probabilities.append(logits.softmax(1).cpu())
+        return logits
 
     def _record(self) -> None:
         from xcoop.results.record import write_run

@@ -68,13 +68,28 @@ def test_what_does_not_fit_changes_nothing_and_names_the_file(make_cfg: ConfigMa
     assert torch.equal(tiny_run.logits(trainer), before)
 
 
+@pytest.mark.parametrize("name", ["CoOp", "XCoOp"])
+def test_contexts_of_classes_are_refused_for_other_classes(
+    name: str, make_cfg: ConfigMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many classes, so the shapes agree."""
+    pairs = ("TRAINER.COOP.CSC", True)
+    trained = tiny_run.trained(make_cfg(name, *pairs))
+    monkeypatch.setattr(tiny_run, "NAMES", tiny_run.NAMES[::-1])
+    other = tiny_run.build(make_cfg(name, *pairs, output="other"))
+    with pytest.raises(
+        ValueError, match=r"model.pth.tar-2 holds contexts of the classes \['dark_spot', 'bright spot'\]"
+    ):
+        other.load_model(trained.output_dir, epoch=2)
+
+
 def test_a_missing_epoch_is_answered_with_those_that_are_there(make_cfg: ConfigMaker) -> None:
     trainer = tiny_run.trained(make_cfg("CoOp"))
     with pytest.raises(FileNotFoundError, match=r"model.pth.tar-7; in that folder: model.pth.tar-1, model.pth.tar-2"):
         trainer.load_model(trainer.output_dir, epoch=7)
 
 
-@pytest.mark.parametrize("kind", ["truncated", "empty", "text", "pickle", "evil", "list"])
+@pytest.mark.parametrize("kind", ["truncated", "empty", "text", "pickle", "evil", "list", "numbers", "epoch"])
 def test_damaged_and_malicious_files_are_named_and_nothing_runs(
     kind: str, make_cfg: ConfigMaker, tmp_path: Path
 ) -> None:
@@ -86,9 +101,13 @@ def test_damaged_and_malicious_files_are_named_and_nothing_runs(
         torch.save({"state_dict": Evil(proof), "epoch": 2}, path)
     elif kind == "list":
         torch.save([1, 2, 3], path)
+    elif kind == "numbers":
+        torch.save({"state_dict": {"ctx": 1.0}, "epoch": 2}, path)
+    elif kind == "epoch":
+        torch.save({"state_dict": trainer.model.trained_state()}, path)
     else:
         content = {"truncated": whole[: len(whole) // 2], "empty": b"", "text": b"hello"}
-        path.write_bytes(content.get(kind, pickle.dumps({"state_dict": Evil(proof)})))
+        path.write_bytes(content.get(kind, pickle.dumps({"state_dict": Evil(proof)}, protocol=2)))
     left = path.read_bytes()
     for use in (lambda t: t.load_model(trainer.output_dir, epoch=2), lambda t: t.train()):
         with pytest.raises(ValueError, match=r"model.pth.tar-2"):

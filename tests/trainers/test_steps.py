@@ -87,6 +87,7 @@ def test_each_group_has_its_own_rate_and_the_log_names_it(
     trainer = tiny_run.build(make_cfg("XCoOp", *PLAIN, "TRAINER.XCOOP.TUNE_NORMS", True, "OPTIM.LR", 0.02))
     rates = {group["name"]: group["lr"] for group in trainer.optim.param_groups}
     assert rates == {"prompts": 0.02, "norm layers": pytest.approx(0.002)}
+    assert trainer.get_current_lr() == 0.02  # what the log shows, whatever the order of the groups
     assert "training prompts" in caplog.text
     assert "training norm layers: 1,536 numbers at lr 0.002" in caplog.text  # 3 blocks x 2 norms x 2 x 128
 
