@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import torch
 from dassl.config import get_cfg_default
-from dassl.engine import TrainerX, build_trainer
+from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
+from dassl.engine import TrainerX, TrainerXU, build_trainer
 from dassl.evaluation import build_evaluator
 from dassl.metrics import compute_accuracy
 from dassl.optim import build_lr_scheduler, build_optimizer
@@ -26,7 +27,7 @@ from dassl.utils import (
     setup_logger,
 )
 from torch import nn
-from toy_engine import KilledError, Linear, make_cfg, real_is_wrong, weights_of
+from toy_engine import KilledError, Linear, items_of, make_cfg, real_is_wrong, weights_of
 
 ANY = re.compile(r"(?s).*")  # where the engines' words differ
 NUMBER = r"[\d.]+"
@@ -122,6 +123,38 @@ class TestLoop:
     def test_nothing_is_tested_if_no_test_is_wanted(self, squares: Path, tmp_path: Path, capsys: Any) -> None:
         train(make_cfg(squares, tmp_path, "TEST.NO_TEST", True, "OPTIM.MAX_EPOCH", 1))
         assert "Evaluate" not in capsys.readouterr().out
+
+
+class Both(TrainerXU):
+    """Counts how many images of each kind it sees."""
+
+    def build_model(self) -> None:
+        model = nn.Linear(1, 1)
+        self.register_model("none", model, build_optimizer(model, self.cfg.OPTIM))
+        self.seen: list[tuple[int, ...]] = []
+
+    def forward_backward(self, batch_x: Any, batch_u: Any) -> dict[str, float]:
+        images_x, labels, images_u = self.parse_batch_train(batch_x, batch_u)
+        self.seen.append((len(images_x), len(labels), len(images_u)))
+        return {"loss": 0.0}
+
+
+class SquaresUnlabelled(DatasetBase):
+    """Three images with a label, twelve without."""
+
+    def __init__(self, cfg: Any) -> None:
+        items = items_of(Path(cfg.DATASET.ROOT), "train")
+        super().__init__(train_x=items[::6], train_u=items[:12], test=items)
+
+
+@pytest.mark.parametrize(("count", "batches"), [("train_x", 1), ("train_u", 4), ("smaller_one", 1)])
+def test_labelled_and_unlabelled_images_together(squares: Path, tmp_path: Path, count: str, batches: int) -> None:
+    DATASET_REGISTRY.register(SquaresUnlabelled, force=True)
+    options = ("DATASET.NAME", "SquaresUnlabelled", "TRAIN.COUNT_ITER", count, "DATALOADER.TRAIN_X.BATCH_SIZE", 3)
+    trainer = Both(make_cfg(squares, tmp_path, *options, "OPTIM.MAX_EPOCH", 1))
+    trainer.run_epoch()
+    assert trainer.num_batches == batches
+    assert trainer.seen == [(3, 3, 3)] * batches
 
 
 class TestModels:

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 _LINKS = ("optimizer", "successor")
+_COUNTERS = ("last_epoch", "_step_count", "_last_lr")
 
 
 def init(
@@ -31,11 +32,14 @@ def state_dict(self: Any) -> dict[str, Any]:
 
 
 def load_state_dict(self: Any, state: dict[str, Any]) -> None:
-    """Goes on from a state of `state_dict`, of an older Dassl (the successor is an object), or of our own engine."""
+    """Goes on from a state of `state_dict`, of an older Dassl (the successor is an object), or of our own engine.
+
+    Only the counters are taken over: the shape of the schedule is that of the config of the resumed run.
+    """
     if "successor" in state:
         saved = state["successor"]
-        self.__dict__.update(_numbers(state))
-        self.successor.__dict__.update(_numbers(saved if isinstance(saved, dict) else vars(saved)))
+        self.__dict__.update(_counters(state))
+        self.successor.__dict__.update(_counters(saved if isinstance(saved, dict) else vars(saved)))
     else:
         self.last_epoch = min(state["last_epoch"], self.warmup_epoch)
         self._step_count = self.last_epoch + 1
@@ -50,3 +54,7 @@ def _numbers(attributes: dict[str, Any]) -> dict[str, Any]:
         for name, value in attributes.items()
         if name not in _LINKS and isinstance(value, (bool, int, float, list, tuple, dict, type(None)))
     }
+
+
+def _counters(state: dict[str, Any]) -> dict[str, Any]:
+    return {name: state[name] for name in _COUNTERS if name in state}
