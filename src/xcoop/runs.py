@@ -46,7 +46,7 @@ def execute(plans: Sequence[Plan], shots: int, seeds: Sequence[int], program: Se
         failed = _run_all(todo, program)
     _conclude(plans[0], shots, seeds)
     minutes, rest = divmod(round(time.monotonic() - start), 60)
-    say(f"{len(todo)} runs in {minutes} min {rest} s.")
+    say(f"{len(todo)} run{'' if len(todo) == 1 else 's'} in {minutes} min {rest} s.")
     return FAILED if failed else 0
 
 
@@ -69,13 +69,13 @@ def _run_all(jobs: Sequence[tuple[Plan, int]], program: Sequence[str]) -> int:
         if busy(plan.seed_folder(seed)):
             say(f"{plan.title(seed)}: another process is at it; left for the end")
             later.append((plan, seed))
-            continue
-        end = child.run(plan.words(seed), plan.title(seed), program)
-        if end.busy:
-            later.append((plan, seed))
-            continue
-        failed += not _report(plan, seed, end, said)
-        said = end.message if end.code else said
+        elif not finished(plan, seed):  # another launcher may have been quicker
+            end = child.run(plan.words(seed), plan.title(seed), program)
+            if end.busy:
+                later.append((plan, seed))
+                continue
+            failed += not _report(plan, seed, end, said)
+            said = end.message if end.code else said
     for plan, seed in later:
         _wait_for(plan.seed_folder(seed), plan.title(seed))
         if not finished(plan, seed):

@@ -176,6 +176,22 @@ def test_a_busy_seed_is_left_for_the_end(
     assert training.seeds == [1, 2, 3, 1]
 
 
+def test_a_seed_that_another_launcher_finished_meanwhile_is_not_run_again(
+    launch: Launch, training: Training, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = training.__call__
+
+    def also_seed_2(words: list[str], title: str, *rest: Any) -> child.End:
+        others = [word.replace("seed1", "seed2") for word in words]
+        others[others.index("--seed") + 1] = "2"
+        own(others, title)  # what the other launcher does while we are at seed 1
+        return own(words, title)
+
+    monkeypatch.setattr(child, "run", also_seed_2)
+    assert launch("phantom", "4", "CoOp", seeds="1 2") == 0
+    assert training.seeds == [2, 1]
+
+
 def _hold(folder: Path, seconds: float, ready: Any) -> None:
     with locked(folder):
         ready.set()

@@ -195,7 +195,7 @@ def _best_reachable(runs: Sequence[dict[str, Any]]) -> list[str]:
     best = next((run["best_reachable"] for run in runs if run.get("best_reachable")), None)
     if not best:
         return []
-    figures = ", ".join(f"{name} {100 * value:.1f}" for name, value in best.items())
+    figures = ", ".join(f"{name.replace('auc', 'AUC')} {100 * value:.1f}" for name, value in best.items())
     return [f"Best that any classifier can reach on it: {figures}."]
 
 
