@@ -35,13 +35,13 @@ DEFAULTS = CfgNode(
     {
         "VARIANT": "aligned",  # the method as meant; or `released`: the numbers of the released code
         "PREC": "amp",  # fp32, amp, fp16, bf16
-        "N_PROMPTS": 4,  # K, prompts a class
-        "N_CTX": 4,  # n, context tokens a prompt
+        "N_PROMPTS": 2,  # K, prompts a class
+        "N_CTX": 8,  # n, context tokens a prompt
         "CTX_INIT": "concepts",  # the words of the concepts; or other words; or "" for random vectors
         "CLASS_TOKEN_POSITION": "end",  # end, middle, front
         "CLINICAL_WEIGHT": 0.5,  # share of the clinical sentence in the class feature, in [0, 1]
-        "LOCAL_WEIGHT": 0.5,  # of the pooled local similarity, beside 1 for the global one
-        "LOCAL_POOL": "topk",  # mean, topk, softmax
+        "LOCAL_WEIGHT": 0.1,  # of the pooled local similarity, beside 1 for the global one
+        "LOCAL_POOL": "softmax",  # mean, topk, softmax
         "PROMPT_WEIGHT": 1.0,  # contrast between prompts and clinical sentences
         "TETHER_WEIGHT": 8.0,  # 1 - cosine between a prompt and its clinical sentence
         "TOKEN_WEIGHT": 1.0,  # contrast between context tokens and concept tokens

@@ -137,6 +137,8 @@ class ReleasedModel(PromptModel):
 
     needs_patches = True
     image_tower_frozen = False
+    hard_embeddings: Tensor
+    clinical: Tensor
 
     def __init__(self, backbone: Backbone, classnames: list[str], bank: ConceptBank, settings: Any) -> None:
         super().__init__(backbone, classnames)

@@ -25,10 +25,14 @@ def augment(kind: str, pixels: Tensor, generator: torch.Generator) -> Tensor:
     """
     if kind == "derm":
         pixels = _turned(pixels, generator)
-    if float(torch.rand((), generator=generator)) < 0.5:
+    lot = float(torch.rand((), generator=generator))
+    if lot < 0.15:  # some batches each: seeing comes first, and robustness costs steps
         pixels = _moved(pixels, generator)
-    pixels = _exposed(pixels, generator, colour=0.08 if kind == "derm" else 0.0)
-    return _softened(pixels, generator).clamp(0, 1)
+    elif lot < 0.45:
+        pixels = _exposed(pixels, generator, colour=0.08 if kind == "derm" else 0.0)
+    elif lot < 0.6:
+        pixels = _softened(pixels, generator)
+    return pixels.clamp(0, 1)
 
 
 def _turned(pixels: Tensor, generator: torch.Generator) -> Tensor:
@@ -49,16 +53,18 @@ def _moved(pixels: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def _exposed(pixels: Tensor, generator: torch.Generator, colour: float) -> Tensor:
-    """Brightness, contrast, gamma, and for skin the balance of the colours."""
-    draws = (torch.rand(len(pixels), 6, 1, 1, generator=generator) * 2 - 1).to(pixels)
-    gamma, contrast, brightness = 1 + 0.3 * draws[:, :1], 1 + 0.25 * draws[:, 1:2], 0.1 * draws[:, 2:3]
+    """Brightness, contrast, and for skin the balance of the colours; for a quarter of these batches, a gamma."""
+    draws = (torch.rand(len(pixels), 5, 1, 1, generator=generator) * 2 - 1).to(pixels)
+    if float(torch.rand((), generator=generator)) < 0.25:
+        pixels = pixels.clamp(min=1e-3) ** float(0.75 + 0.6 * torch.rand((), generator=generator))
+    contrast, brightness = 1 + 0.25 * draws[:, :1], 0.1 * draws[:, 1:2]
     middle = pixels.mean(dim=(1, 2, 3), keepdim=True)
-    return ((pixels.clamp(min=1e-3) ** gamma - middle) * contrast + middle) * (1 + colour * draws[:, 3:]) + brightness
+    gain = contrast * (1 + colour * draws[:, 2:])
+    return pixels * gain + (brightness + middle * (1 - contrast))
 
 
 def _softened(pixels: Tensor, generator: torch.Generator) -> Tensor:
-    """A third of the pictures is blurred a little, another third gets grain."""
-    lot = torch.rand(len(pixels), 1, 1, 1, generator=generator).to(pixels)
-    blurred = F.avg_pool2d(pixels, 3, stride=1, padding=1, count_include_pad=False)
-    grain = torch.randn(pixels.shape, generator=generator).to(pixels) * 0.03
-    return torch.where(lot < 0.33, 0.4 * pixels + 0.6 * blurred, torch.where(lot > 0.67, pixels + grain, pixels))
+    """Half of the batches is blurred a little, the other half gets grain."""
+    if float(torch.rand((), generator=generator)) < 0.5:
+        return 0.4 * pixels + 0.6 * F.avg_pool2d(pixels, 3, stride=1, padding=1, count_include_pad=False)
+    return pixels + torch.randn(pixels.shape, generator=generator).to(pixels) * 0.03

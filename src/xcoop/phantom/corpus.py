@@ -128,6 +128,20 @@ def concept_values(kind: str, profiles: list[dict[str, str]]) -> Mapping[tuple[s
     return {(c, v): np.array([profile[c] == v for profile in profiles]) for c, v in pairs}
 
 
+TABLES = {"derm": DERM_TABLE, "chest": CHEST_TABLE}
+
+
+def value_counts(kind: str) -> list[int]:
+    """How many values each concept has."""
+    return [len(TABLES[kind].values[concept]) for concept in concepts(kind)]
+
+
+def value_numbers(kind: str, profiles: list[dict[str, str]]) -> np.ndarray:
+    """(N, concepts) int64: the place of each profile's value among the values of its concept."""
+    values = TABLES[kind].values
+    return np.array([[values[c].index(profile[c]) for c in concepts(kind)] for profile in profiles])
+
+
 def _group(kind: str, rng: np.random.Generator) -> str:
     shares = _GROUP_SHARES[kind]
     return str(rng.choice(list(shares), p=list(shares.values())))

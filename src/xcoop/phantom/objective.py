@@ -7,6 +7,7 @@ spread over them (the multi-positive form of UniCL, arXiv:2204.03610).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -18,8 +19,8 @@ class Sentences:
     """What the sentences of a batch say.
 
     Attributes:
-        captions: (B, P) bool, which terms each picture's caption states.
-        groups: (B,) the diagnosis that each caption names as the number of a group, or -1.
+        captions: (N, P) bool, which terms the captions of the batch's first N pictures state.
+        groups: (N,) the diagnosis that each caption names as the number of a group, or -1.
         phrases: (Q,) the one term that each of the batch's phrases states.
         rivals: (P,) the number of the concept whose values exclude each other, or -1 for vague terms.
     """
@@ -42,7 +43,7 @@ def contrastive_loss(
     """The parts of the loss; their sum is what is minimised.
 
     Args:
-        cosines: (B + Q, B) of each caption, then each phrase, with each picture.
+        cosines: (N + Q, B) of each caption, then each phrase, with each picture.
         scale: the temperature's inverse.
         truth: (B, P) bool, which terms are true of each picture.
         groups: (B,) the diagnostic group of each picture, -1 where there is none.
@@ -53,19 +54,40 @@ def contrastive_loss(
         "phrases": phrase to picture;
         "values": for each picture and concept, its value among the phrases of that concept's values.
     """
-    batch = len(truth)
+    count = len(said.captions)
     logits = scale * cosines
     match = matches(said.captions, truth)
     named = said.groups >= 0
     match &= ~named[:, None] | (said.groups[:, None] == groups[None, :])
-    match |= torch.eye(batch, dtype=torch.bool, device=match.device)
-    captions = (_spread(logits[:batch], match) + _spread(logits[:batch].T, match.T)) / 2
+    match |= torch.eye(count, len(truth), dtype=torch.bool, device=match.device)
+    captions = (_spread(logits[:count], match) + _spread(logits[:count].T, match.T)) / 2
+    return {"captions": captions} | phrase_losses(logits[count:], truth, said)
+
+
+def phrase_losses(logits: Tensor, truth: Tensor, said: Sentences) -> dict[str, Tensor]:
+    """The parts "phrases" and "values" of the loss, from scaled similarities (Q, B) of phrases with pictures."""
     phrase_truth = truth[:, said.phrases].T  # (Q, B)
     return {
-        "captions": captions,
-        "phrases": _spread(logits[batch:], phrase_truth),
-        "values": _values_loss(logits[batch:], phrase_truth, said.rivals[said.phrases]),
+        "phrases": _spread(logits, phrase_truth),
+        "values": _values_loss(logits, phrase_truth, said.rivals[said.phrases]),
     }
+
+
+def best_patches(texts: Tensor, patches: Tensor, sharpness: float = 10.0) -> Tensor:
+    """A smooth maximum over the patches of each picture: a phrase must be true somewhere, not everywhere.
+
+        (1/s) log mean_t exp(s cos(text, patch_t))
+
+    Args:
+        texts: (Q, D) unit vectors.
+        patches: (B, T, D) unit vectors.
+        sharpness: s; the larger, the nearer to the maximum.
+
+    Returns:
+        (Q, B), in [-1, 1].
+    """
+    cosines = patches @ texts.T  # (B, T, Q)
+    return ((sharpness * cosines).logsumexp(1) - math.log(cosines.shape[1])).T / sharpness
 
 
 def _spread(logits: Tensor, match: Tensor) -> Tensor:

@@ -23,18 +23,18 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
+from torch.nn.functional import cross_entropy, normalize
 from tqdm import tqdm
 
 from xcoop.files import atomic_path
 from xcoop.phantom.augment import augment
 from xcoop.phantom.captions import DIAGNOSES, make_caption, phrase
-from xcoop.phantom.corpus import Corpus, draw_corpus
-from xcoop.phantom.objective import Sentences, contrastive_loss
+from xcoop.phantom.corpus import Corpus, draw_corpus, value_counts, value_numbers
+from xcoop.phantom.objective import Sentences, best_patches, contrastive_loss, phrase_losses
 from xcoop.phantom.probe import concept_aucs
 from xcoop.phantom.student import VOCAB, Settings, Student
 from xcoop.phantom.terms import KINDS, concepts, terms
-from xcoop.phantom.towers import image_features, normalise
+from xcoop.phantom.towers import image_tokens, normalise
 from xcoop.phantom.weights import save_state_dict
 
 log = logging.getLogger(__name__)
@@ -48,24 +48,28 @@ class Pupil:
         self.terms = terms(corpus.kind)
         self.number = {term: i for i, term in enumerate(self.terms)}
         self.truth = torch.from_numpy(corpus.truth())  # (N, P)
+        self.values = torch.from_numpy(value_numbers(corpus.kind, corpus.profiles))  # (N, concepts)
         names = list(DIAGNOSES[corpus.kind])
         self.groups = torch.tensor([names.index(group) if group else -1 for group in corpus.groups])  # (N,)
         order = {name: i for i, name in enumerate(concepts(corpus.kind))}
         single = [len(term.values) == 1 and term.concept in order for term in self.terms]
         self.rivals = torch.tensor([order[t.concept] if s else -1 for t, s in zip(self.terms, single, strict=True)])
 
-    def batch(self, size: int, rng: np.random.Generator) -> tuple[np.ndarray, Sentences, list[str]]:
-        """Numbers of pictures (B,), what their captions and the phrases say, and the B + Q sentences."""
-        chosen = rng.choice(len(self.corpus), size=min(size, len(self.corpus)), replace=False)
-        captions = [make_caption(self.corpus.kind, self.corpus.profiles[i], rng, self.corpus.groups[i]) for i in chosen]
-        said = torch.zeros(len(chosen), len(self.terms), dtype=torch.bool)
+    def batch(
+        self, size: int, captioned: int, rng: np.random.Generator
+    ) -> tuple[np.ndarray, Sentences, list[str], list[str]]:
+        """Numbers of pictures (B,), what is said of them, the captions of the first N of them, and Q phrases."""
+        corpus = self.corpus
+        chosen = rng.choice(len(corpus), size=min(size, len(corpus)), replace=False)
+        first = chosen[:captioned]
+        captions = [make_caption(corpus.kind, corpus.profiles[i], rng, corpus.groups[i]) for i in first]
+        said = torch.zeros(len(captions), len(self.terms), dtype=torch.bool)
         for row, caption in enumerate(captions):
             said[row, [self.number[term] for term in caption.said]] = True
         named = torch.tensor([caption.diagnosis is not None for caption in captions])
-        groups = torch.where(named, self.groups[chosen], -1)
-        stated = torch.arange(len(self.terms))
-        texts = [caption.text for caption in captions] + [phrase(term, rng) for term in self.terms]
-        return chosen, Sentences(said, groups, stated, self.rivals), texts
+        groups = torch.where(named, self.groups[first], -1)
+        sentences = Sentences(said, groups, torch.arange(len(self.terms)), self.rivals)
+        return chosen, sentences, [caption.text for caption in captions], [phrase(term, rng) for term in self.terms]
 
 
 class Pretraining:
@@ -85,6 +89,8 @@ class Pretraining:
         self.step, self.seconds = 0, 0.0
         self.pupils = {kind: Pupil(self._draw(kind, "pretrain", settings.images)) for kind in KINDS}
         self.checks = {kind: self._draw(kind, "validate", min(800, settings.images), uniform=1.0) for kind in KINDS}
+        some = [pupil.corpus.images[:256] for pupil in self.pupils.values()]
+        self.student.whiten(normalise(torch.from_numpy(np.concatenate(some)).permute(0, 3, 1, 2) / 255).to(self.device))
         self._resume()
 
     @property
@@ -96,10 +102,10 @@ class Pretraining:
     def train_step(self) -> dict[str, float]:
         """One optimiser step; returns the parts of the loss."""
         started = time.monotonic()
-        for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.rate * _schedule(self.step, self.settings.warmup, self.progress)
+        self._set_rates()
         parts = self._losses()
         weights = {"captions": 1.0, "phrases": self.settings.phrase_weight, "values": self.settings.value_weight}
+        weights |= {"local": self.settings.local_weight, "heads": self.settings.head_weight}
         loss = sum((weights[name] * part for name, part in parts.items()), torch.zeros((), device=self.device))
         if not torch.isfinite(loss):
             raise FloatingPointError(f"the loss is {float(loss)} at step {self.step}; the last checkpoint is untouched")
@@ -140,22 +146,59 @@ class Pretraining:
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         kind = "derm" if _is_derm(self.step, settings.derm_share) else "chest"
         pupil = self.pupils[kind]
-        chosen, said, texts = pupil.batch(settings.batch, rng)
+        chosen, said, captions, phrases = pupil.batch(settings.batch, settings.captions, rng)
         pixels = torch.from_numpy(pupil.corpus.images[chosen]).to(self.device).permute(0, 3, 1, 2) / 255
         pixels = normalise(augment(kind, pixels, generator))
-        images = normalize(image_features(self.student.clip.visual, pixels, self._kept(len(pixels), generator)), dim=-1)
-        sentences = self.student.encode_texts(self.student.tokenize(texts).to(self.device))  # (B + Q, D)
+        with torch.set_grad_enabled(self.stage != "speak"):
+            tokens = image_tokens(self.student.clip.visual, pixels)
+        if self.stage == "see":
+            return {"heads": self._heads(kind, tokens, pupil.values[chosen])}
+        return self._contrasts(tokens, pupil, chosen, said, captions, phrases)
+
+    def _heads(self, kind: str, tokens: Tensor, values: Tensor) -> Tensor:
+        """Cross entropy of each concept's value, averaged over the concepts."""
+        width = tokens.shape[-1]
+        logits = self.student.heads[kind](normalize(tokens[:, 0], dim=-1) * math.sqrt(width))
+        parts = logits.split(value_counts(kind), dim=1)
+        losses = [cross_entropy(part, values[:, i].to(part.device)) for i, part in enumerate(parts)]
+        return torch.stack(losses).mean()
+
+    def _contrasts(
+        self, tokens: Tensor, pupil: Pupil, chosen: np.ndarray, said: Sentences, captions: list[str], phrases: list[str]
+    ) -> dict[str, Tensor]:
+        """Pictures against captions and phrases; once both towers learn, patches against phrases, too."""
+        settings = self.settings
+        images, patches = normalize(tokens[:, 0], dim=-1), normalize(tokens[:, 1:], dim=-1)
+        # Phrases are short: encoded apart from the captions, they are not padded to the longest of these.
+        spoken, stated = (
+            self.student.encode_texts(self.student.tokenize(t).to(self.device)) for t in (captions, phrases)
+        )
         said = Sentences(*(part.to(self.device) for part in (said.captions, said.groups, said.phrases, said.rivals)))
         truth, groups = pupil.truth[chosen].to(self.device), pupil.groups[chosen].to(self.device)
-        return contrastive_loss(sentences @ images.T, self.student.clip.logit_scale.exp(), truth, groups, said)
+        scale = self.student.clip.logit_scale.exp()
+        parts = contrastive_loss(torch.cat([spoken, stated]) @ images.T, scale, truth, groups, said)
+        if self.stage == "both":
+            local = phrase_losses(scale * best_patches(stated, patches), truth, said)
+            parts["local"] = settings.phrase_weight * local["phrases"] + settings.value_weight * local["values"]
+            parts["heads"] = self._heads(pupil.corpus.kind, tokens, pupil.values[chosen])
+        return parts
 
-    def _kept(self, batch: int, generator: torch.Generator) -> Tensor | None:
-        """(B, T') the patches to look at, or None for all."""
-        patches = (self.settings.size // self.settings.patch) ** 2
-        keep = round(self.settings.keep * patches)
-        if keep >= patches or self.progress >= 1 - self.settings.whole:
-            return None
-        return torch.rand(batch, patches, generator=generator).argsort(dim=1)[:, :keep].to(self.device)
+    @property
+    def stage(self) -> str:
+        """What is learned now: "see" (the image tower, by heads), "speak" (the text tower), or "both"."""
+        if self.progress < self.settings.see:
+            return "see"
+        return "speak" if self.progress < self.settings.see + self.settings.speak else "both"
+
+    def _set_rates(self) -> None:
+        """Each tower's learning rate warms up and falls once; the image tower then goes on at a fifth of the text's."""
+        settings, see = self.settings, self.settings.see
+        warm = min(1.0, (self.step + 1) / settings.warmup)
+        seeing = warm * _cosine(self.progress / see) if self.stage == "see" else 0.0
+        speaking = _cosine((self.progress - see) / (1 - see)) if self.stage != "see" else 0.0
+        for group in self.optimizer.param_groups:
+            share = (seeing or 0.2 * speaking) if group["sees"] else speaking
+            group["lr"] = settings.rate * share
 
     def _draw(self, kind: str, purpose: str, images: int, uniform: float = 0.5) -> Corpus:
         share = self.settings.derm_share if kind == "derm" else 1 - self.settings.derm_share
@@ -258,18 +301,21 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _groups(student: nn.Module, decay: float) -> list[dict[str, Any]]:
-    """Matrices decay; norms, biases, embeddings and the temperature do not."""
+    """Matrices decay; norms, biases, embeddings and the temperature do not. The towers are kept apart."""
     still = ("rows", "positional_embedding", "class_embedding", "logit_scale")
-    matrices: list[nn.Parameter] = []
-    rest: list[nn.Parameter] = []
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
     for name, parameter in student.named_parameters():
-        (rest if parameter.ndim < 2 or name.endswith(still) else matrices).append(parameter)
-    return [{"params": matrices, "weight_decay": decay}, {"params": rest, "weight_decay": 0.0}]
+        sees = name.startswith(("clip.visual.", "heads."))
+        groups.setdefault((sees, parameter.ndim >= 2 and not name.endswith(still)), []).append(parameter)
+    return [
+        {"params": params, "weight_decay": decay if decays else 0.0, "sees": sees}
+        for (sees, decays), params in groups.items()
+    ]
 
 
-def _schedule(step: int, warmup: int, progress: float) -> float:
-    """Linear warm-up, then half a cosine to nothing."""
-    return min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * progress))
+def _cosine(progress: float) -> float:
+    """Half a cosine, from one to a fiftieth."""
+    return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, progress))))
 
 
 def _is_derm(step: int, share: float) -> bool:

@@ -17,10 +17,13 @@ from torch.nn.functional import normalize
 from xcoop.backbones.clip_import import import_clip
 from xcoop.concepts.bank import load_bank
 from xcoop.concepts.features import clinical_features
+from xcoop.files import atomic_write_text
+from xcoop.phantom.captions import DIAGNOSIS_RATE
+from xcoop.phantom.card import make_card
 from xcoop.phantom.corpus import Corpus, concept_values, draw_corpus
 from xcoop.phantom.terms import value_terms
 from xcoop.phantom.towers import image_features, normalise, text_features
-from xcoop.phantom.weights import load_state_dict, pretrained_path
+from xcoop.phantom.weights import load_state_dict, pretrained_path, read_metadata
 
 # One sentence for each concept value; it names the value and nothing else.
 SENTENCES = {"derm": "a dermoscopic photo of a skin lesion, with {}.", "chest": "a chest x-ray of a patient, with {}."}
@@ -202,6 +205,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", default=None, help="a safetensors file (default: the weights of the package)")
     parser.add_argument("--cases", type=int, default=1000, help="fresh cases of each kind, twice (default %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="of the cases (default %(default)s)")
+    parser.add_argument("--card", default=None, help="also write the card of these weights to this file")
+    parser.add_argument("--machine", default="two CPU cores", help="for the card: where they were trained")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -211,5 +216,16 @@ def run(args: argparse.Namespace) -> int:
     model = clip.model.build_model(load_state_dict(path)).float().eval()
     reader = Reader(model, lambda texts: clip.tokenize(list(texts)))
     found = probe(reader, args.cases, args.seed, model.visual.input_resolution)
-    sys.stdout.write(f"{path}, {args.cases} cases a row, seed {args.seed}\n\n{as_table(found)}\n")
+    table = as_table(found)
+    sys.stdout.write(f"{path}, {args.cases} cases a row, seed {args.seed}\n\n{table}\n")
+    if args.card:
+        atomic_write_text(args.card, _card(read_metadata(path), table, args))
     return 0
+
+
+def _card(metadata: Mapping[str, str], table: str, args: argparse.Namespace) -> str:
+    sentences = {f"{kind}_sentence": sentence.format("...") for kind, sentence in SENTENCES.items()}
+    texts = {"machine": args.machine, "bare": BARE.format("..."), **sentences}
+    return make_card(
+        metadata, table, texts, {"cases": args.cases, "probe_seed": args.seed, "diagnosis": DIAGNOSIS_RATE}
+    )

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding, normalize
+from torch.nn.functional import embedding, normalize, unfold
 
 from xcoop.backbones.clip_import import import_clip
 from xcoop.phantom.captions import all_sentences
+from xcoop.phantom.corpus import value_counts
 from xcoop.phantom.probe import Reader
 from xcoop.phantom.terms import KINDS
 from xcoop.phantom.towers import text_features
@@ -32,32 +33,38 @@ class Settings:
         batch: pictures a step; all of one kind, as telling a chest from a lesion teaches nothing.
         size, patch: sides of a picture and of a patch in pixels.
         vision_width, vision_layers, text_width, text_layers, joint_width: of the model.
-        keep: share of the patches that a picture keeps, until the last `whole` part of the run.
-        whole: the last part of the run in which pictures keep all patches.
+        see: the first part of the run, in which the image tower learns to name what is in a picture.
+        speak: the part after it, in which the text tower learns to say so; in the rest, both learn together.
         rate, decay, warmup: AdamW's learning rate and weight decay, and the steps of linear warm-up.
         phrase_weight, value_weight: of the loss's parts beside the captions'.
+        local_weight: of the same two parts with each picture's best patches in the place of its global feature.
+        head_weight: of linear heads that name each concept's value; they teach the image tower, and are dropped.
+        captions: how many of a step's pictures come with their caption; phrases are stated for all of them.
     """
 
     seed: int = 1
-    steps: int = 1700
+    steps: int = 6000
     minutes: float = 0.0
     images: int = 16000
     derm_share: float = 0.6
-    batch: int = 96
+    batch: int = 64
     size: int = 96
-    patch: int = 8
-    vision_width: int = 192
+    patch: int = 12
+    vision_width: int = 128
     vision_layers: int = 4
     text_width: int = 128
     text_layers: int = 3
     joint_width: int = 128
-    keep: float = 0.5
-    whole: float = 0.15
+    see: float = 0.62
+    speak: float = 0.22
     rate: float = 1e-3
     decay: float = 0.05
     warmup: int = 100
     phrase_weight: float = 1.0
-    value_weight: float = 0.5
+    value_weight: float = 1.0
+    local_weight: float = 0.25
+    head_weight: float = 1.0
+    captions: int = 24
 
 
 class Student(nn.Module):
@@ -93,6 +100,27 @@ class Student(nn.Module):
         # The full table would cost more in the optimiser than all the rest of the model.
         self.rows = nn.Parameter(untrained_rows(VOCAB, settings.text_width, settings.seed)[ids])
         del self.clip.token_embedding
+        # Contrast alone leaves a young image tower with nearly one feature for all pictures for a long time. Heads
+        # that name the concepts' values wake it up within a few hundred steps.
+        self.heads = nn.ModuleDict({kind: nn.Linear(settings.joint_width, sum(value_counts(kind))) for kind in KINDS})
+
+    @torch.no_grad()
+    def whiten(self, pixels: Tensor, floor: float = 0.01) -> None:
+        """Starts the patch embedding from the principal components of real patches, each about equally loud.
+
+        In pictures a patch's mean colour is a hundred times as strong as any texture in it; from a random start, fine
+        lines are drowned.
+
+        Args:
+            pixels: (B, 3, S, S), normalised.
+            floor: added to the variance of each component, so that noise stays quiet.
+        """
+        weight = self.clip.visual.conv1.weight  # (W, 3, P, P)
+        patches = unfold(pixels, weight.shape[-1], stride=weight.shape[-1]).transpose(1, 2).flatten(0, 1)
+        variance, directions = torch.linalg.eigh((patches.T @ patches / len(patches)).double())
+        rows = (directions / (variance + floor).sqrt()).T.flip(0)[: len(weight)]  # the strongest first
+        weight.zero_()
+        weight[: len(rows)] = rows.to(weight).unflatten(1, weight.shape[1:])
 
     def tokenize(self, texts: list[str]) -> Tensor:
         """(N, 77) token numbers; a text that is too long raises."""

@@ -25,7 +25,12 @@ def normalise(pixels: Tensor) -> Tensor:
 
 
 def image_features(visual: Any, pixels: Tensor, keep: Tensor | None = None) -> Tensor:
-    """The global feature of each picture; equals `visual(pixels)` if all patches are kept.
+    """The global feature of each picture, (B, D); equals `visual(pixels)` if all patches are kept."""
+    return image_tokens(visual, pixels, keep)[:, 0]
+
+
+def image_tokens(visual: Any, pixels: Tensor, keep: Tensor | None = None) -> Tensor:
+    """The global feature of each picture, and then that of each patch, in the joint space.
 
     Args:
         visual: `clip.model.VisionTransformer`.
@@ -33,7 +38,7 @@ def image_features(visual: Any, pixels: Tensor, keep: Tensor | None = None) -> T
         keep: (B, T') numbers of the patches to look at; None: all (FLIP, arXiv:2212.00794, drops half of them).
 
     Returns:
-        (B, D), not normalised.
+        (B, 1 + T', D), not normalised.
     """
     width, _, side, _ = visual.conv1.weight.shape
     patches = F.unfold(pixels, side, stride=side).transpose(1, 2)  # (B, T, 3 * side * side)
@@ -46,7 +51,7 @@ def image_features(visual: Any, pixels: Tensor, keep: Tensor | None = None) -> T
     x = visual.ln_pre(torch.cat([first, x], dim=1))  # (B, 1 + T', W)
     for block in visual.transformer.resblocks:
         x = _block(block, x, causal=False)
-    return visual.ln_post(x[:, 0]) @ visual.proj
+    return visual.ln_post(x) @ visual.proj
 
 
 def text_features(clip: Any, embeddings: Tensor, end: Tensor) -> Tensor:
