@@ -8,7 +8,6 @@
 
 ROOT=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.." && pwd -P)
 VENV=$ROOT/.venv
-export PYTHONSAFEPATH=1 # the current folder is not searched for modules (Python 3.11 and newer)
 
 _fail() {
     printf '%s\n' "$@" >&2

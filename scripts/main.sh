@@ -7,4 +7,5 @@
 set -euo pipefail
 source "$(dirname -- "${BASH_SOURCE[0]}")/env.sh" ""
 
-exec "$PYTHON" -m xcoop.cli run "$@"
+# The current folder is not searched for modules: its own `datasets` would hide the library of that name.
+PYTHONSAFEPATH=1 exec "$PYTHON" -m xcoop.cli run "$@"

@@ -9,8 +9,7 @@ from typing import Any
 
 from xcoop.commands.base import UserError, names_like, numbers
 from xcoop.plans import environment_defaults
-
-FORMATS = ("terminal", "markdown", "csv", "json", "latex")
+from xcoop.results.table import FORMATS, collect, render
 
 
 def add(commands: Any) -> None:
@@ -32,8 +31,6 @@ def add(commands: Any) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Prints it; the exit code."""
-    from xcoop.results.table import collect, render
-
     out = Path(arguments.out)
     folder = out / arguments.dataset
     if not folder.is_dir():
