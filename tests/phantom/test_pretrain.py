@@ -309,7 +309,7 @@ def test_the_card_says_how_the_weights_were_made_and_what_they_score(folder, tmp
         "--seed 2 --steps 1 ",
         "--images 40 --batch 12 --minutes 5\n",
         "one abacus",
-        "vision width 64",
+        "| vision | width 64, 1 layers |",
         "60% dermoscopic",
     ):
         assert part in text

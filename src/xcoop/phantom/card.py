@@ -56,8 +56,9 @@ Measured with `xcoop phantom probe --cases {cases} --seed {probe_seed}`.
 ## Limits
 
 - Phantoms only: drawn textures and findings, in one style of drawing a kind.
+- A value whose AUC above is near 0.5 is not seen: mostly thin or faint things, such as lines and small effusions.
 - It knows the words of its captions, some hundreds of tokens. All other token embeddings are random.
-- Bare class names are weak on purpose: captions name concepts far more often than diagnoses.
+- Captions name concepts far more often than diagnoses, so a bare class name tells it less than a sentence of concepts.
 - Findings that are not drawn (milia-like cysts, atelectasis, ...) are unknown to it.
 """
 

@@ -224,8 +224,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _card(metadata: Mapping[str, str], table: str, args: argparse.Namespace) -> str:
-    sentences = {f"{kind}_sentence": sentence.format("...") for kind, sentence in SENTENCES.items()}
-    texts = {"machine": args.machine, "bare": BARE.format("..."), **sentences}
+    sentences = {f"{kind}_sentence": sentence.format("[value]") for kind, sentence in SENTENCES.items()}
+    texts = {"machine": args.machine, "bare": BARE.format("[class]"), **sentences}
     return make_card(
         metadata, table, texts, {"cases": args.cases, "probe_seed": args.seed, "diagnosis": DIAGNOSIS_RATE}
     )
