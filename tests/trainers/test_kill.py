@@ -17,7 +17,8 @@ KILLS = 20
 def test_twenty_killed_runs_lose_nothing(pictures: Path, tiny_weights_file: Path, tmp_path: Path) -> None:
     here = Path(__file__).parent
     driver = [sys.executable, str(here / "kill_driver.py"), *map(str, (pictures, tiny_weights_file, tmp_path, KILLS))]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(here.parent)}
+    path = os.pathsep.join(filter(None, (str(here.parent), os.environ.get("PYTHONPATH"))))
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     done = subprocess.run(driver, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr
     epochs = json.loads(done.stdout.splitlines()[-1])["epochs"]
