@@ -148,6 +148,7 @@ class ReleasedModel(PromptModel):
         context = context.expand(len(classnames), -1, -1)  # class-specific, (C, n, W)
         self.prompt_learner = PromptLearner(backbone, classnames, context, full_length=True)
         tokens = backbone.tokenize([self._sentence(backbone, bank, name) for name in classnames])
+        tokens = tokens.to(backbone.logit_scale.device)
         with torch.no_grad():
             hard = backbone.embed(tokens)  # (C, 77, W)
             clinical = backbone.encode_embeddings(hard, backbone.end_positions(tokens))  # (C, D)
