@@ -55,7 +55,7 @@ def make_step(losses: Callable[[], Tensor], parameters: list[Any], precision: st
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-        return float(loss)
+        return loss.item()
 
     return step
 
