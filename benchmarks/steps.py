@@ -93,7 +93,9 @@ def pairs(device: str, precision: str) -> dict[str, tuple[Step, Step]]:
         return ClipBackbone("ViT-B/16", copy.deepcopy(clip)).requires_grad_(False).to(device)
 
     bank = load_bank("pneumonia").for_classes(CLASSES)
-    cfg.XCOOP.merge_from_list(["VARIANT", "released", "PROMPT_WEIGHT", 5.0, "TOKEN_WEIGHT", 5.0])
+    cfg.XCOOP.merge_from_list(
+        ["N_PROMPTS", 4, "N_CTX", 4, "CTX_INIT", WORDS, "PROMPT_WEIGHT", 5.0, "TOKEN_WEIGHT", 5.0]
+    )
     released = ReleasedModel(backbone(), CLASSES, bank, cfg.XCOOP).to(device)
     tower = backbone()
     tokens = [tower.tokenize([text(name) for name in CLASSES]).to(device) for text in (prompt, sentence(bank))]
