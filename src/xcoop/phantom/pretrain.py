@@ -1,8 +1,8 @@
 """Pretrains the phantom's small CLIP on drawn pictures and captions that speak of concepts.
 
 OpenAI's architecture, state-dict names and tokenizer, so `clip.model.build_model` takes the result. On a GPU if
-there is one; otherwise in under 40 minutes on two CPU cores. A killed run goes on from its last checkpoint: every
-step draws its random numbers from (seed, step), so nothing but weights and optimiser state need be kept.
+there is one; the command's default time limit is for two CPU cores. A killed run goes on from its last checkpoint:
+every step draws its random numbers from (seed, step), so nothing but weights and optimiser state need be kept.
 """
 
 from __future__ import annotations
@@ -277,7 +277,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", required=True, help="the safetensors file to write")
     parser.add_argument("--seed", type=int, default=default.seed)
     parser.add_argument("--steps", type=int, default=default.steps, help="optimiser steps (default %(default)s)")
-    parser.add_argument("--minutes", type=float, default=0.0, help="end by then, after drawing (default: no limit)")
+    parser.add_argument(
+        "--minutes", type=float, default=34.0, help="end by then, after drawing; 0: never (default %(default)g)"
+    )
     parser.add_argument("--images", type=int, default=default.images, help="pictures to draw (default %(default)s)")
     parser.add_argument("--batch", type=int, default=default.batch, help="pictures a step (default %(default)s)")
     parser.add_argument("--work", default=None, help="folder of checkpoint and pictures (default: OUT.work)")
