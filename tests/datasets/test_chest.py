@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from generated_trees import load, picture, pneumonia, pneumoniamnist
+from tree_tools import load, picture
+from trees_pneumonia import pneumonia
+from trees_pneumoniamnist import pneumoniamnist
 
 from xcoop.data.items import DatasetError
 from xcoop.datasets import pneumoniamnist as mnist

@@ -7,7 +7,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from generated_trees import DIAGNOSES, derm7pt, edit, load
+from tree_tools import edit, load
+from trees_derm7pt import DIAGNOSES, derm7pt
 
 from xcoop.data.dataset import PHANTOM_MARK
 from xcoop.datasets.derm7pt import group_of

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 from dassl.data.datasets import DATASET_REGISTRY, Datum
-from generated_trees import DAMAGES, LAYOUTS, config, load
+from generated_trees import DAMAGES, LAYOUTS
+from tree_tools import config, load
 
 from xcoop.concepts import load_bank
 from xcoop.data.about import MissingDatasetError, about

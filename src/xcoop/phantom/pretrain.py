@@ -108,7 +108,9 @@ class Pretraining:
         weights |= {"local": self.settings.local_weight, "heads": self.settings.head_weight}
         loss = sum((weights[name] * part for name, part in parts.items()), torch.zeros((), device=self.device))
         if not torch.isfinite(loss):
-            raise FloatingPointError(f"the loss is {float(loss)} at step {self.step}; the last checkpoint is untouched")
+            raise FloatingPointError(
+                f"the loss is {float(loss.detach())} at step {self.step}; the last checkpoint is untouched"
+            )
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
@@ -278,7 +280,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=default.seed)
     parser.add_argument("--steps", type=int, default=default.steps, help="optimiser steps (default %(default)s)")
     parser.add_argument(
-        "--minutes", type=float, default=34.0, help="end by then, after drawing; 0: never (default %(default)g)"
+        "--minutes",
+        type=float,
+        default=default.minutes,
+        help="end by then; 0: never (default %(default)g)",
     )
     parser.add_argument("--images", type=int, default=default.images, help="pictures to draw (default %(default)s)")
     parser.add_argument("--batch", type=int, default=default.batch, help="pictures a step (default %(default)s)")

@@ -44,7 +44,7 @@ class Settings:
 
     seed: int = 1
     steps: int = 6000
-    minutes: float = 0.0
+    minutes: float = 34.0
     images: int = 16000
     derm_share: float = 0.6
     batch: int = 64
