@@ -6,7 +6,7 @@ import torch
 from safetensors.torch import save_file
 
 from xcoop.backbones.clip_import import import_clip
-from xcoop.phantom.corpus import draw_corpus
+from xcoop.phantom.corpus import UNIFORM, draw_corpus
 from xcoop.phantom.probe import TASKS, Reader, concept_aucs, diagnosis_scores
 from xcoop.phantom.weights import (
     FULL,
@@ -101,24 +101,23 @@ def test_the_shipped_file_is_at_most_six_megabytes():
     assert pretrained_path().stat().st_size <= 6_000_000
 
 
-# Below what the card says, by about the noise of 200 cases: an AUC of 0.9 has a standard error of about 0.04.
-FLOORS = {"derm": (0.85, 0.62), "chest": (0.70, 0.42)}
+# What is asked of the weights on fresh cases; 200 of them leave a rare value's AUC a standard error of about 0.03.
+MEAN, LEAST = 0.95, 0.80
 
 
 @shipped
 @pytest.mark.parametrize("kind", ["derm", "chest"])
 def test_the_shipped_weights_know_the_concepts_of_fresh_cases(reader, kind):
-    corpus = draw_corpus(kind, 200, "test", seed=0, size=96, uniform=1.0)
+    corpus = draw_corpus(kind, 200, "test", seed=0, size=64, mix=(UNIFORM,))
     aucs = concept_aucs(reader, corpus)
     assert len(aucs) >= 12
-    mean, least = FLOORS[kind]
-    assert np.mean(list(aucs.values())) > mean
-    assert min(aucs.values()) > least
+    assert np.mean(list(aucs.values())) > MEAN
+    assert min(aucs.values()) > LEAST
 
 
 @shipped
 def test_clinical_sentences_beat_bare_class_names(reader):
-    corpus = draw_corpus("derm", 200, "test", seed=0, size=96, uniform=0.0)
+    corpus = draw_corpus("derm", 200, "test", seed=0, size=64)
     scores = diagnosis_scores(reader, corpus, TASKS[0])
-    assert scores["sentences_accuracy"] > scores["names_accuracy"] + 0.05
+    assert scores["sentences_accuracy"] > scores["names_accuracy"] + 0.15
     assert scores["sentences_auc"] > 0.85

@@ -26,7 +26,7 @@ xcoop phantom pretrain --out phantom.safetensors --seed {seed} --steps {planned}
 | text | width {text_width}, {text_layers} layers; OpenAI's tokenizer, 77 positions |
 | joint space | {joint_width} wide |
 | pictures drawn | {images}, of which {derm_share:.0%} dermoscopic, the rest chests |
-| concepts in them | half drawn uniformly, half from the tables of the diagnostic groups |
+| concepts in them | of five cases three are sparse, one is of a diagnostic group, one has every value equally often |
 | captions | made anew at every step: most findings that are there, a few that are not, in varied words |
 | diagnoses in captions | in about {diagnosis:.0%} of those whose case has one |
 | steps, seed | {steps} of {batch} pictures, seed {seed} |
@@ -34,9 +34,10 @@ xcoop phantom pretrain --out phantom.safetensors --seed {seed} --steps {planned}
 | file | half precision; only the token embeddings that captions use, the rest is drawn from the stored seed |
 
 The concepts of a drawn picture are known, and the training uses that. In the first {see:.0%} of the run the image tower
-learns to name the value of each concept, through linear heads that are dropped afterwards; in the next {speak:.0%}
-the text tower learns to say the same, by contrast; in the rest both learn together. In the contrast, a sentence's
-matches are all pictures of which it is true. All settings, as they stand in the file: `{settings}`.
+learns to name the value of each concept, in the whole picture and in each patch in which it lies, through linear heads
+that are dropped afterwards; in the next {speak:.0%} the text tower learns to say the same, by contrast; in the rest
+both learn together. In the contrast, a sentence's matches are all pictures of which it is true.
+All settings, as they stand in the file: `{settings}`.
 
 The random streams of the pictures are tagged with their purpose ("pretrain", "validate", "probe"), so no picture of the
 pretraining is in a test split or among the cases below, whatever the seeds.
@@ -56,7 +57,7 @@ Measured with `xcoop phantom probe --cases {cases} --seed {probe_seed}`.
 ## Limits
 
 - Phantoms only: drawn textures and findings, in one style of drawing a kind.
-- A value whose AUC above is near 0.5 is not seen: mostly thin or faint things, such as lines and small effusions.
+- Thin and faint things (irregular lines of vessels, interstitial markings) are seen less well than the rest.
 - It knows the words of its captions, some hundreds of tokens. All other token embeddings are random.
 - Captions name concepts far more often than diagnoses, so a bare class name tells it less than a sentence of concepts.
 - Findings that are not drawn (milia-like cysts, atelectasis, ...) are unknown to it.

@@ -223,7 +223,7 @@ def support_device(anatomy: Anatomy, value: str, rng: np.random.Generator) -> Fi
         for _ in range(int(rng.integers(2, 4))):
             _lead(ink, rng)
     drawn = ndimage.gaussian_filter(ink.field(), 0.0025 * anatomy.frame.size)
-    return Finding(0.0, rng.uniform(0.22, 0.36) * drawn, drawn > 0.2)
+    return Finding(0.0, rng.uniform(0.3, 0.42) * drawn, drawn > 0.2)
 
 
 def _lead(ink: Ink, rng: np.random.Generator) -> None:
@@ -233,8 +233,8 @@ def _lead(ink: Ink, rng: np.random.Generator) -> None:
     bends = np.stack([end, end + rng.normal(0, 0.45, 2), outside + rng.normal(0, 0.35, 2), outside])
     u = np.linspace(0, 1, 24)[:, None]
     curve = (1 - u) ** 3 * bends[0] + 3 * u * (1 - u) ** 2 * bends[1] + 3 * u * u * (1 - u) * bends[2] + u**3 * bends[3]
-    ink.line(curve, 0.014, 0.75)
-    ink.disc((float(end[0]), float(end[1])), rng.uniform(0.028, 0.042), 0.95)
+    ink.line(curve, 0.022, 0.8)
+    ink.disc((float(end[0]), float(end[1])), rng.uniform(0.045, 0.065), 0.95)
 
 
 def _tubes(ink: Ink, rng: np.random.Generator) -> None:
@@ -242,9 +242,9 @@ def _tubes(ink: Ink, rng: np.random.Generator) -> None:
     sway = rng.normal(0, 0.015, size=9)
     if kind != 1:  # in the trachea
         ys = np.linspace(-1.1, rng.uniform(-0.42, -0.28), 9)
-        ink.line(np.stack([sway * 0.6 + 0.015, ys], axis=1), 0.028, 0.9)
+        ink.line(np.stack([sway * 0.6 + 0.015, ys], axis=1), 0.036, 0.9)
     if kind != 0:  # to the stomach
         ys = np.linspace(-1.1, rng.uniform(0.72, 0.85), 9)
         xs = 0.03 + sway + 0.2 * np.clip((ys - 0.3) / 0.5, 0, 1) ** 2
-        ink.line(np.stack([xs, ys], axis=1), 0.018, 0.85)
-        ink.line([(xs[-1], ys[-1]), (xs[-1] + 0.12, ys[-1] + 0.03)], 0.022, 1.0)
+        ink.line(np.stack([xs, ys], axis=1), 0.028, 0.9)
+        ink.line([(xs[-1], ys[-1]), (xs[-1] + 0.12, ys[-1] + 0.03)], 0.03, 1.0)

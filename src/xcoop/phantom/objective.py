@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,24 @@ def phrase_losses(logits: Tensor, truth: Tensor, said: Sentences) -> dict[str, T
         "phrases": _spread(logits, phrase_truth),
         "values": _values_loss(logits, phrase_truth, said.rivals[said.phrases]),
     }
+
+
+def place_loss(logits: Tensor, values: Tensor, covered: Tensor) -> Tensor:
+    """Cross entropy of one concept's value in each patch; patches with and without the concept count the same.
+
+    Args:
+        logits: (B, T, V) of its values in each patch; value 0 is its absence.
+        values: (B,) the value in the whole picture.
+        covered: (B, T) bool, the patches in which it lies.
+
+    Returns:
+        A scalar.
+    """
+    targets = torch.where(covered, values[:, None], 0)
+    losses = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
+    inside = covered.to(losses.dtype)
+    parts = [(losses * share).sum() / share.sum().clamp(min=1) for share in (inside, 1 - inside)]
+    return (parts[0] + parts[1]) / 2
 
 
 def best_patches(texts: Tensor, patches: Tensor, sharpness: float = 10.0) -> Tensor:

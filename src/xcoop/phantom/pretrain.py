@@ -15,7 +15,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,8 +29,9 @@ from tqdm import tqdm
 from xcoop.files import atomic_path
 from xcoop.phantom.augment import augment
 from xcoop.phantom.captions import DIAGNOSES, make_caption, phrase
-from xcoop.phantom.corpus import Corpus, draw_corpus, value_counts, value_numbers
-from xcoop.phantom.objective import Sentences, best_patches, contrastive_loss, phrase_losses
+from xcoop.phantom.corpus import GROUP, TO_LEARN_FROM, Corpus, draw_corpus, value_counts, value_numbers
+from xcoop.phantom.muon import Muon
+from xcoop.phantom.objective import Sentences, best_patches, contrastive_loss, phrase_losses, place_loss
 from xcoop.phantom.probe import concept_aucs
 from xcoop.phantom.student import VOCAB, Settings, Student
 from xcoop.phantom.terms import KINDS, concepts, terms
@@ -38,6 +39,8 @@ from xcoop.phantom.towers import image_tokens, normalise
 from xcoop.phantom.weights import save_state_dict
 
 log = logging.getLogger(__name__)
+
+COVERED = 0.05  # of a patch: from here on the concept counts as lying in it; a thin line covers little more
 
 
 class Pupil:
@@ -85,10 +88,10 @@ class Pretraining:
         self.settings, self.folder = settings, folder
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.student = Student(settings).to(self.device)
-        self.optimizer = torch.optim.AdamW(_groups(self.student, settings.decay), lr=settings.rate, betas=(0.9, 0.98))
+        self.optimizers = _optimizers(self.student, settings.decay)
         self.step, self.seconds = 0, 0.0
-        self.pupils = {kind: Pupil(self._draw(kind, "pretrain", settings.images)) for kind in KINDS}
-        self.checks = {kind: self._draw(kind, "validate", min(800, settings.images), uniform=1.0) for kind in KINDS}
+        self.pupils = {kind: Pupil(self._draw(kind, "pretrain", settings.images, TO_LEARN_FROM)) for kind in KINDS}
+        self.checks = {kind: self._draw(kind, "validate", min(800, settings.images), (GROUP,)) for kind in KINDS}
         some = [pupil.corpus.images[:256] for pupil in self.pupils.values()]
         self.student.whiten(normalise(torch.from_numpy(np.concatenate(some)).permute(0, 3, 1, 2) / 255).to(self.device))
         self._resume()
@@ -106,15 +109,17 @@ class Pretraining:
         parts = self._losses()
         weights = {"captions": 1.0, "phrases": self.settings.phrase_weight, "values": self.settings.value_weight}
         weights |= {"local": self.settings.local_weight, "heads": self.settings.head_weight}
+        weights |= {"places": self.settings.place_weight}
         loss = sum((weights[name] * part for name, part in parts.items()), torch.zeros((), device=self.device))
         if not torch.isfinite(loss):
             raise FloatingPointError(
                 f"the loss is {float(loss.detach())} at step {self.step}; the last checkpoint is untouched"
             )
-        self.optimizer.zero_grad(set_to_none=True)
+        self.student.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
-        self.optimizer.step()
+        for optimizer in self.optimizers:
+            optimizer.step()
         with torch.no_grad():
             self.student.clip.logit_scale.clamp_(max=math.log(100))
         self.step += 1
@@ -137,7 +142,7 @@ class Pretraining:
             "step": self.step,
             "seconds": self.seconds,
             "student": self.student.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
         with atomic_path(self._checkpoint) as temporary:
             torch.save(content, temporary)
@@ -150,20 +155,23 @@ class Pretraining:
         pupil = self.pupils[kind]
         chosen, said, captions, phrases = pupil.batch(settings.batch, settings.captions, rng)
         pixels = torch.from_numpy(pupil.corpus.images[chosen]).to(self.device).permute(0, 3, 1, 2) / 255
-        pixels = normalise(augment(kind, pixels, generator))
+        places = torch.from_numpy(pupil.corpus.places[chosen]).to(self.device) / 255
+        pixels, places = augment(kind, pixels, places, generator)
+        pixels = normalise(pixels)
         with torch.set_grad_enabled(self.stage != "speak"):
             tokens = image_tokens(self.student.clip.visual, pixels)
         if self.stage == "see":
-            return {"heads": self._heads(kind, tokens, pupil.values[chosen])}
-        return self._contrasts(tokens, pupil, chosen, said, captions, phrases)
+            return self._heads(kind, tokens, pupil.values[chosen], places)
+        parts = self._contrasts(tokens, pupil, chosen, said, captions, phrases)
+        return parts if self.stage == "speak" else parts | self._heads(kind, tokens, pupil.values[chosen], places)
 
-    def _heads(self, kind: str, tokens: Tensor, values: Tensor) -> Tensor:
-        """Cross entropy of each concept's value, averaged over the concepts."""
-        width = tokens.shape[-1]
-        logits = self.student.heads[kind](normalize(tokens[:, 0], dim=-1) * math.sqrt(width))
-        parts = logits.split(value_counts(kind), dim=1)
-        losses = [cross_entropy(part, values[:, i].to(part.device)) for i, part in enumerate(parts)]
-        return torch.stack(losses).mean()
+    def _heads(self, kind: str, tokens: Tensor, values: Tensor, places: Tensor) -> dict[str, Tensor]:
+        """The cross entropies of the concepts' values, in the whole picture and in its patches, averaged."""
+        whole, patches = self.student.name_values(kind, tokens)
+        counts, values, covered = value_counts(kind), values.to(tokens.device), places.flatten(2) > COVERED
+        heads = [cross_entropy(part, values[:, i]) for i, part in enumerate(whole.split(counts, dim=1))]
+        local = [place_loss(part, values[:, i], covered[:, i]) for i, part in enumerate(patches.split(counts, dim=2))]
+        return {"heads": torch.stack(heads).mean(), "places": torch.stack(local).mean()}
 
     def _contrasts(
         self, tokens: Tensor, pupil: Pupil, chosen: np.ndarray, said: Sentences, captions: list[str], phrases: list[str]
@@ -182,7 +190,6 @@ class Pretraining:
         if self.stage == "both":
             local = phrase_losses(scale * best_patches(stated, patches), truth, said)
             parts["local"] = settings.phrase_weight * local["phrases"] + settings.value_weight * local["values"]
-            parts["heads"] = self._heads(pupil.corpus.kind, tokens, pupil.values[chosen])
         return parts
 
     @property
@@ -198,14 +205,15 @@ class Pretraining:
         warm = min(1.0, (self.step + 1) / settings.warmup)
         seeing = warm * _cosine(self.progress / see) if self.stage == "see" else 0.0
         speaking = _cosine((self.progress - see) / (1 - see)) if self.stage != "see" else 0.0
-        for group in self.optimizer.param_groups:
+        for group in [group for optimizer in self.optimizers for group in optimizer.param_groups]:
             share = (seeing or 0.2 * speaking) if group["sees"] else speaking
-            group["lr"] = settings.rate * share
+            group["lr"] = share * (settings.matrix_rate if group["matrices"] else settings.rate)
 
-    def _draw(self, kind: str, purpose: str, images: int, uniform: float = 0.5) -> Corpus:
-        share = self.settings.derm_share if kind == "derm" else 1 - self.settings.derm_share
-        number = max(1, round(images * share))
-        return draw_corpus(kind, number, purpose, self.settings.seed, self.settings.size, uniform, self.folder)
+    def _draw(self, kind: str, purpose: str, images: int, mix: Sequence[str]) -> Corpus:
+        settings = self.settings
+        share = settings.derm_share if kind == "derm" else 1 - settings.derm_share
+        number, grid = max(1, round(images * share)), settings.size // settings.patch
+        return draw_corpus(kind, number, purpose, settings.seed, settings.size, mix, grid, self.folder)
 
     @property
     def _checkpoint(self) -> Path:
@@ -220,7 +228,8 @@ class Pretraining:
                 f"{self._checkpoint} was made with {content['settings']}; move it away, or use these settings"
             )
         self.student.load_state_dict(content["student"])
-        self.optimizer.load_state_dict(content["optimizer"])
+        for optimizer, state in zip(self.optimizers, content["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
         self.step, self.seconds = content["step"], content["seconds"]
         log.info("going on from step %d of %s", self.step, self._checkpoint)
 
@@ -307,17 +316,23 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _groups(student: nn.Module, decay: float) -> list[dict[str, Any]]:
-    """Matrices decay; norms, biases, embeddings and the temperature do not. The towers are kept apart."""
+def _optimizers(student: nn.Module, decay: float) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the towers' blocks, AdamW for the rest.
+
+    The towers are kept apart, as their rates differ. Matrices decay; norms, biases, embeddings and the temperature
+    do not.
+    """
     still = ("rows", "positional_embedding", "class_embedding", "logit_scale")
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    groups: dict[tuple[bool, bool, bool], list[nn.Parameter]] = {}
     for name, parameter in student.named_parameters():
-        sees = name.startswith(("clip.visual.", "heads."))
-        groups.setdefault((sees, parameter.ndim >= 2 and not name.endswith(still)), []).append(parameter)
-    return [
-        {"params": params, "weight_decay": decay if decays else 0.0, "sees": sees}
-        for (sees, decays), params in groups.items()
-    ]
+        matrix = parameter.ndim >= 2 and not name.endswith(still)
+        sees = name.startswith(("clip.visual.", "heads.", "place_biases."))
+        groups.setdefault((".resblocks." in name and matrix, matrix, sees), []).append(parameter)
+    sorts: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
+    for (in_block, matrix, sees), params in groups.items():
+        own = {"weight_decay": decay if matrix else 0.0, "sees": sees, "matrices": in_block}
+        sorts[in_block].append({"params": params} | own)
+    return [Muon(sorts[True]), torch.optim.AdamW(sorts[False], betas=(0.9, 0.98))]
 
 
 def _cosine(progress: float) -> float:

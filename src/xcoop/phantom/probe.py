@@ -20,7 +20,7 @@ from xcoop.concepts.features import clinical_features
 from xcoop.files import atomic_write_text
 from xcoop.phantom.captions import DIAGNOSIS_RATE
 from xcoop.phantom.card import make_card
-from xcoop.phantom.corpus import Corpus, concept_values, draw_corpus
+from xcoop.phantom.corpus import GROUP, UNIFORM, Corpus, concept_values, draw_corpus
 from xcoop.phantom.terms import value_terms
 from xcoop.phantom.towers import image_features, normalise, text_features
 from xcoop.phantom.weights import load_state_dict, pretrained_path, read_metadata
@@ -154,7 +154,7 @@ def diagnosis_scores(reader: Reader, corpus: Corpus, task: Task) -> dict[str, fl
     return scores
 
 
-def probe(reader: Reader, cases: int, seed: int, size: int = 96) -> dict[str, dict[str, float]]:
+def probe(reader: Reader, cases: int, seed: int, size: int = 64) -> dict[str, dict[str, float]]:
     """Draws fresh cases and puts all questions to a CLIP.
 
     Args:
@@ -170,8 +170,8 @@ def probe(reader: Reader, cases: int, seed: int, size: int = 96) -> dict[str, di
     found: dict[str, dict[str, float]] = {}
     for task in TASKS:
         kind = task.kind
-        uniform = draw_corpus(kind, cases, "probe", seed, size, uniform=1.0)
-        grouped = draw_corpus(kind, cases, "probe", seed, size, uniform=0.0)
+        uniform = draw_corpus(kind, cases, "probe", seed, size, (UNIFORM,))
+        grouped = draw_corpus(kind, cases, "probe", seed, size, (GROUP,))
         found[kind] = concept_aucs(reader, uniform)
         found[f"{kind} by group"] = concept_aucs(reader, grouped)
         found[f"{kind} diagnosis"] = diagnosis_scores(reader, grouped, task)
