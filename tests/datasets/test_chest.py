@@ -42,7 +42,7 @@ def test_patient_and_cause_come_from_the_name(file: str, patient: str, cause: st
 
 def test_three_classes(root: Path) -> None:
     pneumonia(root)
-    dataset = load("Pneumonia", root, TASK="three-class")
+    dataset = load("pneumonia", root, TASK="three-class")
     assert Counter(item.classname for item in dataset.test) == {
         "normal": 12,
         "bacterial pneumonia": 6,
@@ -56,11 +56,11 @@ def test_three_classes_need_the_cause_in_every_name(root: Path) -> None:
     picture(folder / "train/PNEUMONIA/scan7.jpeg", 999)
     assert any(
         "scan7" in item.impath
-        for part in (load("Pneumonia", root).train_x, load("Pneumonia", root).val)
+        for part in (load("pneumonia", root).train_x, load("pneumonia", root).val)
         for item in part
     )
     with pytest.raises(DatasetError, match=r"scan7\.jpeg"):
-        load("Pneumonia", root, TASK="three-class")
+        load("pneumonia", root, TASK="three-class")
 
 
 @pytest.mark.parametrize(
@@ -70,14 +70,14 @@ def test_accepted_places(root: Path, place: str) -> None:
     folder = pneumonia(root / "somewhere")
     (root / place).parent.mkdir(parents=True, exist_ok=True)
     shutil.move(folder, root / place)
-    assert len(load("Pneumonia", root).test) == 24
-    assert len(load("Pneumonia", Path("nowhere"), PATH=str(root / place)).test) == 24
+    assert len(load("pneumonia", root).test) == 24
+    assert len(load("pneumonia", Path("nowhere"), PATH=str(root / place)).test) == 24
 
 
 def test_the_nested_copy_and_the_official_val_are_left_out(root: Path) -> None:
     folder = pneumonia(root)
     shutil.copytree(folder, folder / "chest_xray")
-    dataset = load("Pneumonia", root)
+    dataset = load("pneumonia", root)
     assert len(dataset.train_x) + len(dataset.val) == 96
     assert not [item for item in dataset.val if "/val/" in item.impath]
 
@@ -86,28 +86,28 @@ def test_suffixes_of_any_case(root: Path) -> None:
     folder = pneumonia(root)
     picture(folder / "test/NORMAL/IM-0090-0001.JPG", 900)
     picture(folder / "test/NORMAL/IM-0091-0001.png", 901)
-    assert len(load("Pneumonia", root).test) == 26
+    assert len(load("pneumonia", root).test) == 26
 
 
 def test_validation_is_the_same_for_all_seeds_and_shots(root: Path) -> None:
     pneumonia(root)
-    full = {item.impath for item in load("Pneumonia", root).val}
+    full = {item.impath for item in load("pneumonia", root).val}
     for seed in (1, 2):
-        assert {item.impath for item in load("Pneumonia", root, SEED=seed).val} == full
-        assert {item.impath for item in load("Pneumonia", root, SEED=seed, NUM_SHOTS=2).val} < full
+        assert {item.impath for item in load("pneumonia", root, SEED=seed).val} == full
+        assert {item.impath for item in load("pneumonia", root, SEED=seed, NUM_SHOTS=2).val} < full
 
 
 def test_the_share_of_validation_is_val_percent(root: Path) -> None:
     pneumonia(root)
-    assert len(load("Pneumonia", root, VAL_PERCENT=0.5).val) == 48
+    assert len(load("pneumonia", root, VAL_PERCENT=0.5).val) == 48
     with pytest.raises(ValueError, match="between 0 and 1"):
-        load("Pneumonia", root, VAL_PERCENT=0.0)
+        load("pneumonia", root, VAL_PERCENT=0.0)
 
 
 def test_a_patient_of_train_and_test_is_dropped_from_train(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = pneumonia(root)
     picture(folder / "test/PNEUMONIA/person3_virus_7000.jpeg", 950)
-    dataset = load("Pneumonia", root)
+    dataset = load("pneumonia", root)
     assert not [i for part in (dataset.train_x, dataset.val) for i in part if "person3_virus" in i.impath]
     assert [i for part in (dataset.train_x, dataset.val) for i in part if "person3_bacteria" in i.impath]
     assert "2 " in caplog.text
@@ -116,16 +116,16 @@ def test_a_patient_of_train_and_test_is_dropped_from_train(root: Path, caplog: p
 
 def test_the_largest_npz_at_hand_is_read(root: Path) -> None:
     small = pneumoniamnist(root)
-    assert "pneumoniamnist-" in load("PneumoniaMNIST", root).dataset_dir
+    assert "pneumoniamnist-" in load("pneumoniamnist", root).dataset_dir
     (root / "pneumoniamnist").mkdir()
     shutil.copy(small, root / "pneumoniamnist" / "pneumoniamnist_64.npz")
-    assert "pneumoniamnist_64-" in load("PneumoniaMNIST", root).dataset_dir
-    assert "pneumoniamnist-" in load("PneumoniaMNIST", root, PATH=str(small)).dataset_dir
+    assert "pneumoniamnist_64-" in load("pneumoniamnist", root).dataset_dir
+    assert "pneumoniamnist-" in load("pneumoniamnist", root, PATH=str(small)).dataset_dir
 
 
 def test_the_pictures_are_exported_exactly_and_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = pneumoniamnist(root)
-    dataset = load("PneumoniaMNIST", root)
+    dataset = load("pneumoniamnist", root)
     from PIL import Image
 
     with np.load(source) as arrays:
@@ -134,11 +134,11 @@ def test_the_pictures_are_exported_exactly_and_once(root: Path, monkeypatch: pyt
             assert np.array_equal(np.asarray(Image.open(item.impath)), arrays["test_images"][index])
             assert item.label == arrays["test_labels"][index, 0]
     monkeypatch.setattr(mnist, "export", None)
-    assert len(load("PneumoniaMNIST", root).test) == 8
+    assert len(load("pneumoniamnist", root).test) == 8
 
 
 def test_an_npz_that_promises_too_much_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pneumoniamnist(root)
     monkeypatch.setattr(mnist, "MAX_BYTES", 1000)
     with pytest.raises(DatasetError, match="more than the 1,000 allowed"):
-        load("PneumoniaMNIST", root)
+        load("pneumoniamnist", root)

@@ -47,15 +47,15 @@ def number_of(impath: str) -> int:
 
 def test_indexes_are_row_positions_not_case_numbers(root: Path) -> None:
     derm7pt(root)
-    dataset = load("Derm7pt", root)
+    dataset = load("derm7pt", root)
     labels = {number_of(item.impath): item.label for item in dataset.test}
     assert labels == {n: int("melanoma" in DIAGNOSES[n % 7]) for n in range(28, 42) if n % 7 < 4}
 
 
 def test_the_tasks_keep_all_their_groups(root: Path) -> None:
     derm7pt(root)
-    assert len(load("Derm7pt", root, TASK="mel-vs-rest").train_x) == 21
-    five = load("Derm7pt", root, TASK="five-groups")
+    assert len(load("derm7pt", root, TASK="mel-vs-rest").train_x) == 21
+    five = load("derm7pt", root, TASK="five-groups")
     assert {DIAGNOSES[number_of(item.impath) % 7]: item.label for item in five.train_x} == {
         "basal cell carcinoma": 0,
         "clark nevus": 1,
@@ -78,14 +78,14 @@ def test_the_published_counts_add_up() -> None:
 @pytest.mark.parametrize("below", ["", "derm7pt", "derm7pt/release_v0"])
 def test_accepted_places(root: Path, below: str) -> None:
     derm7pt(root)
-    assert len(load("Derm7pt", root / below).train_x) == 12
-    assert len(load("Derm7pt", Path("nowhere"), PATH=str(root / "derm7pt")).train_x) == 12
+    assert len(load("derm7pt", root / below).train_x) == 12
+    assert len(load("derm7pt", Path("nowhere"), PATH=str(root / "derm7pt")).train_x) == 12
 
 
 def test_a_case_in_two_splits_is_dropped_from_train(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = derm7pt(root)
     edit(folder / "meta/meta.csv", ",0,", ",28,")  # the first training case is the first test case's patient
-    dataset = load("Derm7pt", root)
+    dataset = load("derm7pt", root)
     assert 0 not in {number_of(item.impath) for item in dataset.train_x}
     assert len(dataset.test) == 8
     assert "1 train images have their patient in test too, left out" in caplog.text
@@ -94,13 +94,13 @@ def test_a_case_in_two_splits_is_dropped_from_train(root: Path, caplog: pytest.L
 def test_a_copied_image_is_dropped_from_train(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     images = derm7pt(root) / "images" / "NEL"
     (images / "Nel001.jpg").write_bytes((images / "Nel029.jpg").read_bytes())
-    assert 1 not in {number_of(item.impath) for item in load("Derm7pt", root).train_x}
+    assert 1 not in {number_of(item.impath) for item in load("derm7pt", root).train_x}
     assert "1 train images have their content in test too" in caplog.text
 
 
 def test_patients_are_the_cases(root: Path) -> None:
     derm7pt(root)
-    dataset = load("Derm7pt", root)
+    dataset = load("derm7pt", root)
     assert dataset.patients is not None
     assert all(dataset.patients[item.impath] == str(number_of(item.impath)) for item in dataset.test)
 
@@ -124,7 +124,7 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_a_phantom_is_drawn_once_below_the_root(root: Path, drawn: list[int]) -> None:
     for _ in range(2):
-        dataset = load("Phantom", root, CASES=42)
+        dataset = load("phantom", root, CASES=42)
     assert drawn == [42]
     assert Path(dataset.dataset_dir).parent.parent == root
     assert dataset.is_phantom
@@ -132,13 +132,13 @@ def test_a_phantom_is_drawn_once_below_the_root(root: Path, drawn: list[int]) ->
 
 
 def test_the_five_groups_have_a_phantom_of_their_own(root: Path, drawn: list[int]) -> None:
-    dataset = load("Phantom", root, CASES=42, TASK="five-groups")
+    dataset = load("phantom", root, CASES=42, TASK="five-groups")
     assert len(dataset.classnames) == 5
     assert Path(dataset.dataset_dir).parent.name.endswith("-real")
 
 
 def test_what_is_drawn_is_what_is_read(root: Path) -> None:
-    dataset = load("Phantom", root, CASES=24)
+    dataset = load("phantom", root, CASES=24)
     assert (len(dataset.train_x), len(dataset.val), len(dataset.test)) == (10, 4, 10)
     assert dataset.classnames == ["nevus", "melanoma"]
     assert dataset.patients
@@ -146,28 +146,28 @@ def test_what_is_drawn_is_what_is_read(root: Path) -> None:
 
 
 def test_without_a_root_it_lies_in_the_cache(root: Path, drawn: list[int]) -> None:
-    dataset = load("Phantom", "", CASES=42)
+    dataset = load("phantom", "", CASES=42)
     assert root.parent / "cache" in Path(dataset.dataset_dir).parents
 
 
 def test_below_a_closed_root_it_lies_in_the_cache(root: Path, drawn: list[int]) -> None:
     root.mkdir(mode=0o555)
-    dataset = load("Phantom", root, CASES=42)
+    dataset = load("phantom", root, CASES=42)
     assert root.parent / "cache" in Path(dataset.dataset_dir).parents
 
 
 def test_at_a_path_of_its_own(root: Path, drawn: list[int]) -> None:
-    dataset = load("Phantom", root, CASES=42, PATH=str(root / "mine"))
+    dataset = load("phantom", root, CASES=42, PATH=str(root / "mine"))
     assert Path(dataset.dataset_dir) == root / "mine" / "release_v0"
     (root / "other").mkdir()
     (root / "other" / "thesis.txt").write_text("do not touch")
     with pytest.raises(FileNotFoundError, match="other"):
-        load("Phantom", root, PATH=str(root / "other"))
+        load("phantom", root, PATH=str(root / "other"))
 
 
 def test_two_at_once_both_read_it(root: Path, drawn: list[int]) -> None:
     results: list[int] = []
-    threads = [threading.Thread(target=lambda: results.append(len(load("Phantom", root).train_x))) for _ in range(3)]
+    threads = [threading.Thread(target=lambda: results.append(len(load("phantom", root).train_x))) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -180,7 +180,7 @@ def test_a_killed_drawing_is_swept_away_later(root: Path, drawn: list[int]) -> N
     left = root / f".phantom-derm7pt-42-2019-v{VERSION}.abcdefgh.tmp"
     (left / "release_v0").mkdir(parents=True)
     os.utime(left, (1, 1))
-    dataset = load("Phantom", root, CASES=42)
+    dataset = load("phantom", root, CASES=42)
     assert [path.name for path in root.iterdir()] == [Path(dataset.dataset_dir).parent.name]
 
 
@@ -192,16 +192,16 @@ def test_a_failure_while_drawing_is_not_hidden(root: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(phantom, "_draw", full)
     with pytest.raises(OSError, match="disk full"):
-        load("Phantom", root)
+        load("phantom", root)
 
 
 def test_a_negative_number_of_cases_is_refused(root: Path) -> None:
     with pytest.raises(ValueError, match="CASES must be positive"):
-        load("Phantom", root, CASES=-5)
+        load("phantom", root, CASES=-5)
 
 
 def test_a_marked_folder_counts_as_drawn(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = derm7pt(root)
     (folder.parent / PHANTOM_MARK).write_text("{}")
-    assert load("Derm7pt", root).is_phantom
+    assert load("derm7pt", root).is_phantom
     assert "published" not in caplog.text

@@ -14,6 +14,7 @@ from PIL import Image
 from yacs.config import CfgNode
 
 from xcoop.config import get_cfg
+from xcoop.plugins import plugin_path
 
 SIZE = 12
 
@@ -26,10 +27,11 @@ def picture(path: Path, seed: int) -> None:
 
 
 def config(name: str, root: Path | str, **dataset: object) -> CfgNode:
-    """The configuration of one dataset; `SEED` is set beside the DATASET keys."""
+    """The configuration of one dataset, from its file; `SEED` is set beside the DATASET keys."""
     cfg = get_cfg()
+    cfg.merge_from_file(str(plugin_path("configs", "datasets", f"{name}.yaml")))
     cfg.SEED = dataset.pop("SEED", 1)
-    cfg.DATASET.NAME, cfg.DATASET.ROOT = name, str(root)
+    cfg.DATASET.ROOT = str(root)
     for key, value in dataset.items():
         cfg.DATASET[key] = value
     return cfg
@@ -38,7 +40,7 @@ def config(name: str, root: Path | str, **dataset: object) -> CfgNode:
 def load(name: str, root: Path | str, **dataset: object) -> Any:
     """The dataset as a run would load it."""
     cfg = config(name, root, **dataset)  # registers the datasets too
-    return DATASET_REGISTRY.get(name)(cfg)
+    return DATASET_REGISTRY.get(cfg.DATASET.NAME)(cfg)
 
 
 def write_csv(path: Path, header: list[str], rows: Iterable[Iterable[object]]) -> None:
@@ -54,10 +56,12 @@ class Layout:
     Attributes:
         make: writes the tree below a root; gives the folder or file that `damages` work on.
         counts: train, val and test images of each class of the default task, by hand.
+        path: DATASET.PATH below the root, for a dataset that is not found there by itself.
     """
 
     make: Callable[[Path], Path]
     counts: tuple[dict[str, int], dict[str, int], dict[str, int]]
+    path: str = ""
 
 
 def edit(path: Path, old: str, new: str) -> None:

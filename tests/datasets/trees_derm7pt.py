@@ -49,10 +49,10 @@ def phantom(root: Path) -> Path:
 
 DERM_COUNTS = ({"nevus": 6, "melanoma": 6}, {"nevus": 2, "melanoma": 2}, {"nevus": 4, "melanoma": 4})
 
-LAYOUTS = {"Derm7pt": Layout(derm7pt, DERM_COUNTS), "Phantom": Layout(phantom, DERM_COUNTS)}
+LAYOUTS = {"derm7pt": Layout(derm7pt, DERM_COUNTS), "phantom": Layout(phantom, DERM_COUNTS)}
 
 DAMAGES: dict[str, Damages] = {
-    "Derm7pt": [
+    "derm7pt": [
         (lambda f: (f / "images/NEL/Nel001.jpg").unlink(), r"lacks 1 of 42 images.*NEL/Nel001\.jpg"),
         (lambda f: (f / "images").rename(f / "pictures"), "images is missing"),
         (lambda f: (f / "meta/valid_indexes.csv").unlink(), r"valid_indexes\.csv is missing"),
@@ -67,4 +67,4 @@ DAMAGES: dict[str, Damages] = {
         (lambda f: edit(f / "meta/meta.csv", "NEL/Nel003.jpg", ""), "line 5: the columns 'derm'"),
     ],
 }
-DAMAGES["Phantom"] = [DAMAGES["Derm7pt"][0], DAMAGES["Derm7pt"][4]]
+DAMAGES["phantom"] = [DAMAGES["derm7pt"][0], DAMAGES["derm7pt"][4]]

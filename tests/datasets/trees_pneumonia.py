@@ -34,14 +34,14 @@ def remove_images(folder: Path) -> None:
 
 LAYOUTS = {
     # Of 48 training images a class at least 4.8 are carved, in whole patients of 2.
-    "Pneumonia": Layout(
+    "pneumonia": Layout(
         pneumonia,
         ({"normal": 42, "pneumonia": 42}, {"normal": 6, "pneumonia": 6}, {"normal": 12, "pneumonia": 12}),
     ),
 }
 
 DAMAGES: dict[str, Damages] = {
-    "Pneumonia": [
+    "pneumonia": [
         (lambda f: (f / "test").rename(f / "tset"), "was not found"),
         (lambda f: (f / "train/NORMAL").rename(f / "train/HEALTHY"), r"train/NORMAL is missing"),
         (lambda f: remove_images(f / "test/PNEUMONIA"), r"test/PNEUMONIA holds no images"),

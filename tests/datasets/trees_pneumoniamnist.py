@@ -21,14 +21,14 @@ def pneumoniamnist(root: Path) -> Path:
 
 
 LAYOUTS = {
-    "PneumoniaMNIST": Layout(
+    "pneumoniamnist": Layout(
         pneumoniamnist,
         ({"normal": 10, "pneumonia": 10}, {"normal": 3, "pneumonia": 3}, {"normal": 4, "pneumonia": 4}),
     ),
 }
 
 DAMAGES: dict[str, Damages] = {
-    "PneumoniaMNIST": [
+    "pneumoniamnist": [
         (lambda f: f.write_bytes(f.read_bytes()[:4000]), r"cannot be read as npz"),
         (lambda f: f.write_bytes(b"not a zip"), r"cannot be read as npz"),
         (lambda f: npz(f, val_labels=None), r"lacks the arrays \['val_labels'\]"),
