@@ -12,6 +12,11 @@ SHARED = CfgNode(
             "CASES": 0,  # phantom: how many cases are drawn; 0 is the default number
             "PATH": "",  # the dataset's folder or file; "" looks below DATASET.ROOT
             "CONCEPT_BANK": "",  # a bank's name or a YAML file; "" is the dataset's own bank
+            "SET": "",  # which set of a family that shares one reader, e.g. MedMNIST
+            "CLASSES": [],  # its class names, in label order
+            "SIZE": 0,  # pixels, of sets that come in several sizes; 0 is the largest at hand
+            "HYGIENE": "drop",  # what stands in two splits is dropped from train and val, or left with a report
+            "SPLIT_SEED": 0,  # of the split that is made for a user's own data
         },
         "MODEL": {"BACKBONE": {"PATH": ""}},  # local weights of the backbone
         "FEATURES": {

@@ -1,4 +1,4 @@
-"""The chest X-rays: patients from file names, nested archives, causes; and the npz of PneumoniaMNIST."""
+"""The chest X-rays: patients from file names, nested archives, causes."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ import shutil
 from collections import Counter
 from pathlib import Path
 
-import numpy as np
 import pytest
 from tree_tools import load, picture
 from trees_pneumonia import pneumonia
-from trees_pneumoniamnist import pneumoniamnist
 
 from xcoop.data.items import DatasetError
-from xcoop.datasets import pneumoniamnist as mnist
 from xcoop.datasets.pneumonia import cause_of, patient_of
 
 
@@ -112,33 +109,3 @@ def test_a_patient_of_train_and_test_is_dropped_from_train(root: Path, caplog: p
     assert [i for part in (dataset.train_x, dataset.val) for i in part if "person3_bacteria" in i.impath]
     assert "2 " in caplog.text
     assert "images have their patient in test too, left out" in caplog.text
-
-
-def test_the_largest_npz_at_hand_is_read(root: Path) -> None:
-    small = pneumoniamnist(root)
-    assert "pneumoniamnist-" in load("pneumoniamnist", root).dataset_dir
-    (root / "pneumoniamnist").mkdir()
-    shutil.copy(small, root / "pneumoniamnist" / "pneumoniamnist_64.npz")
-    assert "pneumoniamnist_64-" in load("pneumoniamnist", root).dataset_dir
-    assert "pneumoniamnist-" in load("pneumoniamnist", root, PATH=str(small)).dataset_dir
-
-
-def test_the_pictures_are_exported_exactly_and_once(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = pneumoniamnist(root)
-    dataset = load("pneumoniamnist", root)
-    from PIL import Image
-
-    with np.load(source) as arrays:
-        for item in dataset.test:
-            index = int(Path(item.impath).name.split("_")[0])
-            assert np.array_equal(np.asarray(Image.open(item.impath)), arrays["test_images"][index])
-            assert item.label == arrays["test_labels"][index, 0]
-    monkeypatch.setattr(mnist, "export", None)
-    assert len(load("pneumoniamnist", root).test) == 8
-
-
-def test_an_npz_that_promises_too_much_is_refused(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pneumoniamnist(root)
-    monkeypatch.setattr(mnist, "MAX_BYTES", 1000)
-    with pytest.raises(DatasetError, match="more than the 1,000 allowed"):
-        load("pneumoniamnist", root)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 from abc import abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from dassl.data.datasets import DatasetBase, Datum
 
 from xcoop import names
 from xcoop.data import hygiene
-from xcoop.data.about import about, compare_counts, missing
+from xcoop.data.about import MissingDatasetError, about, compare_counts, missing
 from xcoop.data.folders import absolute
 from xcoop.data.items import DatasetError, Splits
 from xcoop.data.splits import carve, few_shot, record, subsample_classes
@@ -30,9 +32,10 @@ class MedicalDataset(DatasetBase):
     """A dataset in its official layout, with clean splits; a subclass finds and reads the files.
 
     Attributes:
-        about_name: of the facts in `configs/datasets/about/`.
+        name: in records and messages; of the class, or of the set that it was told to read.
+        about_name: of the facts in `configs/datasets/about/`; empty if nothing is published.
         tasks: class names of each task in label order; the first task is the default.
-        concept_bank: name of the bank for these classes.
+        concept_bank: name or file of the bank for these classes; empty if there is none.
         dataset_dir: the folder that holds the images.
         task: the task that was read.
         is_phantom: whether the pictures are drawn.
@@ -40,18 +43,20 @@ class MedicalDataset(DatasetBase):
         patients: patient of each image by its path; None if the dataset does not tell.
     """
 
+    name: str = ""
     dataset_dir: str = ""
-    about_name: ClassVar[str]
-    tasks: ClassVar[dict[str, tuple[str, ...]]]
-    concept_bank: str
+    about_name: str = ""
+    tasks: Mapping[str, tuple[str, ...]]
+    concept_bank: str = ""
     is_phantom: bool = False
 
     def __init__(self, cfg: CfgNode) -> None:
+        self.name = self.name or type(self).__name__
         self.task = self._choose_task(cfg.DATASET.TASK)
         folder = self.find(cfg)
         self.dataset_dir = str(folder)
         self.is_phantom = self.is_phantom or _is_drawn(folder)
-        full = self._clean(folder, self.read(folder), float(cfg.DATASET.VAL_PERCENT))
+        full = self._clean(cfg, folder, self.read(folder))
         self.split_hash = full.digest()
         splits = subsample_classes(self._few_shot(cfg, folder, full), cfg.DATASET.SUBSAMPLE_CLASSES)
         self.patients = _patients(folder, splits)
@@ -70,10 +75,12 @@ class MedicalDataset(DatasetBase):
         """The classes of the task, in label order, whatever is subsampled."""
         return self.tasks[self.task]
 
-    @classmethod
-    def missing(cls, looked_for: list[Path]) -> FileNotFoundError:
+    def missing(self, looked_for: list[Path]) -> FileNotFoundError:
         """The error that says where the dataset was looked for and how to get it."""
-        return missing(about(cls.about_name), looked_for)
+        if self.about_name:
+            return missing(about(self.about_name), looked_for)
+        places = "\n".join(f"  {path}" for path in looked_for)
+        return MissingDatasetError(f"{self.name} was not found. Looked for\n{places}\nName its place: DATASET.PATH")
 
     @staticmethod
     def places(cfg: CfgNode, *below_root: str) -> list[Path]:
@@ -84,24 +91,23 @@ class MedicalDataset(DatasetBase):
 
     def _choose_task(self, asked: str) -> str:
         if asked and asked not in self.tasks:
-            raise ValueError(f"{type(self).__name__}: {names.unknown('DATASET.TASK', asked, self.tasks)}")
+            raise ValueError(f"{self.name}: {names.unknown('DATASET.TASK', asked, self.tasks)}")
         return asked or next(iter(self.tasks))
 
-    def _clean(self, folder: Path, splits: Splits, val_share: float) -> Splits:
-        name = type(self).__name__
-        if not self.is_phantom:
+    def _clean(self, cfg: CfgNode, folder: Path, splits: Splits) -> Splits:
+        if self.about_name and not self.is_phantom:
             for line in compare_counts(about(self.about_name), self.task, splits):
-                logger.warning("%s: %s", name, line)
+                logger.warning("%s: %s", self.name, line)
         self._require_every_class(folder, splits)
         findings = survey(folder, [item.path for item in splits.all()])
         refuse_unreadable(folder, findings)
         hashes = {path: finding.sha256 for path, finding in findings.items()}
         if not splits.val:
-            train, val = carve(splits.train, val_share, CARVE_SEED, hashes)
+            train, val = carve(splits.train, float(cfg.DATASET.VAL_PERCENT), CARVE_SEED, hashes)
             splits = Splits.of(train, val, splits.test)
-            logger.info("%s: %d validation images carved from train, by patient", name, len(val))
-        splits, clashes = hygiene.clean(splits, hashes)
-        hygiene.report(name, clashes)
+            logger.info("%s: %d validation images carved from train, by patient", self.name, len(val))
+        splits, clashes = hygiene.clean(splits, hashes, hygiene.drops(cfg.DATASET.HYGIENE))
+        hygiene.report(self.name, clashes)
         self._require_every_class(folder, splits)
         return splits
 
@@ -114,14 +120,14 @@ class MedicalDataset(DatasetBase):
             raise DatasetError(f"{folder}: no test image")
 
     def _few_shot(self, cfg: CfgNode, folder: Path, full: Splits) -> Splits:
-        shots, seed, name = int(cfg.DATASET.NUM_SHOTS), int(cfg.SEED), type(self).__name__
+        shots, seed = int(cfg.DATASET.NUM_SHOTS), int(cfg.SEED)
         if shots < 1:
             return full
-        chosen = few_shot(full, shots, seed, salt=f"{name}|{self.task}")
-        facts = {"dataset": name, "task": self.task, "shots": shots, "seed": seed, "source": self.split_hash}
+        chosen = few_shot(full, shots, seed, salt=f"{self.name}|{self.task}")
+        facts = {"dataset": self.name, "task": self.task, "shots": shots, "seed": seed, "source": self.split_hash}
         suffix = "" if self.task == next(iter(self.tasks)) else f"-{self.task}"
         path = record(chosen, folder, facts, f"shot_{shots}-seed_{seed}{suffix}.json")
-        logger.info("%s: few-shot subset of %d images: %s", name, len(chosen.train), path)
+        logger.info("%s: few-shot subset of %d images: %s", self.name, len(chosen.train), path)
         return chosen
 
     @staticmethod
@@ -138,7 +144,7 @@ def _is_drawn(folder: Path) -> bool:
 
 
 def _impath(folder: Path, path: str) -> str:
-    return str(folder / path)
+    return os.path.join(folder, path)
 
 
 def _patients(folder: Path, splits: Splits) -> dict[str, str] | None:

@@ -10,11 +10,13 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from xcoop import names
 from xcoop.data.items import Item, Splits
 
 logger = logging.getLogger(__name__)
 
 ORDER = ("test", "val", "train")  # what stands first keeps its items
+CHOICES = {"drop": True, "report": False}
 EXAMPLES = 3
 
 
@@ -48,14 +50,14 @@ class _Seen:
         keys = [("path", item.path), ("content", self.hashes.get(item.path, "")), ("patient", item.patient)]
         return [(kind, value) for kind, value in keys if value]
 
-    def clash(self, split: str, item: Item) -> Clash | None:
+    def clash(self, split: str, item: Item, drop: bool) -> Clash | None:
         """What of the item was seen before; a patient may recur within a split, a picture should not."""
         for kind, value in self.keys(item):
             if (kind, value) not in self.first:
                 continue
             other_split, other = self.first[kind, value]
             if kind != "patient" or other_split != split:
-                return Clash(split, other_split, kind, item, other, dropped=split != "test")
+                return Clash(split, other_split, kind, item, other, dropped=drop and split != "test")
         return None
 
     def add(self, split: str, item: Item) -> None:
@@ -63,12 +65,20 @@ class _Seen:
             self.first.setdefault(key, (split, item))
 
 
-def clean(splits: Splits, hashes: Mapping[str, str]) -> tuple[Splits, list[Clash]]:
+def drops(choice: str) -> bool:
+    """Whether clashes are dropped, by DATASET.HYGIENE; ValueError for an unknown word."""
+    if choice not in CHOICES:
+        raise ValueError(f"DATASET.HYGIENE: {names.unknown('choice', choice, CHOICES)}")
+    return CHOICES[choice]
+
+
+def clean(splits: Splits, hashes: Mapping[str, str], drop: bool = True) -> tuple[Splits, list[Clash]]:
     """The splits without what stands in two of them, or twice in train or val.
 
     Args:
         splits: of the dataset.
         hashes: content hash of each path; a path without one is compared by path and patient alone.
+        drop: False: the clashes are found, and everything stays.
 
     Returns:
         The splits (test as it was), and every clash that was found.
@@ -79,7 +89,7 @@ def clean(splits: Splits, hashes: Mapping[str, str]) -> tuple[Splits, list[Clash
     for split in ORDER:
         kept[split] = []
         for item in by_name[split]:
-            if clash := seen.clash(split, item):
+            if clash := seen.clash(split, item, drop):
                 clashes.append(clash)
             if clash is None or not clash.dropped:
                 kept[split].append(item)
@@ -101,7 +111,8 @@ def summary(clashes: list[Clash]) -> list[str]:
 
 def _line(key: tuple[str, str, str], clashes: list[Clash]) -> str:
     split, other, kind = key
-    fate = "left out" if clashes[0].dropped else "kept (the test split is never changed)"
+    kept = "the test split is never changed" if split == "test" else "DATASET.HYGIENE is 'report'"
+    fate = "left out" if clashes[0].dropped else f"kept ({kept})"
     where = "again" if split == other else f"in {other} too"
     contradicting = sum(clash.item.label != clash.other.label for clash in clashes)
     note = f"; {contradicting} of them under another label" if contradicting and kind != "patient" else ""

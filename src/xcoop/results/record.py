@@ -165,7 +165,7 @@ def _describe(trainer: Any, labels: Ints, probabilities: Floats) -> dict[str, An
     origin = getattr(trainer, "origin", None) or Origin()
     return {
         "schema": SCHEMA,
-        "dataset": cfg.DATASET.NAME,
+        "dataset": getattr(dataset, "name", cfg.DATASET.NAME),
         "task": getattr(dataset, "task", cfg.DATASET.get("TASK", "")),
         "subsample": cfg.DATASET.get("SUBSAMPLE_CLASSES", "all"),
         "trainer": cfg.TRAINER.NAME,
