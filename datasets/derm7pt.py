@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 from xcoop.data.dataset import MedicalDataset
 from xcoop.data.folders import CaseBlindIndex
 from xcoop.data.items import DatasetError, Item, Splits
+from xcoop.data.tables import read_csv
 from xcoop.plugins import register_dataset
 
 if TYPE_CHECKING:
@@ -38,6 +38,16 @@ LABELS = {
     "mel-vs-rest": {NEV: 0, BCC: 0, SK: 0, MISC: 0, MEL: 1},
     "five-groups": {BCC: 0, NEV: 1, MEL: 2, MISC: 3, SK: 4},
 }
+
+CONCEPTS = (
+    "pigment_network",
+    "streaks",
+    "pigmentation",
+    "regression_structures",
+    "dots_and_globules",
+    "blue_whitish_veil",
+    "vascular_structures",
+)
 
 
 @dataclass(frozen=True)
@@ -89,6 +99,12 @@ class Derm7pt(MedicalDataset):
         chosen = {split: self._items(cases, paths, indexes) for split, indexes in rows.items()}
         return Splits.of(chosen["train"], chosen["val"], chosen["test"])
 
+    def concept_labels(self, folder: Path) -> dict[str, dict[str, str]]:
+        """The seven criteria of the checklist for every case, with the values of meta.csv."""
+        rows = read_csv(folder / META, CONCEPTS)
+        paths = find_images(folder, read_cases(folder / META))
+        return {path: concepts_of(row) for path, row in zip(paths, rows, strict=True)}
+
     def _items(self, cases: list[Case], paths: list[str], indexes: Iterable[int]) -> list[Item]:
         labels = LABELS[self.task]
         return [
@@ -96,6 +112,11 @@ class Derm7pt(MedicalDataset):
             for i in indexes
             if cases[i].group in labels
         ]
+
+
+def concepts_of(row: Mapping[str, str]) -> dict[str, str]:
+    """The criteria that a row of meta.csv states."""
+    return {name: row[name].strip().lower() for name in CONCEPTS if row[name].strip()}
 
 
 def group_of(diagnosis: str) -> str | None:
@@ -110,7 +131,7 @@ def read_cases(path: Path) -> list[Case]:
     Raises:
         DatasetError: a column is missing, or a diagnosis is unknown; all unknown ones are named.
     """
-    rows = _read_csv(path, ("diagnosis", "derm", "case_id"))
+    rows = read_csv(path, ("diagnosis", "derm", "case_id"))
     cases = [Case(row["diagnosis"], group_of(row["diagnosis"]) or "", row["derm"], row["case_id"]) for row in rows]
     if unknown := sorted({case.diagnosis for case in cases if not case.group}):
         raise DatasetError(
@@ -130,7 +151,7 @@ def read_indexes(path: Path, count: int) -> list[int]:
     """
     if not path.is_file():
         raise DatasetError(f"{path} is missing: it holds the rows of one split, in one column 'indexes'")
-    values = [row["indexes"].strip() for row in _read_csv(path, ("indexes",))]
+    values = [row["indexes"].strip() for row in read_csv(path, ("indexes",))]
     if bad := [value for value in values if not (value.isascii() and value.isdigit() and int(value) < count)]:
         raise DatasetError(f"{path}: {bad} are no row positions of meta.csv (0 to {count - 1})")
     return [int(value) for value in values]
@@ -150,17 +171,3 @@ def find_images(folder: Path, cases: list[Case]) -> list[str]:
     if lost := [case.image for case, path in zip(cases, found, strict=True) if path is None]:
         raise DatasetError(f"{images} lacks {len(lost)} of {len(cases)} images of meta.csv: {', '.join(lost)}")
     return [f"images/{path}" for path in found]
-
-
-def _read_csv(path: Path, columns: tuple[str, ...]) -> list[dict[str, str]]:
-    """The rows of a CSV file that has at least these columns; a short row has empty values."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restval="")
-            header = reader.fieldnames or []
-            rows = list(reader)
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DatasetError(f"{path} is no CSV text ({error})") from error
-    if lacking := [name for name in columns if name not in header]:
-        raise DatasetError(f"{path} lacks the columns {lacking}; it has {list(header)}")
-    return rows

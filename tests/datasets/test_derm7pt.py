@@ -11,7 +11,7 @@ from tree_tools import edit, load
 from trees_derm7pt import DIAGNOSES, derm7pt
 
 from xcoop.data.dataset import PHANTOM_MARK
-from xcoop.datasets.derm7pt import group_of
+from xcoop.datasets.derm7pt import CONCEPTS, group_of
 from xcoop.phantom.derm_layout import VERSION
 from xcoop.phantom.folders import atomic_folder
 
@@ -205,3 +205,32 @@ def test_a_marked_folder_counts_as_drawn(root: Path, caplog: pytest.LogCaptureFi
     (folder.parent / PHANTOM_MARK).write_text("{}")
     assert load("derm7pt", root).is_phantom
     assert "published" not in caplog.text
+
+
+def test_the_checklist_is_told_for_every_case(root: Path) -> None:
+    folder = derm7pt(root)
+    meta = folder / "meta/meta.csv"
+    header, *rows = meta.read_text().splitlines()
+    values = [",".join([" Typical ", "absent", "", "blue areas", "irregular", "present", "dotted"])] * len(rows)
+    lines = [f"{header},{','.join(CONCEPTS)}", *(f"{row},{own}" for row, own in zip(rows, values, strict=True))]
+    meta.write_text("\n".join(lines) + "\n")
+    dataset = load("derm7pt", root)
+    labels = dataset.concept_labels(Path(dataset.dataset_dir))
+    assert len(labels) == 42
+    assert labels["images/NEL/Nel001.jpg"] == {
+        "pigment_network": "typical",
+        "streaks": "absent",
+        "regression_structures": "blue areas",
+        "dots_and_globules": "irregular",
+        "blue_whitish_veil": "present",
+        "vascular_structures": "dotted",
+    }
+    assert {Path(item.impath).relative_to(folder).as_posix() for item in dataset.train_x} < set(labels)
+
+
+def test_the_phantom_tells_its_checklist_too(root: Path) -> None:
+    dataset = load("phantom", root, CASES=24)
+    labels = dataset.concept_labels(Path(dataset.dataset_dir))
+    assert len(labels) == 24
+    assert {frozenset(own) for own in labels.values()} == {frozenset(CONCEPTS)}
+    assert {own["blue_whitish_veil"] for own in labels.values()} == {"absent", "present"}

@@ -49,7 +49,7 @@ class About:
     Attributes:
         layout: the expected files, drawn as a tree.
         phantom: the command that makes a phantom in its place; empty if there is none.
-        counts: published number of images, by task, split and class.
+        counts: published number of images, by task, split (`all`: of the whole set) and class.
         files: what `xcoop data prepare` fetches, in order; none if nothing may be downloaded.
         request: what is to be done by hand; empty if nothing is.
         grouping: what is kept within one split, one of `GROUPINGS`.
@@ -132,7 +132,7 @@ def how_to_get(facts: About) -> str:
 def compare_counts(facts: About, task: str, splits: Splits) -> list[str]:
     """One line for each split whose numbers of images differ from the published ones."""
     published = facts.counts.get(task, {})
-    found = {split: per_class(items) for split, items in splits}
+    found = {split: per_class(items) for split, items in splits} | {"all": per_class(splits.all())}
     return [
         f"{split} has {_counts(found[split])}; published: {_counts(expected)}"
         for split, expected in published.items()

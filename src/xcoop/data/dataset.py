@@ -16,7 +16,7 @@ from xcoop.data import hygiene
 from xcoop.data.about import MissingDatasetError, about, compare_counts, missing
 from xcoop.data.folders import absolute
 from xcoop.data.items import DatasetError, Splits
-from xcoop.data.splits import carve, few_shot, record, subsample_classes
+from xcoop.data.splits import carve, few_shot, record, subsample_classes, three_way
 from xcoop.data.survey import refuse_unreadable, survey
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-CARVE_SEED = 0  # of the validation patients: the same for every run, so that seeds and shots are compared on one set
+CARVE_SEED = 0  # of validation and test patients: the same for every run, so that seeds and shots compare on one set
+TEST_SHARE = 0.3  # of a set without official splits; CoOp's own divisions hold 50, 20 and 30 %
 PHANTOM_MARK = "phantom.json"  # lies in, or just above, a folder of drawn pictures
 
 
@@ -68,7 +69,15 @@ class MedicalDataset(DatasetBase):
 
     @abstractmethod
     def read(self, folder: Path) -> Splits:
-        """The official splits for `self.task`. An empty val is carved from train."""
+        """The official splits for `self.task`. An empty val is carved from train; `Splits.undivided` is divided."""
+
+    def concept_labels(self, folder: Path) -> dict[str, dict[str, str]] | None:
+        """What the set itself says of each image: by path relative to `folder`, the value of each concept.
+
+        The values are those of the set, in lower case; `present` and `absent` for a concept that is there or not. A
+        concept on which the set is silent for an image is left out there. None: the set has no such labels.
+        """
+        return None
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -102,13 +111,23 @@ class MedicalDataset(DatasetBase):
         findings = survey(folder, [item.path for item in splits.all()])
         refuse_unreadable(folder, findings)
         hashes = {path: finding.sha256 for path, finding in findings.items()}
-        if not splits.val:
-            train, val = carve(splits.train, float(cfg.DATASET.VAL_PERCENT), CARVE_SEED, hashes)
-            splits = Splits.of(train, val, splits.test)
-            logger.info("%s: %d validation images carved from train, by patient", self.name, len(val))
+        splits = self._divide(splits, float(cfg.DATASET.VAL_PERCENT), hashes)
         splits, clashes = hygiene.clean(splits, hashes, hygiene.drops(cfg.DATASET.HYGIENE))
         hygiene.report(self.name, clashes)
         self._require_every_class(folder, splits)
+        return splits
+
+    def _divide(self, splits: Splits, val_share: float, hashes: Mapping[str, str]) -> Splits:
+        if not splits.divided:
+            splits = three_way(splits.train, CARVE_SEED, TEST_SHARE, val_share, hashes)
+            sizes = tuple(len(items) for _, items in splits)
+            logger.info(
+                "%s: no official splits; divided by patient into %d train, %d val and %d test", self.name, *sizes
+            )
+        elif not splits.val:
+            train, val = carve(splits.train, val_share, CARVE_SEED, hashes)
+            splits = Splits.of(train, val, splits.test)
+            logger.info("%s: %d validation images carved from train, by patient", self.name, len(val))
         return splits
 
     def _require_every_class(self, folder: Path, splits: Splits) -> None:
@@ -116,7 +135,7 @@ class MedicalDataset(DatasetBase):
         found = {item.classname for item in splits.train}
         if lacking := [name for name in self.class_names if name not in found]:
             raise DatasetError(f"{folder}: no training image of {', '.join(map(repr, lacking))}")
-        if not splits.test:
+        if splits.divided and not splits.test:
             raise DatasetError(f"{folder}: no test image")
 
     def _few_shot(self, cfg: CfgNode, folder: Path, full: Splits) -> Splits:

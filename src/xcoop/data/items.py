@@ -31,16 +31,26 @@ class Item:
 
 @dataclass(frozen=True)
 class Splits:
-    """Training, validation and test items, each sorted by path."""
+    """Training, validation and test items, each sorted by path.
+
+    Attributes:
+        divided: false for a set without official splits, whose items all stand in `train`.
+    """
 
     train: tuple[Item, ...]
     val: tuple[Item, ...]
     test: tuple[Item, ...]
+    divided: bool = True
 
     @classmethod
     def of(cls, train: Iterable[Item], val: Iterable[Item], test: Iterable[Item]) -> Splits:
         """The splits of items in any order: nothing later depends on how a folder was listed."""
         return cls(tuple(sorted(train)), tuple(sorted(val)), tuple(sorted(test)))
+
+    @classmethod
+    def undivided(cls, items: Iterable[Item]) -> Splits:
+        """A whole set that has no official splits, still to be divided."""
+        return cls(tuple(sorted(items)), (), (), divided=False)
 
     def __iter__(self) -> Iterator[tuple[str, tuple[Item, ...]]]:
         """Pairs of a split's name and its items."""

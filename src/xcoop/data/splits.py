@@ -1,4 +1,4 @@
-"""Which items are trained on: validation carved from train, few-shot subsets, base and new classes.
+"""Which items are trained on: whole sets divided, validation carved from train, few-shot subsets, base and new classes.
 
 Every choice ranks the items by a hash of what they are (dataset, seed, class, path) and takes the first ones. It
 depends on nothing else: not on how a folder was listed, nor on random calls made before, nor on the Python version.
@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import math
+import posixpath
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -27,6 +28,7 @@ logger = logging.getLogger(__name__)
 Thing = TypeVar("Thing")
 
 MAX_VAL_SHOTS = 4  # as in CoOp: a few-shot learner has no large validation set
+TOLERANCE = 1e-6  # images: 0.1 / 0.7 of 7 is one, whatever the rounding
 SUBSAMPLES = ("all", "base", "new")
 
 
@@ -89,19 +91,28 @@ def carve(
     """
     if not 0 < fraction < 1:
         raise ValueError(f"the share of the images carved for validation must lie between 0 and 1, not {fraction}")
-    strata: dict[tuple[int, ...], list[list[Item]]] = defaultdict(list)
-    for group in _inseparable(items, hashes):
-        strata[tuple(sorted({item.label for item in group}))].append(group)
-    val: list[Item] = []
-    for groups in strata.values():
-        wanted, taken = fraction * sum(map(len, groups)), 0
-        for group in _ranked(groups, f"carve|{seed}", lambda group: group[0].path)[: len(groups) - 1]:
-            if taken >= wanted:
-                break
-            val += group
-            taken += len(group)
-    chosen = set(val)
-    return [item for item in items if item not in chosen], val
+    return _part(items, fraction, f"carve|{seed}", hashes, lambda group: group[0].path)
+
+
+def three_way(items: Sequence[Item], seed: int, test: float, val: float, hashes: Mapping[str, str]) -> Splits:
+    """A set without official splits, divided by patient and stratified by class.
+
+    Items of one patient, or of one content, stay together. Each class gives whole patients to test, then to val,
+    until the shares are reached, and keeps at least one. Patients are ranked by their ids, and images without one by
+    their file names alone: the split is the same wherever the folders lie and in whatever format they hold the images.
+
+    Args:
+        items: all of the set, in any order.
+        seed: of the choice.
+        test: share of the images of each class, above 0.
+        val: the same; together they stay below 1.
+        hashes: content hash of each path (may be empty).
+    """
+    if not (test > 0 and val > 0 and test + val < 1):
+        raise ValueError(f"the shares of test ({test}) and val ({val}) must be above 0, and below 1 together")
+    rest, tested = _part(items, test, f"test|{seed}", hashes, _own_name)
+    train, validated = _part(rest, val / (1 - test), f"val|{seed}", hashes, _own_name)
+    return Splits.of(train, validated, tested)
 
 
 def record(splits: Splits, folder: Path, facts: Mapping[str, object], name: str) -> Path | None:
@@ -130,6 +141,33 @@ def record(splits: Splits, folder: Path, facts: Mapping[str, object], name: str)
             return path
     logger.warning("the few-shot subset %s could not be written below %s or %s", name, folder, cache_dir())
     return None
+
+
+def _part(
+    items: Sequence[Item],
+    fraction: float,
+    salt: str,
+    hashes: Mapping[str, str],
+    name: Callable[[list[Item]], str],
+) -> tuple[list[Item], list[Item]]:
+    """What stays and what is taken: of each class the first groups by the hash of their names."""
+    strata: dict[tuple[int, ...], list[list[Item]]] = defaultdict(list)
+    for group in sorted(_inseparable(items, hashes), key=lambda group: group[0].path):
+        strata[tuple(sorted({item.label for item in group}))].append(group)
+    taken: list[Item] = []
+    for groups in strata.values():
+        wanted = len(taken) + fraction * sum(map(len, groups)) - TOLERANCE
+        for group in _ranked(groups, salt, name)[: len(groups) - 1]:
+            if len(taken) >= wanted:
+                break
+            taken += group
+    chosen = set(taken)
+    return [item for item in items if item not in chosen], taken
+
+
+def _own_name(group: list[Item]) -> str:
+    """What names a group wherever it lies: its first patient, or file name without folders and suffix."""
+    return min(item.patient or posixpath.splitext(posixpath.basename(item.path))[0] for item in group)
 
 
 def _record_paths(folder: Path, name: str) -> list[Path]:
