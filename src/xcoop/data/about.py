@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from xcoop.data.facts import Reader
-from xcoop.data.items import Splits, per_class
+from xcoop.data.items import WHOLE, Splits, per_class
 from xcoop.plugins import plugin_path
 
 logger = logging.getLogger(__name__)
@@ -130,13 +130,17 @@ def how_to_get(facts: About) -> str:
 
 
 def compare_counts(facts: About, task: str, splits: Splits) -> list[str]:
-    """One line for each split whose numbers of images differ from the published ones."""
+    """One line for each split whose numbers of images differ from the published ones.
+
+    Of a set that is still undivided there is nothing to say of val and test.
+    """
     published = facts.counts.get(task, {})
-    found = {split: per_class(items) for split, items in splits} | {"all": per_class(splits.all())}
+    found = {split: per_class(items) for split, items in splits if items or splits.divided}
+    found[WHOLE] = per_class(splits.all())
     return [
         f"{split} has {_counts(found[split])}; published: {_counts(expected)}"
         for split, expected in published.items()
-        if found[split] != expected
+        if split in found and found[split] != expected
     ]
 
 

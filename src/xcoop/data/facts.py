@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, fields
 from typing import Any
 
-from xcoop.data.items import SPLITS
+from xcoop.data.items import SPLITS, WHOLE
 from xcoop.names import unknown
 
 MAX_SIZE = 1 << 50  # bytes
@@ -97,8 +97,8 @@ class Reader:
         for task, splits in self._mapping(self._tree[key], key).items():
             tasks[task] = {}
             for split, classes in self._mapping(splits, f"{key}.{task}").items():
-                if split not in SPLITS:
-                    raise ValueError(f"{self._where}: {key}.{task}: {unknown('split', split, SPLITS)}")
+                if split not in (*SPLITS, WHOLE):
+                    raise ValueError(f"{self._where}: {key}.{task}: {unknown('split', split, (*SPLITS, WHOLE))}")
                 tasks[task][split] = self._numbers(classes, f"{key}.{task}.{split}")
         return tasks
 

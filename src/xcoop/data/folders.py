@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import posixpath
 import shutil
 import time
 import unicodedata
@@ -98,6 +99,33 @@ class CaseBlindIndex:
         if len(found) > 1:
             raise DatasetError(f"{name!r} may be any of {found}: these files differ in case alone")
         return found[0] if found else None
+
+
+class StemIndex:
+    """Finds the pictures below a folder by their names alone, without folders and suffixes, whatever their case.
+
+    Of several files of one name (some archives hold a folder twice) the first by path is given.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._by_stem: dict[str, str] = {}
+        for path in list_images(folder, deep=True):
+            self._by_stem.setdefault(_stem(path), path)
+
+    def find(self, name: str) -> str | None:
+        """The path relative to the folder; None if there is none. A suffix of a picture may be given."""
+        name = name.strip()
+        return self._by_stem.get(_stem(name) if is_image_name(name) else _key(name))
+
+
+def name_some(names: list[str], limit: int = 20) -> str:
+    """The first names of a list for a message, and how many more there are."""
+    more = f", ... and {len(names) - limit} more" if len(names) > limit else ""
+    return ", ".join(names[:limit]) + more
+
+
+def _stem(path: str) -> str:
+    return _key(posixpath.splitext(posixpath.basename(path))[0])
 
 
 def _key(path: str) -> str:

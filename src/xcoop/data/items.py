@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 SPLITS = ("train", "val", "test")
+WHOLE = "all"  # of three splits: what is published of a set without official ones
 
 
 class DatasetError(ValueError):
