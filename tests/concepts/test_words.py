@@ -1,0 +1,101 @@
+"""Words that no picture shows are found in any form, and visible ones are let pass."""
+
+from __future__ import annotations
+
+import pytest
+
+from xcoop.concepts import load_bank
+from xcoop.concepts.bank import bank_names
+from xcoop.concepts.words import found_in, nonvisual, nonvisual_by_group, normal, vocabulary
+
+SKIN, SLIDE = "a dermoscopic photo of a {class}, {concepts}.", "a histopathological image of {class}, {concepts}."
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "groups"),
+    [
+        ("itchy plaque in the elderly", ["itchy", "elderly"], ["symptoms", "epidemiology"]),
+        ("treated with antibiotics", ["treated", "antibiotics"], ["treatment"] * 2),
+        ("shrinks under chemotherapy", ["chemotherapy"], ["treatment"]),
+        ("patch of a 60-year-old male smoker", ["year", "male", "smoker"], ["epidemiology"] * 3),
+        ("Risk-factors: age", ["risk", "age"], ["epidemiology"] * 2),
+        ("fever, cough and chest pain", ["fever", "cough", "pain"], ["symptoms"] * 3),
+        ("foul odour", ["foul", "odour"], ["symptoms"] * 2),
+        ("rapidly growing nodule", ["rapidly", "growing"], ["history"] * 2),
+        ("acute onset", ["acute", "onset"], ["history"] * 2),
+        ("elevated levels of serum creatinine", ["elevated levels", "serum", "creatinine"], ["laboratory"] * 3),
+        ("opacity due to viral infection", ["due to", "viral", "infection"], ["cause"] * 3),
+        ("life-threatening mass", ["life threatening"], ["prognosis"]),
+        ("poor prognosis and low survival", ["prognosis", "survival"], ["prognosis"] * 2),
+        ("impaired renal function", ["impaired", "function"], ["function"] * 2),
+        ("diagnosed by biopsy", ["diagnosed", "biopsy"], ["judgement", "laboratory"]),
+        ("Kellgren-Lawrence changes", ["kellgren"], ["judgement"]),
+    ],
+)
+def test_what_no_picture_shows(text: str, words: list[str], groups: list[str]) -> None:
+    assert nonvisual(text, SKIN) == words
+    assert [group.name for _, group in nonvisual_by_group(text, SKIN)] == groups
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "atypical pigment network", "image of large margins", "hard exudates", "large cup-to-disc ratio",
+        "surgical clips over the left lung", "bluish resection margin", "acute costophrenic angle", "air-fluid level",
+        "flattening at the level of the diaphragm", "painted pattern", "swollen folds", "confirmed border",
+        "soft tissue swelling", "exophytic growth", "surface keratin", "menisci", "trace effusion",
+        "acute angles", "dark peripheral rim", "hairpin vessels", "scar-like patch",
+    ],
+)  # fmt: skip
+def test_what_a_picture_shows(text: str) -> None:
+    assert nonvisual(text, SKIN) == []
+
+
+def test_cells_are_visible_on_a_slide_alone() -> None:
+    text = "hyperchromatic nuclei with prominent nucleoli"
+    assert nonvisual(text, SKIN) == ["hyperchromatic", "nucleoli"]
+    assert nonvisual(text, SLIDE) == []
+    assert nonvisual(text, "a microscopic image of a {class}, {concepts}.") == []
+    assert nonvisual(text) == [], "without a word on the kind of picture it is let pass"
+    assert nonvisual("itchy nucleoli", SLIDE) == ["itchy"]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Blue-grey globules", "blue gray globule"),
+        ("tumours", "Tumor"),
+        ("naevi", "nevus"),
+        ("metastases", "metastasis"),
+        ("bullae", "bulla"),
+        ("oedematous areas", "edematous area"),
+        ("localised opacities", "localized opacity"),
+        ("masses", "mass"),
+        ("caecum", "Cecum"),
+    ],
+)
+def test_spelling_and_number_do_not_count(one: str, other: str) -> None:
+    assert normal(one) == normal(other)
+
+
+def test_words_are_compared_whole() -> None:
+    assert normal("dots") != normal("dotted")
+    assert found_in("imaging of ages", [("age",)]) == ["ages"]
+    assert found_in("one two three", [("two",), ("two", "three")]) == ["two three"], "the longest of those that overlap"
+    assert found_in("a b a c", [("a",)], exempt=[("a", "b")]) == ["a"]
+
+
+def test_every_entry_is_found_in_itself() -> None:
+    """An entry that its own spelling does not match would never be found."""
+    for group in vocabulary().nonvisual:
+        for phrase in group.words:
+            text = " ".join(word.replace("*", "q") for word in phrase)
+            assert found_in(text, group.words), (group.name, phrase)
+        assert len(set(group.words)) == len(group.words), group.name
+
+
+@pytest.mark.parametrize("name", bank_names())
+def test_the_shipped_banks_are_visual(name: str) -> None:
+    bank = load_bank(name)
+    texts = {text for classname in bank.classes for text in bank.texts(classname)}
+    assert {text: words for text in texts if (words := nonvisual(text, bank.template))} == {}
