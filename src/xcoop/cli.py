@@ -6,10 +6,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from xcoop.commands import concepts as concepts_command
 from xcoop.commands import phantom as phantom_command
 from xcoop.commands import run, show, table
 from xcoop.commands.base import Parser, guarded
 from xcoop.version import __version__
+
+LATER = {"phantom": phantom_command, "concepts": concepts_command}  # have commands that parse their own arguments
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -19,8 +22,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         from xcoop.train import main as train
 
         return train(words[1:])
-    if words[:1] == ["phantom"] and words[1:2] and words[1] in phantom_command.LATER:
-        return guarded(lambda: phantom_command.hand_over(words[1], words[2:]))
+    group = LATER.get(words[0]) if words else None
+    if group and words[1:2] and words[1] in group.LATER:
+        return guarded(lambda: group.hand_over(words[1], words[2:]))
     arguments = _parse(words)
     return guarded(lambda: int(arguments.action(arguments)))
 
@@ -38,6 +42,7 @@ def parser() -> Parser:
     commands.add_parser("train", help="one run, with the flags of CoOp's train.py (see xcoop train --help)")
     table.add(commands)
     phantom_command.add(commands)
+    concepts_command.add(commands)
     show.add(commands)
     return top
 

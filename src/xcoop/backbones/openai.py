@@ -13,7 +13,7 @@ from xcoop.backbones.base import Backbone, ImageFeatures
 from xcoop.backbones.build import build_clip
 from xcoop.backbones.clip_import import import_clip
 from xcoop.backbones.download import fetch_openai
-from xcoop.backbones.registry import register_backbone
+from xcoop.backbones.registry import TextLimits, register_backbone
 from xcoop.backbones.weights import read_state_dict
 
 if TYPE_CHECKING:
@@ -22,7 +22,15 @@ if TYPE_CHECKING:
 NAMES = ("RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px")
 
 
-@register_backbone(*NAMES)
+def count_tokens(text: str) -> int:
+    """How many tokens CLIP's own tokenizer makes of a text, start and end included."""
+    return len(import_clip().clip._tokenizer.encode(text)) + 2
+
+
+TEXT = TextLimits(context_length=77, count_tokens=count_tokens)
+
+
+@register_backbone(*NAMES, text=TEXT)
 def load_openai(name: str, path: str) -> Backbone:
     """OpenAI's weights of that name, or those of a local file; a file's shapes decide the model, not the name."""
     path = path or str(fetch_openai(name))
@@ -85,7 +93,7 @@ class ClipBackbone(Backbone):
 
     def count_tokens(self, text: str) -> int:
         """How many tokens a text takes, start and end included."""
-        return len(self._tokenizer.encode(text)) + 2
+        return count_tokens(text)
 
     def decode(self, ids: Sequence[int] | Tensor) -> list[str]:
         """The text of each single token id, without the mark of a word's end."""

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from xcoop.backbones.base import Backbone
 from xcoop.backbones.build import build_clip
-from xcoop.backbones.openai import ClipBackbone
+from xcoop.backbones.openai import TEXT, ClipBackbone
 from xcoop.backbones.registry import register_backbone
 from xcoop.backbones.weights import read_state_dict
 
 
-@register_backbone("phantom")
+@register_backbone("phantom", text=TEXT)
 def load_phantom(name: str, path: str) -> Backbone:
     """The shipped weights, or those of a local file."""
     # Imported here: the phantom stands above the backbones, and only the form of its weights file is needed.

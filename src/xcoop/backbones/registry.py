@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from xcoop import names
@@ -17,12 +18,34 @@ Loader = Callable[[str, str], Backbone]
 AnyLoader = TypeVar("AnyLoader", bound=Loader)
 
 _loaders: dict[str, Loader] = {}
+_limits: dict[str, TextLimits | None] = {}
 
 
-def register_backbone(*offered: str) -> Callable[[AnyLoader], AnyLoader]:
+@dataclass(frozen=True)
+class TextLimits:
+    """How long a backbone's texts may be; known without its weights.
+
+    Attributes:
+        context_length: tokens that a text may have, start and end included.
+        count_tokens: how many a text has, start and end included.
+    """
+
+    context_length: int
+    count_tokens: Callable[[str], int]
+
+    def fit(self, text: str) -> bool:
+        """Whether the text tower takes a text whole."""
+        return self.count_tokens(text) <= self.context_length
+
+
+def register_backbone(*offered: str, text: TextLimits | None = None) -> Callable[[AnyLoader], AnyLoader]:
     """Offers the decorated function as the loader of these backbones.
 
     The function takes the name and `MODEL.BACKBONE.PATH` ("" if not set), and returns the backbone.
+
+    Args:
+        offered: the names.
+        text: how long their texts may be; None if that is known from the weights alone.
 
     Raises:
         KeyError: one of the names is taken by another function.
@@ -33,6 +56,7 @@ def register_backbone(*offered: str) -> Callable[[AnyLoader], AnyLoader]:
             if name in _loaders:
                 raise KeyError(f"backbone {name!r} is registered twice: by {_loaders[name]} and by {loader}")
         _loaders.update(dict.fromkeys(offered, loader))
+        _limits.update(dict.fromkeys(offered, text))
         return loader
 
     return register
@@ -42,6 +66,17 @@ def backbone_names() -> list[str]:
     """Every registered backbone, sorted."""
     _import_all()
     return sorted(_loaders)
+
+
+def text_limits(name: str) -> TextLimits | None:
+    """How long the texts of a backbone may be, without loading it; None if it does not say.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    if name not in backbone_names():
+        raise ValueError(names.unknown("backbone", name, _loaders))
+    return _limits[name]
 
 
 def load_backbone(cfg: CfgNode) -> Backbone:

@@ -1,0 +1,89 @@
+"""`xcoop concepts check`: the linter's findings on concept banks."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from xcoop.commands.base import FAILED, UserError, say
+from xcoop.concepts.bank import bank_names
+from xcoop.concepts.lint import SEVERITIES, Finding, Limit, Use, check
+
+ERROR = SEVERITIES[0]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `xcoop concepts check`."""
+    parser.add_argument("banks", nargs="*", metavar="BANK", help="names or YAML files (default: all of the package)")
+    parser.add_argument(
+        "--backbone", nargs="+", metavar="NAME", help="whose text contexts the sentences must fit (default: all)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    parser.epilog = "Exit code 1: there are errors. Warnings and notes alone end in 0."
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints the findings; 1 if there are errors."""
+    names = arguments.banks or bank_names()
+    limits = _limits(arguments.backbone)
+    findings = [finding for name in names for finding in check(name, limits, _uses(name))]
+    if arguments.json:
+        say(json.dumps([asdict(finding) for finding in findings], indent=1, ensure_ascii=False))
+    else:
+        say(*_report(findings, len(names)))
+    return FAILED if any(finding.severity == ERROR for finding in findings) else 0
+
+
+def _limits(asked: Sequence[str] | None) -> list[Limit]:
+    """The text contexts of these backbones, equal ones once."""
+    from xcoop.backbones import backbone_names, text_limits
+
+    groups: dict[object, list[str]] = {}
+    for name in asked or backbone_names():
+        try:
+            limits = text_limits(name)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        if limits is None and asked:
+            raise UserError(f"the context length of {name} is not known before its weights are loaded")
+        if limits is not None:
+            groups.setdefault(limits, []).append(name)
+    return [Limit(", ".join(names), limits.fit) for limits, names in groups.items()]  # type: ignore[attr-defined]
+
+
+def _uses(bank: str) -> list[Use]:
+    """The tasks of this package's datasets that take their concepts from a bank."""
+    from dassl.data.datasets import DATASET_REGISTRY
+
+    from xcoop.plugins import dataset_names
+
+    classes = {name: DATASET_REGISTRY.get(name) for name in dataset_names()}
+    return [
+        Use(name, task, tuple(own))
+        for name, dataset in classes.items()
+        if getattr(dataset, "concept_bank", None) == bank
+        for task, own in dataset.tasks.items()
+    ]
+
+
+def _report(findings: Sequence[Finding], banks: int) -> list[str]:
+    """A block a bank, then the sums."""
+    lines: list[str] = []
+    for bank in dict.fromkeys(finding.bank for finding in findings):
+        own = [finding for finding in findings if finding.bank == bank]
+        lines += [bank, *(f"  {_line(finding)}" for finding in own), ""]
+    counts = Counter(finding.severity for finding in findings)
+    sums = ", ".join(_counted(counts[severity], severity) for severity in SEVERITIES)
+    return [*lines, f"{_counted(banks, 'bank')}: {sums}"]
+
+
+def _line(finding: Finding) -> str:
+    place = ": ".join(part for part in (finding.classname, finding.concept) if part)
+    return f"{finding.severity:7}  {finding.rule:9}  {place + ': ' if place else ''}{finding.message}"
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}" + ("" if number == 1 else "s")

@@ -1,0 +1,229 @@
+"""The linter finds what is planted, at its place, and nothing in a bank that is sound."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from xcoop.backbones import backbone_names, load_backbone, text_limits
+from xcoop.cli import main
+from xcoop.concepts.bank import bank_names
+from xcoop.concepts.circular import names_class
+from xcoop.concepts.lint import Finding, Limit, Use, check
+from xcoop.config import get_cfg
+
+NEVUS = ["typical pigment network", "regular globules", "even colour", "comma vessels"]
+MELANOMA = ["atypical pigment network", "irregular streaks", "blue-whitish veil", "white scar-like areas"]
+
+
+def bank(folder: Path, melanoma: list[str] | None = None, **changes: Any) -> Path:
+    """A sound bank of two classes, with changes; `melanoma`: the concepts of the second class."""
+    classes = {"nevus": NEVUS, "melanoma": MELANOMA if melanoma is None else melanoma} | changes.pop("classes", {})
+    content = {
+        "name": "skin",
+        "version": "1",
+        "dataset": "Skin",
+        "template": "a dermoscopic photo of a {class}, {concepts}.",
+        "reviewed_by": ["A. Clinician"],
+        "sources": {"book": "A book of dermoscopy. 1999."},
+        "classes": {name: [{"concept": text, "source": "book"} for text in texts] for name, texts in classes.items()},
+    }
+    path = folder / "skin.yaml"
+    path.write_text(yaml.safe_dump(content | changes, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def planted(folder: Path, concept: str, **changes: Any) -> list[tuple[str, str, str, str]]:
+    """Severity, rule, class and concept of the findings on a bank with one more concept of melanoma."""
+    return places(check(bank(folder, [*MELANOMA, concept], **changes)))
+
+
+def places(findings: list[Finding]) -> list[tuple[str, str, str, str]]:
+    return [(finding.severity, finding.rule, finding.classname, finding.concept) for finding in findings]
+
+
+def short(length: int) -> Limit:
+    return Limit("tiny", lambda text: len(text) <= length)
+
+
+def test_a_sound_bank_has_no_findings(tmp_path: Path) -> None:
+    assert check(bank(tmp_path), [short(300)], [Use("Skin", "all", ("nevus", "melanoma"))]) == []
+
+
+@pytest.mark.parametrize(
+    ("concept", "severity", "rule"),
+    [
+        ("treated by excision", "error", "nonvisual"),
+        ("risk in the elderly", "error", "nonvisual"),
+        ("itching", "error", "nonvisual"),
+        ("atypical melanocytes", "error", "nonvisual"),
+        ("melanoma-like streaks", "error", "diagnosis"),
+        ("melanomatous island", "error", "diagnosis"),
+        ("naevus-like globules", "warning", "diagnosis"),
+        ("possible ulceration", "warning", "hedge"),
+        ("no symmetry", "note", "negation"),
+        ("absence of hairs", "note", "negation"),
+        ("Blue whitish veils", "warning", "spelling"),
+        ("even color", "warning", "spelling"),
+        ("ulceration.", "warning", "template"),
+    ],
+)
+def test_one_faulty_concept(tmp_path: Path, concept: str, severity: str, rule: str) -> None:
+    assert (severity, rule, "melanoma", concept) in planted(tmp_path, concept)
+
+
+def test_shared_concepts(tmp_path: Path) -> None:
+    texts = {"nevus": [*NEVUS, "dots"], "melanoma": [*MELANOMA, "dots"]}
+    assert places(check(bank(tmp_path, classes=texts))) == [("error", "shared", "", "dots")]
+    three = texts | {"keratosis": ["milia-like cysts", "fissures", "sharp border", "hairpin vessels"]}
+    path = bank(tmp_path, classes=three)
+    assert places(check(path)) == [("note", "shared", "", "dots")]
+    uses = [Use("Skin", "two", ("melanoma", "nevus")), Use("Skin", "three", tuple(three))]
+    findings = check(path, uses=uses)
+    assert places(findings) == [("error", "task", "", "dots"), ("note", "shared", "", "dots")]
+    assert "Skin, task two (melanoma, nevus)" in findings[0].message
+
+
+def test_a_task_whose_class_the_bank_lacks(tmp_path: Path) -> None:
+    findings = check(bank(tmp_path), uses=[Use("Skin", "all", ("nevus", "lentigo", "melanoma"))])
+    assert places(findings) == [("error", "task", "lentigo", "")]
+
+
+@pytest.mark.parametrize(("texts", "count"), [(MELANOMA[:3], 3), ([f"sign {n}" for n in "abcdefghijk"], 11)])
+def test_too_few_or_many(tmp_path: Path, texts: list[str], count: int) -> None:
+    findings = check(bank(tmp_path, texts))
+    assert places(findings) == [("warning", "number", "melanoma", "")]
+    assert findings[0].message.startswith(f"{count} concepts")
+
+
+def test_context_lengths(tmp_path: Path) -> None:
+    """By letters: all concepts of nevus take 102, of melanoma 121, half of them at most 79; each alone at most 60."""
+    path = bank(tmp_path)
+    assert check(path, [short(121)]) == []
+    assert places(check(path, [short(120)])) == [("note", "context", "melanoma", "")]
+    two = [("note", "context", "nevus", ""), ("note", "context", "melanoma", "")]
+    assert places(check(path, [short(60)])) == two
+    assert places(check(path, [short(59)])) == [
+        ("error", "context", "melanoma", "atypical pigment network"),
+        ("note", "context", "nevus", ""),
+    ]
+
+
+def test_sources_and_review(tmp_path: Path) -> None:
+    sources = {"book": "A book of dermoscopy, without a year.", "web": "A page on the web, 2001.", "x": "short"}
+    findings = check(bank(tmp_path, sources=sources, reviewed_by=[]))
+    assert [(finding.severity, finding.rule) for finding in findings] == [("warning", "source")] * 4 + [
+        ("note", "review")
+    ]
+    assert [finding.message.split("'")[1] for finding in findings[:4]] == ["book", "web", "x", "x"]
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("a photo of a {class}, {concepts}", "full stop"),
+        ("a photo of a {class} , {concepts}.", "blank"),
+        ("{class}: {concepts}.", "kind of picture"),
+        ("a photo of an {class}, {concepts}.", "an nevus"),
+    ],
+)
+def test_templates(tmp_path: Path, template: str, message: str) -> None:
+    findings = check(bank(tmp_path, template=template))
+    assert {finding.rule for finding in findings} == {"template"}
+    assert message in findings[0].message
+
+
+def test_a_broken_bank_is_a_finding_and_a_missing_one_an_error(tmp_path: Path) -> None:
+    findings = check(bank(tmp_path, melanoma=[]))
+    assert places(findings) == [("error", "schema", "", "")]
+    assert "class 'melanoma' has no concepts" in findings[0].message
+    with pytest.raises(FileNotFoundError, match="derm7pt"):
+        check("derm7p")
+
+
+@pytest.mark.parametrize(
+    ("text", "classname", "words"),
+    [
+        ("normal heart size", "normal", []),
+        ("abnormal contour", "normal", []),
+        ("benign look", "benign tumor", []),
+        ("tumor with angular margins", "benign tumor", []),
+        ("benign-looking tumours", "benign tumor", ["benign", "tumours"]),
+        ("tumor of the kidney", "kidney tumor", ["kidney", "tumor"]),
+        ("smooth kidney contour", "normal kidney", []),
+        ("near the liver", "liver", ["liver"]),
+        ("simple cysts", "cyst kidney", ["cysts"]),
+        ("glaucomatous cupping", "glaucoma", ["glaucomatous"]),
+        ("pneumonic infiltrate", "bacterial pneumonia", ["pneumonic"]),
+        ("nevi", "melanocytic nevus", ["nevi"]),
+        ("carcinoma nests", "basal cell carcinoma", ["carcinoma"]),
+        ("basal cells", "basal cell carcinoma", []),
+        ("severe narrowing", "severe", []),
+        ("blue ulcers", "ulcerative colitis", []),
+        ("ulceration", "ulcerative colitis", []),
+        ("arborizing vessels", "vascular lesion", []),
+    ],
+)
+def test_names_of_classes(text: str, classname: str, words: list[str]) -> None:
+    assert names_class(text, classname) == words
+
+
+@pytest.mark.parametrize("name", ["phantom"])
+def test_limits_are_those_of_the_loaded_backbone(name: str) -> None:
+    cfg = get_cfg()
+    cfg.MODEL.BACKBONE.NAME = name
+    backbone, limits = load_backbone(cfg), text_limits(name)
+    assert limits is not None
+    assert limits.context_length == backbone.context_length
+    text = "a dermoscopic photo of a melanoma, blue-whitish veil."
+    assert limits.count_tokens(text) == backbone.count_tokens(text) == len(backbone.tokenize(text)[0].nonzero())
+
+
+def test_every_backbone_states_its_limits() -> None:
+    assert {name for name in backbone_names() if text_limits(name) is None} == set()
+    with pytest.raises(ValueError, match="Did you mean 'ViT-B/16'"):
+        text_limits("ViT-B/17")
+
+
+class TestCommand:
+    def test_shipped_banks_have_no_errors(self, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["concepts", "check"]) == 0, capsys.readouterr().out
+        assert f"{len(bank_names())} banks: 0 errors" in capsys.readouterr().out
+
+    def test_errors_end_in_1_and_name_the_place(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        path = bank(tmp_path, [*MELANOMA, "painful nodule"])
+        assert main(["concepts", "check", str(path), "derm7pt", "--backbone", "ViT-B/16", "RN50"]) == 1
+        shown = capsys.readouterr().out
+        assert "error    nonvisual  melanoma: painful nodule: 'painful' is not visible (symptoms" in shown
+        assert "2 banks: 1 error, 0 warnings" in shown
+
+    def test_a_concept_longer_than_clips_context(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        path = bank(tmp_path, [*MELANOMA, "very " * 75 + "dark"])
+        assert main(["concepts", "check", str(path), "--backbone", "ViT-B/32"]) == 1
+        assert "too long for the text context of ViT-B/32 even alone" in capsys.readouterr().out
+
+    def test_json(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        path = bank(tmp_path, reviewed_by=[])
+        assert main(["concepts", "check", str(path), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out) == [
+            {
+                "severity": "note",
+                "rule": "review",
+                "bank": "skin",
+                "classname": "",
+                "concept": "",
+                "message": "reviewed by nobody so far",
+            }
+        ]
+
+    @pytest.mark.parametrize(
+        ("words", "message"),
+        [(["derm7p"], "Did you mean 'derm7pt'"), (["--backbone", "ViT-B/17"], "Did you mean 'ViT-B/16'")],
+    )
+    def test_unknown_names(self, words: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["concepts", "check", *words]) == 2
+        assert message in capsys.readouterr().err
