@@ -46,3 +46,10 @@ def load_dataset_bank(cfg: Any, dataset: Any) -> ConceptBank:
             f"dataset {cfg.DATASET.NAME} names no concept bank; set DATASET.CONCEPT_BANK to a name or file"
         )
     return load_bank(name)
+
+
+def state_bank(bank: ConceptBank) -> None:
+    """Says in the log which concepts a run goes by, and which clinicians have read them."""
+    counts = " + ".join(str(len(concepts)) for concepts in bank.classes.values())
+    readers = ", ".join(bank.reviewed_by) or "nobody so far"
+    logger.info("concept bank %s %s: %s concepts, reviewed by %s", bank.name, bank.version, counts, readers)

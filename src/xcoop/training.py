@@ -20,7 +20,7 @@ from dassl.utils import set_random_seed
 from torch import Tensor
 
 from xcoop.backbones import Backbone, ImageFeatures, load_backbone
-from xcoop.checks import check_input, load_dataset_bank, with_workers_that_exist
+from xcoop.checks import check_input, load_dataset_bank, state_bank, with_workers_that_exist
 from xcoop.concepts import ConceptBank
 from xcoop.features import FeatureLoader, FeatureStore
 from xcoop.model import REPORTED, PromptModel
@@ -112,6 +112,7 @@ class PromptTrainer(Resumable, TrainerX):
         classnames = list(dataset.classnames)
         if self.uses_bank():
             self.bank = load_dataset_bank(cfg, dataset).for_classes(classnames)
+            state_bank(self.bank)
         self._seed()
         self.model = self.build_method(backbone, classnames, self.bank).to(self.device)
         if cfg.MODEL.INIT_WEIGHTS:

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import yaml
 
-from xcoop.backbones import backbone_names, load_backbone, text_limits
+from xcoop.backbones import backbone_names, text_limits
+from xcoop.backbones.openai import ClipBackbone
 from xcoop.cli import main
 from xcoop.concepts.bank import bank_names
 from xcoop.concepts.circular import names_class
 from xcoop.concepts.lint import Finding, Limit, Use, check
-from xcoop.config import get_cfg
+from xcoop.phantom.weights import load_state_dict, pretrained_path
 
 NEVUS = ["typical pigment network", "regular globules", "even colour", "comma vessels"]
 MELANOMA = ["atypical pigment network", "irregular streaks", "blue-whitish veil", "white scar-like areas"]
@@ -166,21 +167,20 @@ def test_a_broken_bank_is_a_finding_and_a_missing_one_an_error(tmp_path: Path) -
         ("blue ulcers", "ulcerative colitis", []),
         ("ulceration", "ulcerative colitis", []),
         ("arborizing vessels", "vascular lesion", []),
+        ("scar-like patch", "benign keratosis-like lesions", []),
+        ("keratotic plug", "benign keratosis-like lesions", []),
     ],
 )
 def test_names_of_classes(text: str, classname: str, words: list[str]) -> None:
     assert names_class(text, classname) == words
 
 
-@pytest.mark.parametrize("name", ["phantom"])
-def test_limits_are_those_of_the_loaded_backbone(name: str) -> None:
-    cfg = get_cfg()
-    cfg.MODEL.BACKBONE.NAME = name
-    backbone, limits = load_backbone(cfg), text_limits(name)
-    assert limits is not None
-    assert limits.context_length == backbone.context_length
+def test_limits_are_those_of_the_towers(tiny_backbone: ClipBackbone) -> None:
     text = "a dermoscopic photo of a melanoma, blue-whitish veil."
-    assert limits.count_tokens(text) == backbone.count_tokens(text) == len(backbone.tokenize(text)[0].nonzero())
+    limits = text_limits("ViT-B/16")
+    assert limits is not None
+    assert limits.count_tokens(text) == len(tiny_backbone.tokenize(text)[0].nonzero())
+    assert len(load_state_dict(pretrained_path())["positional_embedding"]) == text_limits("phantom").context_length
 
 
 def test_every_backbone_states_its_limits() -> None:
