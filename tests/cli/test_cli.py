@@ -30,7 +30,7 @@ def exit_code(*words: str) -> int:
     [
         [], ["run"], ["train"], ["table"], ["list"], ["path"], ["version"], ["phantom"],
         ["phantom", "derm7pt"], ["phantom", "pneumonia"], ["phantom", "pretrain"], ["phantom", "probe"],
-        ["concepts"], ["concepts", "check"],
+        ["concepts"], ["concepts", "check"], ["concepts", "mine"],
     ],
 )  # fmt: skip
 def test_help_of_every_command(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ import tiny_run
 def lines(trainer: str, data: Path, weights: Path, out: Path, caplog: pytest.LogCaptureFixture) -> list[str]:
     caplog.clear()
     with caplog.at_level(logging.INFO):
-        tiny_run.trained(tiny_run.config(trainer, data, weights, out, "OPTIM.MAX_EPOCH", 1))
+        tiny_run.build(tiny_run.config(trainer, data, weights, out, "OPTIM.MAX_EPOCH", 1))
     return [record.getMessage() for record in caplog.records if "concept bank" in record.getMessage()]
 
 

@@ -12,6 +12,7 @@ from xcoop.commands.base import Parser
 # they are called, since they need torch.
 LATER = {
     "check": ("xcoop.commands.concepts_check", "find what is wrong with concept banks"),
+    "mine": ("xcoop.commands.concepts_mine", "make a concept bank from the concept labels of training images"),
 }
 
 
@@ -33,4 +34,4 @@ def hand_over(name: str, words: Sequence[str]) -> int:
     command = importlib.import_module(module)
     parser = Parser(prog=f"xcoop concepts {name}", description=f"{what[0].upper()}{what[1:]}.")
     command.add_arguments(parser)
-    return int(command.run(parser.parse_args(words)) or 0)
+    return int(command.run(parser.parse_intermixed_args(words)) or 0)
