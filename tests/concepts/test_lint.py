@@ -89,6 +89,12 @@ def test_shared_concepts(tmp_path: Path) -> None:
     assert "Skin, task two (melanoma, nevus)" in findings[0].message
 
 
+def test_classes_that_nothing_tells_apart(tmp_path: Path) -> None:
+    classes = {"keratosis": ["milia-like cysts", "fissures", "dots", "crypts"]}
+    findings = check(bank(tmp_path, classes=classes | {"wart": ["Dots", *classes["keratosis"][:2], "crypt"]}))
+    assert [place[:3] for place in places(findings) if place[0] == "error"] == [("error", "alike", "wart")]
+
+
 def test_a_task_whose_class_the_bank_lacks(tmp_path: Path) -> None:
     findings = check(bank(tmp_path), uses=[Use("Skin", "all", ("nevus", "lentigo", "melanoma"))])
     assert places(findings) == [("error", "task", "lentigo", "")]

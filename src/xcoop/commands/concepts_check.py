@@ -8,9 +8,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 
+import yaml
+
 from xcoop.commands.base import FAILED, UserError, say
 from xcoop.concepts.bank import bank_names
 from xcoop.concepts.lint import SEVERITIES, Finding, Limit, Use, check
+from xcoop.plugins import plugin_path
 
 ERROR = SEVERITIES[0]
 
@@ -55,18 +58,25 @@ def _limits(asked: Sequence[str] | None) -> list[Limit]:
 
 
 def _uses(bank: str) -> list[Use]:
-    """The tasks of this package's datasets that take their concepts from a bank."""
+    """The tasks of this package's datasets that take their concepts from a bank, by their config files."""
+    from xcoop.commands.settings import config_names
+
+    return [use for name in config_names("datasets") for use in _uses_of(name, bank)]
+
+
+def _uses_of(name: str, bank: str) -> list[Use]:
+    """Those of one dataset: a set of a family states its classes in its file, another one in its reader."""
     from dassl.data.datasets import DATASET_REGISTRY
 
     from xcoop.plugins import dataset_names
 
-    classes = {name: DATASET_REGISTRY.get(name) for name in dataset_names()}
-    return [
-        Use(name, task, tuple(own))
-        for name, dataset in classes.items()
-        if getattr(dataset, "concept_bank", None) == bank
-        for task, own in dataset.tasks.items()
-    ]
+    stated = yaml.safe_load(plugin_path("configs", "datasets", f"{name}.yaml").read_text(encoding="utf-8"))["DATASET"]
+    if stated.get("CLASSES"):
+        return [Use(name, "all", tuple(map(str, stated["CLASSES"])))] if name == bank else []
+    reader = DATASET_REGISTRY.get(stated["NAME"]) if stated["NAME"] in dataset_names() else None
+    if (stated.get("CONCEPT_BANK") or getattr(reader, "concept_bank", "")) != bank:
+        return []
+    return [Use(name, task, tuple(classes)) for task, classes in getattr(reader, "tasks", {}).items()]
 
 
 def _report(findings: Sequence[Finding], banks: int) -> list[str]:

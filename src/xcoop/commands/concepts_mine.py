@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -180,7 +181,10 @@ def _table(found: Sequence[Association], chosen: dict[str, list[Association]], w
 
 
 def _head(remark: str) -> str:
-    return (
-        f"{remark}\nBeside each concept: images that show it, in the class and in the rest; log-odds and interval.\n"
-        "No clinician has reviewed it."
+    return "\n".join(
+        [
+            *textwrap.wrap(remark, 110),
+            "Beside each concept: images that show it, in the class and in the rest; log-odds and interval.",
+            "No clinician has reviewed it.",
+        ]
     )

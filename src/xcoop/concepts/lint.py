@@ -98,6 +98,14 @@ def _shared(bank: ConceptBank) -> Iterator[Fault]:
             yield Fault(NOTE, f"stands in several classes: {', '.join(owners)}", concept=text)
 
 
+def _alike(bank: ConceptBank) -> Iterator[Fault]:
+    first: dict[frozenset[Phrase], str] = {}
+    for classname in bank.classes:
+        other = first.setdefault(frozenset(map(normal, bank.texts(classname))), classname)
+        if other != classname:
+            yield Fault(ERROR, f"has the very concepts of {other!r}: nothing tells the two apart", classname)
+
+
 def _owners(bank: ConceptBank) -> dict[str, list[str]]:
     """Per concept (as first written) the classes that have it."""
     spelt: dict[Phrase, str] = {}
@@ -136,6 +144,7 @@ def _context(bank: ConceptBank, limits: Iterable[Limit]) -> Iterator[Fault]:
 RULES: dict[str, Rule] = {
     "number": _number,
     "shared": _shared,
+    "alike": _alike,
     "nonvisual": lint_words.nonvisual_words,
     "diagnosis": lint_words.diagnoses,
     "hedge": lint_words.hedges,
