@@ -19,8 +19,10 @@ from xcoop.alignment import unit
 from xcoop.backbones import Backbone, ImageFeatures
 from xcoop.concepts import ConceptBank
 from xcoop.concepts.features import clinical_features
+from xcoop.concepts.knowledge import KNOWLEDGE, question, words_around_class
 from xcoop.concepts.shares import shares
 from xcoop.model import PromptModel, accuracy
+from xcoop.names import unknown
 from xcoop.plugins import register_trainer
 from xcoop.prompts import PromptLearner, context_from_words, start_context
 from xcoop.released import ReleasedModel
@@ -34,6 +36,7 @@ START_NOISE = 0.02  # tells prompts with equal words apart; the spread of CLIP's
 DEFAULTS = CfgNode(
     {
         "VARIANT": "aligned",  # the method as meant; or `released`: the numbers of the released code
+        "KNOWLEDGE": "bank",  # bank; or a control: shuffled (other classes' concepts), random (unrelated ones), none
         "PREC": "amp",  # fp32, amp, fp16, bf16
         "N_PROMPTS": 2,  # K, prompts a class
         "N_CTX": 8,  # n, context tokens a prompt
@@ -65,9 +68,10 @@ class AlignedModel(PromptModel):
         self.prompt_learner = PromptLearner(backbone, classnames, context, settings.CLASS_TOKEN_POSITION)
         clinical = [clinical_features(backbone, share) for share in shares(bank, settings.N_PROMPTS)]
         self.register_buffer("clinical", torch.stack(clinical), persistent=False)  # (K, C, D), unit
-        self.concepts = nn.ParameterList(  # per class (m_c, W)
+        self.concepts = nn.ParameterList(  # per class (m_c, W); none at all without concepts
             nn.Parameter(torch.cat([context_from_words(backbone, text) for text in bank.texts(name)]), False)
             for name in classnames
+            if bank.classes[name]
         )
         if settings.TUNE_NORMS:
             self.image_tower_frozen = False
@@ -109,7 +113,7 @@ class AlignedModel(PromptModel):
             losses["prompt"] = weights.PROMPT_WEIGHT * alignment.prompt_contrast(soft, sentence, self.scale)
         if weights.TETHER_WEIGHT:
             losses["tether"] = weights.TETHER_WEIGHT * alignment.prompt_distance(soft, self.clinical)
-        if weights.TOKEN_WEIGHT:
+        if weights.TOKEN_WEIGHT and len(self.concepts):
             contrast = alignment.token_contrast(self.prompt_learner.ctx, list(self.concepts), weights.TOKEN_TEMPERATURE)
             losses["token"] = weights.TOKEN_WEIGHT * contrast
         return losses
@@ -124,11 +128,15 @@ class AlignedModel(PromptModel):
 
 
 def starting_context(backbone: Backbone, bank: ConceptBank, settings: CfgNode) -> Tensor:
-    """Where the K prompts of each class start, (K, C, n, W); no two of a class are equal."""
+    """Where the K prompts of each class start, (K, C, n, W); no two of a class are equal.
+
+    Without concepts, `CTX_INIT concepts` starts from the words round the class name, cut or repeated to n tokens, too.
+    """
     K, C = settings.N_PROMPTS, len(bank.classes)
+    plain = words_around_class(bank.template)  # for banks without concepts
     if settings.CTX_INIT == "concepts":
         rows = [
-            _filled(context_from_words(backbone, ", ".join(share.texts(name))), settings.N_CTX)
+            _filled(context_from_words(backbone, ", ".join(share.texts(name)) or plain), settings.N_CTX)
             for share in shares(bank, K)
             for name in bank.classes
         ]
@@ -160,6 +168,8 @@ class XCoOp(PromptTrainer):
         for key, known in (("VARIANT", VARIANTS), ("LOCAL_POOL", alignment.POOLINGS)):
             if settings[key] not in known:
                 raise ValueError(f"TRAINER.XCOOP.{key} is {settings[key]!r}; known: {', '.join(known)}")
+        if settings.KNOWLEDGE not in KNOWLEDGE:
+            raise ValueError(unknown("TRAINER.XCOOP.KNOWLEDGE", settings.KNOWLEDGE, KNOWLEDGE))
         if settings.N_PROMPTS < 1 or settings.N_CTX < 1:
             raise ValueError("TRAINER.XCOOP.N_PROMPTS and N_CTX must be at least 1")
         if not 0 <= settings.CLINICAL_WEIGHT <= 1:
@@ -172,8 +182,9 @@ class XCoOp(PromptTrainer):
         return True
 
     def build_method(self, backbone: Backbone, classnames: list[str], bank: ConceptBank | None) -> PromptModel:
-        """The model of the chosen variant."""
+        """The model of the chosen variant, tied to the bank or to what KNOWLEDGE puts in its place."""
         if bank is None:
             raise ValueError("XCoOp needs a concept bank")
+        bank = self.bank = question(bank, self.settings.KNOWLEDGE, self.cfg.SEED)
         make = AlignedModel if self.settings.VARIANT == "aligned" else ReleasedModel
         return make(backbone, classnames, bank, self.settings)

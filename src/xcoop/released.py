@@ -143,6 +143,7 @@ class ReleasedModel(PromptModel):
     def __init__(self, backbone: Backbone, classnames: list[str], bank: ConceptBank, settings: Any) -> None:
         super().__init__(backbone, classnames)
         self.settings = settings
+        self.token_weight = settings.TOKEN_WEIGHT if any(bank.classes.values()) else 0.0  # no concepts, no such term
         words = "a photo of a" if settings.CTX_INIT == "concepts" else settings.CTX_INIT
         context = start_context(backbone, words, settings.N_CTX)  # (n, W)
         context = context.expand(len(classnames), -1, -1)  # class-specific, (C, n, W)
@@ -188,7 +189,7 @@ class ReleasedModel(PromptModel):
         return {
             "ce": F.cross_entropy(scores, labels),
             "prompt": weights.PROMPT_WEIGHT * prompt,
-            "token": weights.TOKEN_WEIGHT * token,
+            "token": self.token_weight * token,
             "acc": accuracy(scores, labels),
         }
 

@@ -51,8 +51,9 @@ class ConceptBank:
     """The concepts of some classes, with where they come from.
 
     Attributes:
-        classes: per class name its concepts, in the order of the file (or of `for_classes`).
-        template: a sentence with `{class}` and `{concepts}`.
+        classes: per class name its concepts, in the order of the file (or of `for_classes`). A file has at least one a
+            class; `knowledge.question` makes banks without any.
+        template: a sentence with `{class}` and `{concepts}` (the latter only where there are concepts).
         sha256: of the file's content: what a result records.
     """
 

@@ -16,20 +16,21 @@ def clinical_sentences(bank: ConceptBank, classname: str, fits: Callable[[str], 
         fits: whether the text tower takes a sentence whole.
 
     Returns:
-        The sentences; every concept stands in exactly one, in the bank's order.
+        The sentences; every concept stands in exactly one, in the bank's order. Without concepts it is the template
+        with the class name, alone.
 
     Raises:
-        ValueError: a concept does not fit even alone; the message names it.
+        ValueError: a concept, or a class without any, does not fit even alone; the message names it.
     """
     concepts = bank.texts(classname)
-    for parts in range(1, len(concepts) + 1):
+    for parts in range(1, max(1, len(concepts)) + 1):
         sentences = [fill(bank.template, classname, chunk) for chunk in _share(concepts, parts)]
         if all(fits(sentence) for sentence in sentences):
             return sentences
-    too_long = next(text for text in concepts if not fits(fill(bank.template, classname, [text])))
+    too_long = next((text for text in concepts if not fits(fill(bank.template, classname, [text]))), None)
+    what = f"the concept {too_long!r} alone" if too_long else "its name"
     raise ValueError(
-        f"{bank.path}: class {classname!r}: the concept {too_long!r} alone is longer than the text context of this "
-        "backbone; word it shorter"
+        f"{bank.path}: class {classname!r}: {what} is longer than the text context of this backbone; word it shorter"
     )
 
 

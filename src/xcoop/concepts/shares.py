@@ -11,7 +11,7 @@ from xcoop.concepts.bank import Concept, ConceptBank
 def shares(bank: ConceptBank, prompts: int) -> list[ConceptBank]:
     """One bank a prompt: prompt k of a class speaks of every K-th of its concepts, from the k-th on.
 
-    A class with fewer concepts than prompts starts again from its first one.
+    A class with fewer concepts than prompts starts again from its first one; one without any stays so.
 
     Args:
         bank: of the dataset's classes.
@@ -27,4 +27,4 @@ def shares(bank: ConceptBank, prompts: int) -> list[ConceptBank]:
 
 
 def _share(concepts: Sequence[Concept], k: int, prompts: int) -> tuple[Concept, ...]:
-    return tuple(concepts[k::prompts]) or (concepts[k % len(concepts)],)
+    return tuple(concepts[k::prompts] or concepts[k % max(1, len(concepts)) :][:1])

@@ -1,0 +1,106 @@
+"""Knowledge put in question: a bank turned into one that knows wrong things, unrelated ones, or nothing.
+
+If a method does as well with any of these as with the bank itself, it does not use what the bank knows.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from functools import cache
+from importlib import resources
+from itertools import product
+
+import yaml
+
+from xcoop.concepts.bank import Concept, ConceptBank
+from xcoop.names import unknown
+
+KNOWLEDGE = ("bank", "shuffled", "random", "none")
+UNRELATED = "unrelated"  # the source of unrelated concepts
+PLAIN = "a photo of a {class}."
+JOINED = re.compile(r"[\s,;:]*(?:\b(?:with|showing|and)\b)?\s*\{concepts\}")  # the concepts, and what ties them on
+
+
+def question(bank: ConceptBank, knowledge: str, seed: int) -> ConceptBank:
+    """The bank that one of the controls puts in the place of `bank`.
+
+    Args:
+        bank: of the dataset's classes, in label order (`ConceptBank.for_classes`).
+        knowledge: `bank` as it is; `shuffled`: every class has the concepts of another one; `random`: unrelated
+            concepts, as many as the class had, no two alike; `none`: no concepts, and a template without them.
+        seed: of what is drawn; same bank and seed, same result.
+
+    Raises:
+        ValueError: an unknown kind of knowledge, one class alone to shuffle, or more concepts than there are
+            unrelated ones.
+    """
+    if knowledge not in KNOWLEDGE:
+        raise ValueError(unknown("TRAINER.XCOOP.KNOWLEDGE", knowledge, KNOWLEDGE))
+    if knowledge == "shuffled":
+        return _shuffled(bank, random.Random(f"{seed}|shuffled"))
+    if knowledge == "random":
+        return _random(bank, random.Random(f"{seed}|random"))
+    return _none(bank) if knowledge == "none" else bank
+
+
+def plain_template(template: str) -> str:
+    """A bank's template without its concepts: `a {class} scan with {concepts}.` is `a {class} scan.`, say.
+
+    Where the concepts come before the class, no rest of the sentence is sure to make sense; then it is CoOp's.
+    """
+    before, concepts, after = template.partition("{concepts}")
+    return JOINED.sub("", before + concepts) + after if "{class}" in before else PLAIN
+
+
+def words_around_class(template: str) -> str:
+    """What a plain template says beside the class name: `a photo of a {class}.` gives `a photo of a`."""
+    return " ".join(template.replace("{class}", " ").split()).strip(" .,") or words_around_class(PLAIN)
+
+
+def _shuffled(bank: ConceptBank, rng: random.Random) -> ConceptBank:
+    """The classes in a random circle; each has the concepts of the next."""
+    circle = list(bank.classes)
+    if len(circle) < 2:
+        raise ValueError(f"{bank.path}: KNOWLEDGE shuffled needs two classes to exchange concepts, not {circle}")
+    rng.shuffle(circle)
+    given = dict(zip(circle, circle[1:] + circle[:1], strict=True))
+    return replace(bank, classes={name: bank.classes[given[name]] for name in bank.classes})
+
+
+def _random(bank: ConceptBank, rng: random.Random) -> ConceptBank:
+    counts = {name: len(concepts) for name, concepts in bank.classes.items()}
+    phrases = unrelated_to(bank)
+    if sum(counts.values()) > len(phrases):
+        raise ValueError(
+            f"{bank.path}: KNOWLEDGE random needs {sum(counts.values())} unrelated concepts; there are {len(phrases)}"
+        )
+    drawn = iter(rng.sample(phrases, sum(counts.values())))
+    classes = {name: tuple(Concept(next(drawn), UNRELATED) for _ in range(n)) for name, n in counts.items()}
+    return replace(bank, classes=classes, sources={UNRELATED: "Drawn at random; has nothing to do with the class."})
+
+
+def _none(bank: ConceptBank) -> ConceptBank:
+    return replace(bank, classes=dict.fromkeys(bank.classes, ()), template=plain_template(bank.template), sources={})
+
+
+def unrelated_to(bank: ConceptBank) -> list[str]:
+    """The unrelated phrases that share no word with the bank's classes or concepts, in a fixed order."""
+    taken = _words([*bank.classes, *(text for name in bank.classes for text in bank.texts(name))])
+    lists = _lists()
+    phrases = [f"{make} {thing}" for make, thing in product(lists["makes"], lists["things"])]
+    return [phrase for phrase in phrases if taken.isdisjoint(_words([phrase]))]
+
+
+@cache
+def _lists() -> Mapping[str, list[str]]:
+    lists: Mapping[str, list[str]] = yaml.safe_load(
+        resources.files("xcoop.concepts").joinpath("unrelated.yaml").read_text(encoding="utf-8")
+    )
+    return lists
+
+
+def _words(texts: Iterable[str]) -> set[str]:
+    return {word for text in texts for word in re.findall(r"[^\W_]+", text.lower())}

@@ -1,0 +1,87 @@
+"""XCoOp under each kind of knowledge: it trains, and all that it ties prompts to is the knowledge in question."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import tiny_run
+import torch
+from conftest import ConfigMaker
+
+from xcoop.concepts.features import clinical_features
+from xcoop.concepts.knowledge import KNOWLEDGE
+from xcoop.concepts.shares import shares
+from xcoop.plans import make_plans
+from xcoop.prompts import context_from_words
+from xcoop.results.identity import config_hash
+from xcoop.results.table import parse_folder
+
+KEY = "TRAINER.XCOOP.KNOWLEDGE"
+CONTROLS = [kind for kind in KNOWLEDGE if kind != "bank"]
+
+
+@pytest.mark.parametrize("knowledge", CONTROLS)
+def test_each_control_trains_and_is_recorded(knowledge: str, make_cfg: ConfigMaker) -> None:
+    trainer = tiny_run.trained(make_cfg("XCoOp", KEY, knowledge))
+    bank = tiny_run.build(make_cfg("XCoOp", output="bank"))
+    assert trainer.model.prompt_learner.ctx.shape == bank.model.prompt_learner.ctx.shape  # as many numbers to train
+    record = json.loads(Path(trainer.output_dir, "results.json").read_text())
+    assert record["config_hash"] == config_hash(trainer.cfg) != config_hash(bank.cfg)
+    assert record["bank"]["sha256"] == bank.bank.sha256
+
+
+def test_swapped_concepts_reach_every_part_of_the_model(make_cfg: ConfigMaker) -> None:
+    pairs = ("TRAINER.XCOOP.N_PROMPTS", 1, "TRAINER.XCOOP.CLINICAL_WEIGHT", 1.0)
+    own = tiny_run.build(make_cfg("XCoOp", *pairs)).model
+    swapped = tiny_run.build(make_cfg("XCoOp", *pairs, KEY, "shuffled"))
+    model, words = swapped.model, "high brightness, white glow"
+    start = context_from_words(model.backbone, words)
+    assert torch.equal(model.prompt_learner.ctx[0, 0, : len(start)], start[:8])
+    assert torch.equal(model.concepts[0], own.concepts[1])
+    sentence = "a photo of a dark_spot, high brightness, white glow."
+    want = torch.nn.functional.normalize(model.backbone.encode_text([sentence]), dim=-1)[0]
+    for features in (model.clinical[0, 0], model.text_features()[0, 0]):
+        torch.testing.assert_close(features, want)
+    assert swapped.bank.texts("dark_spot") == ["high brightness", "white glow"]  # what explanations will speak of
+
+
+def test_unrelated_concepts_differ_with_the_seed(make_cfg: ConfigMaker) -> None:
+    one, two = (tiny_run.build(make_cfg("XCoOp", KEY, "random", "SEED", seed)) for seed in (1, 2))
+    assert [len(one.bank.texts(name)) for name in tiny_run.NAMES] == [2, 2]
+    assert one.bank.classes != two.bank.classes
+    for k, share in enumerate(shares(one.bank, 2)):
+        torch.testing.assert_close(one.model.clinical[k], clinical_features(one.backbone, share))
+
+
+@pytest.mark.parametrize("variant", ["aligned", "released"])
+def test_without_concepts_there_is_no_token_term(variant: str, make_cfg: ConfigMaker) -> None:
+    pairs = ("TRAINER.XCOOP.VARIANT", variant, "TRAINER.XCOOP.TOKEN_WEIGHT", 5.0)
+    found = {}
+    for knowledge in ("bank", "none"):
+        trainer = tiny_run.build(make_cfg("XCoOp", *pairs, KEY, knowledge, output=f"{variant}-{knowledge}"))
+        features, labels = trainer.parse_batch_train(next(iter(trainer.train_loader_x)))
+        found[knowledge] = trainer.model.losses(features, labels)
+    assert found["bank"]["token"].item() != 0
+    assert found["none"].get("token", torch.zeros(())).item() == 0
+    assert found["none"]["prompt"].item() != 0
+
+
+def test_without_concepts_prompts_start_from_the_template_and_differ(make_cfg: ConfigMaker) -> None:
+    model = tiny_run.build(make_cfg("XCoOp", KEY, "none")).model
+    words = context_from_words(model.backbone, "a photo of a")
+    torch.testing.assert_close(model.prompt_learner.ctx[0, 0, : len(words)], words, atol=0.12, rtol=0)
+    assert not torch.equal(model.prompt_learner.ctx[0], model.prompt_learner.ctx[1])
+
+
+def test_an_unknown_kind_is_refused_before_anything_is_loaded(make_cfg: ConfigMaker) -> None:
+    with pytest.raises(ValueError, match=r"KNOWLEDGE 'randm'. Did you mean 'random'"):
+        tiny_run.build(make_cfg("XCoOp", KEY, "randm", "MODEL.BACKBONE.PATH", "/no/such/file"))
+
+
+def test_the_kinds_stand_in_rows_of_their_own() -> None:
+    words = ["phantom", "1", "XCoOp", "phantom", KEY]
+    folders = [make_plans([*words, kind], "data", "out", (1,))[0].folder for kind in KNOWLEDGE]
+    labels = [parse_folder(folder).label for folder in folders]
+    assert labels == ["phantom", "phantom knowledge-shuffled", "phantom knowledge-random", "phantom knowledge-none"]
