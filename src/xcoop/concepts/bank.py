@@ -13,6 +13,9 @@ A bank is a YAML file:
       melanoma:
         - {concept: atypical pigment network, source: argenziano1998}
 
+A bank that a language model was asked for (`xcoop concepts elicit`) has one key more, `elicited` (see
+`xcoop.concepts.elicited`), and beside each concept the answers that name it: `votes: 4`.
+
 It is data: nothing in it is executed, and every fault is reported with the file, the class and the value.
 """
 
@@ -20,7 +23,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,22 +31,21 @@ from typing import Any
 import yaml
 
 from xcoop import names
+from xcoop.concepts.elicited import Elicited
+from xcoop.concepts.schema import BankError, check_keys, items, mapping, text, whole
 from xcoop.plugins import plugin_path
 
 KEYS = ("name", "version", "dataset", "template", "reviewed_by", "sources", "classes")
 CONCEPT_KEYS = ("concept", "source")
 
 
-class BankError(ValueError):
-    """A concept bank that breaks the schema; the message names the file, the place and the value."""
-
-
 @dataclass(frozen=True)
 class Concept:
-    """One visual concept: its wording, and the key of the source that names it."""
+    """One visual concept: its wording, the key of the source that names it, and a language model's votes for it."""
 
     text: str
     source: str
+    votes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class ConceptBank:
             class; `knowledge.question` makes banks without any.
         template: a sentence with `{class}` and `{concepts}` (the latter only where there are concepts).
         sha256: of the file's content: what a result records.
+        elicited: which language model was asked, and how; None for a bank that people wrote.
     """
 
     name: str
@@ -66,6 +69,7 @@ class ConceptBank:
     reviewed_by: tuple[str, ...]
     path: Path
     sha256: str
+    elicited: Elicited | None = None
 
     def for_classes(self, classnames: Sequence[str]) -> ConceptBank:
         """The bank of exactly these classes, in their order and under the names given here.
@@ -131,10 +135,10 @@ def _find(name_or_path: str | Path) -> Path:
 def _read_yaml(path: Path, data: bytes) -> Any:
     """The content of the file as plain data; a key that stands twice is an error (YAML would drop the first)."""
     try:
-        text = data.decode("utf-8-sig")
-        if tree := yaml.compose(text, Loader=yaml.SafeLoader):
+        content = data.decode("utf-8-sig")
+        if tree := yaml.compose(content, Loader=yaml.SafeLoader):
             _refuse_duplicate_keys(path, tree)
-        return yaml.safe_load(text)
+        return yaml.safe_load(content)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise BankError(f"{path}: not valid YAML ({error})") from error
 
@@ -159,25 +163,26 @@ def _refuse_duplicate_keys(path: Path, tree: yaml.Node) -> None:
 
 
 def _parse(path: Path, data: Any, sha256: str) -> ConceptBank:
-    _check_keys(path, "the bank", data, KEYS)
+    check_keys(path, "the bank", data, KEYS, ("elicited",))
     sources = _sources(path, data["sources"])
     return ConceptBank(
-        name=_text(path, "name", data["name"]),
-        version=_text(path, "version", data["version"]),
-        dataset=_text(path, "dataset", data["dataset"]),
+        name=text(path, "name", data["name"]),
+        version=text(path, "version", data["version"]),
+        dataset=text(path, "dataset", data["dataset"]),
         template=_template(path, data["template"]),
         classes=_classes(path, data["classes"], sources),
         sources=sources,
-        reviewed_by=tuple(_text(path, "reviewed_by", name) for name in _list(path, "reviewed_by", data["reviewed_by"])),
+        reviewed_by=tuple(text(path, "reviewed_by", name) for name in items(path, "reviewed_by", data["reviewed_by"])),
         path=path,
         sha256=sha256,
+        elicited=Elicited.read(path, data["elicited"]) if "elicited" in data else None,
     )
 
 
 def _classes(path: Path, data: Any, sources: Mapping[str, str]) -> dict[str, tuple[Concept, ...]]:
     classes: dict[str, tuple[Concept, ...]] = {}
-    for name, entries in _mapping(path, "classes", data).items():
-        _text(path, "a class name", name)
+    for name, entries in mapping(path, "classes", data).items():
+        text(path, "a class name", name)
         if same := [other for other in classes if same_name(other) == same_name(name)]:
             raise BankError(f"{path}: the classes {same[0]!r} and {name!r} are the same (case, '_', '-' do not count)")
         classes[name] = _concepts(path, name, entries, sources)
@@ -187,15 +192,16 @@ def _classes(path: Path, data: Any, sources: Mapping[str, str]) -> dict[str, tup
 def _concepts(path: Path, classname: str, entries: Any, sources: Mapping[str, str]) -> tuple[Concept, ...]:
     where = f"class {classname!r}"
     concepts: dict[str, Concept] = {}
-    for entry in _list(path, where, entries):
-        _check_keys(path, f"{where}, concept {entry!r}", entry, CONCEPT_KEYS)
-        text = _text(path, f"{where}, concept", entry["concept"])
-        source = _text(path, f"{where}, source of {text!r}", entry["source"])
+    for entry in items(path, where, entries):
+        check_keys(path, f"{where}, concept {entry!r}", entry, CONCEPT_KEYS, ("votes",))
+        words = text(path, f"{where}, concept", entry["concept"])
+        source = text(path, f"{where}, source of {words!r}", entry["source"])
+        votes = whole(path, f"{where}, votes of {words!r}", entry["votes"]) if "votes" in entry else None
         if source not in sources:
-            raise BankError(f"{path}: {where}, concept {text!r}: {names.unknown('source', source, sources)}")
-        if same_name(text) in concepts:
-            raise BankError(f"{path}: {where} holds the concept {text!r} twice")
-        concepts[same_name(text)] = Concept(text, source)
+            raise BankError(f"{path}: {where}, concept {words!r}: {names.unknown('source', source, sources)}")
+        if same_name(words) in concepts:
+            raise BankError(f"{path}: {where} holds the concept {words!r} twice")
+        concepts[same_name(words)] = Concept(words, source, votes)
     if not concepts:
         raise BankError(f"{path}: {where} has no concepts")
     return tuple(concepts.values())
@@ -203,43 +209,14 @@ def _concepts(path: Path, classname: str, entries: Any, sources: Mapping[str, st
 
 def _sources(path: Path, data: Any) -> dict[str, str]:
     return {
-        _text(path, "a source's key", key): _text(path, f"source {key!r}", citation)
-        for key, citation in _mapping(path, "sources", data).items()
+        text(path, "a source's key", key): text(path, f"source {key!r}", citation)
+        for key, citation in mapping(path, "sources", data).items()
     }
 
 
 def _template(path: Path, value: Any) -> str:
-    template = _text(path, "template", value)
+    template = text(path, "template", value)
     fields = re.findall(r"\{[^{}]*\}", template)
     if sorted(fields) != ["{class}", "{concepts}"] or template.count("{") != 2 or template.count("}") != 2:
         raise BankError(f"{path}: template {template!r} must hold {{class}} and {{concepts}} once each, nothing else")
     return template
-
-
-def _check_keys(path: Path, where: str, data: Any, keys: Sequence[str]) -> None:
-    """A mapping with exactly these keys."""
-    if not isinstance(data, dict):
-        raise BankError(f"{path}: {where} must be a mapping with the keys {', '.join(keys)}, not {data!r}")
-    for key in data:
-        if key not in keys:
-            raise BankError(f"{path}: {where}: {names.unknown('key', str(key), keys)}")
-    if missing := [key for key in keys if key not in data]:
-        raise BankError(f"{path}: {where} lacks {', '.join(repr(key) for key in missing)}")
-
-
-def _mapping(path: Path, where: str, data: Any) -> dict[Any, Any]:
-    if not isinstance(data, dict) or not data:
-        raise BankError(f"{path}: {where} must be a mapping with at least one entry, not {data!r}")
-    return data
-
-
-def _list(path: Path, where: str, data: Any) -> Iterable[Any]:
-    if not isinstance(data, list):
-        raise BankError(f"{path}: {where} must be a list, not {data!r}")
-    return data
-
-
-def _text(path: Path, where: str, value: Any) -> str:
-    if not isinstance(value, str) or not value.strip():
-        raise BankError(f"{path}: {where} must be a text (quote it if YAML reads something else), not {value!r}")
-    return value.strip()
