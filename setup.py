@@ -21,8 +21,10 @@ package_dir = {"": "src"} | {f"xcoop.{name}": name for name in PLUGINS}
 EXTRAS = {
     # What Dassl itself imports at run time; Dassl is not on PyPI, and is installed from a checkout.
     "dassl": ["pandas", "ftfy", "regex"],
+    # What asks a language model for a concept bank.
+    "elicit": ["openai>=1.40"],
     "plots": ["matplotlib>=3.7"],
-    "test": ["pytest>=8", "ruff>=0.6", "mypy>=1.11", "types-PyYAML", "types-tabulate", "types-tqdm"],
+    "test": ["pytest>=8", "ruff>=0.6", "mypy>=1.11", "types-PyYAML", "types-tabulate", "types-tqdm", "openai>=1.40"],
 }
 
 setup(

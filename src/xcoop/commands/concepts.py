@@ -11,6 +11,7 @@ from xcoop.commands.base import Parser
 # By name: the module that has the command's `add_arguments` and `run`, and what it does. They are imported only when
 # they are called, since they need torch.
 LATER = {
+    "elicit": ("xcoop.commands.concepts_elicit", "ask a language model for a concept bank"),
     "check": ("xcoop.commands.concepts_check", "find what is wrong with concept banks"),
     "mine": ("xcoop.commands.concepts_mine", "make a concept bank from the concept labels of training images"),
 }

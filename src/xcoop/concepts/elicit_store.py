@@ -1,0 +1,169 @@
+"""The answers beside a bank, `<bank>.answers.jsonl`: one line an answer, the query first.
+
+A line is appended by one write, and counts when its end is there: what a killed process left half-written is cut off
+when the file is opened again. From this file alone a bank can be made.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from xcoop.concepts.elicit_prompt import Query
+
+QUERY_KEYS = frozenset(Query.__dataclass_fields__)
+
+
+class AnswersError(ValueError):
+    """A file of answers that cannot be used; the message names it."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """One raw answer.
+
+    Attributes:
+        sample: which of the samples, from 1.
+        classes: that were asked for.
+        text: the answer as it came.
+        finish: why the model stopped, in the server's words.
+        served: the model that the server says it used.
+        time: UTC, ISO form.
+    """
+
+    sample: int
+    classes: tuple[str, ...]
+    text: str
+    finish: str
+    served: str
+    time: str
+
+
+def answers_path(bank: Path) -> Path:
+    """Where the answers of a bank lie."""
+    return bank.with_suffix(".answers.jsonl")
+
+
+class Store:
+    """An open file of answers.
+
+    Attributes:
+        query: that was asked.
+        answers: in the order in which they came.
+    """
+
+    def __init__(self, path: Path, query: Query, answers: list[Stored], handle: int | None = None) -> None:
+        self.path = path
+        self.query = query
+        self.answers = answers
+        self._handle = handle
+
+    def add(self, answer: Stored) -> None:
+        """Appends an answer; it is on the disk when this returns."""
+        if self._handle is None:
+            raise AnswersError(f"{self.path} is open for reading only")
+        _append(self._handle, asdict(answer))
+        self.answers.append(answer)
+
+
+def read_store(path: Path) -> Store:
+    """The answers of a file, which is not changed; a half-written last line is left out.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        AnswersError: it is no file of answers; the message names file and line.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no answers {path}; they are written beside a bank when it is elicited")
+    lines, _ = _whole_lines(path)
+    if not lines:
+        raise AnswersError(f"{path} holds no answers")
+    return Store(path, _query(path, lines[0]), [_answer(path, i, line) for i, line in enumerate(lines[1:], 2)])
+
+
+@contextmanager
+def open_store(path: Path, query: Query, resume: bool) -> Iterator[Store]:
+    """The file of answers, to be added to; nobody else adds to it meanwhile.
+
+    Args:
+        path: made if it is not there.
+        query: that is asked.
+        resume: go on with what is there; otherwise nothing may be there.
+
+    Raises:
+        AnswersError: the file holds answers and is not to be resumed, belongs to another query, or is in use.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+    try:
+        _lock(path, handle)
+        lines, length = _whole_lines(path)
+        if lines and not resume:
+            raise AnswersError(
+                f"{path} holds answers: --resume goes on, --rebuild makes the bank; or name another --out"
+            )
+        os.ftruncate(handle, length)
+        if not lines:
+            _append(handle, asdict(query))
+        store = read_store(path)
+        _require_same(path, store.query, query)
+        yield Store(path, query, store.answers, handle)
+    finally:
+        os.close(handle)
+
+
+def _lock(path: Path, handle: int) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise AnswersError(f"{path} is in use by another process") from None
+    except OSError:  # a file system without locks: better unguarded than not at all
+        return
+
+
+def _append(handle: int, content: dict[str, Any]) -> None:
+    line = json.dumps(content, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+    while line:  # once, but for a full disk or a signal
+        line = line[os.write(handle, line) :]
+    os.fsync(handle)
+
+
+def _whole_lines(path: Path) -> tuple[list[bytes], int]:
+    """The lines that have an end, and the bytes that they take."""
+    whole = path.read_bytes()
+    whole = whole[: whole.rfind(b"\n") + 1]
+    return whole.splitlines(), len(whole)
+
+
+def _query(path: Path, line: bytes) -> Query:
+    content = _content(path, 1, line, QUERY_KEYS)
+    return Query(**content | {"classes": tuple(content["classes"])})
+
+
+def _answer(path: Path, number: int, line: bytes) -> Stored:
+    content = _content(path, number, line, frozenset(Stored.__dataclass_fields__))
+    if type(content["sample"]) is not int or not isinstance(content["text"], str):
+        raise AnswersError(f"{path}, line {number}: no answer")
+    return Stored(**content | {"classes": tuple(content["classes"])})
+
+
+def _content(path: Path, number: int, line: bytes, keys: frozenset[str]) -> dict[str, Any]:
+    try:
+        content = json.loads(line)
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict) or content.keys() != keys or not isinstance(content["classes"], list):
+        raise AnswersError(f"{path}, line {number}: not a line of a file of answers")
+    return content
+
+
+def _require_same(path: Path, there: Query, now: Query) -> None:
+    old, new = asdict(there), asdict(now)
+    if other := [f"{key} {old[key]!r} there, {new[key]!r} now" for key in new if old[key] != new[key]]:
+        raise AnswersError(f"{path} belongs to another query ({'; '.join(other)}); name another --out")
