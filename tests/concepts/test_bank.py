@@ -24,6 +24,10 @@ GOOD: dict[str, Any] = {
         "Dog": [{"concept": "floppy ears", "source": "book"}],
     },
 }
+ELICITED: dict[str, Any] = {
+    "model": "tiny", "host": "localhost", "date": "2026-01-31", "samples": 3, "threshold": 0.5,
+    "prompt_sha256": hashlib.sha256(b"What is seen?").hexdigest(), "prompt": "What is seen?",
+}  # fmt: skip
 
 
 def write(folder: Path, content: object) -> Path:
@@ -54,6 +58,15 @@ def test_a_bank_is_read(tmp_path: Path) -> None:
     assert bank.sources["book"] == "A book. 1999."
     assert bank.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert load_bank(str(path)) == bank
+
+
+def test_an_elicited_bank_says_so(tmp_path: Path) -> None:
+    elicited = changed("classes", "Dog", 0, "votes", to=2) | {"elicited": ELICITED}
+    bank = load_bank(write(tmp_path, elicited))
+    assert bank.elicited is not None
+    assert bank.elicited.as_data() == ELICITED
+    assert (bank.classes["Dog"][0].votes, bank.classes["cat_like"][0].votes) == (2, None)
+    assert load_bank(write(tmp_path, GOOD)).elicited is None
 
 
 @pytest.mark.parametrize("key", ["name", "version", "dataset", "template", "reviewed_by", "sources", "classes"])
@@ -92,6 +105,13 @@ def test_every_key_is_needed(tmp_path: Path, key: str) -> None:
         (changed("classes", "Dog", 0, "concept", to=7), "class 'Dog', concept must be a text .* not 7"),
         (changed("classes", "Dog", 0, "weight", to=7), "Unknown key 'weight'"),
         (changed("classes", "cat_like", 1, "concept", to="Whiskers"), "'cat_like' holds the concept 'Whiskers' twice"),
+        (changed("classes", "Dog", 0, "votes", to=0), "votes of 'floppy ears' must be a whole number above 0, not 0"),
+        (changed("classes", "Dog", 0, "votes", to="3"), "votes of 'floppy ears' must be a whole number"),
+        (changed("elicited", to="by a model"), "elicited must be a mapping with the keys model, host"),
+        (changed("elicited", to={**ELICITED, "sample": 1}), "elicited: Unknown key 'sample'. Did you mean 'samples'"),
+        (changed("elicited", to={**ELICITED, "samples": 0}), "elicited, samples must be a whole number above 0"),
+        (changed("elicited", to={**ELICITED, "threshold": 50}), "threshold must be a share above 0, at most 1, not 50"),
+        (changed("elicited", to={**ELICITED, "prompt": "other"}), "prompt is not the text that prompt_sha256"),
         (changed("template", to="a {class}"), "template 'a {class}' must hold"),
         (changed("template", to="a {class} {concepts} {class}"), "must hold"),
         (changed("template", to="a {class} {concepts} {x}"), "must hold"),

@@ -37,8 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--key-env", default="", metavar="NAME", help=f"the variable with the API key (default: {KEY})")
     parser.add_argument("--task", default="", help="which classes (default: the dataset's own default)")
     parser.add_argument("--classes", default="", help="class names with commas between, in the place of the dataset's")
-    parser.add_argument("--template", default="", help="of the sentences, with {class} and {concepts} (default: that of "
-                        "the dataset's bank)")  # fmt: skip
+    parser.add_argument("--template", default="", help="of the sentences, with {class} and {concepts} (default: as "
+                        "in the dataset's bank)")  # fmt: skip
     parser.add_argument("--picture", default="", help='what the images are, e.g. "a chest x-ray" (default: as the '
                         "template says)")  # fmt: skip
     parser.add_argument("--out", type=Path, help="the bank to write (default: <dataset>_elicited.yaml)")

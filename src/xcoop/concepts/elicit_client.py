@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -20,6 +21,7 @@ from urllib.parse import urlsplit, urlunsplit
 LONGEST_BODY = 4 << 20  # bytes of an answer
 PATIENCE = 5  # an answer that trickles in may take so many times the timeout
 RETRIED = (408, 409, 425, 429)  # and 5xx
+TALKATIVE = ("openai", "httpx", "httpx2", "httpcore", "httpcore2")  # loggers below the client
 SHORTEST_SECRET = 6  # what is shorter stands in other words by chance, and protects nothing
 
 
@@ -244,4 +246,6 @@ def _openai() -> Any:
         import openai
     except ImportError:
         raise ElicitError("eliciting needs the package openai: pip install 'xcoop[elicit]'") from None
+    for name in TALKATIVE:  # at DEBUG they log the headers that a server sends, and it may send the key back
+        logging.getLogger(name).setLevel(logging.WARNING)
     return openai

@@ -67,7 +67,7 @@ class Query:
 
 
 def picture_of(template: str) -> str:
-    """What a bank's template says of its images, e.g. `a dermoscopic photo` of `a dermoscopic photo of a {class}, ...`."""
+    """What a bank's template says of its images, e.g. `a skin photo` in `a skin photo of a {class}, ...`."""
     words = words_around_class(plain_template(template))
     return words.removesuffix(" a").removesuffix(" an").removesuffix(" the").removesuffix(" of")
 

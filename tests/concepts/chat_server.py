@@ -1,0 +1,135 @@
+"""A small server with the OpenAI chat API on 127.0.0.1, which misbehaves as such servers do, by a script."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from socketserver import TCPServer
+from typing import Any
+
+Act = Callable[["Handler"], None]
+
+
+class Handler(BaseHTTPRequestHandler):
+    """Notes each request, and does what the script says next; at its end, what it says last."""
+
+    protocol_version = "HTTP/1.1"
+    server: ChatServer
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        with self.server.guard:
+            self.server.requests.append({"path": self.path, "key": self.headers["authorization"], **body})
+            script = self.server.script
+            act = script.pop(0) if len(script) > 1 else script[0]
+        act(self)
+
+    def send(self, status: int, body: bytes, kind: str = "application/json", **headers: str) -> None:
+        self.send_response(status)
+        for name, value in {"content-type": kind, "content-length": str(len(body)), **headers}.items():
+            self.send_header(name.replace("_", "-"), value)
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing is printed."""
+
+
+class ChatServer(ThreadingHTTPServer):
+    """What was asked (`requests`), and what comes next (`script`)."""
+
+    daemon_threads = True
+    block_on_close = False
+
+    def __init__(self, *script: Act) -> None:
+        self.script = list(script)
+        self.requests: list[dict[str, Any]] = []
+        self.guard = threading.Lock()
+        self.over = threading.Event()
+        super().__init__(("127.0.0.1", 0), Handler)
+
+    def server_bind(self) -> None:
+        """Without the look-up of the host's name, which can take seconds."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = "localhost", self.server_address[1]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/v1"
+
+    def handle_error(self, *_: Any) -> None:
+        """A client that went away is no news."""
+
+
+@contextmanager
+def serving(*script: Act) -> Iterator[ChatServer]:
+    """The server while it runs."""
+    server = ChatServer(*script)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.over.set()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def completion(text: str | None) -> bytes:
+    message = {"role": "assistant", "content": text}
+    choice = {"index": 0, "message": message, "finish_reason": "stop"}
+    return json.dumps(
+        {"id": "1", "object": "chat.completion", "created": 0, "model": "tiny-1", "choices": [choice]}
+    ).encode()
+
+
+def says(answer: Any) -> Act:
+    """A good response; what is no text is sent as JSON."""
+    text = answer if isinstance(answer, str) or answer is None else json.dumps(answer)
+    return lambda handler: handler.send(200, completion(text))
+
+
+def fails(status: int, message: str = "no", **headers: str) -> Act:
+    return lambda handler: handler.send(status, json.dumps({"error": {"message": message}}).encode(), **headers)
+
+
+def sends(body: bytes, kind: str = "application/json") -> Act:
+    return lambda handler: handler.send(200, body, kind)
+
+
+def hangs(handler: Handler) -> None:
+    handler.server.over.wait(20)
+
+
+def trickles(handler: Handler) -> None:
+    """A byte now and then, for ever: no single wait is long."""
+    handler.send_response(200)
+    handler.send_header("content-type", "application/json")
+    handler.send_header("connection", "close")
+    handler.end_headers()
+    while not handler.server.over.wait(0.05):
+        handler.wfile.write(b" ")
+        handler.wfile.flush()
+
+
+def resets(handler: Handler) -> None:
+    handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+    handler.connection.close()
+    handler.close_connection = True
+
+
+def breaks_off(handler: Handler) -> None:
+    """Promises more than it sends."""
+    handler.send_response(200)
+    handler.send_header("content-type", "application/json")
+    handler.send_header("content-length", "1000")
+    handler.end_headers()
+    handler.wfile.write(completion("{}")[:40])
+    handler.wfile.flush()
+    handler.connection.shutdown(socket.SHUT_RDWR)
+    handler.close_connection = True
