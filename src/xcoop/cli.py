@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from xcoop.commands import concepts as concepts_command
+from xcoop.commands import data as data_command
 from xcoop.commands import phantom as phantom_command
 from xcoop.commands import run, show, table
 from xcoop.commands.base import Parser, guarded
@@ -41,6 +42,7 @@ def parser() -> Parser:
     run.add(commands)
     commands.add_parser("train", help="one run, with the flags of CoOp's train.py (see xcoop train --help)")
     table.add(commands)
+    data_command.add(commands)
     phantom_command.add(commands)
     concepts_command.add(commands)
     show.add(commands)

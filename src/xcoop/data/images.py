@@ -75,6 +75,15 @@ def reason_unreadable(path: PathLike, data: bytes | None = None) -> str:
     return ""
 
 
+def header(path: PathLike) -> tuple[int, int, str] | None:
+    """Width, height and mode of a picture, read without its pixels; None if it cannot be read."""
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            return (*image.size, image.mode)
+    except Exception:  # what is wrong with it is said by `reason_unreadable`
+        return None
+
+
 def to_rgb(image: Image.Image) -> Image.Image:
     """An image of any mode as 8-bit RGB; see `open_image` for the rules."""
     if image.mode.startswith("I") or image.mode == "F":

@@ -1,0 +1,215 @@
+"""`xcoop data`: which datasets there are, what is known of them, how to get them, and whether they are whole."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xcoop.commands.base import USER_ERROR, UserError, complain, describe, say
+from xcoop.plans import environment_defaults
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
+    from xcoop.data.about import About
+
+PAIRS = "config keys, e.g. DATASET.TASK three-class"
+
+
+def add(commands: Any) -> None:
+    """Adds the command to `xcoop`."""
+    data = commands.add_parser(
+        "data",
+        help="datasets: what there is, how to get it, and whether it is whole",
+        description="Datasets: what there is, how to get it, and whether it is whole.",
+    )
+    kinds = data.add_subparsers(title="commands", metavar="<command>", required=True)
+    _add(kinds, "list", "all datasets: classes, images, licence, and whether they are there", show_list)
+    _named(_add(kinds, "info", "all that is known of a dataset", show_info))
+    prepare = _named(_add(kinds, "prepare", "fetch a dataset, or say how it is asked for; then check it", prepare_one))
+    prepare.add_argument("--yes", action="store_true", help="the licence was read: download without asking")
+    check = _named(_add(kinds, "check", "compare a dataset with what is published, and look for faults", check_one))
+    for one in (prepare, check):
+        one.add_argument("--json", type=Path, help="write the findings into this file, too")
+    check.add_argument("--path", default="", help="the dataset's folder or file, if it is not below the data root")
+
+
+def _add(kinds: Any, name: str, what: str, action: Callable[[argparse.Namespace], int]) -> Any:
+    one = kinds.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
+    root = environment_defaults()["data"]
+    one.add_argument("--root", default=root, help="the data root (default: $DATA, else data)")
+    one.set_defaults(action=lambda arguments: _logged(action, arguments), own_parser=one)
+    return one
+
+
+def _named(one: Any) -> Any:
+    one.add_argument("words", nargs="+", metavar="NAME [KEY VALUE ...]", help=f"as in `xcoop data list`; {PAIRS}")
+    return one
+
+
+def show_list(arguments: argparse.Namespace) -> int:
+    """Prints one row a dataset."""
+    from tabulate import tabulate
+
+    from xcoop.commands.settings import config_names
+
+    rows = [_row(name, Path(arguments.root)) for name in config_names("datasets")]
+    say(tabulate(rows, headers=["name", "title", "classes", "images", "licence", "there"], disable_numparse=True))
+    say("", f"there: at the place that its layout names below {arguments.root}. More: xcoop data info NAME")
+    return 0
+
+
+def _row(name: str, root: Path) -> list[str]:
+    facts = _facts(name)
+    if facts is None:
+        return [name, "(drawn on first use, or your own: see xcoop list)", "", "", "", ""]
+    splits = next(iter(facts.counts.values()), {})
+    classes = max((len(split) for split in splits.values()), default=0)
+    images = sum(number for split in splits.values() for number in split.values())
+    return [name, facts.title, str(classes or "?"), str(images or "?"), facts.licence, _there(facts, root)]
+
+
+def _there(facts: About, root: Path) -> str:
+    place = facts.place(root)
+    return "?" if place is None else "yes" if place.exists() else "no"
+
+
+def show_info(arguments: argparse.Namespace) -> int:
+    """Prints all facts."""
+    name = _name(arguments)
+    facts = _facts(name)
+    if facts is None:
+        say(f"{name}: nothing is published of it; see `xcoop list`")
+        return 0
+    from xcoop.data.about import how_to_get
+
+    say(f"{name}: {facts.title}", f"Licence: {facts.licence}", f"Cite: {facts.citation}", how_to_get(facts))
+    say(*(f"  {file.url} -> {file.name}" + _size(file.size) for file in facts.files))
+    say("Layout:", *(f"  {line}" for line in facts.layout.rstrip().splitlines()))
+    for task, splits in facts.counts.items():
+        say(f"Published images, task {task}:")
+        for split, classes in splits.items():
+            say(f"  {split}: " + ", ".join(f"{number} {each}" for each, number in classes.items()))
+    say(f"Splits are kept apart by: {facts.grouping or 'not stated'}")
+    say(*([f"Caution: {facts.caution}"] if facts.caution else []))
+    say(*([f"A phantom in its place (drawn, not clinical): {facts.phantom}"] if facts.phantom else []))
+    say(f"There below {arguments.root}: {_there(facts, Path(arguments.root))}")
+    return 0
+
+
+def prepare_one(arguments: argparse.Namespace) -> int:
+    """Fetches what may be fetched, says what must be asked for, and checks what is there then."""
+    from xcoop.data.about import MissingDatasetError, how_to_get
+    from xcoop.data.fetching import fetch_all
+    from xcoop.data.raw import read_raw
+
+    name = _name(arguments)
+    facts, cfg = _facts(name), _config(arguments)
+    if facts is None:
+        return check_one(arguments)
+    say(facts.title, f"Licence: {facts.licence}", f"Cite: {facts.citation}")
+    say(*([f"Caution: {facts.caution}"] if facts.caution else []))
+    try:
+        say(f"It is there already: {read_raw(cfg).folder}")
+    except MissingDatasetError as error:
+        if not facts.files:
+            say("It may not be downloaded by a programme.", how_to_get(facts), describe(error))
+            return USER_ERROR
+        _agree(arguments, facts)
+        made = fetch_all(facts.files, Path(arguments.root).expanduser())
+        say(*(f"made {path}" for path in made), *([f"By hand: {facts.request}"] if facts.request else []))
+    return check_one(arguments)
+
+
+def _agree(arguments: argparse.Namespace, facts: About) -> None:
+    """Asks on a terminal; UserError without a yes."""
+    say(f"Into {arguments.root}:", *(f"  {file.url} -> {file.name}{_size(file.size)}" for file in facts.files))
+    if arguments.yes:
+        return
+    if not sys.stdin.isatty():
+        raise UserError("nothing was downloaded: say --yes once the licence above is read")
+    sys.stdout.write("Download? [y/N] ")
+    sys.stdout.flush()
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise UserError("nothing was downloaded")
+
+
+def check_one(arguments: argparse.Namespace) -> int:
+    """Prints the page of findings; its exit code."""
+    from xcoop.data.check_page import page
+    from xcoop.data.checking import check
+    from xcoop.data.items import DatasetError
+    from xcoop.data.raw import read_raw
+    from xcoop.files import atomic_write_text
+
+    try:
+        raw = read_raw(_config(arguments))
+    except (DatasetError, FileNotFoundError) as error:
+        complain(describe(error))
+        say("Verdict: unusable: it cannot be read.")
+        found = {"schema": 1, "dataset": _name(arguments), "verdict": "unusable", "exit_code": USER_ERROR}
+        content, code = found | {"error": describe(error)}, USER_ERROR
+    else:
+        facts = _facts(raw.about_name) if raw.about_name else None
+        report = check(raw, facts)
+        say(*page(report, facts))
+        content, code = report.as_json(), report.exit_code
+    if arguments.json:
+        atomic_write_text(arguments.json, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    return code
+
+
+def _name(arguments: argparse.Namespace) -> str:
+    """The dataset; UserError, with the nearest name, if there is none."""
+    from xcoop.commands.settings import config_file
+
+    return config_file(arguments.words[0], "datasets").stem
+
+
+def _config(arguments: argparse.Namespace) -> CfgNode:
+    """The configuration that a run on this dataset would have."""
+    from xcoop.commands.settings import config_file, merge_file, merge_pairs
+    from xcoop.config import get_cfg
+
+    cfg = get_cfg()
+    merge_file(cfg, config_file(arguments.words[0], "datasets"))
+    cfg.DATASET.ROOT = arguments.root
+    cfg.DATASET.PATH = getattr(arguments, "path", "") or cfg.DATASET.PATH
+    merge_pairs(cfg, arguments.words[1:])
+    return cfg
+
+
+def _facts(name: str) -> About | None:
+    from xcoop.data.about import about
+    from xcoop.plugins import plugin_path
+
+    return about(name) if plugin_path("configs", "datasets", "about", f"{name}.yaml").is_file() else None
+
+
+def _size(size: int) -> str:
+    return f" ({size / 1e6:,.1f} MB)" if size else ""
+
+
+def _logged(action: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:
+    with _log_lines():
+        return action(arguments)
+
+
+@contextmanager
+def _log_lines() -> Iterator[None]:
+    """Shows on the standard error what the library reports of its progress."""
+    handler, library = logging.StreamHandler(sys.stderr), logging.getLogger("xcoop")
+    level = library.level
+    library.addHandler(handler)
+    library.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        library.setLevel(level)
+        library.removeHandler(handler)
