@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny_run
+from tiny_run import ConfigMaker
 from yacs.config import CfgNode
-
-ConfigMaker = Callable[..., CfgNode]
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import tiny_run
 import torch
-from conftest import ConfigMaker
+from tiny_run import ConfigMaker
 
 from xcoop.plugins import trainer_names
 from xcoop.results.record import read_run

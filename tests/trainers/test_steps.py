@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import tiny_run
 import torch
-from conftest import ConfigMaker
+from tiny_run import ConfigMaker
 
 from xcoop.precision import Precision
 

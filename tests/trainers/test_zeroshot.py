@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import tiny_run
 import torch
-from conftest import ConfigMaker
+from tiny_run import ConfigMaker
 
 from xcoop.concepts import load_bank
 from xcoop.concepts.features import clinical_features

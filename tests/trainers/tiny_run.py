@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import xcoop  # isort: skip  # first: it answers to `import dassl`  # noqa: F401
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from PIL import Image
 from yacs.config import CfgNode
 
 from xcoop.config import get_cfg
+
+ConfigMaker = Callable[..., CfgNode]  # the fixture `make_cfg`
 
 NAMES = ["dark_spot", "bright spot"]
 SPLITS = {"train": 10, "val": 4, "test": 7}  # images a class; odd numbers leave short batches
