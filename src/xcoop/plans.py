@@ -163,7 +163,7 @@ def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def _shots(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise UserError(f"<shots> must be a whole number above 0 (such as 1, 2, 4, 8 or 16), not {text!r}")
     return int(text)
 
@@ -175,7 +175,7 @@ def _trainers(asked: str, cfg: str) -> list[tuple[str, bool, tuple[str, ...]]]:
     """
     from dassl.engine import TRAINER_REGISTRY
 
-    from xcoop.plugins import trainer_names
+    from xcoop.plugins import trainer_names, trains
     from xcoop.train import check_trainer
 
     if asked != "all":
@@ -184,22 +184,16 @@ def _trainers(asked: str, cfg: str) -> list[tuple[str, bool, tuple[str, ...]]]:
         except UserError:
             known = [*TRAINER_REGISTRY.registered_names(), "all"]
             raise UserError(unknown("trainer", asked, known)) from None
-        return [(asked, _trains(asked), ())]
+        return [(asked, trains(asked), ())]
     able = [name for name in trainer_names() if Path(cfg).is_file() or cfg in config_names("trainers", name)]
     if not able:
         raise UserError(f"no trainer has a configuration {cfg!r}")
-    ordered = sorted(able, key=lambda name: (_trains(name), name))
+    ordered = sorted(able, key=lambda name: (trains(name), name))
     return [
-        (name, _trains(name), tuple(pairs))
+        (name, trains(name), tuple(pairs))
         for name in ordered
         for pairs in getattr(TRAINER_REGISTRY.get(name), "variants", ((),))
     ]
-
-
-def _trains(name: str) -> bool:
-    from dassl.engine import TRAINER_REGISTRY
-
-    return bool(getattr(TRAINER_REGISTRY.get(name), "trains", True))
 
 
 def environment_defaults() -> dict[str, str]:

@@ -74,6 +74,13 @@ def trainer_names() -> list[str]:
     return sorted(_trainers)
 
 
+def trains(name: str) -> bool:
+    """Whether a registered trainer learns anything (its class may say `trains = False`)."""
+    from dassl.engine import TRAINER_REGISTRY
+
+    return bool(getattr(TRAINER_REGISTRY.get(name), "trains", True))
+
+
 def dataset_names() -> list[str]:
     """The datasets of this package, sorted."""
     load_plugins()

@@ -65,12 +65,14 @@ def run(args: argparse.Namespace, words: Sequence[str]) -> int:
         UserError: names, keys, types or folders are wrong; nothing was written then.
     """
     cfg = merged(args)
+    if args.eval_only:
+        _check_weights(args)
     from xcoop.results.record import Origin
 
     origin = Origin(
         cfg=Path(args.config_file).stem or None,
         command=shlex.join(["train.py", *words]),
-        evaluated_from=args.model_dir or None if args.eval_only else None,
+        evaluated_from=_evaluated_from(args, cfg),
         load_epoch=args.load_epoch if args.eval_only else None,
     )
     from xcoop.workplace import occupied
@@ -78,6 +80,16 @@ def run(args: argparse.Namespace, words: Sequence[str]) -> int:
     with occupied(Path(cfg.OUTPUT_DIR), cfg, origin):
         _work(cfg, args, origin)
     return 0
+
+
+def _evaluated_from(args: argparse.Namespace, cfg: CfgNode) -> str | None:
+    """Whose weights are evaluated; None for a run that trains, or whose method has nothing to train."""
+    from xcoop.plugins import trains
+    from xcoop.results.record import UNTRAINED
+
+    if not args.eval_only:
+        return None
+    return args.model_dir or (UNTRAINED if trains(cfg.TRAINER.NAME) else None)
 
 
 def merged(args: argparse.Namespace) -> CfgNode:
@@ -179,7 +191,6 @@ def _work(cfg: CfgNode, args: argparse.Namespace, origin: Origin) -> None:
     trainer.origin = origin
     _check_selection(trainer, cfg)
     if args.eval_only:
-        _check_weights(args)
         trainer.load_model(args.model_dir, epoch=args.load_epoch)
         trainer.test()
     elif not args.no_train:

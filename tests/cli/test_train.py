@@ -277,8 +277,21 @@ def test_weights_that_are_not_there(words: list[str], finished: Path, tmp_path: 
     out = ["--output-dir", str(tmp_path / "out")]
     assert main([*words, *out, "--eval-only", "--model-dir", str(tmp_path / "nothing")]) == 2
     assert "holds no checkpoint" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())  # nothing was written
     assert main([*words, *out, "--eval-only", "--model-dir", str(finished), "--load-epoch", "9"]) == 2
     assert "its epochs: 2" in capsys.readouterr().err
+
+
+def test_what_was_never_trained_is_not_taken_for_a_finished_run(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ["--output-dir", str(tmp_path / "out")]
+    assert main([*words, *out, "--eval-only"]) == 0
+    found = read_run(tmp_path / "out")
+    assert found is not None
+    assert found["evaluated_from"] == "untrained"
+    assert main([*words, *out]) == 2
+    assert "another evaluation" in capsys.readouterr().err
 
 
 def test_missing_data_is_named_and_logged(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

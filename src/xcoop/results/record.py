@@ -27,6 +27,7 @@ from xcoop.results.provenance import git_revision, hardware, peak_memory_mb, ver
 
 SCHEMA = 1
 RESULTS, PREDICTIONS, CONFIG = "results.json", "predictions.csv", "config.yaml"
+UNTRAINED = "untrained"  # an evaluation of what a training would start from
 CARD = "phantom.json"  # lies in a folder of drawn images
 _NEEDED = ("schema", "dataset", "trainer", "seed", "metrics", "config_hash", "predictions_sha256", "checksum")
 
@@ -43,7 +44,7 @@ class Origin:
     Attributes:
         cfg: short name of the method's configuration, e.g. "vit_b16".
         command: the command line.
-        evaluated_from: the run whose weights are evaluated, if nothing was trained.
+        evaluated_from: the run whose weights are evaluated, if nothing was trained; `UNTRAINED` if none were given.
         load_epoch: the epoch of those weights.
         started: ISO time.
     """
