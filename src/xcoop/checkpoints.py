@@ -6,6 +6,7 @@ Names and layout are Dassl's: `<output>/prompt_learner/model.pth.tar-<epoch>`, `
 
 from __future__ import annotations
 
+import io
 import random
 import warnings
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from xcoop.files import atomic_path, atomic_write_text
+from xcoop.files import atomic_write_bytes, atomic_write_text
 
 BEST = "model-best.pth.tar"
 POINTER = "checkpoint"
@@ -26,9 +27,14 @@ def epoch_name(epoch: int) -> str:
 
 
 def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
-    """Writes a checkpoint atomically; a regular one becomes the one to resume from."""
-    with atomic_path(path) as temporary:
-        torch.save(content, temporary)
+    """Writes a checkpoint atomically; a regular one becomes the one to resume from.
+
+    Raises:
+        OSError: it cannot be written; an older one is still there.
+    """
+    buffer = io.BytesIO()  # a full disk makes torch.save itself fail with a RuntimeError about its own archive
+    torch.save(content, buffer)
+    atomic_write_bytes(path, buffer.getvalue())
     if path.name != BEST:
         atomic_write_text(path.parent / POINTER, path.name + "\n")
 

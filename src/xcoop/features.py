@@ -91,7 +91,7 @@ class FeatureStore:
     def features(self, loader: DataLoader[Any], batch_size: int) -> ImageFeatures:
         """Features of all images of `loader.dataset`, in its order, on the store's device."""
         path = self.path(loader)
-        features = self._read(path)
+        features = self._read(path, len(loader.dataset))  # type: ignore[arg-type]
         if features is None:
             features = self._compute(loader, batch_size)
             self._write(path, features)
@@ -121,14 +121,18 @@ class FeatureStore:
                 parts.append(ImageFeatures(part.pooled.float().cpu(), part.patches.float().cpu()))
         return ImageFeatures(torch.cat([p.pooled for p in parts]), torch.cat([p.patches for p in parts]))
 
-    def _read(self, path: Path) -> ImageFeatures | None:
+    def _read(self, path: Path, n: int) -> ImageFeatures | None:
+        """What a file holds for n images; None if it is missing or is not that."""
         if not path.is_file():
             return None
         try:
             with safe_open(path, framework="pt") as file:
                 # Copies: what the file maps into memory would vanish with it.
-                return ImageFeatures(file.get_tensor("pooled").clone(), file.get_tensor("patches").clone())
-        except (SafetensorError, OSError) as error:
+                features = ImageFeatures(file.get_tensor("pooled").clone(), file.get_tensor("patches").clone())
+            if features.pooled.shape != (n, self.backbone.embed_dim) or len(features.patches) != n:
+                raise ValueError(f"features of shape {tuple(features.pooled.shape)} for {n} images")
+            return features
+        except (SafetensorError, OSError, ValueError) as error:
             logger.warning("%s cannot be read (%s): its features are computed anew", path, error)
             return None
 
@@ -137,7 +141,7 @@ class FeatureStore:
         try:
             with atomic_path(path) as temporary:
                 save_file(tensors, temporary)
-        except OSError as error:  # a full or read-only disk costs time, not the run
+        except (OSError, SafetensorError) as error:  # a full or read-only disk costs time, not the run
             logger.warning("features are not kept for the next run: %s", error)
 
 

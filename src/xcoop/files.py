@@ -6,10 +6,13 @@ import hashlib
 import json
 import os
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+MOST_INFLATED = 4  # times its own size that an archive of weights may unpack to; torch.save does not compress
 
 
 @contextmanager
@@ -23,6 +26,9 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Yields:
         The temporary name, in the same folder (a move across file systems would not be atomic).
+
+    Raises:
+        OSError: it cannot be written (a full or read-only disk); the message names `path`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,6 +40,10 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         _flush_to_disk(temporary)
         temporary.chmod(0o666 & ~_umask())
         os.replace(temporary, path)
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error  # "no space left": where?
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -56,6 +66,22 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def check_inflated_size(path: str | os.PathLike[str]) -> None:
+    """Refuses a zip archive that would unpack to far more than it holds, before anything of it is unpacked.
+
+    Raises:
+        ValueError: it would, or its list of contents is damaged; the message does not name the file.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            inflated = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, NotImplementedError) as error:
+        raise ValueError(f"a damaged zip archive ({error})") from error
+    size = os.path.getsize(path)
+    if inflated > MOST_INFLATED * size + (1 << 20):
+        raise ValueError(f"its {size:,} bytes would unpack to {inflated:,}: weights are not compressed like this")
 
 
 def cache_dir() -> Path:

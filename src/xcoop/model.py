@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from xcoop.alignment import unit
 from xcoop.backbones import Backbone, ImageFeatures
+from xcoop.backbones.build import is_finite
 
 # CoOp stores these beside its contexts; they belong to the class names of the training, not to what was learned.
 NOT_LEARNED = ("token_prefix", "token_suffix")
@@ -117,7 +118,7 @@ class PromptModel(nn.Module):
             source: where it comes from, for messages.
 
         Raises:
-            ValueError: missing, unknown or misshaped tensors.
+            ValueError: missing, unknown or misshaped tensors, or ones that hold anything but finite numbers.
         """
         given = {_checkpoint_name(name): value for name, value in state.items()}
         given = {name: value for name, value in given.items() if name not in NOT_LEARNED}
@@ -132,6 +133,8 @@ class PromptModel(nn.Module):
                     f"{source}: {name!r} has shape {tuple(given[name].shape)}, this model's has "
                     f"{tuple(parameter.shape)}: same backbone and config, and for class-specific contexts same classes?"
                 )
+            if not is_finite(given[name]):
+                raise ValueError(f"{source}: {name!r} does not hold finite numbers")
         for name, parameter in own.items():
             parameter.copy_(given[name])
 

@@ -22,6 +22,7 @@ class Resumable:
     optim: Any  # None where nothing is trained
     sched: Any
     best_result: float
+    max_epoch: int
 
     def save_model(
         self, epoch: int, directory: str, is_best: bool = False, val_result: float | None = None, model_name: str = ""
@@ -49,20 +50,33 @@ class Resumable:
             checkpoints.write_checkpoint(folder / checkpoints.BEST, content)
 
     def resume_model_if_exist(self, directory: str) -> int:
-        """Continues from the last checkpoint below `directory`; the number of epochs that are done."""
+        """Continues from the last checkpoint below `directory`; the number of epochs that are done.
+
+        Raises:
+            ValueError: it does not belong to such a run, or is damaged; the message names it.
+        """
         path = checkpoints.latest_checkpoint(Path(directory, "prompt_learner")) if self.optim else None
         if path is None:
             logger.info("No checkpoint found, train from scratch")
             return 0
         logger.info("Found checkpoint at %s (will resume training)", directory)
         content = self._load(path)
+        epoch: int = content["epoch"]
+        if not 0 <= epoch <= self.max_epoch:
+            raise ValueError(f"{path} was written after epoch {epoch}; this run has OPTIM.MAX_EPOCH {self.max_epoch}")
+        try:
+            self._restore(content)
+        except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"{path} is no checkpoint to resume from ({type(error).__name__}: {error})") from error
+        return epoch
+
+    def _restore(self, content: dict[str, Any]) -> None:
+        """Puts all but the weights to where they were."""
         checkpoints.restore_optimiser(self.optim, self.sched, content)
         self.precision.load_state(content.get("scaler"))
-        self.best_result = content.get("best_result", self.best_result)
+        self.best_result = float(content.get("best_result", self.best_result))
         if "rng" in content:
             checkpoints.restore_rng(content["rng"])
-        epoch: int = content["epoch"]
-        return epoch
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
         """Loads what was trained: the given epoch; else the best one; else, without a best one, the last.

@@ -234,6 +234,41 @@ def test_other_content(tmp_path, content, says):
     assert str(tmp_path / "weights.pt") in str(caught.value)
 
 
+def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path):
+    path = tmp_path / "bomb.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bomb/data.pkl", b"\0" * (8 << 20))
+    with pytest.raises(ValueError, match=r"bomb.pt .*bytes would unpack to 8,388,608"):
+        read_state_dict(path)
+
+
+def test_an_archive_with_a_broken_list_of_contents(tmp_path):
+    path = tmp_path / "weights.pt"
+    torch.save({"a": torch.zeros(2)}, path)
+    whole = path.read_bytes()
+    place = whole.index(b"PK\x01\x02")  # the first entry of the list
+    path.write_bytes(whole[:place] + b"XXXX" + whole[place + 4 :])
+    with pytest.raises(ValueError, match=r"weights.pt cannot be read as weights.*damaged zip archive"):
+        read_state_dict(path)
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        (torch.full((64,), float("nan")), "finite"),
+        (torch.full((64,), float("inf"), dtype=torch.float16), "finite"),
+        (torch.zeros(64, dtype=torch.complex64), "finite"),
+        (torch.zeros(64, dtype=torch.int8), "finite"),
+        (torch.zeros(64, device="meta"), "finite"),
+        (torch.zeros(64).to_sparse(), "finite"),
+        (torch.zeros(1).expand(10**12), "larger than what is stored"),
+    ],
+)
+def test_weights_that_are_no_numbers_are_named(tiny_state, bad, says):
+    with pytest.raises(ValueError, match=rf"some.pt: 'ln_final.bias' .*{says}"):
+        build_clip(tiny_state | {"ln_final.bias": bad}, "some.pt")
+
+
 def without(state, name):
     return {key: value for key, value in state.items() if key != name}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,14 @@ def test_state_of_an_allowed_class_runs_nothing(tmp_path: Path) -> None:
     assert not isinstance(thing, torch.optim.Optimizer)
     assert thing.param_groups[0]["lr"] == 0.1
     assert not hasattr(thing, "step")
+
+
+def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
+    path = tmp_path / "bomb.pth.tar"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("bomb/data.pkl", bytes(8 << 20))
+    with pytest.raises(CheckpointError, match=r"bomb.pth.tar .*would unpack to 8,388,608"):
+        safeload.read(path)
 
 
 @pytest.mark.parametrize("keep", [0, 1, 100, 0.5, 0.99])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import pickle
 from collections import OrderedDict
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 import pytest
 import tiny_run
 import torch
-from conftest import ConfigMaker
+from tiny_run import ConfigMaker
 
 from xcoop import checkpoints
 
@@ -114,6 +116,48 @@ def test_damaged_and_malicious_files_are_named_and_nothing_runs(
             use(tiny_run.build(make_cfg("CoOp")))
     assert not proof.exists()
     assert path.read_bytes() == left
+
+
+@pytest.mark.parametrize("number", ["nan", "inf"])
+def test_contexts_that_are_no_numbers_are_refused(number: str, make_cfg: ConfigMaker) -> None:
+    trainer = tiny_run.trained(make_cfg("CoOp"))
+    path = Path(trainer.output_dir, "prompt_learner", "model.pth.tar-2")
+    content = tiny_run.stored(trainer, 2)
+    content["state_dict"]["ctx"][3, 5] = float(number)
+    torch.save(content, path)
+    before = trainer.model.trained_state()
+    with pytest.raises(ValueError, match=r"model.pth.tar-2: 'ctx' does not hold finite numbers"):
+        trainer.load_model(trainer.output_dir, epoch=2)
+    assert torch.equal(trainer.model.trained_state()["ctx"], before["ctx"])
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("epoch", 10**12), ("epoch", -1), ("optimizer", 3), ("optimizer", None), ("rng", {}), ("best_result", "x")],
+)
+def test_what_cannot_be_resumed_from_is_named(key: str, value: Any, make_cfg: ConfigMaker) -> None:
+    trainer = tiny_run.trained(make_cfg("CoOp"))
+    path = Path(trainer.output_dir, "prompt_learner", "model.pth.tar-2")
+    torch.save(tiny_run.stored(trainer, 2) | {key: value}, path)
+    with pytest.raises(ValueError, match=r"model.pth.tar-2 (was written after epoch|is no checkpoint to resume)"):
+        tiny_run.build(make_cfg("CoOp")).train()
+
+
+def test_a_full_disk_is_named_and_leaves_the_older_checkpoint(
+    make_cfg: ConfigMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = tiny_run.trained(make_cfg("CoOp"))
+    path = Path(trainer.output_dir, "prompt_learner", "model.pth.tar-2")
+    whole = path.read_bytes()
+
+    def full(self: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match=r"No space left on device: '.*model.pth.tar-2'"):
+        trainer.save_model(1, trainer.output_dir)
+    assert path.read_bytes() == whole
+    assert sorted(file.name for file in path.parent.iterdir()) == ["checkpoint", "model.pth.tar-1", path.name]
 
 
 def test_a_pointer_out_of_the_folder_is_refused(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import tiny_run
 import torch
-from conftest import ConfigMaker
 from PIL import Image
-from safetensors.torch import load
+from safetensors.torch import load, save
+from tiny_run import ConfigMaker
 from torch import nn
 
 from xcoop import features
@@ -112,7 +112,9 @@ def test_the_file_depends_on_images_weights_preprocessing_and_kind(
     assert changed()
 
 
-@pytest.mark.parametrize("damage", [b"", b"no tensors at all", None])
+@pytest.mark.parametrize(
+    "damage", [b"", b"no tensors at all", save({"pooled": torch.zeros(3, 48), "patches": torch.zeros(3, 0, 48)}), None]
+)
 def test_a_damaged_file_is_made_anew(
     make_cfg: ConfigMaker, tmp_path: Path, damage: bytes | None, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from xcoop.backbones.clip_import import import_clip
 
+COUNTS = "num_batches_tracked"  # the one integer among the weights
 NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # OpenAI's archives carry these along
 
 
@@ -25,9 +26,9 @@ def build_clip(state: dict[str, Tensor], source: str) -> Any:
         source: what the weights come from, for messages.
 
     Raises:
-        ValueError: the names or shapes are not those of a CLIP.
+        ValueError: the names or shapes are not those of a CLIP, or a tensor holds anything but finite numbers.
     """
-    weights = {name: _own(tensor) for name, tensor in state.items() if name not in NOT_WEIGHTS}
+    weights = {name: _own(tensor, name, source) for name, tensor in state.items() if name not in NOT_WEIGHTS}
     build_model = import_clip().model.build_model
     try:
         with torch.device("meta"), warnings.catch_warnings():
@@ -43,8 +44,19 @@ def build_clip(state: dict[str, Tensor], source: str) -> Any:
     return model.eval()
 
 
-def _own(tensor: Tensor) -> Tensor:
+def is_finite(tensor: Tensor) -> bool:
+    """Whether a tensor of a file holds plain floating-point numbers, and neither NaN nor infinity."""
+    plain = tensor.layout is torch.strided and not tensor.is_meta and tensor.is_floating_point()
+    return plain and bool(torch.isfinite(tensor).all())
+
+
+def _own(tensor: Tensor, name: str, source: str) -> Tensor:
     """A copy, in fp32 unless it counts something."""
+    if tensor.layout is torch.strided and tensor.numel() > tensor.untyped_storage().nbytes():
+        # A view that repeats a few numbers: it could claim any size.
+        raise ValueError(f"{source}: {name!r} of shape {tuple(tensor.shape)} is larger than what is stored of it")
+    if not (is_finite(tensor) or name.endswith(COUNTS)):
+        raise ValueError(f"{source}: {name!r} does not hold finite numbers")
     return tensor.detach().to(torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True)
 
 

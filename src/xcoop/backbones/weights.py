@@ -15,6 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from xcoop.files import check_inflated_size
+
 SPARSE_ROWS = "token_embedding.rows"  # the mark of the phantom's weights: only the used rows are stored
 
 
@@ -33,6 +35,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         raise FileNotFoundError(f"no weights file {path}; MODEL.BACKBONE.PATH takes a .safetensors, .pt or .pth file")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
+    _check_size(path)
     if _is_torchscript(path):
         return _read_torchscript(path)
     return _unwrap(_read_pickle(path), path)
@@ -49,6 +52,15 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     from xcoop.phantom.weights import load_state_dict  # the writer of this form also reads it
 
     return dict(load_state_dict(path))
+
+
+def _check_size(path: Path) -> None:
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        check_inflated_size(path)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read as weights (nothing in it was executed): {error}") from error
 
 
 def _is_torchscript(path: Path) -> bool:

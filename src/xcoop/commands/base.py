@@ -19,7 +19,7 @@ BUSY = 75  # EX_TEMPFAIL of sysexits.h: another process is at it
 INTERRUPTED = 130
 
 # What the library raises, with a message that names the thing, when its input is wrong.
-EXPECTED = (OSError, ValueError, LookupError, FloatingPointError, ImportError, pickle.UnpicklingError)
+EXPECTED = (OSError, ValueError, LookupError, FloatingPointError, ImportError, pickle.UnpicklingError, MemoryError)
 
 
 INVALID_CHOICE = re.compile(r"invalid choice: '([^']*)' \(choose from (.*)\)")
@@ -67,6 +67,8 @@ def complain(message: str) -> None:
 
 def describe(error: BaseException) -> str:
     """An exception's message without the quotes that KeyError adds."""
+    if isinstance(error, MemoryError):
+        return f"out of memory ({error})" if str(error) else "out of memory"
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     return text.strip() or type(error).__name__
 

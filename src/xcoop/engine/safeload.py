@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import re
 import struct
+import zipfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from xcoop.files import check_inflated_size
 
 _OPTIMISERS = {
     "torch.optim.sgd": ("SGD",),
@@ -67,6 +70,8 @@ def read(path: str | Path) -> Any:
             or it is damaged. Nothing of it was executed, and there is no unsafe second try.
     """
     try:
+        if zipfile.is_zipfile(path):
+            check_inflated_size(path)
         with _allowing(_stand_ins()):
             return torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
@@ -77,10 +82,7 @@ def read(path: str | Path) -> Any:
 
 def _explain(path: str | Path, error: Exception) -> str:
     """One message out of torch's many lines, which also advise what should not be done."""
-    found = re.search(
-        r"GLOBAL '?([\w.]+)'?|(?:class|function|type) <(?:class|built-in function) '?([\w.]+)'?>", str(error)
-    )
-    if found:
+    if found := _FOREIGN.search(str(error)):
         name = found.group(1) or found.group(2)
         return (
             f"{path} was not loaded: it refers to {name!r}, which is neither data nor one of the known optimiser and "
