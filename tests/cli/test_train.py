@@ -277,7 +277,7 @@ def test_weights_that_are_not_there(words: list[str], finished: Path, tmp_path: 
     out = ["--output-dir", str(tmp_path / "out")]
     assert main([*words, *out, "--eval-only", "--model-dir", str(tmp_path / "nothing")]) == 2
     assert "holds no checkpoint" in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())  # nothing was written
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]  # nothing was written
     assert main([*words, *out, "--eval-only", "--model-dir", str(finished), "--load-epoch", "9"]) == 2
     assert "its epochs: 2" in capsys.readouterr().err
 
