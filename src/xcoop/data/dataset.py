@@ -91,13 +91,12 @@ class MedicalDataset(DatasetBase):
         places = "\n".join(f"  {path}" for path in looked_for)
         return MissingDatasetError(f"{self.name} was not found. Looked for\n{places}\nName its place: DATASET.PATH")
 
-    @classmethod
-    def first_holding(cls, candidates: list[Path], *names: str) -> Path:
+    def first_holding(self, candidates: list[Path], *names: str) -> Path:
         """The first folder that holds one of these files or folders; raises `missing` if none does."""
         for folder in candidates:
             if any((folder / name).exists() for name in names):
                 return folder
-        raise cls.missing([folder / names[0] for folder in candidates])
+        raise self.missing([folder / names[0] for folder in candidates])
 
     @staticmethod
     def places(cfg: CfgNode, *below_root: str) -> list[Path]:
