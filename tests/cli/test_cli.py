@@ -29,6 +29,7 @@ def exit_code(*words: str) -> int:
     "words",
     [
         [], ["run"], ["train"], ["table"], ["list"], ["path"], ["version"], ["phantom"],
+        ["data"], ["data", "list"], ["data", "info"], ["data", "prepare"], ["data", "check"],
         ["phantom", "derm7pt"], ["phantom", "pneumonia"], ["phantom", "pretrain"], ["phantom", "probe"],
         ["concepts"], ["concepts", "check"], ["concepts", "mine"],
     ],

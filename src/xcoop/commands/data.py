@@ -117,9 +117,10 @@ def prepare_one(arguments: argparse.Namespace) -> int:
     say(*([f"Caution: {facts.caution}"] if facts.caution else []))
     try:
         say(f"It is there already: {read_raw(cfg).folder}")
-    except MissingDatasetError as error:
+    except MissingDatasetError:
         if not facts.files:
-            say("It may not be downloaded by a programme.", how_to_get(facts), describe(error))
+            say("It is not there, and nothing of it may be downloaded by a programme.", how_to_get(facts))
+            say("Expected layout:", *(f"  {line}" for line in facts.layout.rstrip().splitlines()))
             return USER_ERROR
         _agree(arguments, facts)
         made = fetch_all(facts.files, Path(arguments.root).expanduser())

@@ -2,33 +2,17 @@
 
 from __future__ import annotations
 
-import tarfile
-import zipfile
 from pathlib import Path
 
 
 def unpack(archive: str) -> None:
-    """Unpacks a zip or tar file into its own folder.
+    """Unpacks a zip or tar file into its own folder, over nothing; see `xcoop.data.unpack`.
 
     Raises:
-        ValueError: it is neither, or holds a path or link that leads outside; nothing of a zip is then unpacked.
+        ValueError: it is neither, is damaged, or holds a path or link that leads outside; nothing is then unpacked.
+        FileExistsError: something of that name lies beside it already.
     """
-    folder = Path(archive).resolve().parent
-    try:
-        if zipfile.is_zipfile(archive):
-            _unpack_zip(archive, folder)
-        elif tarfile.is_tarfile(archive):
-            with tarfile.open(archive) as tar:
-                tar.extractall(folder, filter="data")
-        else:
-            raise ValueError(f"{archive} is neither a zip nor a tar file")
-    except (tarfile.TarError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{archive} cannot be unpacked: {error}") from error
+    from xcoop.data.unpack import unpack as unpack_safely
 
-
-def _unpack_zip(archive: str, folder: Path) -> None:
-    with zipfile.ZipFile(archive) as file:
-        for name in file.namelist():
-            if not (folder / name).resolve().is_relative_to(folder):
-                raise ValueError(f"{archive} holds {name!r}, which leads outside of {folder}")
-        file.extractall(folder)  # noqa: S202 (checked above)
+    path = Path(archive).resolve()
+    unpack_safely([path], path.parent, join=True)

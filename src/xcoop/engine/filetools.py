@@ -75,21 +75,15 @@ def download_url(url: str, dst: str, from_gdrive: bool = False) -> None:
     """
     if not from_gdrive and not url.startswith(("https://", "http://")):
         raise ValueError(f"{url!r} is no http(s) address")
+    if not from_gdrive:
+        from xcoop.downloads import Job, download
+
+        download(Job(url, Path(dst)))
+        return
+    import gdown
+
     with files.atomic_path(dst) as temporary:
-        if from_gdrive:
-            import gdown
-
-            gdown.download(url, str(temporary), quiet=False)
-        else:
-            _fetch(url, temporary)
-
-
-def _fetch(url: str, path: Path) -> None:
-    import shutil
-    from urllib.request import urlopen
-
-    with urlopen(url) as answer, path.open("wb") as file:  # noqa: S310 (the caller checked the scheme)
-        shutil.copyfileobj(answer, file)
+        gdown.download(url, str(temporary), quiet=False)
 
 
 def as_sequence(names: str | Sequence[str] | None, default: Sequence[str]) -> list[str]:
