@@ -31,7 +31,7 @@ def exit_code(*words: str) -> int:
         [], ["run"], ["train"], ["table"], ["list"], ["path"], ["version"], ["phantom"],
         ["data"], ["data", "list"], ["data", "info"], ["data", "prepare"], ["data", "check"],
         ["phantom", "derm7pt"], ["phantom", "pneumonia"], ["phantom", "pretrain"], ["phantom", "probe"],
-        ["concepts"], ["concepts", "check"], ["concepts", "mine"],
+        ["concepts"], ["concepts", "check"], ["concepts", "mine"], ["concepts", "elicit"],
     ],
 )  # fmt: skip
 def test_help_of_every_command(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -34,6 +34,7 @@ from xcoop.concepts.elicit import LONGEST_WAIT, Patience, Tally, ask_all
 from xcoop.concepts.elicit_client import Client, ElicitError, Secret, read_address, read_key, retry_after
 from xcoop.concepts.elicit_prompt import MOST_CLASSES, Query, picture_of
 from xcoop.concepts.elicit_store import AnswersError, Stored, answers_path, open_store, read_store
+from xcoop.concepts.lint import check
 
 GOOD = {"nevus": ["regular network", "uniform color"], "melanoma": ["blue veil", "irregular streaks"]}
 TEMPLATE = "a dermoscopic photo of a {class}, {concepts}."
@@ -313,6 +314,7 @@ def test_a_bank_is_elicited_and_rebuilt_without_the_model(tmp_path: Path, capsys
     assert bank.elicited.date == time.strftime("%Y-%m-%d", time.gmtime())
     source = bank.sources[bank.classes["nevus"][1].source]
     assert source == f"Elicited from tiny on {bank.elicited.date}, 2 of 3 answers; not reviewed."
+    assert [finding for finding in check(out) if finding.severity == "error"] == []
     shown = capsys.readouterr().out
     assert "dropped: itchy spot (melanoma): not visible: itchy" in shown
     assert "dropped: rare nevus cells (nevus): not visible: rare" in shown
