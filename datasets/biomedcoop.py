@@ -1,0 +1,108 @@
+"""The sets of the BiomedCoOp benchmark: a folder of images each, and a JSON file that lists its published splits."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xcoop.data.family import FamilyDataset
+from xcoop.data.items import SPLITS, DatasetError, Item, Splits
+from xcoop.plugins import register_dataset
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
+MARK = "_BiomedCoOp"  # ends the name of a set that another format has as well; no folder has it
+MAX_NAMED = 5
+
+
+@register_dataset()
+class BiomedCoOp(FamilyDataset):
+    """The published splits, unchanged, with their class names and label order: figures compare with the published."""
+
+    def find(self, cfg: CfgNode) -> Path:
+        """`<NAME>/<NAME>` beside `<NAME>/split_<NAME>.json`; `DATASET.PATH` is the outer folder."""
+        name = self.name.removesuffix(MARK)
+        places = self.places(cfg, name, "")
+        for place in places:
+            if (place / f"split_{name}.json").is_file() and (place / name).is_dir():
+                return place / name
+        raise self.missing([path for place in places for path in (place / f"split_{name}.json", place / name)])
+
+    def read(self, folder: Path) -> Splits:
+        """The rows of the JSON file; every image that they name must be there."""
+        source = folder.parent / f"split_{folder.name}.json"
+        splits = read_splits(source)
+        require_classes(source, splits.all(), self.class_names)
+        require_files(source, folder, splits.all())
+        return splits
+
+
+def read_splits(source: Path) -> Splits:
+    """The splits that a JSON file lists as `{"train": [[path, label, class name], ...], "val": ..., "test": ...}`.
+
+    Raises:
+        DatasetError: the file is no JSON, lacks a split, or has a row of another form.
+    """
+    try:
+        tree = json.loads(source.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # what is no UTF-8 is a ValueError, too
+        raise DatasetError(f"{source} is damaged: it is not valid JSON ({error}); fetch it again") from error
+    found = list(tree) if isinstance(tree, dict) else type(tree).__name__
+    if not isinstance(tree, dict) or not set(SPLITS) <= set(tree):
+        raise DatasetError(f"{source} must hold the keys {', '.join(SPLITS)}; it has {found}")
+    train, val, test = (_items(source, split, tree[split]) for split in SPLITS)
+    return Splits.of(train, val, test)
+
+
+def _items(source: Path, split: str, rows: Any) -> list[Item]:
+    if not isinstance(rows, list) or not rows:
+        raise DatasetError(f"{source}: {split} must be a list of rows, not {_shown(rows)}")
+    return [_item(f"{source}: {split}[{index}]", row) for index, row in enumerate(rows)]
+
+
+def _item(where: str, row: Any) -> Item:
+    if not isinstance(row, list) or [type(value) for value in row] != [str, int, str]:
+        raise DatasetError(f"{where} must be [path, whole number, class name], not {_shown(row)}")
+    path, label, classname = row
+    if not is_inner(path):
+        raise DatasetError(f"{where}: {path!r} leads out of the folder of the images, or is no relative path with '/'")
+    return Item(path, label, classname)
+
+
+def is_inner(path: str) -> bool:
+    """Whether a path is relative, spelt with `/`, and stays below the folder that it is relative to."""
+    return not re.match(r"[A-Za-z]:", path) and "\\" not in path and not {"", ".", ".."} & set(path.split("/"))
+
+
+def require_classes(source: Path, items: Iterable[Item], published: Sequence[str]) -> None:
+    """DatasetError unless the labels 0, 1, ... have the published class names, and each stands in some row."""
+    names: dict[int, set[str]] = defaultdict(set)
+    for item in items:
+        names[item.label].add(item.classname)
+    if dict(names) != {label: {name} for label, name in enumerate(published)}:
+        found = ", ".join(f"{label}: {' and '.join(map(repr, sorted(names[label])))}" for label in sorted(names))
+        expected = ", ".join(f"{label}: {name!r}" for label, name in enumerate(published))
+        raise DatasetError(
+            f"{source} has other classes than the published.\n  there:     {found}\n  published: {expected}"
+        )
+
+
+def require_files(source: Path, folder: Path, items: Iterable[Item]) -> None:
+    """One DatasetError with the number of the listed images that are absent, and the first few of them."""
+    paths = [item.path for item in items]
+    if absent := [path for path in paths if not (folder / path).is_file()]:
+        shown = "\n".join(f"  {path}" for path in absent[:MAX_NAMED])
+        more = f"\n  ... and {len(absent) - MAX_NAMED} more" if len(absent) > MAX_NAMED else ""
+        raise DatasetError(
+            f"{len(absent)} of the {len(paths)} images that {source} lists are not in {folder}:\n{shown}{more}"
+        )
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
