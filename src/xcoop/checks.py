@@ -8,6 +8,7 @@ from typing import Any
 
 from xcoop.backbones import Backbone
 from xcoop.concepts import ConceptBank, load_bank
+from xcoop.concepts.skeleton import skeleton
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +44,8 @@ def load_dataset_bank(cfg: Any, dataset: Any) -> ConceptBank:
     name = cfg.DATASET.CONCEPT_BANK or getattr(dataset, "concept_bank", "")
     if not name:
         raise ValueError(
-            f"dataset {cfg.DATASET.NAME} names no concept bank; set DATASET.CONCEPT_BANK to a name or file"
+            f"dataset {cfg.DATASET.NAME} names no concept bank; set DATASET.CONCEPT_BANK to a name or file."
+            + _how_to_write_one(dataset)
         )
     return load_bank(name)
 
@@ -53,3 +55,13 @@ def state_bank(bank: ConceptBank) -> None:
     counts = " + ".join(str(len(concepts)) for concepts in bank.classes.values())
     readers = ", ".join(bank.reviewed_by) or "nobody so far"
     logger.info("concept bank %s %s: %s concepts, reviewed by %s", bank.name, bank.version, counts, readers)
+
+
+def _how_to_write_one(dataset: Any) -> str:
+    """A bank to be filled in, with the class names; "" if the dataset does not tell them."""
+    name, classnames = getattr(dataset, "name", type(dataset).__name__), getattr(dataset, "classnames", ())
+    if not classnames:
+        return ""
+    folder = getattr(dataset, "dataset_dir", "")
+    where = f"{folder}/concepts.yaml" if name == "Folder" else "a YAML file"
+    return f" To write one, fill this in and save it as {where}:\n\n{skeleton(name, classnames)}"

@@ -1,0 +1,53 @@
+"""Your own images: a folder with a directory a class, or a table, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from xcoop.data.dataset import TEST_SHARE, MedicalDataset
+from xcoop.data.items import DatasetError, Splits
+from xcoop.data.madesplit import Recipe, made_split
+from xcoop.data.own import read_own
+from xcoop.plugins import register_dataset
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
+BANK = "concepts.yaml"  # in the folder: the concept bank of its classes
+TASK = "classes"
+
+
+@register_dataset()
+class Folder(MedicalDataset):
+    """`DATASET.PATH` names the folder or the table; see `read_own`. Without a split one is made and kept."""
+
+    def __init__(self, cfg: CfgNode) -> None:
+        if not cfg.DATASET.PATH:
+            raise DatasetError(
+                "This dataset is your own: name the folder of its images, or its CSV file, with DATASET.PATH (such as "
+                "DATASET.PATH my_images)"
+            )
+        (place,) = self.places(cfg)
+        if not place.exists():
+            raise self.missing([place])
+        self._own, self._seed = read_own(place), int(cfg.DATASET.SPLIT_SEED)
+        self.tasks = {TASK: self._own.classes}
+        bank = self._own.folder / BANK
+        self.concept_bank = str(bank) if bank.is_file() else ""
+        super().__init__(cfg)
+
+    def find(self, cfg: CfgNode) -> Path:
+        """The folder to which the paths of the images are relative."""
+        return self._own.folder
+
+    def read(self, folder: Path) -> Splits:
+        """The splits that directories or table state."""
+        return self._own.splits
+
+    def _divide(self, splits: Splits, val_share: float, hashes: Mapping[str, str]) -> Splits:
+        if splits.divided:
+            return super()._divide(splits, val_share, hashes)
+        recipe = Recipe(self._seed, TEST_SHARE, val_share)
+        return made_split(splits.train, recipe, hashes, self._own.folder, self._own.table)
