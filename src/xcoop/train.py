@@ -7,6 +7,7 @@ settings, end in an error, and nothing is overwritten.
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -104,6 +105,8 @@ def merged(args: argparse.Namespace) -> CfgNode:
         merge_file(cfg, _method_file(args.config_file, args.trainer))
     _apply_flags(cfg, args)
     merge_pairs(cfg, args.opts)
+    if cfg.DATASET.PATH:  # saved as it is meant here: a later process may run elsewhere
+        cfg.DATASET.PATH = os.path.abspath(os.path.expanduser(cfg.DATASET.PATH))
     if args.eval_only and args.model_dir and cfg.OUTPUT_DIR == DEFAULT_OUTPUT:
         cfg.OUTPUT_DIR = _evaluation_folder(args, cfg)
     check_names(cfg)

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from xcoop.commands.base import BusyError, UserError
 from xcoop.files import atomic_write_text
 from xcoop.results.identity import config_hash, differences, read_config
+from xcoop.results.places import other_data
 from xcoop.results.record import CONFIG, RESULTS, Origin, read_run
 
 if TYPE_CHECKING:
@@ -89,13 +90,14 @@ def check_free(folder: Path, cfg: Mapping[str, Any], origin: Origin) -> None:
     state = "the results of a run" if done else "an interrupted run" if _has_checkpoints(folder) else ""
     saved = _saved(folder, cfg) if state else None
     recorded = done["config_hash"] if done else saved and config_hash(saved)
-    if recorded and recorded != config_hash(cfg):
+    if (recorded and recorded != config_hash(cfg)) or (saved and other_data(saved, cfg)):
         raise UserError(conflict(folder, state, saved, cfg))
 
 
 def conflict(folder: Path, state: str, saved: Mapping[str, Any] | None, cfg: Mapping[str, Any]) -> str:
     """What differs between a run that is there and the one that is wanted, and what can be done."""
     lines = differences(saved, cfg) if saved else []
+    lines += [line] if saved and (line := other_data(saved, cfg)) else []
     what = "\n  ".join(lines or [f"({CONFIG} is missing or agrees; {RESULTS} names another configuration)"])
     return (
         f"{folder} holds {state} with other settings:\n  {what}\n"

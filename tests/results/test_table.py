@@ -9,9 +9,10 @@ import statistics
 from pathlib import Path
 
 import pytest
-from synthetic_runs import config, write, write_seeds
+from synthetic_runs import config, outcome, trainer, write, write_seeds
 
 from xcoop.cli import main
+from xcoop.results.record import write_run
 from xcoop.results.table import FORMATS, collect, parse_folder, render
 
 
@@ -131,3 +132,17 @@ def test_table_errors(results: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "Did you mean 'phantom'?" in capsys.readouterr().err
     assert main(["table", "phantom", "99", "--out", str(results)]) == 2
     assert "99 shots" in capsys.readouterr().err
+
+
+def test_seeds_of_one_configuration_on_other_data_are_not_averaged(tmp_path: Path) -> None:
+    folder = tmp_path / "folder" / "CoOp" / "vit_b16_4shots"
+    write_seeds(folder, {1: 10, 2: 12})
+    other = config(folder / "seed3", seed=3)
+    (folder / "seed3").mkdir()
+    run = trainer(other)
+    run.dm.dataset.split_hash = "elsewhere"
+    write_run(run, *outcome(18))
+    rows = collect(tmp_path / "folder")
+    assert sorted(tuple(row.runs) for row in rows) == [(1, 2), (3,)]
+    assert all("different data or splits" in row.note for row in rows)
+    assert {row.note.partition(":")[0] for row in rows} == {"splits a-split", "splits elsewher"}

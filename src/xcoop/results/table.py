@@ -129,13 +129,20 @@ def _rows(setting: Setting, path: Path, seeds: Iterable[int]) -> list[Row]:
     runs = {seed: run for seed, child in sorted(begun.items()) if (run := read_run(child))}
     wanted = set(begun) if setting.shots is None else {*seeds, *begun}
     missing = tuple(sorted(wanted - runs.keys()))
-    groups: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
+    groups: dict[tuple[str, str | None], dict[int, dict[str, Any]]] = defaultdict(dict)
     for seed, run in runs.items():
-        groups[run["config_hash"]][seed] = run
+        groups[run["config_hash"], run.get("split_hash")][seed] = run
     if len(groups) < 2:
         return [Row(setting, runs, missing)]
-    note = "its seeds ran with different configurations, which are not averaged: compare their config.yaml"
-    return [Row(setting, group, missing, f"config {name[:8]}: {note}") for name, group in groups.items()]
+    return [Row(setting, group, missing, _difference(key, groups)) for key, group in groups.items()]
+
+
+def _difference(key: tuple[str, str | None], others: Iterable[tuple[str, str | None]]) -> str:
+    """Why a group of seeds has a row of its own: another configuration, or the same one on other data."""
+    if len({config for config, _ in others}) > 1:
+        note = "its seeds ran with different configurations, which are not averaged: compare their config.yaml"
+        return f"config {key[0][:8]}: {note}"
+    return f"splits {str(key[1])[:8]}: its seeds ran on different data or splits, which are not averaged"
 
 
 def render(rows: Sequence[Row], dataset: str, style: str = "terminal") -> str:
