@@ -108,6 +108,9 @@ class StemIndex:
     """
 
     def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise DatasetError(f"{folder} is missing: it holds the images")
+        self._folder = folder
         self._by_stem: dict[str, str] = {}
         for path in list_images(folder, deep=True):
             self._by_stem.setdefault(_stem(path), path)
@@ -116,6 +119,15 @@ class StemIndex:
         """The path relative to the folder; None if there is none. A suffix of a picture may be given."""
         name = name.strip()
         return self._by_stem.get(_stem(name) if is_image_name(name) else _key(name))
+
+    def find_all(self, names: list[str], source: Path) -> list[str]:
+        """The paths of all names; raises `DatasetError` with those that are missing, and the file that asks for them."""
+        found = {name: self.find(name) for name in names}
+        if lost := [name for name, path in found.items() if path is None]:
+            raise DatasetError(
+                f"{self._folder} lacks {len(lost)} of {len(names)} images of {source.name}: {name_some(lost)}"
+            )
+        return [path for name in names if (path := found[name])]
 
 
 def name_some(names: list[str], limit: int = 20) -> str:
