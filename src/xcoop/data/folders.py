@@ -121,7 +121,7 @@ class StemIndex:
         return self._by_stem.get(_stem(name) if is_image_name(name) else _key(name))
 
     def find_all(self, names: list[str], source: Path) -> list[str]:
-        """The paths of all names; raises `DatasetError` with those that are missing, and the file that asks for them."""
+        """The paths of all names; raises `DatasetError` that names those without one, and the file that lists them."""
         found = {name: self.find(name) for name in names}
         if lost := [name for name, path in found.items() if path is None]:
             raise DatasetError(
