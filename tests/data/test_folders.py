@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from xcoop.data.folders import CaseBlindIndex, list_images, make_once, writable
+from xcoop.data.folders import CaseBlindIndex, StemIndex, list_images, make_once, name_some, writable
 from xcoop.data.items import DatasetError
 
 
@@ -110,3 +110,23 @@ def test_a_closed_folder_is_not_writable(tmp_path: Path) -> None:
     closed.chmod(0o755)
     (tmp_path / "file").touch()
     assert not writable(tmp_path / "file" / "x")
+
+
+def test_pictures_are_found_by_their_stems(tmp_path: Path) -> None:
+    for name in ("b/Img1.JPG", "a/img1.jpg", "a/1_IM-0001.dcm.png", "a/img2_mask.png", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    index = StemIndex(tmp_path)
+    assert [index.find(name) for name in ("img1", "IMG1.png", " img1 ")] == ["a/img1.jpg"] * 3
+    assert index.find("1_IM-0001.dcm.png") == index.find("1_IM-0001.dcm") == "a/1_IM-0001.dcm.png"
+    assert [index.find(name) for name in ("img2", "notes", "")] == [None] * 3
+    assert index.find_all(["img2_mask", "img1", "img1"], tmp_path) == ["a/img2_mask.png", "a/img1.jpg", "a/img1.jpg"]
+    with pytest.raises(DatasetError, match=r"lacks 2 of 3 images of t\.csv: x, y$"):
+        index.find_all(["x", "img1", "y"], tmp_path / "t.csv")
+    with pytest.raises(DatasetError, match="nowhere is missing"):
+        StemIndex(tmp_path / "nowhere")
+
+
+def test_long_lists_of_names_are_cut() -> None:
+    assert name_some(["a", "b"], 2) == "a, b"
+    assert name_some(["a", "b", "c", "d"], 2) == "a, b, ... and 2 more"
