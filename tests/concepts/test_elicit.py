@@ -50,10 +50,10 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def ask(
-    server: ChatServer, folder: Path, samples: int = 1, retries: int = 4, query: Query = QUERY
+    server: ChatServer, folder: Path, samples: int = 1, retries: int = 4, query: Query = QUERY, timeout: float = 30.0
 ) -> tuple[Tally, list[float], list[Stored]]:
     """What happened, how long it waited, and what was stored; nothing is waited for really."""
-    client = Client(read_address(server.url, Secret("")), query.model, Secret(""), timeout=0.25)
+    client = Client(read_address(server.url, Secret("")), query.model, Secret(""), timeout)
     waits: list[float] = []
     with open_store(folder / "bank.answers.jsonl", query, resume=True) as store:
         tally = ask_all(client, store, samples, Patience(retries, waits.append))
@@ -86,10 +86,13 @@ FAULTS: dict[str, tuple[Act, str]] = {
 
 
 @pytest.mark.parametrize("name", FAULTS)
-def test_a_fault_is_counted_and_the_next_try_is_used(name: str, tmp_path: Path) -> None:
+def test_a_fault_is_counted_and_the_next_try_is_used(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     act, kind = FAULTS[name]
+    monkeypatch.setattr(elicit_client, "PATIENCE", 1)
     with serving(act, says(GOOD)) as server:
-        tally, waits, answers = ask(server, tmp_path)
+        tally, waits, answers = ask(server, tmp_path, timeout=1.0 if act in (hangs, trickles) else 30.0)
         assert len(server.requests) == tally.requests == 2
     assert (tally.faults, tally.given_up) == (Counter([kind]), [])
     assert waits == [1.0]
@@ -286,7 +289,7 @@ def test_killed_and_resumed_without_asking_twice(tmp_path: Path) -> None:
 
 
 def command(server: ChatServer, out: Path, *more: str) -> int:
-    words = ["--model", "tiny", "--base-url", server.url, "--out", str(out), "--timeout", "2", "--retries", "0", *more]
+    words = ["--model", "tiny", "--base-url", server.url, "--out", str(out), "--timeout", "30", "--retries", "0", *more]
     return main(["concepts", "elicit", "phantom", *words])
 
 
