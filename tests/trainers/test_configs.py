@@ -20,7 +20,7 @@ def test_a_config_merges_and_fits_its_backbone(path: Path) -> None:
     cfg.merge_from_file(str(path))
     assert path.parent.name in trainer_names()
     assert cfg.MODEL.BACKBONE.NAME in backbone_names()
-    assert tuple(cfg.INPUT.SIZE) == ((96, 96) if cfg.MODEL.BACKBONE.NAME == "phantom" else (224, 224))
+    assert tuple(cfg.INPUT.SIZE) == ((64, 64) if cfg.MODEL.BACKBONE.NAME == "phantom" else (224, 224))
     assert tuple(cfg.INPUT.PIXEL_MEAN) == MEAN
     assert tuple(cfg.INPUT.PIXEL_STD) == STD
     assert cfg.INPUT.INTERPOLATION == "bicubic"
