@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -76,8 +77,9 @@ def _row(name: str, root: Path) -> list[str]:
 
 
 def _there(facts: About, root: Path) -> str:
-    place = facts.place(root)
-    return "?" if place is None else "yes" if place.exists() else "no"
+    """Whether there is something where the first line of the layout has the dataset; finding it would read it."""
+    named = re.match(r"<DATA>/([\w./ -]*[\w.])", facts.layout)
+    return "?" if not named else "yes" if (root / named[1].partition("  ")[0]).exists() else "no"
 
 
 def show_info(arguments: argparse.Namespace) -> int:

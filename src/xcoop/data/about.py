@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,11 +69,6 @@ class About:
     grouping: str = ""
     caution: str = ""
     name: str = ""
-
-    def place(self, root: Path) -> Path | None:
-        """Where the first line of the layout puts it; None if that names no place."""
-        named = re.match(r"<DATA>/([\w./ -]*[\w.])", self.layout)
-        return root / named[1].partition("  ")[0] if named else None
 
 
 def about(name: str) -> About:

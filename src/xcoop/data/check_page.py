@@ -34,13 +34,15 @@ def _wrapped(head: str, text: str) -> list[str]:
 
 def _table(report: Report) -> list[str]:
     """Found numbers of images by class and split, with the published ones where they differ."""
-    splits = dict(report.raw.splits)
+    splits = {split: list(items) for split, items in report.raw.splits}
+    if "all" in report.published:  # of a set without official splits
+        splits["all"] = report.raw.splits.all()
     found = {split: per_class(items) for split, items in splits.items()}
     rows: list[list[object]] = [
         [name, *(_cell(found[split].get(name, 0), report.published.get(split), name) for split in splits)]
         for name in report.raw.class_names
     ]
-    rows.append(["all", *(str(len(items)) for items in splits.values())])
+    rows.append(["images", *(str(len(items)) for items in splits.values())])
     if any(patients(items) for items in splits.values()):
         rows.append(["patients", *(str(patients(items)) for items in splits.values())])
     return tabulate(rows, headers=["class", *splits], stralign="right", disable_numparse=True).splitlines()

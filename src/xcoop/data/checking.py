@@ -121,6 +121,9 @@ def _split_findings(raw: Raw) -> Iterator[Finding]:
     train = per_class(raw.splits.train)
     if lacking := [name for name in raw.class_names if name not in train]:
         yield Finding(UNUSABLE, "splits", f"train has no image of {', '.join(map(repr, lacking))}")
+    if not getattr(raw.splits, "divided", True):
+        yield Finding(NOTE, "splits", "there are no official splits: a run makes them")
+        return
     if not raw.splits.test:
         yield Finding(UNUSABLE, "splits", "there are no test images")
     if not raw.splits.val:
