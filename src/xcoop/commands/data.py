@@ -7,6 +7,7 @@ import json
 import logging
 import re
 import sys
+import textwrap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,7 +74,11 @@ def _row(name: str, root: Path) -> list[str]:
     splits = next(iter(facts.counts.values()), {})
     classes = max((len(split) for split in splits.values()), default=0)
     images = sum(number for split in splits.values() for number in split.values())
-    return [name, facts.title, str(classes or "?"), str(images or "?"), facts.licence, _there(facts, root)]
+    return [name, facts.title, str(classes or "?"), str(images or "?"), _short(facts.licence), _there(facts, root)]
+
+
+def _short(text: str) -> str:
+    return textwrap.shorten(text, 36, placeholder=" ...")
 
 
 def _there(facts: About, root: Path) -> str:
