@@ -5,9 +5,6 @@ Nothing here writes. What a member is called is judged in `member_names`.
 
 from __future__ import annotations
 
-import bz2
-import gzip
-import lzma
 import stat
 import struct
 import tarfile
@@ -18,34 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
+from xcoop.data.archive_limits import ArchiveError, Limits, refused, too_large
 from xcoop.data.member_names import FILE, FOLDER
+from xcoop.data.tar_stream import TarStream
 
 BLOCK = 1 << 20  # bytes
-MAX_HEADER = 1 << 24  # bytes: tarfile reads long names into memory whole, whatever their stated size
-SMALL = 1 << 26  # bytes: below that the ratio does not matter
-
-
-class ArchiveError(ValueError):
-    """An archive that is damaged, or that is not to be trusted; the message names it and the member."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """How much may come out of an archive.
-
-    Attributes:
-        members: their number.
-        total: bytes of all of them.
-        ratio: of the unpacked to the packed size; pictures are near 1, tables near 10.
-    """
-
-    members: int = 1_000_000
-    total: int = 1 << 38
-    ratio: int = 200
-
-    def bytes_of(self, archive: Path) -> int:
-        """How many bytes this archive may unpack to."""
-        return min(self.total, max(min(SMALL, self.total), self.ratio * archive.stat().st_size))
 
 
 @dataclass(frozen=True)
@@ -82,19 +56,8 @@ def members(archive: Path, limits: Limits) -> Iterator[Member]:
             if count > limits.members:
                 raise refused(archive, member.name, f"is one too many: at most {limits.members:,} members are allowed")
             if total > allowed:
-                raise refused(archive, member.name, _too_large(archive, limits))
+                raise refused(archive, member.name, too_large(archive, limits))
             yield member
-
-
-def refused(archive: Path, name: str, reason: str) -> ArchiveError:
-    """The error for one member."""
-    shown = name if len(name) <= 120 else f"{name[:100]}...({len(name)} characters)"
-    return ArchiveError(f"{archive}: the member {shown!r} {reason}; nothing was unpacked")
-
-
-def _too_large(archive: Path, limits: Limits) -> str:
-    size = archive.stat().st_size
-    return f"makes it unpack to more than the {limits.bytes_of(archive):,} bytes allowed for an archive of {size:,}"
 
 
 @contextmanager
@@ -142,7 +105,7 @@ def _zip_members(archive: Path, file: IO[bytes], limits: Limits) -> Iterator[Mem
         infos = opened.infolist()
         if sum(info.file_size for info in infos) > limits.bytes_of(archive):
             largest = max(infos, key=lambda info: info.file_size)
-            raise refused(archive, largest.orig_filename, _too_large(archive, limits))
+            raise refused(archive, largest.orig_filename, too_large(archive, limits))
         for info in infos:
             _check_zip_member(archive, info)
         _check_overlap(archive, file, infos, opened.start_dir)
@@ -190,7 +153,7 @@ def _check_overlap(archive: Path, file: IO[bytes], infos: list[zipfile.ZipInfo],
 
 def _tar_members(archive: Path, file: IO[bytes], limits: Limits) -> Iterator[Member]:
     with _reading(archive):
-        stream = _Stream(_decompressed(file), archive, limits)
+        stream = TarStream(file, archive, limits)
         tar: Any = tarfile.open(fileobj=cast(Any, stream), mode="r:")  # noqa: SIM115 - the caller closes the file
     while True:
         with _reading(archive):
@@ -221,52 +184,3 @@ def _check_tar_member(archive: Path, info: tarfile.TarInfo) -> None:
         raise refused(archive, info.name, "is no plain file and no folder")
     if info.size < 0:
         raise refused(archive, info.name, f"has the size {info.size}")
-
-
-def _decompressed(file: IO[bytes]) -> IO[bytes]:
-    start = file.read(6)
-    file.seek(0)
-    if start[:2] == b"\x1f\x8b":
-        return cast("IO[bytes]", gzip.GzipFile(fileobj=file))
-    if start[:3] == b"BZh":
-        return cast("IO[bytes]", bz2.BZ2File(file))
-    return cast("IO[bytes]", lzma.LZMAFile(file)) if start == b"\xfd7zXZ\x00" else file
-
-
-class _Stream:
-    """What tarfile reads from: forward only, within the limits, and never much at once."""
-
-    def __init__(self, source: IO[bytes], archive: Path, limits: Limits) -> None:
-        self._source, self._archive, self._limits = source, archive, limits
-        self._allowed = limits.bytes_of(archive)
-        self._position = 0
-        self._last = b""
-        self.member = ""  # the last one that was met
-
-    def tell(self) -> int:
-        return self._position
-
-    def read(self, size: int) -> bytes:
-        if not 0 <= size <= MAX_HEADER:
-            raise refused(self._archive, self.member, f"is followed by a header of {size:,} bytes")
-        data = self._source.read(size)
-        self._position += len(data)
-        self._last = data
-        if self._position > self._allowed:
-            raise refused(self._archive, self.member, _too_large(self._archive, self._limits))
-        return data
-
-    def seek(self, position: int) -> None:
-        if position < 0:  # what tarfile of Python 3.10 looks for in an archive without members
-            raise EOFError("no members")
-        if position < self._position:
-            raise refused(self._archive, self.member, "is followed by one that lies before it")
-        while self._position < position and self.read(min(BLOCK, position - self._position)):
-            pass
-
-    def finish(self) -> None:
-        """Reads to the end, so that check sums are compared; a tar file that is whole ends in a block of zeros."""
-        if len(self._last) != tarfile.BLOCKSIZE or any(self._last):
-            raise EOFError("the end of the archive is missing")
-        while self.read(BLOCK):
-            pass

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from xcoop.data.archive_limits import ArchiveError, Limits, refused
 from xcoop.data.folders import sweep
 from xcoop.data.member_names import FOLDER, Names
-from xcoop.data.members import ArchiveError, Limits, Member, members, refused
+from xcoop.data.members import Member, members
 
 logger = logging.getLogger(__name__)
 
