@@ -7,12 +7,10 @@ Names and layout are Dassl's: `<output>/prompt_learner/model.pth.tar-<epoch>`, `
 from __future__ import annotations
 
 import io
-import random
 import warnings
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from xcoop.files import atomic_write_bytes, atomic_write_text
@@ -76,34 +74,6 @@ def latest_checkpoint(folder: Path) -> Path | None:
     if not name or Path(name).name != name or not (folder / name).is_file():
         raise ValueError(f"{pointer} names {name!r}, which is not in {folder}; delete {folder} to start anew")
     return folder / name
-
-
-def rng_state() -> dict[str, Any]:
-    """The states of all random generators that a run draws from, as tensors and numbers."""
-    version, words, gauss = random.getstate()
-    _, keys, position, has_gauss, cached = np.random.get_state()
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        "python": (version, torch.tensor(words, dtype=torch.int64), gauss),
-        "numpy": (
-            torch.from_numpy(np.asarray(keys).astype(np.int64)),
-            int(position),
-            int(has_gauss),
-            float(cached),
-        ),
-    }
-
-
-def restore_rng(state: dict[str, Any]) -> None:
-    """Puts the generators back to where `rng_state` found them."""
-    torch.set_rng_state(state["torch"].cpu())
-    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all([one.cpu() for one in state["cuda"]])
-    version, words, gauss = state["python"]
-    random.setstate((version, tuple(words.tolist()), gauss))
-    keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state(("MT19937", keys.cpu().numpy().astype(np.uint32), position, has_gauss, cached))
 
 
 def restore_optimiser(optimiser: Any, scheduler: Any, content: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from xcoop import checkpoints
+from xcoop.engine.rng import restore_rng, rng_state
 from xcoop.model import PromptModel
 from xcoop.precision import Precision
 
@@ -38,7 +39,7 @@ class Resumable:
             "scaler": self.precision.state(),
             "val_result": None if val_result is None else float(val_result),
             "best_result": float(self.best_result),
-            "rng": checkpoints.rng_state(),
+            "rng": rng_state(),
             "trainer": type(self).__name__,
             "classnames": self.model.classnames,
         }
@@ -76,7 +77,7 @@ class Resumable:
         self.precision.load_state(content.get("scaler"))
         self.best_result = float(content.get("best_result", self.best_result))
         if "rng" in content:
-            checkpoints.restore_rng(content["rng"])
+            restore_rng(content["rng"])
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
         """Loads what was trained: the given epoch; else the best one; else, without a best one, the last.
