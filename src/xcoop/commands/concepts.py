@@ -1,4 +1,4 @@
-"""`xcoop concepts`: checks concept banks, and makes them from concept labels."""
+"""`xcoop concepts`: checks concept banks, and makes them from concept labels or with a language model."""
 
 from __future__ import annotations
 
