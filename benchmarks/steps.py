@@ -44,8 +44,10 @@ def random_clip(seed: int = 0) -> Any:
     return import_clip().model.CLIP(512, 224, 12, 768, 16, 77, 49408, 512, 8, 12).eval().requires_grad_(False)
 
 
-def make_step(losses: Callable[[], Tensor], parameters: list[Any], precision: str, device: str) -> Step:
-    """Forward, backward and one small SGD step; returns the loss."""
+def make_step(
+    losses: Callable[[], Tensor], parameters: list[Any], precision: str, device: str, adjust: Callable[[], None]
+) -> Step:
+    """Forward, backward, `adjust` and one small SGD step; returns the loss."""
     optimiser = torch.optim.SGD(parameters, lr=1e-4, momentum=0.9)
     kind = {"amp": torch.float16, "bf16": torch.bfloat16}.get(precision)
 
@@ -54,6 +56,7 @@ def make_step(losses: Callable[[], Tensor], parameters: list[Any], precision: st
             loss = losses()
         optimiser.zero_grad()
         loss.backward()
+        adjust()
         optimiser.step()
         return loss.item()
 
@@ -86,8 +89,9 @@ def pairs(device: str, precision: str) -> dict[str, tuple[Step, Step]]:
     labels = torch.arange(B, device=device) % 2
     found = {}
 
-    def add(name: str, common: tuple[Any, list[Any]], own: tuple[Any, list[Any]]) -> None:
-        found[name] = tuple(make_step(losses, params, precision, device) for losses, params in (common, own))
+    def add(name: str, model: PromptModel, common: tuple[Any, list[Any]], own: tuple[Any, list[Any]]) -> None:
+        sides = ((*common, lambda: None), (*own, model.adjust_gradients))
+        found[name] = tuple(make_step(losses, params, precision, device, adjust) for losses, params, adjust in sides)
 
     def backbone() -> ClipBackbone:
         return ClipBackbone("ViT-B/16", copy.deepcopy(clip)).requires_grad_(False).to(device)
@@ -104,6 +108,7 @@ def pairs(device: str, precision: str) -> dict[str, tuple[Step, Step]]:
         parameter.requires_grad_(True)
     add(
         "XCoOp (released)",
+        released,
         (lambda: torch.stack(copies.losses(images, labels)).sum(), copies.trained()),
         (ours(released, lambda: released.encode_images(images), labels), list(released.trained_parameters().values())),
     )
@@ -122,7 +127,7 @@ def pairs(device: str, precision: str) -> dict[str, tuple[Step, Step]]:
         trained = [parameter for parameter in common.parameters() if parameter.requires_grad]
         cached = model.encode_images(images)
         own = (ours(model, lambda cached=cached: cached, labels), list(model.trained_parameters().values()))
-        add(f"{name} (cached features)", (plain(common, images, labels), trained), own)
+        add(f"{name} (cached features)", model, (plain(common, images, labels), trained), own)
     return found
 
 
