@@ -75,6 +75,9 @@ class TestCheck:
         assert serious(report) == []
         (finding,) = [finding for finding in report.findings if finding.kind == "content"]
         assert finding.text.startswith("1 train images have their content again, left out: train/NORMAL/IM-0001-0001")
+        kept = check(read_raw(config("pneumonia", root, HYGIENE="report")), as_generated())
+        (finding,) = [finding for finding in kept.findings if finding.kind == "content"]
+        assert "left out" not in finding.text
 
     @pytest.mark.parametrize(
         ("damage", "kinds", "text"),

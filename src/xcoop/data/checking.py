@@ -102,7 +102,7 @@ def check(raw: Raw, facts: About | None) -> Report:
     reasons = {path: found.reason for path, found in surveyed.items() if found.reason}
     hashes = {path: found.sha256 for path, found in surveyed.items() if not found.reason}
     sizes, modes = _looks(raw.folder, list(hashes))
-    _, clashes = hygiene.clean(raw.splits, hashes)
+    _, clashes = hygiene.clean(raw.splits, hashes, raw.drops)
     published = facts.counts.get(raw.task, {}) if facts and not raw.is_phantom else {}
     findings = [
         *_split_findings(raw),

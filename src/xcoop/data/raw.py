@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from xcoop.data import hygiene
 from xcoop.data.dataset import MedicalDataset
 from xcoop.data.items import Splits
 
@@ -25,6 +26,7 @@ class Raw:
         class_names: of the task, in label order.
         is_phantom: whether the pictures are drawn.
         splits: as they are handed out; an empty val is carved from train later.
+        drops: whether a run leaves out what clashes (DATASET.HYGIENE).
     """
 
     name: str
@@ -34,6 +36,7 @@ class Raw:
     class_names: tuple[str, ...]
     is_phantom: bool
     splits: Splits
+    drops: bool = True
 
 
 def read_raw(cfg: CfgNode) -> Raw:
@@ -54,7 +57,7 @@ def read_raw(cfg: CfgNode) -> Raw:
     try:
         reader(cfg)
     except _Read as read:
-        return read.raw
+        return replace(read.raw, drops=hygiene.drops(cfg.DATASET.HYGIENE))
     raise AssertionError(f"{cls.__name__} never cleans what it reads")
 
 
