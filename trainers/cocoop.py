@@ -55,11 +55,19 @@ class CoCoOpModel(PromptModel):
         # Each part is encoded again in the backward pass, so only one part's activations are held at a time.
         return torch.cat([checkpoint(self._logits, part, use_reentrant=False) for part in parts])
 
-    def _logits(self, images: Tensor) -> Tensor:
+    def image_text_features(self, features: ImageFeatures) -> Tensor:
+        """Each image's own prompts, (B, 1, C, D)."""
+        parts = unit(features.pooled).split(self.images_at_once)
+        return torch.cat([self._shifted(part) for part in parts])[:, None]
+
+    def _shifted(self, images: Tensor) -> Tensor:
+        """Features of the prompts that unit image features (B, D) shift, (B, C, D)."""
         shift = self.meta_net(images)  # (B, W)
         context = self.prompt_learner.ctx + shift[:, None, None]  # (B, 1, n, W)
-        text = self.encode_prompts(*self.prompt_learner.assemble(context))  # (B, C, D)
-        return self.scale * torch.einsum("bd,bcd->bc", images, unit(text))
+        return self.encode_prompts(*self.prompt_learner.assemble(context))
+
+    def _logits(self, images: Tensor) -> Tensor:
+        return self.scale * torch.einsum("bd,bcd->bc", images, unit(self._shifted(images)))
 
 
 @register_trainer("COCOOP", DEFAULTS)

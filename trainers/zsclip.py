@@ -61,6 +61,6 @@ class ZeroshotCLIP(PromptTrainer):
         """Encodes the sentences once."""
         if bank:
             return ZeroshotModel(backbone, classnames, clinical_features(backbone, bank))
-        template = self.settings.TEMPLATE or getattr(self.dm.dataset, "template", "a photo of a {}.")
+        template = self.settings.TEMPLATE or self.template
         sentences = [template.format(name.replace("_", " ")) for name in classnames]
         return ZeroshotModel(backbone, classnames, backbone.encode_text(sentences))

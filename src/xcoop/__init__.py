@@ -15,6 +15,8 @@ from xcoop.version import __version__
 if TYPE_CHECKING:
     from yacs.config import CfgNode
 
+    from xcoop.explain.trained import TrainedModel
+
 _CHECKOUT = Path(__file__).resolve().parents[2]
 if (_CHECKOUT / "setup.py").is_file() and (_CHECKOUT / "trainers").is_dir():
     # In a checkout the plug-in folders stand at its top; installed, they stand beside this file.
@@ -37,4 +39,24 @@ def plug_in(cfg: CfgNode) -> None:
     plug(cfg)
 
 
-__all__ = ["__version__", "plug_in"]
+def load_run(folder: str | Path, device: str | None = None) -> TrainedModel:
+    """The trained model of a finished run, ready to predict and to explain.
+
+        model = xcoop.load_run("output/phantom/XCoOp/phantom_16shots/seed1")
+        model.predict(["lesion.jpg"]).probabilities  # (1, C)
+        model.explain("lesion.jpg").text
+
+    Args:
+        folder: a run's output folder, with `config.yaml`, `results.json` and its checkpoint.
+        device: e.g. "cpu" or "cuda:0"; by default a GPU if there is one.
+
+    Raises:
+        FileNotFoundError: the folder holds no finished run.
+        ValueError: its files are damaged, or its backbone has other weights now; the message names them.
+    """
+    from xcoop.explain.loading import load_run as load
+
+    return load(Path(folder), device)
+
+
+__all__ = ["__version__", "load_run", "plug_in"]

@@ -42,6 +42,11 @@ class PromptModel(nn.Module):
         """The features of the prompts, not normalised: (C, D), or (K, C, D)."""
         raise NotImplementedError
 
+    def image_text_features(self, features: ImageFeatures) -> Tensor:
+        """The prompt features that each image is compared with, (B, K, C, D); (1, K, C, D) if all see the same."""
+        text = self.text_features()
+        return (text if text.dim() == 3 else text[None])[None]
+
     def logits(self, features: ImageFeatures) -> Tensor:
         """CLIP's: the scaled cosine of each image with each class, (B, C)."""
         return self.scale * unit(features.pooled) @ unit(self.text_features()).T

@@ -31,6 +31,7 @@ __all__ = ["PromptModel", "PromptTrainer"]
 
 logger = logging.getLogger(__name__)
 
+TEMPLATE = "a photo of a {}."
 DETERMINISTIC = {"normalize", "instance_norm", "center_crop"}  # transforms that draw no random numbers
 
 
@@ -43,10 +44,12 @@ class PromptTrainer(Resumable, TrainerX):
         backbone: the CLIP below it.
         model: the method.
         bank: the concept bank, for methods that use one.
+        template: the dataset's sentence for a class name, with {} for it.
         seconds: wall time by phase: build, features, train, test.
     """
 
     node: str = ""
+    template: str = TEMPLATE
     train_loader_x: Any
     val_loader: Any
     test_loader: Any
@@ -66,6 +69,23 @@ class PromptTrainer(Resumable, TrainerX):
     def uses_bank(self) -> bool:
         """Whether the concept bank is needed; asked before the model is built."""
         return False
+
+    @classmethod
+    def model_of(
+        cls, cfg: Any, backbone: Backbone, classnames: list[str], bank: ConceptBank | None, template: str = TEMPLATE
+    ) -> PromptModel:
+        """The method's model without data, loaders and optimiser: what a finished run is loaded into.
+
+        Args:
+            cfg: the run's merged config.
+            backbone: frozen, on the device.
+            classnames: in the order of the labels.
+            bank: of these classes; only methods that use one ask for it.
+            template: the dataset's sentence for a class name.
+        """
+        shell = cls.__new__(cls)
+        shell.cfg, shell.bank, shell.template = cfg, None, template
+        return shell.build_method(backbone, classnames, bank if shell.uses_bank() else None)
 
     # Building.
 
@@ -113,6 +133,7 @@ class PromptTrainer(Resumable, TrainerX):
         if self.uses_bank():
             self.bank = load_dataset_bank(cfg, dataset).for_classes(classnames)
             state_bank(self.bank)
+        self.template = getattr(dataset, "template", TEMPLATE)
         self._seed()
         self.model = self.build_method(backbone, classnames, self.bank).to(self.device)
         if cfg.MODEL.INIT_WEIGHTS:

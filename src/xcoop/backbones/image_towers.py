@@ -22,12 +22,22 @@ def vit_features(visual: Any, images: Tensor, patches: bool) -> ImageFeatures:
         images: (B, 3, S, S).
         patches: whether the patch tokens are wanted.
     """
-    x = visual.conv1(images).flatten(2).transpose(1, 2)  # (B, T, V), V: the tower's width
+    x = vit_tokens(visual, images)
+    x = visual.transformer(x.transpose(0, 1)).transpose(0, 1)
+    return vit_projected(visual, x if patches else x[:, :1])
+
+
+def vit_tokens(visual: Any, images: Tensor) -> Tensor:
+    """The tokens that enter a vision transformer's first block, class token first: (B, 1 + T, V), V its width."""
+    x = visual.conv1(images).flatten(2).transpose(1, 2)  # (B, T, V)
     first = visual.class_embedding.to(x.dtype).expand(len(x), 1, -1)  # (B, 1, V)
-    x = torch.cat([first, x], dim=1) + visual.positional_embedding.to(x.dtype)  # (B, 1 + T, V)
-    x = visual.transformer(visual.ln_pre(x).transpose(0, 1)).transpose(0, 1)
-    wanted = x if patches else x[:, :1]
-    joint = visual.ln_post(wanted) @ visual.proj  # (B, 1 + T, D)
+    tokens: Tensor = visual.ln_pre(torch.cat([first, x], dim=1) + visual.positional_embedding.to(x.dtype))
+    return tokens
+
+
+def vit_projected(visual: Any, tokens: Tensor) -> ImageFeatures:
+    """Tokens that left the last block, (B, 1 + T, V), through `ln_post` and `proj`."""
+    joint = visual.ln_post(tokens) @ visual.proj  # (B, 1 + T, D)
     return ImageFeatures(pooled=joint[:, 0], patches=joint[:, 1:])
 
 
@@ -43,12 +53,22 @@ def resnet_features(visual: Any, images: Tensor, patches: bool) -> ImageFeatures
         images: (B, 3, S, S).
         patches: whether the local features are wanted.
     """
+    return resnet_pooled(visual, resnet_map(visual, images), patches)
+
+
+def resnet_map(visual: Any, images: Tensor) -> Tensor:
+    """What leaves a ResNet's last stage, (B, V, S / 32, S / 32)."""
     x = images
     for index in (1, 2, 3):  # the stem: OpenAI's copies name its activations differently, and all are plain ReLUs
         x = F.relu(getattr(visual, f"bn{index}")(getattr(visual, f"conv{index}")(x)))
     x = visual.avgpool(x)
     for layer in (visual.layer1, visual.layer2, visual.layer3, visual.layer4):
-        x = layer(x)  # at last (B, V, S / 32, S / 32)
+        x = layer(x)
+    return x
+
+
+def resnet_pooled(visual: Any, x: Tensor, patches: bool) -> ImageFeatures:
+    """A ResNet's last map (B, V, S / 32, S / 32) through its attention pool; see `resnet_features`."""
     pool = visual.attnpool
     pooled = pool(x)  # (B, D)
     if not patches:

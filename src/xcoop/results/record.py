@@ -186,6 +186,8 @@ def _describe(trainer: Any, labels: Ints, probabilities: Floats) -> dict[str, An
         "best_reachable": _best_reachable(cfg, dataset),
         "split_hash": getattr(dataset, "split_hash", None),
         "bank": _bank(trainer),
+        "concept_bank": cfg.DATASET.get("CONCEPT_BANK", "") or str(getattr(dataset, "concept_bank", "")),
+        "template": str(getattr(dataset, "template", "")),
         "config_hash": config_hash(cfg),
         **asdict(origin),
         "versions": versions(),

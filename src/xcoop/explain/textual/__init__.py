@@ -1,0 +1,1 @@
+"""What learned prompts say, in words and numbers."""

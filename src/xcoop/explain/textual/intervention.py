@@ -1,0 +1,155 @@
+"""What changes if a concept is taken away, replaced or added: the model is asked again with other knowledge.
+
+Two kinds of models. XCoOp's `aligned` variant holds the clinical sentences of its classes: they are made anew from the
+changed bank, and the logits are the model's own. Every other model holds no concepts, only prompts: there the concept's
+part of the decomposed prompt is taken out, and the global similarity is computed again.
+
+Symbols: B images, C classes, J concepts, K prompts a class, D joint width.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from xcoop.alignment import unit
+from xcoop.backbones import ImageFeatures
+from xcoop.concepts import ConceptBank
+from xcoop.concepts.bank import Concept
+from xcoop.concepts.features import clinical_features
+from xcoop.concepts.knowledge import plain_template, unrelated_to
+from xcoop.concepts.shares import shares
+from xcoop.explain.textual.decomposition import Decomposition
+from xcoop.model import PromptModel
+
+
+def holds_concepts(model: PromptModel) -> bool:
+    """Whether a model's logits depend on clinical sentences that can be changed."""
+    clinical, settings = getattr(model, "clinical", None), getattr(model, "settings", {})
+    return isinstance(clinical, Tensor) and clinical.dim() == 3 and settings.get("CLINICAL_WEIGHT", 0) > 0
+
+
+def removed(bank: ConceptBank, classname: str, text: str) -> ConceptBank:
+    """The bank without one concept of a class; a class without any left keeps its plain sentence.
+
+    Raises:
+        ValueError: the class has no such concept.
+    """
+    if text not in bank.texts(classname):
+        raise ValueError(f"{classname!r} has no concept {text!r}; it has {bank.texts(classname)}")
+    kept = tuple(concept for concept in bank.classes[classname] if concept.text != text)
+    return replace(bank, classes={**bank.classes, classname: kept})
+
+
+def replaced(bank: ConceptBank, classname: str, text: str, other: str) -> ConceptBank:
+    """The bank with another concept in the place of one of a class's."""
+    if text not in bank.texts(classname):
+        raise ValueError(f"{classname!r} has no concept {text!r}; it has {bank.texts(classname)}")
+    new = tuple(Concept(other, c.source) if c.text == text else c for c in bank.classes[classname])
+    return replace(bank, classes={**bank.classes, classname: new})
+
+
+def added(bank: ConceptBank, classname: str, text: str) -> ConceptBank:
+    """The bank with one concept more for a class; a bank that has it for this class already stays as it is."""
+    if text in bank.texts(classname):
+        return bank
+    source = next(iter(bank.sources), "")
+    return replace(bank, classes={**bank.classes, classname: (*bank.classes[classname], Concept(text, source))})
+
+
+@contextmanager
+def knowing(model: PromptModel, bank: ConceptBank) -> Iterator[None]:
+    """While it is open, the model's clinical sentences are those of another bank of the same classes.
+
+    Raises:
+        ValueError: the model holds no clinical sentences.
+    """
+    if not holds_concepts(model):
+        raise ValueError(f"{type(model).__name__} holds no clinical sentences that could be changed")
+    before: Any = model.clinical  # (K, C, D)
+    model.clinical = torch.stack([_sentences(model, share) for share in shares(bank, len(before))]).to(before)
+    try:
+        yield
+    finally:
+        model.clinical = before
+
+
+def _sentences(model: PromptModel, bank: ConceptBank) -> Tensor:
+    """The clinical features (C, D) of a bank in which some classes may have no concepts left."""
+    full = clinical_features(model.backbone, bank)
+    empty = [index for index, concepts in enumerate(bank.classes.values()) if not concepts]
+    if empty:
+        bare = replace(bank, classes=dict.fromkeys(bank.classes, ()), template=plain_template(bank.template))
+        full[empty] = clinical_features(model.backbone, bare)[empty]
+    return full
+
+
+@torch.no_grad()
+def logits_knowing(model: PromptModel, features: ImageFeatures, bank: ConceptBank) -> Tensor:
+    """The model's own logits (B, C) with another bank's clinical sentences."""
+    with knowing(model, bank):
+        return model.logits(features)
+
+
+@torch.no_grad()
+def leave_one_out(
+    model: PromptModel, features: ImageFeatures, bank: ConceptBank, texts: tuple[str, ...], control: int | None = None
+) -> Tensor:
+    """How much of a class's logit goes with each of its concepts: logit with it less logit without it, (B, C, J).
+
+    Args:
+        model: one that `holds_concepts`.
+        features: of B images.
+        bank: of the model's classes.
+        texts: J concepts; those that a class does not list have 0 for it.
+        control: a seed: an unrelated phrase is taken away instead, which was added first.
+    """
+    whole = model.logits(features)  # (B, C)
+    change = whole.new_zeros(*whole.shape, len(texts))
+    phrases = iter(()) if control is None else iter(_drawn(bank, control))
+    for label, name in enumerate(bank.classes):
+        for text in bank.texts(name):
+            if control is None:
+                other = removed(bank, name, text)
+                change[:, label, texts.index(text)] = (whole - logits_knowing(model, features, other))[:, label]
+            else:
+                other = added(bank, name, next(phrases))
+                change[:, label, texts.index(text)] = (logits_knowing(model, features, other) - whole)[:, label]
+    return change
+
+
+@torch.no_grad()
+def without_part(
+    model: PromptModel, features: ImageFeatures, vectors: Tensor, parts: Decomposition, control: int | None = None
+) -> Tensor:
+    """The same for models without concepts, through the decomposition of their prompts: (B, C, J).
+
+    Args:
+        model: gives the temperature.
+        features: of B images.
+        vectors: class vectors, (C, D).
+        parts: their decomposition.
+        control: a seed: each part is taken away in a random direction of the same length instead.
+    """
+    pieces = parts.weights[..., None] * parts.directions  # (C, J, D)
+    if control is not None:
+        generator = torch.Generator().manual_seed(control)
+        noise = unit(torch.randn(pieces.shape, generator=generator).to(pieces))
+        pieces = parts.weights[..., None] * noise
+    images, vectors = unit(features.pooled), unit(vectors)
+    whole = images @ vectors.T  # (B, C)
+    less = torch.einsum("bd,cjd->bcj", images, unit(vectors[:, None] - pieces))
+    change: Tensor = model.scale * (whole[..., None] - less)
+    return change
+
+
+def _drawn(bank: ConceptBank, seed: int) -> list[str]:
+    phrases = unrelated_to(bank)
+    wanted = sum(len(concepts) for concepts in bank.classes.values())
+    return random.Random(f"{seed}|control").choices(phrases, k=wanted)

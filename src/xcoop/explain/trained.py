@@ -1,0 +1,223 @@
+"""A trained model in use: it predicts, and says why.
+
+Symbols: B images, S their side, C classes, J concepts, D joint width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from xcoop.alignment import unit
+from xcoop.backbones import Backbone, ImageFeatures
+from xcoop.concepts import ConceptBank
+from xcoop.data.images import open_image, stretch, to_rgb
+from xcoop.explain.explanation import Explanation, explain_features
+from xcoop.explain.target import class_vectors
+from xcoop.explain.textual.concept_set import ConceptSet, concept_set
+from xcoop.explain.textual.decomposition import Decomposition, decompose
+from xcoop.model import PromptModel
+
+BATCH = 64
+ImageLike = str | Path | Image.Image | NDArray[Any] | Tensor
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a model makes of some images.
+
+    Attributes:
+        probabilities: (B, C), each row sums to one.
+        classnames: C names, in the order of the columns.
+    """
+
+    probabilities: NDArray[np.float64]
+    classnames: tuple[str, ...]
+
+    @property
+    def labels(self) -> list[str]:
+        """The most probable class of each image."""
+        return [self.classnames[index] for index in self.probabilities.argmax(1)]
+
+
+class TrainedModel:
+    """The model of a finished run; `xcoop.load_run` makes it.
+
+    Attributes:
+        folder: of the run.
+        cfg: its merged config.
+        results: its `results.json`.
+        model: the method with its learned weights, frozen, in evaluation mode.
+        start: what its training started from, as `PromptModel.trained_state` gives it.
+        bank: concepts of its classes; None if there are none.
+        device: where it computes.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        cfg: Any,
+        results: dict[str, Any],
+        model: PromptModel,
+        start: dict[str, Tensor],
+        bank: ConceptBank | None,
+        device: torch.device,
+    ) -> None:
+        from dassl.data.transforms import build_transform
+
+        self.folder, self.cfg, self.results = folder, cfg, results
+        self.model, self.start, self.bank, self.device = model, start, bank, device
+        self._transform: Any = build_transform(cfg, is_train=False)
+
+    @property
+    def backbone(self) -> Backbone:
+        """The CLIP below the method."""
+        return self.model.backbone
+
+    @property
+    def classnames(self) -> list[str]:
+        """C names, in the order of the labels."""
+        return self.model.classnames
+
+    @property
+    def mixes_batches(self) -> bool:
+        """Whether an image's logits depend on what else is in its batch: then images are taken one at a time."""
+        return self.cfg.TRAINER.NAME == "XCoOp" and bool(self.cfg.TRAINER.XCOOP.VARIANT == "released")
+
+    def preprocess(self, images: ImageLike | Iterable[ImageLike]) -> Tensor:
+        """Images as the backbone takes them, (B, 3, S, S).
+
+        Args:
+            images: one image or several: paths, PIL images, arrays (H, W) or (H, W, 3) of 8 bit, of 16 bit, or real
+                in [0, 1]; or tensors (3, S, S) or (B, 3, S, S) that are preprocessed already.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: what is no image; the message names it.
+        """
+        if isinstance(images, Tensor) and images.dim() == 4:
+            return images.to(self.device)
+        single = isinstance(images, (str, Path, Image.Image, np.ndarray, Tensor))
+        listed = [images] if single else list(images)  # type: ignore[arg-type]
+        if not listed:
+            raise ValueError("no image is given")
+        return torch.stack([self._one(image) for image in listed]).to(self.device)  # type: ignore[arg-type]
+
+    def _one(self, image: ImageLike) -> Tensor:
+        if isinstance(image, Tensor):
+            if image.dim() != 3 or image.shape[0] != 3 or not image.is_floating_point():
+                raise ValueError(f"a tensor must be preprocessed, (3, S, S) or (B, 3, S, S), not {tuple(image.shape)}")
+            return image
+        if isinstance(image, (str, Path)):
+            image = open_image(image)
+        tensor: Tensor = self._transform(to_rgb(image) if isinstance(image, Image.Image) else _from_array(image))
+        return tensor
+
+    @torch.no_grad()
+    def features(self, images: ImageLike | Iterable[ImageLike]) -> ImageFeatures:
+        """Global and local features of images, (B, D) and (B, T, D)."""
+        batch = self.preprocess(images)
+        parts = [self.backbone.encode_image(part, patches=True) for part in batch.split(BATCH)]
+        pooled, patches = (torch.cat([getattr(part, name) for part in parts]) for name in ("pooled", "patches"))
+        return ImageFeatures(pooled, patches)
+
+    @torch.no_grad()
+    def logits(self, features: ImageFeatures) -> Tensor:
+        """The trained model's logits of some images' features, (B, C)."""
+        if not self.mixes_batches:
+            return self.model.logits(features)
+        pairs = zip(features.pooled.split(1), features.patches.split(1), strict=True)
+        return torch.cat([self.model.logits(ImageFeatures(*pair)) for pair in pairs])
+
+    def predict(self, images: ImageLike | Iterable[ImageLike]) -> Prediction:
+        """Probabilities and classes of one image or several; see `preprocess` for what counts as an image."""
+        probabilities = self.logits(self.features(images)).double().softmax(1)
+        return Prediction(probabilities.cpu().numpy(), tuple(self.classnames))
+
+    def explain(
+        self, images: ImageLike | Iterable[ImageLike], method: str = "", concepts: Sequence[str] | None = None
+    ) -> Explanation | list[Explanation]:
+        """Why a model sees what it sees in an image.
+
+        Args:
+            images: one image, or several.
+            method: of the heat maps, see `xcoop.explain.visual.explainers`; "" is the default one of the backbone.
+            concepts: for which of the bank's concepts maps are made; None: for all.
+
+        Returns:
+            An explanation; a list of them if several images were given.
+        """
+        batch = self.preprocess(images)
+        many = not isinstance(images, (str, Path, Image.Image, np.ndarray)) and not (
+            isinstance(images, Tensor) and images.dim() == 3
+        )
+        size = 1 if self.mixes_batches else BATCH
+        found = [one for part in batch.split(size) for one in explain_features(self, part, method, concepts)]
+        return found if many else found[0]
+
+    @cached_property
+    def concepts(self) -> ConceptSet | None:
+        """The bank's concepts as vectors; None without a bank."""
+        return concept_set(self.backbone, self.bank) if self.bank is not None else None
+
+    @cached_property
+    def decomposition(self) -> Decomposition | None:
+        """The learned prompts as sums of concepts; None with fewer than two concepts."""
+        if self.concepts is None or len(self.concepts.texts) < 2:
+            return None
+        return decompose(self.learned_vectors(), self.concepts.vectors)
+
+    @torch.no_grad()
+    def learned_vectors(self) -> Tensor:
+        """The learned prompts alone, without the clinical sentences that XCoOp adds to them: (C, D), unit."""
+        soft_features: Any = getattr(self.model, "soft_features", self.model.text_features)
+        soft: Tensor = unit(soft_features())
+        return unit(soft.mean(0)) if soft.dim() == 3 else soft
+
+    @torch.no_grad()
+    def class_vectors(self, features: ImageFeatures | None = None) -> Tensor:
+        """What images are compared with, one unit vector a class: (C, D); for B images' features, (B, C, D).
+
+        Without features, prompts that an image shifts are taken as they are before the shift.
+        """
+        if features is not None:
+            return class_vectors(self.model, features)
+        text = unit(self.model.text_features())
+        return unit(text.mean(0)) if text.dim() == 3 else text
+
+    @contextmanager
+    def at_start(self) -> Iterator[None]:
+        """While it is open, the model is as it was before training."""
+        learned = self.model.trained_state()
+        self.model.load_trained_state(self.start)
+        try:
+            yield
+        finally:
+            self.model.load_trained_state(learned)
+
+
+def _from_array(array: NDArray[Any]) -> Image.Image:
+    """An array of grey or colour values as a picture.
+
+    Raises:
+        ValueError: another shape, or real values outside of [0, 1].
+    """
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3)):
+        raise ValueError(f"an array must be (H, W) or (H, W, 3), not {array.shape}")
+    if array.dtype.kind == "f":
+        if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
+            raise ValueError("real values of an image must lie in [0, 1]; integer arrays may hold 8 or 16 bit")
+        array = np.rint(array * 255).astype(np.uint8)
+    elif array.dtype != np.uint8:
+        array = stretch(array)
+    return to_rgb(Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array))
