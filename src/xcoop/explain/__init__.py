@@ -1,0 +1,1 @@
+"""What a learned prompt looks at and says, and how far that can be trusted."""
