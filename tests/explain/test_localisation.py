@@ -64,8 +64,8 @@ def test_against_independent_formulations() -> None:
     found = localise(maps, masks)
     for i, (values, mask) in enumerate(zip(upsample(maps.double(), (24, 24)), masks, strict=True)):
         flat, truth = values.flatten().numpy(), mask.flatten().numpy()
-        highest = flat >= flat.max() - 1e-9  # several where the map is highest at the border
-        assert found.pointing[i] == truth[highest].mean()
+        row, column = divmod(int(maps[i].argmax()), 6)  # a cell is 4 x 4 pixels: 4 of them share its centre
+        assert found.pointing[i] == mask[4 * row + 1 : 4 * row + 3, 4 * column + 1 : 4 * column + 3].double().mean()
         assert found.pixel_auc[i] == pytest.approx(roc_auc_score(truth, flat), abs=1e-9)
         assert found.iou_best[i] == pytest.approx(max(jaccard_score(truth, flat >= t) for t in flat), abs=1e-9)
         cut = np.sort(flat)[-truth.sum()]
@@ -80,6 +80,21 @@ def test_chance_is_reached_by_maps_that_know_nothing() -> None:
     assert found.pointing.mean() == pytest.approx(0.25, abs=0.06)
     assert found.energy.mean() == pytest.approx(0.25, abs=0.02)
     assert found.pixel_auc.mean() == pytest.approx(0.5, abs=0.02)
+
+
+@pytest.mark.parametrize("grid", [(7, 7), (3, 5), (8, 8), (14, 14)])
+def test_a_random_map_does_not_point_at_the_border_more_often(grid: tuple[int, int]) -> None:
+    """Every cell is highest once, by very little; what is between their centres is the middle of the picture."""
+    cells = grid[0] * grid[1]
+    maps = torch.rand(cells, *grid, generator=torch.Generator().manual_seed(4))
+    maps.flatten(1)[range(cells), range(cells)] = 1.0001
+    middle = torch.zeros(1, 56, 60, dtype=torch.bool)
+    middle[:, 14:42, 15:45] = True
+    expected = [torch.linspace(0.5 / side, 1 - 0.5 / side, side) for side in grid]
+    inside = [((e > 0.25) & (e < 0.75)).double() + (((e - 0.25).abs() < 1e-6) | ((e - 0.75).abs() < 1e-6)) / 2
+              for e in expected]  # fmt: skip
+    found = localise(maps, middle.expand(cells, 56, 60))
+    assert found.pointing.mean() == pytest.approx(float(inside[0].mean() * inside[1].mean()))
 
 
 def test_values_do_not_count_by_their_scale() -> None:

@@ -3,7 +3,9 @@
 Maps are upsampled bilinearly to the size of the mask. With a = the share of the image inside the mask:
 
     pointing   1 if the map's maximum lies inside the mask (Zhang et al., IJCV 2018, without tolerance); of several
-               equal maxima the share inside counts. By chance: a
+               equal maxima the share inside counts. By chance: a. The maximum of a bilinear surface is the centre of
+               the highest cell, and is taken there: pixels lie beside the centres of inner cells, but on the plateau
+               of those at the border, and the highest pixel of a random map would lie at the border too often
     energy     the share of the map, less its own minimum, that lies inside (Wang et al., "Score-CAM", CVPRW 2020).
                By chance: a
     iou_area   overlap of the mask with as many of the map's highest pixels as the mask has; of equal pixels at the edge
@@ -79,8 +81,9 @@ def localise(maps: Tensor, masks: Tensor) -> Localisation:
     large = upsample(_stretched(maps), (masks.shape[1], masks.shape[2]))
     large = (large * _LEVELS).round() / _LEVELS  # pixels that differ by rounding alone are equal
     rows = [_one(values, mask) for values, mask in zip(large.flatten(1), masks.cpu().flatten(1), strict=True)]
-    table = np.array(rows, dtype=np.float64).reshape(len(rows), 6)
-    return Localisation(*table.T)
+    table = np.array(rows, dtype=np.float64).reshape(len(rows), 5)
+    pointing = np.where(np.isnan(table[:, -1]), np.nan, _pointing(maps.detach().cpu(), masks.cpu()).numpy())
+    return Localisation(pointing, *table.T)
 
 
 def _stretched(maps: Tensor) -> Tensor:
@@ -90,17 +93,33 @@ def _stretched(maps: Tensor) -> Tensor:
     return flat / flat.amax((1, 2), keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
 
 
+def _pointing(maps: Tensor, masks: Tensor) -> Tensor:
+    """The share of each map's maxima that lies inside, (B,); a centre between pixels counts by their share."""
+    highest = maps == maps.amax((1, 2), keepdim=True)  # (B, gh, gw)
+    inside = masks.double()
+    for axis in (1, 2):
+        before, after = _centres(masks.shape[axis], maps.shape[axis])
+        inside = (inside.index_select(axis, before) + inside.index_select(axis, after)) / 2
+    return (highest * inside).sum((1, 2)) / highest.sum((1, 2))
+
+
+def _centres(pixels: int, cells: int) -> tuple[Tensor, Tensor]:
+    """The pixels before and after the centre of each cell, (cells,); the same pixel where it holds the centre."""
+    doubled = torch.arange(1, 2 * cells, 2) * pixels - cells  # the centre, counted from that of pixel 0, * 2 * cells
+    before, after = doubled // (2 * cells), -(-doubled // (2 * cells))
+    return before.clamp(0, pixels - 1), after.clamp(0, pixels - 1)
+
+
 def _one(values: Tensor, mask: Tensor) -> tuple[float, ...]:
-    """Pointing, energy, both overlaps, AUC and area of one picture: values (N,) and mask (N,) of its pixels."""
+    """Energy, both overlaps, AUC and area of one picture: values (N,) and mask (N,) of its pixels."""
     pixels, inside = len(mask), int(mask.sum())
     if not inside:
-        return (float("nan"),) * 6
+        return (float("nan"),) * 5
     levels, which = torch.unique(values, return_inverse=True)  # ascending
     total = torch.bincount(which, minlength=len(levels)).flip(0).double()  # pixels at each level, the highest first
     hits = torch.bincount(which[mask], minlength=len(levels)).flip(0).double()  # of them inside the mask
     above, hits_above = total.cumsum(0) - total, hits.cumsum(0) - hits
     return (
-        float(hits[0] / total[0]),
         _energy(values, mask, inside / pixels),
         _overlap_at_area(total, hits, above, hits_above, inside),
         float((hits.cumsum(0) / (total.cumsum(0) + inside - hits.cumsum(0))).max()),
