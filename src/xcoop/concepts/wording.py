@@ -7,6 +7,8 @@ What a dataset's values mean stands in `configs/datasets/concepts/<name>.yaml`, 
       pigmentation: {regular: [diffuse regular, localized regular]}
     words:                                    # where "value column" does not read well: column, value, words
       blue_whitish_veil: {present: blue-whitish veil}
+    also:                                     # what a bank says in other words still: words, column, values
+      regression areas: {regression_structures: [present]}
 
 Columns and values are compared by their words: `Brown(Hyperpigmentation)` is `brown hyperpigmentation`.
 """
@@ -29,6 +31,7 @@ YES = {"present", "yes", "true", "1", "1.0", "positive"}
 NO = {"absent", "no", "none", "false", "0", "0.0", "negative"}
 UNKNOWN = {"", "na", "n/a", "nan", "unknown", "missing", "?"}
 MODES = ("merged", "raw", "binary")
+KEYS = ("absent", "merge", "words", "also")  # of a file
 
 Table = Mapping[str, Mapping[str, str]]
 
@@ -41,11 +44,13 @@ class Wording:
         absent: values that say that nothing is there.
         merged: per column, the new value of each old one.
         words: per column, the words for a value.
+        also: further words that banks use, and the values of each column that they mean; any of them.
     """
 
     absent: frozenset[str] = frozenset(NO)
     merged: Table = field(default_factory=dict)
     words: Table = field(default_factory=dict)
+    also: Mapping[str, Mapping[str, frozenset[str]]] = field(default_factory=dict)
 
     def values(self, raw: Mapping[str, str], mode: str) -> dict[str, str]:
         """An image's values as they are counted; what is unknown is left out.
@@ -94,8 +99,8 @@ def parse_wording(content: Mapping[str, Any]) -> Wording:
     Raises:
         ValueError: a key that means nothing.
     """
-    if strange := set(content) - {"absent", "merge", "words"}:
-        raise ValueError(unknown("key of a wording", min(strange), ("absent", "merge", "words")))
+    if strange := set(content) - set(KEYS):
+        raise ValueError(unknown("key of a wording", min(strange), KEYS))
     merged = {
         _key(column): {_key(old): new for new, olds in values.items() for old in olds}
         for column, values in content.get("merge", {}).items()
@@ -104,7 +109,11 @@ def parse_wording(content: Mapping[str, Any]) -> Wording:
         _key(column): {_key(value): text for value, text in values.items()}
         for column, values in content.get("words", {}).items()
     }
-    return Wording(frozenset(content.get("absent", ())) | NO, merged, words)
+    also = {
+        text: {_key(column): frozenset(values) for column, values in meant.items()}
+        for text, meant in content.get("also", {}).items()
+    }
+    return Wording(frozenset(content.get("absent", ())) | NO, merged, words, also)
 
 
 def readable(name: str) -> str:
