@@ -51,6 +51,15 @@ def open_image(path: PathLike) -> Image.Image:
     return _with_reason(path, lambda: _decode(Path(path).read_bytes()))
 
 
+def open_bytes(data: bytes, name: str) -> Image.Image:
+    """A picture from the content of a file, as `open_image` gives it; `name` stands for the file in messages.
+
+    Raises:
+        ImageError: it cannot be read as a picture, or has more than `MAX_PIXELS` pixels.
+    """
+    return _with_reason(name, lambda: _decode(data))
+
+
 def unreadable(paths: Iterable[PathLike]) -> list[tuple[str, str]]:
     """The pictures that cannot be read: pairs of path and reason, in the order given."""
     found = ((os.fspath(path), reason_unreadable(path)) for path in paths)

@@ -89,17 +89,11 @@ def maps_of_class(run: TrainedModel, images: Tensor, label: int, method: str) ->
 
 
 def maps_of_concept(run: TrainedModel, images: Tensor, concept: str, method: str) -> Tensor:
-    """Maps (B, gh, gw) of the similarity with a concept's sentence, less what all of the bank's concepts share.
-
-    All sentences of a bank are alike in that they speak of such pictures; where a map shows that, it shows every
-    concept in the same place. So the direction is h_j - mean_j h_j, as in the decomposition of the prompts.
-    """
+    """Maps (B, gh, gw) of the similarity with a concept's sentence."""
     known = run.concepts
     if known is None:
         raise ValueError(f"{run.folder}: no concept bank fits the classes {run.classnames}")
     vector = known.vectors[known.texts.index(concept)]
-    if len(known.texts) > 1:
-        vector = vector - known.vectors.mean(0)
     return explain_maps(method, run.backbone, images, concept_target(concept, vector, run.model.scale))
 
 

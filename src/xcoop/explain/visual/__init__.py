@@ -1,5 +1,5 @@
 """Where a model looked: visual methods, one a file."""
 
-from xcoop.explain.visual.registry import default_method, explain_maps, explainer, explainers, upsample
+from xcoop.explain.visual.registry import DEFAULTS, default_method, explain_maps, explainer, explainers, upsample
 
-__all__ = ["default_method", "explain_maps", "explainer", "explainers", "upsample"]
+__all__ = ["DEFAULTS", "default_method", "explain_maps", "explainer", "explainers", "upsample"]

@@ -19,7 +19,7 @@ from xcoop.explain.target import Target
 from xcoop.names import unknown
 
 Method = Callable[[Backbone, Tensor, Target], Tensor]
-DEFAULTS = {"vit": "gradeclip", "resnet": "maskclip"}
+DEFAULTS = {"vit": "legrad", "resnet": "maskclip"}
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,105 @@
+"""`xcoop explain`: what a run's prompts learned, where it looked, and how far both can be trusted, on one page."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xcoop.commands.base import UserError, say
+
+if TYPE_CHECKING:
+    from xcoop.explain.trained import TrainedModel
+
+REPORT, NUMBERS = "report.html", "explanations.json"
+IMAGES = 20
+
+
+def add(commands: Any) -> None:
+    """Adds the command to `xcoop`."""
+    command = commands.add_parser(
+        "explain",
+        help="a page that explains a finished run, or its view of some images",
+        description="Writes report.html (one self-contained page) and explanations.json (every number behind it).",
+    )
+    command.add_argument("run", help="the folder of a finished run, e.g. output/phantom/XCoOp/phantom_16shots/seed1")
+    command.add_argument("paths", nargs="*", metavar="PATH", help="images to explain, in the place of test images")
+    command.add_argument("--images", type=int, metavar="N", help=f"how many test images are shown (default {IMAGES})")
+    command.add_argument("--asked", type=int, default=200, metavar="N", help="test images behind the trust table; 0: "
+                         "none (default %(default)s)")  # fmt: skip
+    command.add_argument("--method", default="", help="of the heat maps (default: the one that suits the backbone)")
+    command.add_argument("--out", default="", help="folder for both files (default: explanations/ in the run's folder)")
+    command.add_argument("--device", default="", help="e.g. cpu or cuda:0 (default: a GPU if there is one)")
+    command.add_argument("--demo", action="store_true", help="start a local page that explains images dropped on it")
+    command.add_argument("--host", default="127.0.0.1", help="of the demo (default: this machine alone)")
+    command.add_argument("--port", type=int, default=8000, help="of the demo; 0: any that is free")
+    command.set_defaults(action=explain)
+
+
+def explain(arguments: argparse.Namespace) -> int:
+    """Carries out the command; returns the exit code."""
+    _check(arguments)
+    import xcoop
+    from xcoop.explain.visual import default_method, explainer
+
+    run = xcoop.load_run(arguments.run, arguments.device or None)
+    arguments.method = arguments.method or default_method(run.backbone)
+    explainer(arguments.method)  # an unknown name ends here, before anything is computed
+    return _demo(run, arguments) if arguments.demo else _page(run, arguments)
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    if arguments.images is not None and arguments.images < 1:
+        raise UserError(f"--images {arguments.images}: at least one image is needed")
+    if arguments.asked < 0:
+        raise UserError(f"--asked {arguments.asked}: 0 or more")
+    if arguments.paths and (arguments.images is not None or arguments.demo):
+        raise UserError("give either the paths of images, or --images N, or --demo")
+    missing = [path for path in arguments.paths if not Path(path).is_file()]
+    if missing:
+        raise UserError(f"no such image: {', '.join(missing)}")
+
+
+def _page(run: TrainedModel, arguments: argparse.Namespace) -> int:
+    from xcoop.explain.page import report
+    from xcoop.explain.report import named, report_of, test_images
+    from xcoop.files import atomic_write_text
+
+    if arguments.paths:
+        found = report_of(run, named([Path(path) for path in arguments.paths]), None, len(arguments.paths),
+                          arguments.method, asked=0)  # fmt: skip
+    else:
+        items, truth = test_images(run)
+        count = IMAGES if arguments.images is None else arguments.images
+        found = report_of(run, items, truth, count, arguments.method, arguments.asked)
+    folder = Path(arguments.out) if arguments.out else run.folder / "explanations"
+    folder.mkdir(parents=True, exist_ok=True)
+    atomic_write_text(folder / NUMBERS, json.dumps(found, indent=1, allow_nan=False) + "\n")
+    atomic_write_text(folder / REPORT, report(found))
+    for row in found["trust"]:
+        say(_line(row))
+    say(f"{len(found['images'])} images explained: {folder / REPORT} and {folder / NUMBERS}")
+    return 0
+
+
+def _line(row: Any) -> str:
+    """A row of the trust table as a line."""
+
+    def shown(entry: Any) -> str:
+        if entry["value"] is None:
+            return "n/a"
+        return f"{entry['value']:.2f} [{entry['low']:.2f}, {entry['high']:.2f}]" if entry["low"] is not None else (
+            f"{entry['value']:.2f}"
+        )  # fmt: skip
+
+    controls = "; ".join(f"{control['name']} {shown(control)}" for control in row["controls"])
+    return f"{row['metric']} ({row['direction']} is better): {shown(row)}" + (f"; {controls}" if controls else "")
+
+
+def _demo(run: TrainedModel, arguments: argparse.Namespace) -> int:
+    from xcoop.explain.demo import serve
+    from xcoop.explain.report import entry_of_bytes
+
+    serve(lambda data: entry_of_bytes(run, data, arguments.method), arguments.host, arguments.port)
+    return 0

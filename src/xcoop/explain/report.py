@@ -1,0 +1,319 @@
+"""All that is said of a run: its trust table, what each class's prompt learned, and its images, one by one.
+
+Symbols: B images, C classes, J concepts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from xcoop.data.images import open_bytes
+from xcoop.explain.explanation import Explanation
+from xcoop.explain.page.pictures import thumbnail
+from xcoop.explain.schema import (
+    SCHEMA,
+    Explanations,
+    ImageEntry,
+    Map,
+    Mask,
+    Method,
+    PromptClass,
+    PromptConcept,
+    Run,
+    SeenConcept,
+    Word,
+)
+from xcoop.explain.textual.affinity import affinity
+from xcoop.explain.textual.nearest_words import TokenWords, nearest_words
+from xcoop.explain.textual.prose import class_sentences
+from xcoop.explain.trust_table import Sample, trust_table
+from xcoop.explain.truth import Truth, fit_mask, truth_of
+from xcoop.explain.visual import default_method, explainer
+from xcoop.results.record import now
+
+if TYPE_CHECKING:
+    from xcoop.explain.trained import TrainedModel
+
+ASKED = 200  # test images behind the trust table, at most
+STRONGEST = 3  # concepts that a class's sentences name
+CONCEPT_MAPS = 6  # concepts of an image that get a map: those that move its logits most
+
+
+@dataclass(frozen=True)
+class Known:
+    """One image, and what its dataset says of it."""
+
+    path: str
+    label: str | None = None
+    patient: str = ""
+
+
+def test_images(run: TrainedModel) -> tuple[list[Known], Truth | None]:
+    """The test images of the run's dataset, and what is known of them."""
+    from dassl.data.datasets import build_dataset
+
+    dataset: Any = build_dataset(run.cfg)
+    patients = getattr(dataset, "patients", None) or {}
+    items = [Known(item.impath, item.classname, str(patients.get(item.impath) or item.impath)) for item in dataset.test]
+    return items, truth_of(dataset, run.bank)
+
+
+def report_of(
+    run: TrainedModel,
+    items: Sequence[Known],
+    truth: Truth | None,
+    count: int,
+    method: str = "",
+    asked: int = ASKED,
+) -> Explanations:
+    """Everything about a run.
+
+    Args:
+        run: the trained model.
+        items: its test images.
+        truth: what is known of them.
+        count: how many of them are shown one by one: wrong and right ones, the least certain first.
+        method: of the maps; "" is the backbone's default.
+        asked: how many the trust table rests on; they are spread evenly over the test set.
+    """
+    method = method or default_method(run.backbone)
+    table: list[Any] = []
+    if asked and items:
+        some = [items[i] for i in spread(len(items), asked)]
+        sample = Sample(
+            [i.path for i in some], run.preprocess([i.path for i in some]), [i.patient for i in some], truth
+        )
+        table = trust_table(run, sample, method)
+    shown = chosen(run, items, count)
+    return Explanations(
+        schema=SCHEMA,
+        run=_run(run),
+        method=Method(name=method, description=explainer(method).summary, grid=list(run.backbone.grid)),
+        trust=table,
+        classes=prompt_classes(run),
+        images=[image_entry(run, item, run.preprocess([item.path]), method, truth) for item in shown],
+    )
+
+
+def spread(total: int, wanted: int) -> list[int]:
+    """Indices of at most `wanted` of `total` things, evenly spread."""
+    return sorted({int(i) for i in np.linspace(0, total - 1, min(total, wanted)).round()})
+
+
+def chosen(run: TrainedModel, items: Sequence[Known], count: int) -> list[Known]:
+    """Of each kind, wrong and right, up to half of `count` (more if the other has fewer), spread over certainty."""
+    if not items or count < 1:
+        return []
+    probabilities = np.concatenate([run.predict([i.path for i in part]).probabilities for part in _parts(items)])
+    certainty = probabilities.max(1)
+    guess = [run.classnames[k] for k in probabilities.argmax(1)]
+    order = np.argsort(certainty, kind="stable").tolist()
+    wrong = [i for i in order if items[i].label not in (None, guess[i])]
+    right = [i for i in order if items[i].label in (None, guess[i])]
+    n_wrong = min(len(wrong), max(count // 2, count - len(right)))
+    picked = [wrong[i] for i in spread(len(wrong), n_wrong)] if n_wrong else []
+    picked += [right[i] for i in spread(len(right), count - len(picked))] if count > len(picked) and right else []
+    return [items[i] for i in sorted(picked, key=lambda i: certainty[i])]
+
+
+def _parts(items: Sequence[Known], size: int = 256) -> Iterator[Sequence[Known]]:
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
+def _run(run: TrainedModel) -> Run:
+    results = run.results
+    git = results.get("git")
+    return Run(
+        folder=str(run.folder),
+        dataset=results["dataset"],
+        trainer=results["trainer"],
+        backbone=results["backbone"],
+        shots=results["shots"],
+        seed=results["seed"],
+        is_phantom=results["is_phantom"],
+        classnames=list(run.classnames),
+        metrics={name: value for name, value in results["metrics"].items() if value is None or _is_number(value)},
+        config_hash=results["config_hash"],
+        git=str(git.get("commit")) if isinstance(git, dict) else git,
+        created=now(),
+    )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+# What the prompts learned.
+
+
+def prompt_classes(run: TrainedModel) -> list[PromptClass]:
+    """What each class's learned prompt says, in concepts and in words."""
+    tokens = context_words(run)
+    return [_prompt_class(run, label, tokens) for label in range(len(run.classnames))]
+
+
+def _prompt_class(run: TrainedModel, label: int, tokens: Sequence[TokenWords]) -> PromptClass:
+    name, parts, known = run.classnames[label], run.decomposition, run.concepts
+    explained = float(parts.explained[label]) if parts else None
+    share = float(parts.own_share(known.own.to(parts.weights.device))[label]) if parts and known else None
+    share = None if share is None or share != share else share  # without any weight
+    concepts = _prompt_concepts(run, label)
+    strongest = sorted(((c["concept"], c["weight"] or 0.0) for c in concepts), key=lambda pair: -pair[1])
+    own = [token for token in tokens if _belongs(token.index, label, run)]
+    noise = (sum(token.noise for token in own), len(own)) if own else None
+    return PromptClass(
+        name=name,
+        concepts=concepts,
+        explained_share=explained,
+        own_share=share,
+        words=[
+            [Word(word=w, distance=d, null_low=token.null_low, noise=token.noise) for w, d in token.words]
+            for token in own
+        ],
+        prose=class_sentences(
+            name, explained, share, [pair for pair in strongest[:STRONGEST] if pair[1] > 0], noise
+        ),
+    )  # fmt: skip
+
+
+def _belongs(index: Sequence[int], label: int, run: TrainedModel) -> bool:
+    """Whether a context vector, by its place (n), (C, n) or (K, C, n), is of a class's prompts."""
+    return len(index) == 1 or index[-2] == label
+
+
+def _prompt_concepts(run: TrainedModel, label: int) -> list[PromptConcept]:
+    known, parts = run.concepts, run.decomposition
+    if known is None:
+        return []
+    after = run.learned_vectors()
+    with run.at_start():
+        before = run.learned_vectors()
+    found = affinity(before, after, known.vectors)
+    return [
+        PromptConcept(
+            concept=text,
+            own_class=bool(known.own[label, j]),
+            before=float(found.before[label, j]),
+            after=float(found.after[label, j]),
+            shift=float(found.shift[label, j]),
+            weight=float(parts.weights[label, j]) if parts else None,
+        )
+        for j, text in enumerate(known.texts)
+    ]
+
+
+def context_words(run: TrainedModel) -> list[TokenWords]:
+    """The vocabulary words near each learned context vector; [] for methods without any."""
+    context = run.model.trained_parameters().get("ctx")
+    if context is None:
+        return []
+    words, ids = run.backbone.vocabulary()
+    with torch.no_grad():
+        table = run.backbone.embed(ids.to(run.device)[None])[0]  # (N, W)
+    return nearest_words(context.detach(), table, words)
+
+
+# Images.
+
+
+def image_entry(run: TrainedModel, item: Known, tensor: Tensor, method: str, truth: Truth | None = None) -> ImageEntry:
+    """The card of one image; `tensor` is the image preprocessed, (1, 3, S, S)."""
+    first = run.explain(tensor, method, concepts=[])
+    said: Explanation = first[0] if isinstance(first, list) else first
+    wanted = _most_moved(said, truth, item.path)
+    more = run.explain(tensor, method, concepts=wanted) if wanted else first
+    said = more[0] if isinstance(more, list) else more
+    masks = _masks(truth, item.path, (tensor.shape[2], tensor.shape[3]))
+    return ImageEntry(
+        path=item.path,
+        label=item.label,
+        predicted=said.predicted,
+        probabilities=said.probabilities,
+        certainty=max(said.probabilities.values()),
+        picture=thumbnail(as_seen(run, tensor[0])),
+        maps=_maps(said),
+        masks=[Mask(concept=name, grid=_coarse(mask)) for name, mask in masks.items()],
+        concepts=[_seen(said, text, truth, item.path) for text in said.concept_scores],
+        prose=said.text,
+    )
+
+
+def _most_moved(said: Explanation, truth: Truth | None, path: str) -> list[str]:
+    """The concepts that get a map: those that are known to be there, then those that move the logits most."""
+    moved = {text: max(map(abs, by_class.values()), default=0.0) for text, by_class in said.contributions.items()}
+    there = [text for text in said.concept_scores if truth and truth.labels.get(text, {}).get(path) == 1]
+    rest = sorted((text for text in said.concept_scores if text not in there), key=lambda text: -moved.get(text, 0.0))
+    return [*there, *rest][:CONCEPT_MAPS]
+
+
+def _maps(said: Explanation) -> list[Map]:
+    kinds = [("class", said.class_maps), ("concept", said.concept_maps)]
+    return [
+        Map(target=name, kind=kind, values=_rows(values), scores={})  # type: ignore[typeddict-item]
+        for kind, maps in kinds
+        for name, values in maps.items()
+    ]
+
+
+def _rows(values: NDArray[Any]) -> list[list[float]]:
+    return [[float(f"{value:.4g}") for value in row] for row in values]
+
+
+def _masks(truth: Truth | None, path: str, size: tuple[int, int]) -> dict[str, NDArray[np.bool_]]:
+    if truth is None:
+        return {}
+    known = {text: truth.mask(path, text) for text in truth.labels}
+    known["lesion"] = truth.lesion_mask(path)
+    fitted = {text: fit_mask(mask, size) for text, mask in known.items() if mask is not None}
+    return {text: mask for text, mask in fitted.items() if mask.any()}
+
+
+def _coarse(mask: NDArray[np.bool_], cells: int = 32) -> list[list[float]]:
+    """The covered share of each of `cells` x `cells` parts of a mask."""
+    tensor = torch.as_tensor(mask, dtype=torch.float32)[None, None]
+    side = [min(cells, length) for length in mask.shape]
+    return _rows(torch.nn.functional.adaptive_avg_pool2d(tensor, side)[0, 0].numpy())
+
+
+def _seen(said: Explanation, text: str, truth: Truth | None, path: str) -> SeenConcept:
+    label = truth.labels.get(text, {}).get(path) if truth else None
+    given: dict[str, float | None] = dict(said.contributions.get(text, {}))
+    return {"concept": text, "score": said.concept_scores[text], "for": given, "label": label}
+
+
+def as_seen(run: TrainedModel, tensor: Tensor) -> Image.Image:
+    """A preprocessed image (3, S, S) as the picture that the model saw."""
+    mean, std = (torch.tensor(part).view(3, 1, 1) for part in (run.cfg.INPUT.PIXEL_MEAN, run.cfg.INPUT.PIXEL_STD))
+    pixels = tensor.cpu().float() * std + mean if "normalize" in run.cfg.INPUT.TRANSFORMS else tensor.cpu().float()
+    return Image.fromarray((pixels.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy())
+
+
+def named(paths: Sequence[Path]) -> list[Known]:
+    """Images that a user names; nothing else is known of them.
+
+    Raises:
+        FileNotFoundError: one is not there.
+    """
+    for path in paths:
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such image")
+    return [Known(str(path)) for path in paths]
+
+
+def entry_of_bytes(run: TrainedModel, data: bytes, method: str) -> ImageEntry:
+    """The card of an image that comes as the bytes of a file.
+
+    Raises:
+        ImageError: they are no picture that can be read.
+    """
+    name = "the given file"
+    return image_entry(run, Known(name), run.preprocess([open_bytes(data, name)]), method)
