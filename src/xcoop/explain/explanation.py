@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from xcoop.explain.trained import TrainedModel
 
 Map = NDArray[np.float32]
+NOTHING = 1e-5  # logits; smaller changes are rounding
 
 
 @dataclass(frozen=True)
@@ -137,7 +138,7 @@ def _one(
     moved: dict[str, dict[str, float]] = {}
     for j, text in enumerate(texts if changes is not None else ()):
         given = {name: float(changes[index, c, j]) for c, name in enumerate(names)}  # type: ignore[index]
-        moved[text] = {name: value for name, value in given.items() if value != 0}
+        moved[text] = {name: value for name, value in given.items() if abs(value) > NOTHING}
     for_predicted = {text: given[names[predicted]] for text, given in moved.items() if names[predicted] in given}
     return Explanation(
         predicted=names[predicted],

@@ -1,0 +1,173 @@
+"""A finished run in three lines: load it, predict with it, explain an image; for every trainer."""
+
+from __future__ import annotations
+
+import csv
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_run
+import torch
+from PIL import Image
+from tiny_run import ConfigMaker
+
+import xcoop
+from xcoop.explain.target import class_target
+from xcoop.plugins import trainer_names
+from xcoop.workplace import occupied
+
+TRAINERS = trainer_names()
+VARIANTS = [(name, ()) for name in TRAINERS] + [
+    ("XCoOp", ("TRAINER.XCOOP.VARIANT", "released")),
+    ("XCoOp", ("TRAINER.XCOOP.TUNE_NORMS", True)),
+    ("CoOp", ("TRAINER.COOP.CSC", True)),
+    ("ZeroshotCLIP", ("TRAINER.ZEROSHOTCLIP.CLINICAL", True)),
+]
+
+
+def finished(make_cfg: ConfigMaker, name: str, *pairs: object) -> Path:
+    cfg = make_cfg(name, *pairs)
+    from xcoop.results.record import Origin
+
+    folder = Path(cfg.OUTPUT_DIR)
+    origin = Origin(cfg="tiny", command="test")
+    with occupied(folder, cfg, origin):
+        trainer = tiny_run.build(cfg)
+        trainer.origin = origin
+        trainer.train()
+    return folder
+
+
+def recorded(folder: Path) -> dict[str, list[float]]:
+    rows = csv.DictReader((folder / "predictions.csv").open(encoding="utf-8"))
+    return {row["image"]: [float(value) for key, value in row.items() if key.startswith("p_")] for row in rows}
+
+
+@pytest.mark.parametrize(("name", "pairs"), VARIANTS)
+def test_a_loaded_run_predicts_what_the_run_recorded(
+    name: str, pairs: tuple[object, ...], make_cfg: ConfigMaker, pictures: Path
+) -> None:
+    folder = finished(make_cfg, name, *pairs, "DATALOADER.TEST.BATCH_SIZE", 1)
+    run = xcoop.load_run(folder, device="cpu")
+    truth = recorded(folder)
+    got = run.predict([pictures / image for image in truth])
+    assert got.classnames == tuple(tiny_run.NAMES)
+    np.testing.assert_allclose(got.probabilities, list(truth.values()), atol=2e-6)
+
+
+@pytest.mark.parametrize(("name", "pairs"), VARIANTS)
+def test_one_image_and_a_batch_are_explained_alike(
+    name: str, pairs: tuple[object, ...], make_cfg: ConfigMaker, pictures: Path
+) -> None:
+    run = xcoop.load_run(finished(make_cfg, name, *pairs), device="cpu")
+    paths = sorted((pictures / "test").glob("*.png"))[:3]
+    many = run.explain(paths, concepts=["deep shadow"])
+    one = run.explain(paths[1], concepts=["deep shadow"])
+    assert len(many) == 3
+    assert one.predicted == many[1].predicted
+    assert one.class_maps.keys() == set(tiny_run.NAMES)
+    assert list(one.concept_maps) == ["deep shadow"]
+    for label in tiny_run.NAMES:
+        np.testing.assert_allclose(one.class_maps[label], many[1].class_maps[label], rtol=1e-3, atol=1e-5)
+    assert one.probabilities == pytest.approx(many[1].probabilities, abs=1e-5)
+    assert set(one.concept_scores) == {"low brightness", "deep shadow", "high brightness", "white glow"}
+    assert one.text[0].startswith(f"The model sees {one.predicted}")
+    for text, moved in one.contributions.items():
+        other = many[1].contributions[text]
+        for label in moved.keys() | other.keys():
+            assert moved.get(label, 0.0) == pytest.approx(other.get(label, 0.0), abs=1e-3)
+
+
+def test_paths_pictures_arrays_and_tensors_are_the_same_image(make_cfg: ConfigMaker, pictures: Path) -> None:
+    run = xcoop.load_run(finished(make_cfg, "CoOp"), device="cpu")
+    path = next((pictures / "test").glob("*.png"))
+    image = Image.open(path)
+    array = np.asarray(image)
+    ways = [str(path), path, image, array, array / 255.0, run.preprocess(path)[0]]
+    each = [run.predict(way).probabilities for way in ways]
+    together = run.predict(ways).probabilities
+    for got, other in zip(each, together, strict=True):
+        np.testing.assert_allclose(got[0], each[0][0], atol=1e-6)
+        np.testing.assert_allclose(other, each[0][0], atol=1e-6)
+    grey16 = (np.asarray(image.convert("L")).astype(np.uint16)) * 257
+    assert run.predict(grey16).probabilities.shape == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], "no image"),
+        ("missing.png", "missing.png"),
+        (np.zeros((4, 4, 7), np.uint8), r"\(4, 4, 7\)"),
+        (np.full((8, 8), 3.0), r"\[0, 1\]"),
+        (torch.zeros(1, 8, 8), "preprocessed"),
+    ],
+)
+def test_what_is_no_image_is_refused(given: object, message: str, make_cfg: ConfigMaker) -> None:
+    run = xcoop.load_run(finished(make_cfg, "ZeroshotCLIP"), device="cpu")
+    with pytest.raises((ValueError, OSError), match=message):
+        run.predict(given)  # type: ignore[arg-type]
+
+
+def test_the_start_is_where_training_started(make_cfg: ConfigMaker) -> None:
+    folder = finished(make_cfg, "XCoOp")
+    run = xcoop.load_run(folder, device="cpu")
+    fresh = tiny_run.build(make_cfg("XCoOp", output="fresh"))
+    assert torch.equal(run.start["ctx"], fresh.model.trained_state()["ctx"])
+    learned = run.model.trained_state()["ctx"]
+    with run.at_start():
+        assert torch.equal(run.model.trained_state()["ctx"], run.start["ctx"])
+    assert torch.equal(run.model.trained_state()["ctx"], learned)
+    assert not torch.equal(learned, run.start["ctx"])
+
+
+def test_loading_leaves_the_random_numbers_alone(make_cfg: ConfigMaker) -> None:
+    folder = finished(make_cfg, "CoOp")
+    torch.manual_seed(5)
+    want = torch.rand(3)
+    torch.manual_seed(5)
+    xcoop.load_run(folder, device="cpu")
+    assert torch.equal(torch.rand(3), want)
+
+
+def test_a_folder_without_a_finished_run_names_those_below_it(make_cfg: ConfigMaker, tmp_path: Path) -> None:
+    folder = finished(make_cfg, "ZeroshotCLIP")
+    with pytest.raises(FileNotFoundError, match=f"below it: .*{folder.name}"):
+        xcoop.load_run(folder.parent)
+    with pytest.raises(FileNotFoundError, match="not the folder of a finished run"):
+        xcoop.load_run(tmp_path / "nothing")
+
+
+def test_other_weights_of_the_backbone_are_refused(make_cfg: ConfigMaker, tmp_path: Path) -> None:
+    from helpers_clip import tiny_clip_state
+    from safetensors.torch import save_file
+
+    folder = finished(make_cfg, "CoOp")
+    other = tmp_path / "other.safetensors"
+    save_file({name: tensor.contiguous() for name, tensor in tiny_clip_state(seed=9).items()}, other)
+    config = (folder / "config.yaml").read_text(encoding="utf-8")
+    old = next(line for line in config.splitlines() if line.strip().startswith("PATH:") and "safetensors" in line)
+    (folder / "config.yaml").write_text(config.replace(old, f"{old.partition('PATH:')[0]}PATH: {other}"))
+    with pytest.raises(ValueError, match="SHA-256"):
+        xcoop.load_run(folder)
+
+
+def test_a_truncated_checkpoint_is_named(make_cfg: ConfigMaker) -> None:
+    folder = finished(make_cfg, "CoOp")
+    path = folder / "prompt_learner" / "model.pth.tar-2"
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(ValueError, match=r"model\.pth\.tar-2"):
+        xcoop.load_run(folder)
+    shutil.rmtree(path.parent)
+    with pytest.raises(FileNotFoundError, match="no checkpoint"):
+        xcoop.load_run(folder)
+
+
+def test_a_class_target_is_the_logit_that_the_model_uses(make_cfg: ConfigMaker, pictures: Path) -> None:
+    run = xcoop.load_run(finished(make_cfg, "XCoOp"), device="cpu")
+    features = run.features(sorted((pictures / "test").glob("*.png"))[:2])
+    target = class_target(run.model, 1)
+    torch.testing.assert_close(target.score(features), run.model.logits(features)[:, 1])
+    assert target.direction(features).norm(dim=1).tolist() == pytest.approx([1.0, 1.0])
