@@ -105,6 +105,7 @@ class ClipBackbone(Backbone):
     def vocabulary(self) -> tuple[list[str], Tensor]:
         """CLIP's tokens that end a word and are made of letters alone; see the base class.
 
+        The tokenizer does not tell a word from an ending that is a token as well ("osis"), so endings are among them.
         Left out are tokens that were not trained, and those whose embedding is constant (all zero, say): in a file
         such rows stand for tokens that nobody needed.
         """

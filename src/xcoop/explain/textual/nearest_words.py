@@ -57,7 +57,8 @@ def nearest_words(
 ) -> list[TokenWords]:
     """The k words nearest to each context vector, in row-major order of the leading axes.
 
-    Of vectors that are in truth random, one in twenty is not told as noise.
+    Of vectors that are in truth random, about one in twenty is not told as noise; as the null is drawn too, 3 to 9 %
+    with 200 draws on the phantom's words.
 
     Args:
         context: (..., n, W), of the backbone that the prompt was trained with.
