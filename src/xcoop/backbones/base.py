@@ -87,6 +87,14 @@ class Backbone(nn.Module, ABC):
     def decode(self, ids: Sequence[int] | Tensor) -> list[str]:
         """The text of each single token id."""
 
+    def vocabulary(self) -> tuple[list[str], Tensor]:
+        """The whole words that are one token each and whose embeddings were trained.
+
+        Returns:
+            N different words, and their ids (N,) int64 on the backbone's device. None, unless a backbone says more.
+        """
+        return [], torch.zeros(0, dtype=torch.int64, device=self.logit_scale.device)
+
     @abstractmethod
     def end_positions(self, tokens: Tensor) -> Tensor:
         """Where each text ends: (N, L) ids to (N,) int64 indices of the token whose output is the text's feature."""

@@ -43,16 +43,18 @@ class ClipBackbone(Backbone):
     pixel_mean = (0.48145466, 0.4578275, 0.40821073)  # clip.clip._transform
     pixel_std = (0.26862954, 0.26130258, 0.27577711)
 
-    def __init__(self, name: str, model: Any) -> None:
+    def __init__(self, name: str, model: Any, trained_ids: Sequence[int] | None = None) -> None:
         """Wraps a model without changing it.
 
         Args:
             name: what it is called.
             model: a `clip.model.CLIP`.
+            trained_ids: the tokens whose embeddings were trained; None: all.
         """
         super().__init__()
         self.name = name
         self.model = model
+        self.trained_ids = None if trained_ids is None else frozenset(trained_ids)
         self.is_vit = hasattr(model.visual, "class_embedding")
         self.input_size = int(model.visual.input_resolution)
         self.context_length = int(model.context_length)
@@ -99,6 +101,22 @@ class ClipBackbone(Backbone):
         """The text of each single token id, without the mark of a word's end."""
         ids = ids.tolist() if isinstance(ids, Tensor) else ids
         return [self._tokenizer.decode([int(index)]).strip() for index in ids]
+
+    def vocabulary(self) -> tuple[list[str], Tensor]:
+        """CLIP's tokens that end a word and are made of letters alone; see the base class.
+
+        The tokenizer does not tell a word from an ending that is a token as well ("osis"), so endings are among them.
+        Left out are tokens that were not trained, and those whose embedding is constant (all zero, say): in a file
+        such rows stand for tokens that nobody needed.
+        """
+        table = self.model.token_embedding.weight  # (vocabulary, W)
+        varied = (table != table[:, :1]).any(dim=1).tolist()
+        decoder = self._tokenizer.decoder
+        # A word's end alone does not make a word: some of these pieces are single bytes of a longer letter.
+        ends = [index for index, piece in decoder.items() if piece.endswith("</w>") and index < len(varied)]
+        ids = [i for i in sorted(ends) if varied[i] and (self.trained_ids is None or i in self.trained_ids)]
+        words = {index: word for index, word in zip(ids, self.decode(ids), strict=True) if word.isalpha()}
+        return list(words.values()), torch.tensor(list(words), dtype=torch.int64, device=table.device)
 
     def end_positions(self, tokens: Tensor) -> Tensor:
         """The end token has the highest id of all."""

@@ -13,7 +13,13 @@ from xcoop.backbones.weights import read_state_dict
 def load_phantom(name: str, path: str) -> Backbone:
     """The shipped weights, or those of a local file."""
     # Imported here: the phantom stands above the backbones, and only the form of its weights file is needed.
-    from xcoop.phantom.weights import load_state_dict, pretrained_path
+    from xcoop.phantom.weights import FULL, load_state_dict, pretrained_path, read_metadata, untrained_rows
 
-    state = read_state_dict(path) if path else load_state_dict(pretrained_path())
-    return ClipBackbone(name, build_clip(state, path or str(pretrained_path())))
+    if path:
+        return ClipBackbone(name, build_clip(read_state_dict(path), path))
+    shipped = pretrained_path()
+    state = load_state_dict(shipped)
+    vocab, width = state[FULL].shape
+    # Rows that were never trained are drawn anew, so neither zero nor constant: only the draw tells them apart.
+    trained = (state[FULL] != untrained_rows(vocab, width, int(read_metadata(shipped)["seed"]))).any(dim=1)
+    return ClipBackbone(name, build_clip(state, str(shipped)), trained.nonzero().flatten().tolist())
