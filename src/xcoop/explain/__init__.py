@@ -1,0 +1,1 @@
+"""Explanations of a trained model, in pictures and words, and the tests of whether they are true."""
