@@ -58,6 +58,7 @@ figure{{margin:0;min-width:0}}
 figure svg{{display:block;width:100%;max-width:14rem;height:auto}}
 figcaption{{font-size:.9rem;max-width:14rem}}
 figcaption dl{{display:block;margin:0}}
+figcaption dd,.scale span{{white-space:nowrap}}
 figcaption dl div{{display:flex;justify-content:space-between;gap:.5rem}}
 .under{{filter:grayscale(1)}}
 .heat{{opacity:.55}}
