@@ -1,0 +1,135 @@
+"""The demo over real loopback sockets: an image is explained, everything else is refused with a reason."""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Iterator
+from http.client import HTTPConnection
+
+import numpy as np
+import pytest
+from page_samples import entry
+from PIL import Image
+
+from xcoop.explain import demo, upload
+
+SEEN: list[bytes] = []
+
+
+def explain(data: bytes) -> object:
+    SEEN.append(data)
+    return entry()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[demo.DemoServer]:
+    with demo.DemoServer(explain) as made:  # type: ignore[arg-type]
+        thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        yield made
+        made.shutdown()
+        thread.join()
+
+
+def png(side: int = 40) -> bytes:
+    data = io.BytesIO()
+    Image.fromarray(np.random.default_rng(0).integers(0, 255, (side, side, 3), dtype=np.uint8)).save(data, "PNG")
+    return data.getvalue()
+
+
+def form(data: bytes, name: str = "mole.png") -> bytes:
+    head = f'--b\r\nContent-Disposition: form-data; name="image"; filename="{name}"\r\n'
+    return head.encode() + b"Content-Type: image/png\r\n\r\n" + data + b"\r\n--b--\r\n"
+
+
+def ask(
+    server: demo.DemoServer, method: str, path: str, body: bytes | None = None, **headers: str
+) -> tuple[int, str, dict[str, str]]:
+    connection = HTTPConnection("127.0.0.1", server.server_address[1], timeout=10)
+    sent = {"Content-Type": "multipart/form-data; boundary=b"} | {k.replace("_", "-"): v for k, v in headers.items()}
+    connection.request(method, path, body, sent)
+    answer = connection.getresponse()
+    found = answer.status, answer.read().decode(), dict(answer.getheaders())
+    connection.close()
+    return found
+
+
+def test_the_form_is_served(server: demo.DemoServer) -> None:
+    status, page, headers = ask(server, "GET", "/")
+    assert status == 200
+    assert 'enctype="multipart/form-data"' in page
+    assert "default-src 'none'" in headers["Content-Security-Policy"]
+    assert server.url.startswith("http://127.0.0.1:")
+
+
+def test_an_image_gets_its_card_and_arrives_unchanged(server: demo.DemoServer) -> None:
+    status, page, _ = ask(server, "POST", "/explain", form(png(), "<b>.png"))
+    assert status == 200
+    assert '<article class="card"' in page
+    assert "&lt;b&gt;.png" in page
+    assert SEEN[-1] == png()
+
+
+@pytest.mark.parametrize("data", [b"hello", b"\x89PNG\r\n\x1a\n", png()[:200]])
+def test_what_is_no_image_is_refused(server: demo.DemoServer, data: bytes) -> None:
+    before = len(SEEN)
+    status, page, _ = ask(server, "POST", "/explain", form(data, "notes<.txt"))
+    assert status == 415
+    assert "notes&lt;.txt is no image" in page
+    assert len(SEEN) == before
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_bomb_is_refused(server: demo.DemoServer) -> None:
+    data = io.BytesIO()
+    Image.new("1", (12_000, 12_000)).save(data, "PNG")
+    status, page, _ = ask(server, "POST", "/explain", form(data.getvalue()))
+    assert status == 415
+    assert "12000 x 12000 pixels" in page
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "headers", "status"),
+    [
+        ("GET", "/explain", {}, 404),
+        ("GET", "/../etc/passwd", {}, 404),
+        ("PUT", "/", {}, 405),
+        ("GET", "/", {"Host": "evil.example:80"}, 421),
+        ("POST", "/", {}, 404),
+        ("POST", "/explain", {"Origin": "http://evil.example"}, 403),
+        ("POST", "/explain", {"Origin": "null"}, 403),
+        ("POST", "/explain", {"Sec_Fetch_Site": "cross-site"}, 403),
+        ("POST", "/explain", {"Content_Type": "text/plain"}, 415),
+        ("POST", "/explain", {"Content_Type": "multipart/form-data"}, 400),
+    ],
+)
+def test_refusals(server: demo.DemoServer, method: str, path: str, headers: dict[str, str], status: int) -> None:
+    assert ask(server, method, path, form(png()) if method == "POST" else None, **headers)[0] == status
+
+
+def test_too_large_a_body_is_refused(server: demo.DemoServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(upload, "MOST", 1000)
+    status, page, _ = ask(server, "POST", "/explain", form(b"x" * 2000))
+    assert status == 413
+    assert "at most 1,000" in page
+
+
+def test_the_own_origin_is_served(server: demo.DemoServer) -> None:
+    own = f"127.0.0.1:{server.server_address[1]}"
+    assert ask(server, "POST", "/explain", form(png()), Origin=f"http://{own}", Sec_Fetch_Site="same-origin")[0] == 200
+
+
+def test_a_failing_model_says_nothing_of_itself(server: demo.DemoServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(data: bytes) -> object:
+        raise RuntimeError("secret")
+
+    monkeypatch.setattr(server, "explain", fail)
+    status, page, _ = ask(server, "POST", "/explain", form(png()))
+    assert status == 500
+    assert "secret" not in page
+
+
+@pytest.mark.parametrize("data", [b"\r\n", b"\n\r\r\n--", bytes(range(256)) * 300, b"\r", b"--b-"])
+def test_bytes_of_a_form_arrive_as_they_are(data: bytes) -> None:
+    assert upload._part("multipart/form-data; boundary=b", form(data)) == ("mole.png", data)
