@@ -117,7 +117,7 @@ def concept_changes(run: TrainedModel, features: ImageFeatures, control: int | N
     if run.concepts is None or run.bank is None:
         return None
     if holds_concepts(run.model):
-        return leave_one_out(run.model, features, run.bank, run.concepts.texts, control)
+        return leave_one_out(run.model, features, run.changes(control), len(run.concepts.texts))
     if run.decomposition is None:
         return None
     return without_part(run.model, features, run.class_vectors(), run.decomposition, control)

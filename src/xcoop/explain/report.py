@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from xcoop.data.images import open_bytes
-from xcoop.explain.explanation import Explanation
+from xcoop.explain.explanation import Explanation, concept_changes, explain_features
 from xcoop.explain.page.pictures import thumbnail
 from xcoop.explain.schema import (
     SCHEMA,
@@ -43,7 +43,7 @@ from xcoop.results.record import now
 if TYPE_CHECKING:
     from xcoop.explain.trained import TrainedModel
 
-ASKED = 200  # test images behind the trust table, at most
+ASKED = 100  # test images behind the trust table, at most
 STRONGEST = 3  # concepts that a class's sentences name
 CONCEPT_MAPS = 6  # concepts of an image that get a map: those that move its logits most
 
@@ -227,11 +227,8 @@ def context_words(run: TrainedModel) -> list[TokenWords]:
 
 def image_entry(run: TrainedModel, item: Known, tensor: Tensor, method: str, truth: Truth | None = None) -> ImageEntry:
     """The card of one image; `tensor` is the image preprocessed, (1, 3, S, S)."""
-    first = run.explain(tensor, method, concepts=[])
-    said: Explanation = first[0] if isinstance(first, list) else first
-    wanted = _most_moved(said, truth, item.path)
-    more = run.explain(tensor, method, concepts=wanted) if wanted else first
-    said = more[0] if isinstance(more, list) else more
+    wanted = _most_moved(run, tensor, truth, item.path)
+    (said,) = explain_features(run, tensor, method, wanted)
     masks = _masks(truth, item.path, (tensor.shape[2], tensor.shape[3]))
     return ImageEntry(
         path=item.path,
@@ -247,11 +244,15 @@ def image_entry(run: TrainedModel, item: Known, tensor: Tensor, method: str, tru
     )
 
 
-def _most_moved(said: Explanation, truth: Truth | None, path: str) -> list[str]:
+def _most_moved(run: TrainedModel, tensor: Tensor, truth: Truth | None, path: str) -> list[str]:
     """The concepts that get a map: those that are known to be there, then those that move the logits most."""
-    moved = {text: max(map(abs, by_class.values()), default=0.0) for text, by_class in said.contributions.items()}
-    there = [text for text in said.concept_scores if truth and truth.labels.get(text, {}).get(path) == 1]
-    rest = sorted((text for text in said.concept_scores if text not in there), key=lambda text: -moved.get(text, 0.0))
+    texts = run.concepts.texts if run.concepts else ()
+    change = concept_changes(run, run.features(tensor))
+    moved = (
+        dict.fromkeys(texts, 0.0) if change is None else dict(zip(texts, change[0].abs().amax(0).tolist(), strict=True))
+    )
+    there = [text for text in texts if truth and truth.labels.get(text, {}).get(path) == 1]
+    rest = sorted((text for text in texts if text not in there), key=lambda text: -moved[text])
     return [*there, *rest][:CONCEPT_MAPS]
 
 
@@ -280,7 +281,7 @@ def _masks(truth: Truth | None, path: str, size: tuple[int, int]) -> dict[str, N
 def _coarse(mask: NDArray[np.bool_], cells: int = 32) -> list[list[float]]:
     """The covered share of each of `cells` x `cells` parts of a mask."""
     tensor = torch.as_tensor(mask, dtype=torch.float32)[None, None]
-    side = [min(cells, length) for length in mask.shape]
+    side = (min(cells, mask.shape[0]), min(cells, mask.shape[1]))
     return _rows(torch.nn.functional.adaptive_avg_pool2d(tensor, side)[0, 0].numpy())
 
 

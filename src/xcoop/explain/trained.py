@@ -26,6 +26,7 @@ from xcoop.explain.explanation import Explanation, explain_features
 from xcoop.explain.target import class_vectors
 from xcoop.explain.textual.concept_set import ConceptSet, concept_set
 from xcoop.explain.textual.decomposition import Decomposition, decompose
+from xcoop.explain.textual.intervention import Change, changes
 from xcoop.model import PromptModel
 
 BATCH = 64
@@ -77,6 +78,7 @@ class TrainedModel:
 
         self.folder, self.cfg, self.results = folder, cfg, results
         self.model, self.start, self.bank, self.device = model, start, bank, device
+        self._changes: dict[int | None, list[Change]] = {}
         self._transform: Any = build_transform(cfg, is_train=False)
 
     @property
@@ -176,6 +178,14 @@ class TrainedModel:
         if self.concepts is None or len(self.concepts.texts) < 2:
             return None
         return decompose(self.learned_vectors(), self.concepts.vectors)
+
+    def changes(self, control: int | None = None) -> list[Change]:
+        """The class features without each of the bank's concepts; see `intervention.changes`. Made once."""
+        if self.bank is None or self.concepts is None:
+            return []
+        if control not in self._changes:
+            self._changes[control] = changes(self.model, self.bank, self.concepts.texts, control)
+        return self._changes[control]
 
     @torch.no_grad()
     def learned_vectors(self) -> Tensor:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     from xcoop.explain.trained import TrainedModel
 
 Floats = NDArray[np.float64]
-STEPS = 16  # of the deletion and insertion curves
+STEPS = 8  # of the deletion and insertion curves
 TOP = 3  # concepts that are taken away together
 FEWEST = 5  # images with a concept, and without it, below which its AUC says nothing
 
@@ -76,7 +77,7 @@ def _of_classes(run: TrainedModel, images: Tensor, labels: Tensor, method: str) 
     maps = torch.zeros(len(images), *run.backbone.grid)
     for label in labels.unique().tolist():
         which = (labels == label).nonzero()[:, 0]
-        maps[which] = _in_parts(run, images[which], lambda part, k=label: maps_of_class(run, part, k, method)).cpu()
+        maps[which] = _in_parts(run, images[which], partial(maps_of_class, run, label=label, method=method)).cpu()
     return maps
 
 
@@ -89,9 +90,10 @@ def _in_parts(run: TrainedModel, images: Tensor, maps: Callable[[Tensor], Tensor
 
 def _perturbation(run: TrainedModel, sample: Sample, labels: Tensor, maps: Tensor, others: Tensor) -> list[Trust]:
     """Deletion and insertion of the predicted class's margin, for two baselines."""
-    kinds = {"": maps} | control_maps(maps, range(len(maps)), other=others)
+    every = {"": maps} | control_maps(maps, range(len(maps)), other=others)
     rows: list[Trust] = []
-    for baseline in ("mean", "blur"):
+    for baseline, asked in (("mean", tuple(every)), ("blur", ("", "random", "reversed"))):
+        kinds = {name: every[name] for name in asked}
         found = {name: _areas(run, sample.images, labels, given, baseline) for name, given in kinds.items()}
         for index, metric in enumerate(("deletion_auc", "insertion_auc")):
             values = {name: areas[index] for name, areas in found.items()}
@@ -159,7 +161,7 @@ def _concept_pairs(run: TrainedModel, sample: Sample, method: str) -> Sequence[t
         which = [i for i, mask in fitted.items() if mask.any()]
         if which:
             images = sample.images[which]
-            maps = _in_parts(run, images, lambda part, text=text: maps_of_concept(run, part, text, method)).cpu()
+            maps = _in_parts(run, images, partial(maps_of_concept, run, concept=text, method=method)).cpu()
             found.append((which, maps, torch.stack([torch.as_tensor(fitted[i]) for i in which])))
     return found
 
@@ -177,9 +179,7 @@ def _sanity(
         which = (labels == label).nonzero()[:, 0]
         target = class_target(shaken, label)
         lost[which] = _in_parts(
-            run,
-            sample.images[which],
-            lambda part, target=target: explain_maps(method, shaken.backbone, part, target),
+            run, sample.images[which], partial(explain_maps, method, shaken.backbone, target=target)
         ).cpu()
     both = {
         "class_correlation": (others, "Between the maps of the predicted class and of another one."),

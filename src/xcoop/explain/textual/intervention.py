@@ -10,9 +10,9 @@ Symbols: B images, C classes, J concepts, K prompts a class, D joint width.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -97,31 +97,62 @@ def logits_knowing(model: PromptModel, features: ImageFeatures, bank: ConceptBan
         return model.logits(features)
 
 
+@dataclass(frozen=True)
+class Change:
+    """One concept taken away from one class (or, for a control, one unrelated phrase given to it).
+
+    Attributes:
+        label: the class.
+        concept: its place among the bank's different concepts.
+        sign: 1 if the concept is missing in `text`, -1 if the phrase is there.
+        text: the class features with the change, (K, C, D).
+    """
+
+    label: int
+    concept: int
+    sign: int
+    text: Tensor
+
+
 @torch.no_grad()
-def leave_one_out(
-    model: PromptModel, features: ImageFeatures, bank: ConceptBank, texts: tuple[str, ...], control: int | None = None
-) -> Tensor:
-    """How much of a class's logit goes with each of its concepts: logit with it less logit without it, (B, C, J).
+def changes(model: PromptModel, bank: ConceptBank, texts: tuple[str, ...], control: int | None = None) -> list[Change]:
+    """The class features of a model for every concept that is taken away; no image is needed for this.
+
+    Args:
+        model: one that `holds_concepts`.
+        bank: of the model's classes.
+        texts: the bank's different concepts.
+        control: a seed: an unrelated phrase is added instead.
+    """
+    phrases = iter(() if control is None else _drawn(bank, control))
+    found = []
+    for label, name in enumerate(bank.classes):
+        for text in bank.texts(name):
+            other = removed(bank, name, text) if control is None else added(bank, name, next(phrases))
+            with knowing(model, other):
+                found.append(Change(label, texts.index(text), 1 if control is None else -1, model.text_features()))
+    return found
+
+
+@torch.no_grad()
+def leave_one_out(model: Any, features: ImageFeatures, changed: Sequence[Change], concepts: int) -> Tensor:
+    """How much of a class's logit goes with each of its concepts: logit with it less logit without it.
 
     Args:
         model: one that `holds_concepts`.
         features: of B images.
-        bank: of the model's classes.
-        texts: J concepts; those that a class does not list have 0 for it.
-        control: a seed: an unrelated phrase is taken away instead, which was added first.
+        changed: see `changes`.
+        concepts: J.
+
+    Returns:
+        (B, C, J); 0 for concepts that a class does not list.
     """
     whole = model.logits(features)  # (B, C)
-    change = whole.new_zeros(*whole.shape, len(texts))
-    phrases = iter(()) if control is None else iter(_drawn(bank, control))
-    for label, name in enumerate(bank.classes):
-        for text in bank.texts(name):
-            if control is None:
-                other = removed(bank, name, text)
-                change[:, label, texts.index(text)] = (whole - logits_knowing(model, features, other))[:, label]
-            else:
-                other = added(bank, name, next(phrases))
-                change[:, label, texts.index(text)] = (logits_knowing(model, features, other) - whole)[:, label]
-    return change
+    moved = whole.new_zeros(*whole.shape, concepts)
+    for one in changed:
+        other = model.image_logits(features, one.text)
+        moved[:, one.label, one.concept] = one.sign * (whole - other)[:, one.label]
+    return moved
 
 
 @torch.no_grad()
