@@ -209,6 +209,67 @@ def attend_to(pool, tokens, position):
     )[0][0]
 
 
+def tuned(seed):
+    """A ViT whose norm layers are trained."""
+    backbone = tiny_backbone(seed=seed)
+    for norm in backbone.image_norms():
+        norm.requires_grad_(True)
+    return backbone
+
+
+def norm_gradients(backbone, pooled):
+    return torch.autograd.grad(pooled.square().sum(), backbone.image_norms())
+
+
+def test_gradients_of_the_norms_equal_those_through_the_model_itself():
+    backbone = tuned(seed=6)
+    x = images(backbone)
+    found = norm_gradients(backbone, backbone.encode_image(x, patches=True).pooled)
+    for got, expected in zip(found, norm_gradients(backbone, backbone.model.encode_image(x)), strict=True):
+        torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_mixed_precision_is_as_near_to_full_precision_as_the_model_itself():
+    backbone = tuned(seed=6)
+    x = images(backbone)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        pooled, plain = backbone.encode_image(x, patches=True).pooled, backbone.model.encode_image(x)
+    assert pooled.dtype == plain.dtype
+    pairs = zip(
+        [pooled, *norm_gradients(backbone, pooled.float())],
+        [plain, *norm_gradients(backbone, plain.float())],
+        [exact := backbone.encode_image(x).pooled, *norm_gradients(backbone, exact)],
+        strict=True,
+    )
+    for got, expected, truth in pairs:
+        own, theirs = ((value.float() - truth).norm() / truth.norm() for value in (got, expected))
+        assert own < max(1.5 * theirs, 0.01)
+
+
+def test_a_covered_attention_is_called(vit):
+    x = images(vit)
+    block, expected = vit.image_blocks[1], vit.encode_image(x).pooled
+    seen = []
+    block.attention = lambda tokens: seen.append(tokens.shape) or type(block).attention(block, tokens)
+    try:
+        torch.testing.assert_close(vit.encode_image(x).pooled, expected, atol=1e-5, rtol=1e-5)
+    finally:
+        del block.attention
+    assert seen == [(1 + vit.grid[0] * vit.grid[1], 3, vit.model.visual.conv1.out_channels)]
+
+
+@pytest.mark.parametrize("path", ["", "attn", "mlp", "mlp.gelu", "ln_1"])
+@pytest.mark.parametrize("kind", ["register_forward_pre_hook", "register_forward_hook", "register_full_backward_hook"])
+def test_hooks_inside_the_blocks_are_called(path, kind):
+    backbone, shapes = tuned(seed=6), []
+    module = backbone.image_blocks[1].get_submodule(path)
+    handle = getattr(module, kind)(lambda _module, values, *_: shapes.append(tuple(values[0].shape)))
+    backbone.encode_image(images(backbone)).pooled.sum().backward()
+    handle.remove()
+    assert len(shapes) == 1
+    assert shapes[0][:2] == (1 + backbone.grid[0] * backbone.grid[1], 3)  # as CLIP shows them: (L, N, ...)
+
+
 def test_vit_patches_are_in_row_major_order():
     backbone = tiny_backbone(seed=4)
     for block in backbone.image_blocks:  # without attention and MLP a patch token sees its own pixels alone

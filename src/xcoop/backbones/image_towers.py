@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xcoop.backbones.base import ImageFeatures
+from xcoop.backbones.blocks import run_block
 
 
 def vit_features(visual: Any, images: Tensor, patches: bool) -> ImageFeatures:
@@ -23,7 +24,8 @@ def vit_features(visual: Any, images: Tensor, patches: bool) -> ImageFeatures:
         patches: whether the patch tokens are wanted.
     """
     x = vit_tokens(visual, images)
-    x = visual.transformer(x.transpose(0, 1)).transpose(0, 1)
+    for block in visual.transformer.resblocks:
+        x = run_block(block, x)
     return vit_projected(visual, x if patches else x[:, :1])
 
 

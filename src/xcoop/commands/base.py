@@ -9,7 +9,7 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from xcoop.names import closest
 
@@ -38,7 +38,14 @@ class BusyError(UserError):
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose answer to an unknown option is the one that was probably meant."""
+    """An argument parser whose answer to an unknown option is the one that was probably meant.
+
+    Options are never abbreviated: `--seed 3` must not be taken for `--seeds 3`.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Takes what argparse's own takes."""
+        super().__init__(*args, **{"allow_abbrev": False, **kwargs})
 
     def error(self, message: str) -> NoReturn:
         """Ends the programme with the message, a hint, and exit code 2."""

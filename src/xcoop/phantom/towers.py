@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from xcoop.backbones.blocks import QUICK, self_attention
+
 # The normalisation of OpenAI's CLIP.
 PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
 PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
-
-_QUICK = 1.702  # QuickGELU is x * sigmoid(1.702 x)
 
 
 def normalise(pixels: Tensor) -> Tensor:
@@ -73,17 +73,8 @@ def text_features(clip: Any, embeddings: Tensor, end: Tensor) -> Tensor:
 
 def _block(block: Any, x: Tensor, causal: bool) -> Tensor:
     """One residual attention block, on (B, L, W)."""
-    x = x + _attention(block.attn, block.ln_1(x), causal)
+    x = x + self_attention(block.attn, block.ln_1(x), causal)
     inner, outer = block.mlp.c_fc, block.mlp.c_proj
     # QuickGELU(h) = silu(1.702 h) / 1.702: one fused pass instead of three over the widest tensor there is.
-    hidden = F.silu(F.linear(block.ln_2(x), inner.weight * _QUICK, inner.bias * _QUICK))
-    return x + F.linear(hidden, outer.weight / _QUICK, outer.bias)
-
-
-def _attention(attention: Any, x: Tensor, causal: bool) -> Tensor:
-    batch, length, width = x.shape
-    packed = F.linear(x, attention.in_proj_weight, attention.in_proj_bias)
-    heads = packed.view(batch, length, 3, attention.num_heads, width // attention.num_heads)
-    query, key, value = heads.permute(2, 0, 3, 1, 4)  # each (B, heads, L, W / heads)
-    mixed = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
-    return attention.out_proj(mixed.transpose(1, 2).reshape(batch, length, width))
+    hidden = F.silu(F.linear(block.ln_2(x), inner.weight * QUICK, inner.bias * QUICK))
+    return x + F.linear(hidden, outer.weight / QUICK, outer.bias)
