@@ -28,7 +28,7 @@ def exit_code(*words: str) -> int:
 @pytest.mark.parametrize(
     "words",
     [
-        [], ["run"], ["train"], ["table"], ["list"], ["path"], ["version"], ["phantom"],
+        [], ["run"], ["train"], ["table"], ["list"], ["path"], ["version"], ["phantom"], ["explain"],
         ["data"], ["data", "list"], ["data", "info"], ["data", "prepare"], ["data", "check"],
         ["phantom", "derm7pt"], ["phantom", "pneumonia"], ["phantom", "pretrain"], ["phantom", "probe"],
         ["concepts"], ["concepts", "check"], ["concepts", "mine"], ["concepts", "elicit"],

@@ -1,0 +1,74 @@
+"""`xcoop explain` on a tiny run: a page and its numbers, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from test_load_run import finished
+from tiny_run import ConfigMaker
+
+from xcoop.cli import main
+from xcoop.explain.schema import check
+
+
+@pytest.fixture
+def run(make_cfg: ConfigMaker) -> Path:
+    return finished(make_cfg, "XCoOp")
+
+
+def test_a_page_of_test_images(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", str(run), "--images", "4", "--asked", "6"]) == 0
+    found = json.loads((run / "explanations" / "explanations.json").read_text(encoding="utf-8"))
+    check(found)
+    assert len(found["images"]) == 4
+    certainty = [image["certainty"] for image in found["images"]]
+    assert certainty == sorted(certainty)
+    rows = {row["metric"]: row for row in found["trust"]}
+    deletion = rows["Deletion AUC, mean baseline"]
+    assert deletion["direction"] == "lower"
+    assert {"random", "centre", "reversed", "other class"} == {control["name"] for control in deletion["controls"]}
+    assert rows["Correlation with an untrained model's map"]["n"] == 6
+    names = {entry["name"] for entry in found["classes"]}
+    assert names == {"dark_spot", "bright spot"}
+    assert all(len(entry["concepts"]) == 4 for entry in found["classes"])
+    page = (run / "explanations" / "report.html").read_text(encoding="utf-8")
+    assert page.count("white glow") > 1
+    assert "http://" not in page.replace("http://www.w3.org/2000/svg", "")
+    assert "https://" not in page
+    assert "Deletion AUC" in capsys.readouterr().out
+
+
+def test_own_images(run: Path, pictures: Path, tmp_path: Path) -> None:
+    paths = sorted(str(path) for path in (pictures / "test").glob("*.png"))[:2]
+    assert main(["explain", str(run), *paths, "--out", str(tmp_path / "page"), "--method", "maskclip"]) == 0
+    found = json.loads((tmp_path / "page" / "explanations.json").read_text(encoding="utf-8"))
+    assert sorted(image["path"] for image in found["images"]) == paths
+    assert found["method"]["name"] == "maskclip"
+    assert found["trust"] == []
+    assert all(image["label"] is None for image in found["images"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["missing.png"], "missing.png"),
+        (["--method", "legrat"], "legrad"),
+        (["--images", "0"], "at least one"),
+        (["--asked", "-1"], "0 or more"),
+    ],
+)
+def test_wrong_input_ends_in_one_line_and_writes_nothing(
+    words: list[str], message: str, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert main(["explain", str(run), *words]) == 2
+    assert message in capsys.readouterr().err
+    assert not (run / "explanations").exists()
+
+
+def test_a_text_file_is_no_image(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x.png").write_text("no picture")
+    assert main(["explain", str(run), str(tmp_path / "x.png")]) == 2
+    assert "x.png" in capsys.readouterr().err
