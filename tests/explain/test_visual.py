@@ -84,6 +84,10 @@ def test_an_unknown_method_is_answered_with_the_nearest():
         explainer("grad-eclip")
 
 
+def test_every_method_states_its_cost():
+    assert all(one.cost and one.summary for one in explainers().values())
+
+
 def test_the_default_looks_into_its_tower(towers):
     for tower, backbone in towers.items():
         assert default_method(backbone) == DEFAULTS[tower]
@@ -213,13 +217,3 @@ def test_maskclip_points_at_the_patch_whose_own_value_is_the_text(towers):
 def test_upsampling_is_bilinear():
     got = upsample(torch.tensor([[[0.0, 1.0]]]), (1, 4))
     torch.testing.assert_close(got, torch.tensor([[[0.0, 0.25, 0.75, 1.0]]]))
-
-
-def test_captum_attributions_are_methods_too(towers):
-    pytest.importorskip("captum")
-    backbone = towers["vit"]
-    maps = explain_maps("captum:InputXGradient", backbone, images_for(backbone, 2), with_local(backbone))
-    assert maps.shape == (2, 4, 4)
-    assert maps.abs().sum() > 0
-    with pytest.raises(ValueError, match="IntegratedGradients"):
-        explainer("captum:IntegratedGradient")

@@ -1,4 +1,10 @@
-"""Any attribution of captum (the extra `[xai]`) as one more visual method, `captum:<its class>`.
+"""Attributions of captum (the extra `[xai]`) as more visual methods, `captum:<their class>`.
+
+Offered are those that give an image the same map each time and whatever its batch. Left out are those that draw random
+numbers (Lime, KernelShap, ShapleyValueSampling), mix the images of a batch (FeaturePermutation), need more than an
+image (layers, baselines, tokenizers), or replace the rules of activation modules (DeepLift, GuidedBackprop,
+Deconvolution): CLIP's vision transformer has none that they know, and they would return plain gradients there under
+another name.
 
 Attributions of pixels are summed over colours and averaged over each patch.
 """
@@ -15,6 +21,12 @@ from xcoop.explain.target import Target
 from xcoop.explain.visual.registry import Explainer
 from xcoop.names import unknown
 
+COSTS = {
+    "InputXGradient": "1 forward, 1 backward",
+    "IntegratedGradients": "50 forward, 50 backward",
+    "Occlusion": "1 forward a patch, and 1",
+    "Saliency": "1 forward, 1 backward",
+}
 WINDOWS = ("Occlusion",)  # need the size of a window
 
 
@@ -35,16 +47,15 @@ def captum_explainer(name: str) -> Explainer:
 
     Raises:
         ImportError: captum is not installed.
-        ValueError: captum has no such attribution of inputs.
+        ValueError: it is none of those that are offered.
     """
+    wanted = name.partition(":")[2]
+    if wanted not in COSTS:
+        raise ValueError(unknown("attribution of captum", wanted, COSTS))
     try:
         from captum import attr
     except ImportError as error:
         raise ImportError(f"{name} needs captum: pip install 'xcoop[xai]'") from error
-    wanted = name.partition(":")[2]
-    known = [other for other in dir(attr) if _takes_inputs(getattr(attr, other))]
-    if wanted not in known:
-        raise ValueError(unknown("attribution of captum", wanted, known))
     kind: Any = getattr(attr, wanted)
 
     def method(backbone: Backbone, images: Tensor, target: Target) -> Tensor:
@@ -54,11 +65,6 @@ def captum_explainer(name: str) -> Explainer:
         pixels = kind(_Score(backbone, target)).attribute(images.detach().clone().requires_grad_(), **options)
         return F.adaptive_avg_pool2d(pixels.sum(1, keepdim=True), backbone.grid)[:, 0]
 
-    return Explainer(name, method, ("vit", "resnet"), True, f"captum's {wanted}, averaged over each patch.")
-
-
-def _takes_inputs(kind: Any) -> bool:
-    from captum.attr import Attribution, LayerAttribution, NeuronAttribution
-
-    bases = (LayerAttribution, NeuronAttribution)
-    return isinstance(kind, type) and issubclass(kind, Attribution) and not issubclass(kind, bases)
+    return Explainer(
+        name, method, ("vit", "resnet"), True, f"captum's {wanted}, averaged over each patch.", COSTS[wanted]
+    )

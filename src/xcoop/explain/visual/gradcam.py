@@ -16,7 +16,12 @@ from xcoop.explain.visual.registry import as_grid, register_explainer, tower_of
 from xcoop.explain.visual.trace import trace, visual_of
 
 
-@register_explainer("gradcam", ("vit", "resnet"), "Channels of the last features that raise the score.")
+@register_explainer(
+    "gradcam",
+    ("vit", "resnet"),
+    "Channels of the last features that raise the score.",
+    "1 forward, 1 backward of the last layers",
+)
 def gradcam(backbone: Backbone, images: Tensor, target: Target) -> Tensor:
     """One forward pass, and a backward pass of the last layers; see `registry.explain_maps`."""
     if tower_of(backbone) == "resnet":

@@ -19,7 +19,10 @@ from xcoop.explain.visual.trace import trace
 
 
 @register_explainer(
-    "gradeclip", ("vit",), "Values of the last attention that raise the score, where query and key agree."
+    "gradeclip",
+    ("vit",),
+    "Values of the last attention that raise the score, where query and key agree.",
+    "1 forward, 1 backward of the last layers",
 )
 def gradeclip(backbone: Backbone, images: Tensor, target: Target) -> Tensor:
     """One forward pass, and a backward pass of the last block; see `registry.explain_maps`."""

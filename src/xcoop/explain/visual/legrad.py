@@ -18,7 +18,12 @@ from xcoop.explain.visual.registry import as_grid, register_explainer
 from xcoop.explain.visual.trace import trace
 
 
-@register_explainer("legrad", ("vit",), "In all blocks together: where more attention would raise the score.")
+@register_explainer(
+    "legrad",
+    ("vit",),
+    "In all blocks together: where more attention would raise the score.",
+    "1 forward, 1 backward a block, of that block alone",
+)
 def legrad(backbone: Backbone, images: Tensor, target: Target) -> Tensor:
     """One forward pass, and a backward pass of each block by itself; see `registry.explain_maps`."""
     seen = trace(backbone, images)

@@ -21,7 +21,7 @@ from xcoop.explain.visual.registry import as_grid, register_explainer, tower_of
 from xcoop.explain.visual.trace import trace
 
 
-@register_explainer("maskclip", ("vit", "resnet"), "How near each patch's own value is to the text.")
+@register_explainer("maskclip", ("vit", "resnet"), "How near each patch's own value is to the text.", "1 forward")
 @torch.no_grad()
 def maskclip(backbone: Backbone, images: Tensor, target: Target) -> Tensor:
     """One forward pass; see `registry.explain_maps`."""

@@ -13,7 +13,9 @@ from xcoop.explain.target import Target
 from xcoop.explain.visual.registry import as_grid, register_explainer
 
 
-@register_explainer("occlusion", ("vit", "resnet"), "How far the score falls when a patch is covered.")
+@register_explainer(
+    "occlusion", ("vit", "resnet"), "How far the score falls when a patch is covered.", "1 forward a patch, and 1"
+)
 @torch.no_grad()
 def occlusion(backbone: Backbone, images: Tensor, target: Target) -> Tensor:
     """One forward pass a patch; see `registry.explain_maps`."""

@@ -32,6 +32,7 @@ class Explainer:
         towers: the image towers that it can look into, "vit" and "resnet".
         class_specific: whether the map depends on what is explained.
         summary: one sentence for readers of its maps.
+        cost: passes through the image tower, in words.
     """
 
     name: str
@@ -39,18 +40,19 @@ class Explainer:
     towers: tuple[str, ...]
     class_specific: bool
     summary: str
+    cost: str
 
 
 _explainers: dict[str, Explainer] = {}
 
 
 def register_explainer(
-    name: str, towers: tuple[str, ...], summary: str, class_specific: bool = True
+    name: str, towers: tuple[str, ...], summary: str, cost: str, class_specific: bool = True
 ) -> Callable[[Method], Method]:
     """Offers the decorated function as a visual method; see `Explainer`."""
 
     def collect(method: Method) -> Method:
-        _explainers[name] = Explainer(name, method, towers, class_specific, summary)
+        _explainers[name] = Explainer(name, method, towers, class_specific, summary, cost)
         return method
 
     return collect

@@ -18,7 +18,12 @@ from xcoop.explain.visual.trace import trace
 START = -1  # the last block alone, as the authors advise for CLIP
 
 
-@register_explainer("relevancy", ("vit",), "What reaches the class token through attention that raises the score.")
+@register_explainer(
+    "relevancy",
+    ("vit",),
+    "What reaches the class token through attention that raises the score.",
+    "1 forward, 1 backward of the last layers",
+)
 def relevancy(backbone: Backbone, images: Tensor, target: Target, start: int = START) -> Tensor:
     """One forward and one backward pass; see `registry.explain_maps`."""
     seen = trace(backbone, images)

@@ -14,7 +14,9 @@ from xcoop.explain.visual.registry import as_grid, register_explainer
 from xcoop.explain.visual.trace import trace
 
 
-@register_explainer("rollout", ("vit",), "What attention carries to the class token, for every class the same.", False)
+@register_explainer(
+    "rollout", ("vit",), "What attention carries to the class token, for every class the same.", "1 forward", False
+)
 @torch.no_grad()
 def rollout(backbone: Backbone, images: Tensor, target: Target) -> Tensor:
     """One forward pass; see `registry.explain_maps`. A baseline: it does not depend on the target."""

@@ -15,7 +15,9 @@ from xcoop.explain.target import Target
 from xcoop.explain.visual.registry import as_grid, register_explainer
 
 
-@register_explainer("similarity", ("vit", "resnet"), "How near each patch is to the text; may prefer the background.")
+@register_explainer(
+    "similarity", ("vit", "resnet"), "How near each patch is to the text; may prefer the background.", "1 forward"
+)
 @torch.no_grad()
 def similarity(backbone: Backbone, images: Tensor, target: Target) -> Tensor:
     """One forward pass; see `registry.explain_maps`."""
