@@ -24,7 +24,7 @@ EXTRAS = {
     # What asks a language model for a concept bank.
     "elicit": ["openai>=1.40"],
     # More visual explanations: any attribution of captum.
-    "xai": ["captum>=0.7"],
+    "xai": ["captum==0.9.*"],
     "plots": ["matplotlib>=3.7"],
     "test": ["pytest>=8", "ruff>=0.6", "mypy>=1.11", "types-PyYAML", "types-tabulate", "types-tqdm", "openai>=1.40"],
 }
