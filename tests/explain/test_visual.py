@@ -8,8 +8,9 @@ from torch.nn import functional as F
 from xcoop.alignment import unit
 from xcoop.backbones import ImageFeatures
 from xcoop.explain.attention import attention_tap
+from xcoop.explain.localisation import upsample
 from xcoop.explain.target import Target, concept_target
-from xcoop.explain.visual import DEFAULTS, default_method, explain_maps, explainer, explainers, upsample
+from xcoop.explain.visual import DEFAULTS, default_method, explain_maps, explainer, explainers
 
 NAMES = sorted(explainers())
 PAIRS = [(name, tower) for name in NAMES for tower in explainers()[name].towers]

@@ -32,7 +32,7 @@ from xcoop.explain.schema import (
     SeenConcept,
     Word,
 )
-from xcoop.explain.textual.affinity import affinity
+from xcoop.explain.textual.affinity import Affinity, affinity
 from xcoop.explain.textual.nearest_words import TokenWords, nearest_words
 from xcoop.explain.textual.prose import class_sentences
 from xcoop.explain.trust_table import Sample, trust_table
@@ -157,16 +157,26 @@ def _is_number(value: object) -> bool:
 
 def prompt_classes(run: TrainedModel) -> list[PromptClass]:
     """What each class's learned prompt says, in concepts and in words."""
-    tokens = context_words(run)
-    return [_prompt_class(run, label, tokens) for label in range(len(run.classnames))]
+    tokens, found = context_words(run), _affinity(run)
+    return [_prompt_class(run, label, tokens, found) for label in range(len(run.classnames))]
 
 
-def _prompt_class(run: TrainedModel, label: int, tokens: Sequence[TokenWords]) -> PromptClass:
+def _affinity(run: TrainedModel) -> Affinity | None:
+    """The cosines of all prompts with all concepts, before and after training; None without concepts."""
+    if run.concepts is None:
+        return None
+    after = run.learned_vectors()
+    with run.at_start():
+        before = run.learned_vectors()
+    return affinity(before, after, run.concepts.vectors)
+
+
+def _prompt_class(run: TrainedModel, label: int, tokens: Sequence[TokenWords], found: Affinity | None) -> PromptClass:
     name, parts, known = run.classnames[label], run.decomposition, run.concepts
     explained = float(parts.explained[label]) if parts else None
     share = float(parts.own_share(known.own.to(parts.weights.device))[label]) if parts and known else None
     share = None if share is None or share != share else share  # without any weight
-    concepts = _prompt_concepts(run, label)
+    concepts = _prompt_concepts(run, label, found)
     strongest = sorted(((c["concept"], c["weight"] or 0.0) for c in concepts), key=lambda pair: -pair[1])
     own = [token for token in tokens if _belongs(token.index, label, run)]
     noise = (sum(token.noise for token in own), len(own)) if own else None
@@ -190,14 +200,10 @@ def _belongs(index: Sequence[int], label: int, run: TrainedModel) -> bool:
     return len(index) == 1 or index[-2] == label
 
 
-def _prompt_concepts(run: TrainedModel, label: int) -> list[PromptConcept]:
+def _prompt_concepts(run: TrainedModel, label: int, found: Affinity | None) -> list[PromptConcept]:
     known, parts = run.concepts, run.decomposition
-    if known is None:
+    if known is None or found is None:
         return []
-    after = run.learned_vectors()
-    with run.at_start():
-        before = run.learned_vectors()
-    found = affinity(before, after, known.vectors)
     return [
         PromptConcept(
             concept=text,

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 from xcoop.backbones import ImageFeatures
@@ -25,6 +24,7 @@ from xcoop.explain.localisation import localise
 from xcoop.explain.metrics import METRICS
 from xcoop.explain.schema import Control, Trust
 from xcoop.explain.target import class_target
+from xcoop.explain.textual.plausibility import concept_auc
 from xcoop.explain.truth import Truth, fit_mask
 from xcoop.explain.visual import explain_maps
 from xcoop.model import PromptModel
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 STEPS = 8  # of the deletion and insertion curves
 TOP = 3  # concepts that are taken away together
-FEWEST = 5  # images with a concept, and without it, below which its AUC says nothing
 
 
 @dataclass(frozen=True)
@@ -217,15 +216,14 @@ def _concept_aucs(run: TrainedModel, sample: Sample, features: ImageFeatures) ->
     """How well the score of each concept tells images that show it from those that do not."""
     if sample.truth is None or run.concepts is None:
         return []
-    scores = concept_scores(features, run.concepts).cpu().numpy()
+    scores = concept_scores(features, run.concepts).cpu()
     aucs, rare = {}, []
     for j, text in enumerate(run.concepts.texts):
         known = sample.truth.labels.get(text, {})
-        which = [i for i, path in enumerate(sample.paths) if path in known]
-        y = np.array([known[sample.paths[i]] for i in which])
-        if len(y) and FEWEST <= y.sum() <= len(y) - FEWEST:
-            aucs[text] = float(roc_auc_score(y, scores[which, j]))
-        elif text in sample.truth.labels:
+        auc = concept_auc(scores[:, j], [known.get(path) for path in sample.paths])
+        if auc is not None:
+            aucs[text] = auc
+        elif known:
             rare.append(text)
     if not aucs:
         return []

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from xcoop.backbones import Backbone
 from xcoop.explain.target import Target
@@ -115,11 +114,6 @@ def explain_maps(name: str, backbone: Backbone, images: Tensor, target: Target) 
     with torch.enable_grad():
         maps = chosen.method(backbone, images.to(backbone.dtype), target)
     return maps.detach().float()
-
-
-def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Maps (B, gh, gw) stretched bilinearly to (B, *size)."""
-    return F.interpolate(maps[:, None], size=size, mode="bilinear", align_corners=False)[:, 0]
 
 
 def as_grid(backbone: Backbone, relevance: Tensor) -> Tensor:
