@@ -26,7 +26,7 @@ def add(commands: Any) -> None:
     command.add_argument("run", help="the folder of a finished run, e.g. output/phantom/XCoOp/phantom_16shots/seed1")
     command.add_argument("paths", nargs="*", metavar="PATH", help="images to explain, in the place of test images")
     command.add_argument("--images", type=int, metavar="N", help=f"how many test images are shown (default {IMAGES})")
-    command.add_argument("--asked", type=int, default=100, metavar="N", help="test images behind the trust table; 0: "
+    command.add_argument("--asked", type=int, default=200, metavar="N", help="test images behind the trust table; 0: "
                          "none (default %(default)s)")  # fmt: skip
     command.add_argument("--method", default="", help="of the heat maps (default: the one that suits the backbone)")
     command.add_argument("--out", default="", help="folder for both files (default: explanations/ in the run's folder)")

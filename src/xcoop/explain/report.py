@@ -43,7 +43,7 @@ from xcoop.results.record import now
 if TYPE_CHECKING:
     from xcoop.explain.trained import TrainedModel
 
-ASKED = 100  # test images behind the trust table, at most
+ASKED = 200  # test images behind the trust table, at most
 STRONGEST = 3  # concepts that a class's sentences name
 CONCEPT_MAPS = 6  # concepts of an image that get a map: those that move its logits most
 
