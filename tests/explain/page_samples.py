@@ -49,7 +49,7 @@ def content(images: int = 3, evil: str = "", phantom: bool = True, **options: An
     word = {"word": f"spot{evil}", "distance": 0.9, "null_low": 0.8, "noise": True}
     learned = {"concept": f"streaks{evil}", "own_class": True, "before": 0.1, "after": 0.3, "shift": 0.2, "weight": 0.4}
     return {
-        "schema": 1,
+        "schema": 2,
         "run": {
             "folder": f"output/phantom/XCoOp/seed1{evil}",
             "dataset": f"phantom{evil}",
@@ -64,7 +64,15 @@ def content(images: int = 3, evil: str = "", phantom: bool = True, **options: An
             "git": None,
             "created": f"2026-01-01T00:00:00+00:00{evil}",
         },
-        "method": {"name": f"grad_eclip{evil}", "description": f"Gradient times value.{evil}", "grid": [14, 14]},
+        "methods": [
+            {
+                "name": f"grad_eclip{evil}",
+                "kind": "class",
+                "description": f"Gradient times value.{evil}",
+                "grid": [14, 14],
+            },
+            {"name": f"maskclip@2{evil}", "kind": "concept", "description": f"Its own value.{evil}", "grid": [28, 28]},
+        ],
         "trust": [
             {**metric, "metric": "deletion", "direction": "lower", "value": 0.25},
             {**metric, "metric": "insertion", "direction": "higher", "value": 0.25},

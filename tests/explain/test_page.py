@@ -141,7 +141,7 @@ def test_what_is_wrong_is_named() -> None:
     del made["images"][1]["maps"][0]["kind"]
     with pytest.raises(ValueError, match=r"explanations\.images\[1\]\.maps\[0\] lacks kind"):
         report(made)
-    with pytest.raises(ValueError, match="has schema 7; this version of xcoop reads 1"):
+    with pytest.raises(ValueError, match="has schema 7; this version of xcoop reads 2"):
         report({**content(), "schema": 7})
     with pytest.raises(ValueError, match=r"trust\[0\]\.direction is 'up'; it must be 'higher' or 'lower'"):
         report({**content(), "trust": [{**content()["trust"][0], "direction": "up"}]})

@@ -10,7 +10,7 @@ from xcoop.backbones import ImageFeatures
 from xcoop.explain.attention import attention_tap
 from xcoop.explain.localisation import upsample
 from xcoop.explain.target import Target, concept_target
-from xcoop.explain.visual import DEFAULTS, default_method, explain_maps, explainer, explainers
+from xcoop.explain.visual import DEFAULTS, Methods, explain_maps, explainer, explainers, methods
 
 NAMES = sorted(explainers())
 PAIRS = [(name, tower) for name in NAMES for tower in explainers()[name].towers]
@@ -91,9 +91,27 @@ def test_every_method_states_its_cost():
 
 def test_the_default_looks_into_its_tower(towers):
     for tower, backbone in towers.items():
-        assert default_method(backbone) == DEFAULTS[tower]
-        assert tower in explainer(DEFAULTS[tower]).towers
-        assert DEFAULTS[tower] != "similarity"
+        assert methods(backbone) == DEFAULTS[tower]
+        for name in DEFAULTS[tower]:
+            assert tower in explainer(name).towers
+            assert name.partition("@")[0] != "similarity"
+
+
+def test_a_method_that_is_asked_for_explains_classes_and_concepts(towers):
+    assert methods(towers["vit"], "gradcam@2") == Methods("gradcam@2", "gradcam@2")
+    with pytest.raises(ValueError, match="gradcam"):
+        methods(towers["vit"], "gradkam@2")
+
+
+@pytest.mark.parametrize("tower", ["vit", "resnet"])
+def test_maps_at_half_a_patch_have_twice_the_grid(tower, towers):
+    backbone = towers[tower]
+    images, target = images_for(backbone), with_local(backbone)
+    maps = explain_maps("maskclip@2", backbone, images, target)
+    assert maps.shape == (3, *(2 * side for side in backbone.grid))
+    alone = torch.cat([explain_maps("maskclip@2", backbone, one[None], target) for one in images])
+    torch.testing.assert_close(maps, alone, rtol=1e-4, atol=1e-6)
+    assert explainer("maskclip@2").cost == "4 x (1 forward)"
 
 
 def test_relevancy_is_the_loop_over_heads(towers):

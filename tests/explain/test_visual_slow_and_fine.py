@@ -10,7 +10,7 @@ from yacs.config import CfgNode
 from xcoop.alignment import unit
 from xcoop.backbones import ImageFeatures, load_backbone
 from xcoop.explain.target import Target, concept_target
-from xcoop.explain.visual import explain_maps, explainer, explainers, finer_maps
+from xcoop.explain.visual import explain_maps, explainer, explainers
 from xcoop.explain.visual.captum_adapter import COSTS
 from xcoop.explain.visual.rise import MASKS, random_masks
 from xcoop.phantom.corpus import UNIFORM, draw_corpus
@@ -64,15 +64,20 @@ def test_finer_maps_tell_the_halves_of_a_patch_apart():
     images[:, :, 12:16, 20:24] = 1.0  # the lower right quarter of patch (1, 2): half patch (3, 5)
     coarse = explain_maps("similarity", Brightness(), images, BRIGHT)
     assert coarse.flatten().argmax() == 6
-    fine = finer_maps("similarity", Brightness(), images, BRIGHT)
+    fine = explain_maps("similarity@2", Brightness(), images, BRIGHT)
     assert fine.shape == (1, 8, 8)
     assert divmod(int(fine.flatten().argmax()), 8) == (3, 5)
     assert (fine == fine.max()).sum() == 1
 
 
 def test_finer_maps_of_an_even_image_are_even():
-    fine = finer_maps("similarity", Brightness(), torch.full((2, 3, 32, 32), 0.5), BRIGHT)
+    fine = explain_maps("similarity@2", Brightness(), torch.full((2, 3, 32, 32), 0.5), BRIGHT)
     torch.testing.assert_close(fine, torch.full((2, 8, 8), float(fine[0, 0, 0])))
+
+
+def test_a_finer_method_names_itself():
+    assert explainer("maskclip@2").name == "maskclip@2"
+    assert explainer("maskclip@2").summary.startswith(explainer("maskclip").summary)
 
 
 @pytest.fixture(scope="module")

@@ -29,6 +29,15 @@ def test_a_page_of_test_images(run: Path, capsys: pytest.CaptureFixture[str]) ->
     deletion = rows["Deletion AUC, mean baseline"]
     assert deletion["direction"] == "lower"
     assert {"random", "centre", "reversed", "other class"} == {control["name"] for control in deletion["controls"]}
+    assert [(each["name"], each["kind"]) for each in found["methods"]] == [
+        ("legrad", "class"),
+        ("maskclip@2", "concept"),
+    ]
+    side = found["methods"][0]["grid"]
+    assert found["methods"][1]["grid"] == [2 * side[0], 2 * side[1]]
+    knowledge = rows["Knowledge intervention"]
+    names = [control["name"] for control in knowledge["controls"]]
+    assert names == ["no concepts", "another class's concepts", "unrelated phrases"]
     assert rows["Correlation with an untrained model's map"]["n"] == 6
     names = {entry["name"] for entry in found["classes"]}
     assert names == {"dark_spot", "bright spot"}
@@ -45,7 +54,7 @@ def test_own_images(run: Path, pictures: Path, tmp_path: Path) -> None:
     assert main(["explain", str(run), *paths, "--out", str(tmp_path / "page"), "--method", "maskclip"]) == 0
     found = json.loads((tmp_path / "page" / "explanations.json").read_text(encoding="utf-8"))
     assert sorted(image["path"] for image in found["images"]) == paths
-    assert found["method"]["name"] == "maskclip"
+    assert [each["name"] for each in found["methods"]] == ["maskclip", "maskclip"]
     assert found["trust"] == []
     assert all(image["label"] is None for image in found["images"])
 

@@ -28,7 +28,8 @@ def add(commands: Any) -> None:
     command.add_argument("--images", type=int, metavar="N", help=f"how many test images are shown (default {IMAGES})")
     command.add_argument("--asked", type=int, default=200, metavar="N", help="test images behind the trust table; 0: "
                          "none (default %(default)s)")  # fmt: skip
-    command.add_argument("--method", default="", help="of the heat maps (default: the one that suits the backbone)")
+    command.add_argument("--method", default="", help="of all heat maps (default: legrad for classes and "
+                         "maskclip@2 for concepts; maskclip for ResNets)")  # fmt: skip
     command.add_argument("--out", default="", help="folder for both files (default: explanations/ in the run's folder)")
     command.add_argument("--device", default="", help="e.g. cpu or cuda:0 (default: a GPU if there is one)")
     command.add_argument("--demo", action="store_true", help="start a local page that explains images dropped on it")
@@ -41,11 +42,10 @@ def explain(arguments: argparse.Namespace) -> int:
     """Carries out the command; returns the exit code."""
     _check(arguments)
     import xcoop
-    from xcoop.explain.visual import default_method, explainer
+    from xcoop.explain.visual import methods
 
     run = xcoop.load_run(arguments.run, arguments.device or None)
-    arguments.method = arguments.method or default_method(run.backbone)
-    explainer(arguments.method)  # an unknown name ends here, before anything is computed
+    methods(run.backbone, arguments.method)  # an unknown name ends here, before anything is computed
     return _demo(run, arguments) if arguments.demo else _page(run, arguments)
 
 

@@ -20,7 +20,7 @@ from xcoop.explain.target import class_target, concept_target
 from xcoop.explain.textual.concept_set import ConceptSet
 from xcoop.explain.textual.intervention import holds_concepts, leave_one_out, without_part
 from xcoop.explain.textual.prose import image_sentences
-from xcoop.explain.visual import default_method, explain_maps
+from xcoop.explain.visual import Methods, explain_maps, methods
 from xcoop.names import unknown
 
 if TYPE_CHECKING:
@@ -37,8 +37,9 @@ class Explanation:
     Attributes:
         predicted: the most probable class.
         probabilities: by class.
-        method: of the maps.
-        class_maps: by class, where the tower looked for its logit, (gh, gw), raw; higher = more relevant.
+        methods: of the class maps, and of the concept maps.
+        class_maps: by class, where the tower looked for its logit, raw; (gh, gw), finer for methods at half a patch;
+            higher = more relevant.
         concept_maps: the same by concept.
         concept_scores: by concept, the cosine of the image with its sentence.
         contributions: by concept, and by class that it bears on: logit with the concept less logit without it.
@@ -47,7 +48,7 @@ class Explanation:
 
     predicted: str
     probabilities: dict[str, float]
-    method: str
+    methods: Methods
     class_maps: dict[str, Map]
     concept_maps: dict[str, Map]
     concept_scores: dict[str, float]
@@ -63,7 +64,7 @@ def explain_features(
     Args:
         run: the trained model.
         images: (B, 3, S, S); for a model that mixes the images of a batch, B must be 1.
-        method: of the maps; "" is the backbone's default.
+        method: of all maps; "": the backbone's defaults, one for classes and one for concepts.
         concepts: which concepts get maps; None: all.
 
     Raises:
@@ -74,14 +75,14 @@ def explain_features(
     for name in wanted:
         if known is None or name not in known.texts:
             raise ValueError(unknown("concept", name, known.texts if known else ()))
-    method = method or default_method(run.backbone)
+    chosen = methods(run.backbone, method)
     features = run.features(images)
     probabilities = run.logits(features).double().softmax(1).cpu()
-    maps = {name: _numbers(maps_of_class(run, images, label, method)) for label, name in enumerate(run.classnames)}
-    seen = {name: _numbers(maps_of_concept(run, images, name, method)) for name in wanted}
+    maps = {name: _numbers(maps_of_class(run, images, c, chosen.of_class)) for c, name in enumerate(run.classnames)}
+    seen = {name: _numbers(maps_of_concept(run, images, name, chosen.of_concept)) for name in wanted}
     scores = concept_scores(features, known)
     changes = concept_changes(run, features)
-    return [_one(run, index, method, probabilities[index], maps, seen, scores, changes) for index in range(len(images))]
+    return [_one(run, index, chosen, probabilities[index], maps, seen, scores, changes) for index in range(len(images))]
 
 
 def maps_of_class(run: TrainedModel, images: Tensor, label: int, method: str) -> Tensor:
@@ -126,7 +127,7 @@ def concept_changes(run: TrainedModel, features: ImageFeatures, control: int | N
 def _one(
     run: TrainedModel,
     index: int,
-    method: str,
+    chosen: Methods,
     probabilities: Tensor,
     maps: dict[str, Map],
     seen: dict[str, Map],
@@ -143,7 +144,7 @@ def _one(
     return Explanation(
         predicted=names[predicted],
         probabilities={name: float(p) for name, p in zip(names, probabilities, strict=True)},
-        method=method,
+        methods=chosen,
         class_maps={name: values[index] for name, values in maps.items()},
         concept_maps={name: values[index] for name, values in seen.items()},
         concept_scores={text: float(scores[index, j]) for j, text in enumerate(texts)},

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -35,9 +35,11 @@ from xcoop.explain.schema import (
 from xcoop.explain.textual.affinity import Affinity, affinity
 from xcoop.explain.textual.nearest_words import TokenWords, nearest_words
 from xcoop.explain.textual.prose import class_sentences
-from xcoop.explain.trust_table import Sample, trust_table
+from xcoop.explain.trust_rows import Sample
+from xcoop.explain.trust_table import trust_table
 from xcoop.explain.truth import Truth, fit_mask, truth_of
-from xcoop.explain.visual import default_method, explainer
+from xcoop.explain.visual import explainer, methods
+from xcoop.explain.visual.registry import FINER
 from xcoop.results.record import now
 
 if TYPE_CHECKING:
@@ -82,26 +84,32 @@ def report_of(
         items: its test images.
         truth: what is known of them.
         count: how many of them are shown one by one: wrong and right ones, the least certain first.
-        method: of the maps; "" is the backbone's default.
+        method: of all maps; "" is the backbone's default, for classes and for concepts each its own.
         asked: how many the trust table rests on; they are spread evenly over the test set.
     """
-    method = method or default_method(run.backbone)
+    used = methods(run.backbone, method)
     table: list[Any] = []
     if asked and items:
         some = [items[i] for i in spread(len(items), asked)]
-        sample = Sample(
-            [i.path for i in some], run.preprocess([i.path for i in some]), [i.patient for i in some], truth
-        )
-        table = trust_table(run, sample, method)
+        paths = [item.path for item in some]
+        labels = [item.label or "" for item in some]
+        sample = Sample(paths, run.preprocess(paths), [item.patient for item in some], truth, labels)
+        table = trust_table(run, sample, used)
     shown = chosen(run, items, count)
     return Explanations(
         schema=SCHEMA,
         run=_run(run),
-        method=Method(name=method, description=explainer(method).summary, grid=list(run.backbone.grid)),
+        methods=[_described(run, used.of_class, "class"), _described(run, used.of_concept, "concept")],
         trust=table,
         classes=prompt_classes(run),
         images=[image_entry(run, item, run.preprocess([item.path]), method, truth) for item in shown],
     )
+
+
+def _described(run: TrainedModel, name: str, kind: Literal["class", "concept"]) -> Method:
+    rows, columns = run.backbone.grid
+    finer = 1 + name.endswith(FINER)
+    return Method(name=name, kind=kind, description=explainer(name).summary, grid=[finer * rows, finer * columns])
 
 
 def spread(total: int, wanted: int) -> list[int]:

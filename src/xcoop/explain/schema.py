@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from types import UnionType
 from typing import Any, Literal, TypedDict, Union, get_args, get_origin, get_type_hints, is_typeddict
 
-SCHEMA = 1
+SCHEMA = 2
 
 Grid = list[list[float]]  # (gh, gw)
 
@@ -36,8 +36,9 @@ class Method(TypedDict):
     """How the maps were made."""
 
     name: str  # of the visual method, as registered
+    kind: Literal["class", "concept"]  # what the maps explain
     description: str  # one sentence
-    grid: list[int]  # [gh, gw]
+    grid: list[int]  # of a map: rows, columns
 
 
 class Control(TypedDict):
@@ -149,7 +150,7 @@ class Explanations(TypedDict):
 
     schema: int
     run: Run
-    method: Method
+    methods: list[Method]
     trust: list[Trust]
     classes: list[PromptClass]
     images: list[ImageEntry]

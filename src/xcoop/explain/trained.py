@@ -5,8 +5,9 @@ Symbols: B images, S their side, C classes, J concepts, D joint width.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -79,7 +80,8 @@ class TrainedModel:
         self.folder, self.cfg, self.results = folder, cfg, results
         self.model, self.start, self.bank, self.device = model, start, bank, device
         self._changes: dict[int | None, list[Change]] = {}
-        self._transform: Any = build_transform(cfg, is_train=False)
+        with redirect_stdout(io.StringIO()):  # Dassl's own tells its steps, on the standard output
+            self._transform: Any = build_transform(cfg, is_train=False)
 
     @property
     def backbone(self) -> Backbone:
@@ -153,7 +155,8 @@ class TrainedModel:
 
         Args:
             images: one image, or several.
-            method: of the heat maps, see `xcoop.explain.visual.explainers`; "" is the default one of the backbone.
+            method: of all heat maps, see `xcoop.explain.visual.explainers`; "" is the backbone's default, one
+                for classes and one for concepts.
             concepts: for which of the bank's concepts maps are made; None: for all.
 
         Returns:

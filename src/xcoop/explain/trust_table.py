@@ -6,78 +6,57 @@ Symbols: B images, S their side, C classes, J concepts, gh x gw patches.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from xcoop.backbones import ImageFeatures
-from xcoop.evaluation.bootstrap import mean_of_known
 from xcoop.explain.controls import control_maps, randomised, rank_correlation
-from xcoop.explain.explanation import concept_changes, concept_scores, maps_of_class, maps_of_concept
+from xcoop.explain.explanation import maps_of_class, maps_of_concept
 from xcoop.explain.faithfulness import CHUNK, curves
 from xcoop.explain.localisation import localise
-from xcoop.explain.metrics import METRICS
-from xcoop.explain.schema import Control, Trust
+from xcoop.explain.schema import Trust
 from xcoop.explain.target import class_target
-from xcoop.explain.textual.plausibility import concept_auc
-from xcoop.explain.truth import Truth, fit_mask
-from xcoop.explain.visual import explain_maps
+from xcoop.explain.textual.subsets import margin
+from xcoop.explain.trust_concepts import concept_rows
+from xcoop.explain.trust_rows import OWN, Floats, Sample, known_row
+from xcoop.explain.truth import fit_mask
+from xcoop.explain.visual import Methods, explain_maps
 from xcoop.model import PromptModel
 
 if TYPE_CHECKING:
     from xcoop.explain.trained import TrainedModel
 
-Floats = NDArray[np.float64]
 STEPS = 8  # of the deletion and insertion curves
-TOP = 3  # concepts that are taken away together
 
 
-@dataclass(frozen=True)
-class Sample:
-    """The images that are asked.
-
-    Attributes:
-        paths: B of them.
-        images: preprocessed, (B, 3, S, S).
-        patients: who is shown, B; images of one patient are drawn together by the bootstrap.
-        truth: what is known of them; None if nothing is.
-    """
-
-    paths: Sequence[str]
-    images: Tensor
-    patients: Sequence[str]
-    truth: Truth | None = None
-
-
-def trust_table(run: TrainedModel, sample: Sample, method: str) -> list[Trust]:
+def trust_table(run: TrainedModel, sample: Sample, methods: Methods) -> list[Trust]:
     """Every measure that the run and the images allow, in the order of the page.
 
     Args:
         run: the trained model.
         sample: of images that it was not trained on.
-        method: of the maps.
+        methods: of the maps.
     """
     predicted = torch.as_tensor(run.predict(sample.images).probabilities.argmax(1))
-    maps = _of_classes(run, sample.images, predicted, method)
-    others = _of_classes(run, sample.images, (predicted + 1) % len(run.classnames), method)
+    maps = _of_classes(run, sample.images, predicted, methods.of_class)
+    others = _of_classes(run, sample.images, (predicted + 1) % len(run.classnames), methods.of_class)
     table = _perturbation(run, sample, predicted, maps, others)
-    table += _plausibility(run, sample, method)
-    table += _sanity(run, sample, predicted, maps, others, method)
-    return table + _textual(run, sample, predicted)
+    table += _concept_maps(run, sample, methods.of_concept) + _lesion(sample, maps)
+    table += _sanity(run, sample, predicted, maps, others, methods.of_class)
+    return table + concept_rows(run, sample, predicted)
 
 
 def _of_classes(run: TrainedModel, images: Tensor, labels: Tensor, method: str) -> Tensor:
     """The map of each image's own label, (B, gh, gw)."""
-    maps = torch.zeros(len(images), *run.backbone.grid)
+    found: dict[int, Tensor] = {}
     for label in labels.unique().tolist():
         which = (labels == label).nonzero()[:, 0]
-        maps[which] = _in_parts(run, images[which], partial(maps_of_class, run, label=label, method=method)).cpu()
-    return maps
+        made = _in_parts(run, images[which], partial(maps_of_class, run, label=label, method=method)).cpu()
+        found |= dict(zip(which.tolist(), made, strict=True))
+    return torch.stack([found[i] for i in range(len(labels))])
 
 
 def _in_parts(run: TrainedModel, images: Tensor, maps: Callable[[Tensor], Tensor]) -> Tensor:
@@ -89,15 +68,15 @@ def _in_parts(run: TrainedModel, images: Tensor, maps: Callable[[Tensor], Tensor
 
 def _perturbation(run: TrainedModel, sample: Sample, labels: Tensor, maps: Tensor, others: Tensor) -> list[Trust]:
     """Deletion and insertion of the predicted class's margin, for two baselines."""
-    every = {"": maps} | control_maps(maps, range(len(maps)), other=others)
+    every = {OWN: maps} | control_maps(maps, range(len(maps)), other=others)
     rows: list[Trust] = []
-    for baseline, asked in (("mean", tuple(every)), ("blur", ("", "random", "reversed"))):
+    for baseline, asked in (("mean", tuple(every)), ("blur", (OWN, "random", "reversed"))):
         kinds = {name: every[name] for name in asked}
         found = {name: _areas(run, sample.images, labels, given, baseline) for name, given in kinds.items()}
         for index, metric in enumerate(("deletion_auc", "insertion_auc")):
             values = {name: areas[index] for name, areas in found.items()}
             note = f"Of the predicted class's logit less the largest other one; erased patches become the {baseline}."
-            rows.append(_row(metric, values, sample, note, suffix=f", {baseline} baseline"))
+            rows.append(known_row(metric, values, sample.patients, note, f", {baseline} baseline"))
     return rows
 
 
@@ -109,43 +88,55 @@ def _areas(run: TrainedModel, images: Tensor, labels: Tensor, maps: Tensor, base
         steps = min(STEPS, maps[0].numel())
         chunk = 1 if run.mixes_batches else CHUNK
 
-        def margin(batch: Tensor, label: int = label) -> Tensor:
-            return _margin(run.logits(run.features(batch)), label)
+        def score(batch: Tensor, label: int = label) -> Tensor:
+            return margin(run.logits(run.features(batch)), label)
 
-        given = curves(margin, images[which], maps[which].to(images.device), baseline, steps, chunk)
+        given = curves(score, images[which], maps[which].to(images.device), baseline, steps, chunk)
         deletion[which.numpy()] = given.deletion_auc().double().cpu().numpy()
         insertion[which.numpy()] = given.insertion_auc().double().cpu().numpy()
     return deletion, insertion
 
 
-def _margin(logits: Tensor, label: int) -> Tensor:
-    """A class's logit less the largest of the others, (B,): its own alone may rise with all others together."""
-    others = torch.cat([logits[:, :label], logits[:, label + 1 :]], dim=1)
-    return logits[:, label] - others.amax(1) if others.shape[1] else logits[:, label]
-
-
 # Plausibility of the maps.
 
 
-def _plausibility(run: TrainedModel, sample: Sample, method: str) -> list[Trust]:
+def _concept_maps(run: TrainedModel, sample: Sample, method: str) -> list[Trust]:
     """Concept maps against the masks of these concepts."""
     pairs = list(_concept_pairs(run, sample, method))
     if not pairs:
         return []
-    maps = torch.cat([given[1] for given in pairs])
-    masks = torch.cat([given[2] for given in pairs])
+    maps, masks = (torch.cat([given[k] for given in pairs]) for k in (1, 2))  # type: ignore[misc]
     which = [index for given in pairs for index in given[0]]
-    kinds = {"": maps} | {k: v for k, v in control_maps(maps, range(len(maps))).items() if k in ("random", "centre")}
+    patients = [sample.patients[i] for i in which]
+    return _localised(maps, masks, patients, ", concepts", "maps of concepts that an image shows", len(set(which)))
+
+
+def _lesion(sample: Sample, maps: Tensor) -> list[Trust]:
+    """The predicted class's maps against the masks of lesions (in chest phantoms, lungs)."""
+    if sample.truth is None:
+        return []
+    size = (sample.images.shape[2], sample.images.shape[3])
+    masks = {i: sample.truth.lesion_mask(path) for i, path in enumerate(sample.paths)}
+    fitted = {i: torch.as_tensor(fit_mask(mask, size)) for i, mask in masks.items() if mask is not None}
+    which = [i for i, mask in fitted.items() if mask.any()]
+    if not which:
+        return []
+    found = torch.stack([fitted[i] for i in which])
+    patients = [sample.patients[i] for i in which]
+    return _localised(maps[which], found, patients, ", outlined region", "maps of the predicted class", len(which))
+
+
+def _localised(
+    maps: Tensor, masks: Tensor, patients: Sequence[str], suffix: str, what: str, images: int
+) -> list[Trust]:
+    """Rows for maps (N, gh, gw) and masks (N, H, W), beside a random and a centred map."""
+    kinds = {OWN: maps} | {k: v for k, v in control_maps(maps, range(len(maps))).items() if k in ("random", "centre")}
     found = {name: localise(given, masks) for name, given in kinds.items()}
-    rows = []
-    for metric in ("pointing", "energy", "iou_best"):
-        values = {name: np.asarray(getattr(given, metric)) for name, given in found.items()}
-        chance = found[""].area
-        note = (
-            f"{len(maps)} maps of concepts that an image shows; chance is the mask's share, {np.nanmean(chance):.2f}."
-        )
-        rows.append(_row(metric, values, sample, note, [sample.patients[i] for i in which], n=len(set(which))))
-    return rows
+    note = f"{len(maps)} {what}; chance is the mask's share, {np.nanmean(found[OWN].area):.2f}."
+    return [
+        known_row(metric, {k: getattr(v, metric) for k, v in found.items()}, patients, note, suffix, images)
+        for metric in ("pointing", "energy", "iou_best")
+    ]
 
 
 def _concept_pairs(run: TrainedModel, sample: Sample, method: str) -> Sequence[tuple[list[int], Tensor, Tensor]]:
@@ -185,95 +176,6 @@ def _sanity(
         "randomised_correlation": (lost, "Between the map and that of the same prompts over a random image tower."),
     }
     return [
-        _row(name, {"": rank_correlation(maps, given).numpy()}, sample, note) for name, (given, note) in both.items()
+        known_row(name, {OWN: rank_correlation(maps, given).numpy()}, sample.patients, note)
+        for name, (given, note) in both.items()
     ]
-
-
-# Concepts.
-
-
-def _textual(run: TrainedModel, sample: Sample, labels: Tensor) -> list[Trust]:
-    if run.concepts is None:
-        return []
-    features = run.features(sample.images)
-    return _concept_faithfulness(run, sample, labels, features) + _concept_aucs(run, sample, features)
-
-
-def _concept_faithfulness(run: TrainedModel, sample: Sample, labels: Tensor, features: ImageFeatures) -> list[Trust]:
-    """How far the predicted class's logit moves, in all, with the concepts that move it most."""
-    rows = {}
-    for name, seed in (("", None), ("unrelated phrases", 0)):
-        change = concept_changes(run, features, seed)
-        if change is None:
-            return []
-        own = change[torch.arange(len(labels)), labels].abs()  # (B, J)
-        rows[name] = own.topk(min(TOP, own.shape[1]), dim=1).values.mean(1).double().cpu().numpy()
-    note = f"Mean change of the predicted class's logit without each of the {TOP} concepts that move it most."
-    return [_plain("Effect of the top concepts", "higher", "logit", rows, sample, note)]
-
-
-def _concept_aucs(run: TrainedModel, sample: Sample, features: ImageFeatures) -> list[Trust]:
-    """How well the score of each concept tells images that show it from those that do not."""
-    if sample.truth is None or run.concepts is None:
-        return []
-    scores = concept_scores(features, run.concepts).cpu()
-    aucs, rare = {}, []
-    for j, text in enumerate(run.concepts.texts):
-        known = sample.truth.labels.get(text, {})
-        auc = concept_auc(scores[:, j], [known.get(path) for path in sample.paths])
-        if auc is not None:
-            aucs[text] = auc
-        elif known:
-            rare.append(text)
-    if not aucs:
-        return []
-    worst = min(aucs, key=lambda text: aucs[text])
-    note = f"Mean over {len(aucs)} concepts; the lowest is {worst} ({aucs[worst]:.2f})."
-    note += f" Too few images for: {', '.join(rare)}." if rare else ""
-    values = np.array(list(aucs.values()))
-    low, high = mean_of_known(values)[1:3]
-    return [
-        Trust(
-            metric="Concept AUC", direction="higher", unit="", value=float(values.mean()), low=low, high=high,
-            n=len(sample.paths), controls=[Control(name="chance", value=0.5, low=None, high=None)],
-            note=note + " The interval is over concepts.",
-        )
-    ]  # fmt: skip
-
-
-# Rows.
-
-
-def _row(
-    metric: str,
-    values: dict[str, Floats],
-    sample: Sample,
-    note: str,
-    patients: Sequence[str] | None = None,
-    suffix: str = "",
-    n: int | None = None,
-) -> Trust:
-    known = METRICS[metric]
-    row = _plain(known.title + suffix, known.better, known.unit, values, sample, note, patients)
-    row["n"] = n if n is not None else row["n"]
-    return row
-
-
-def _plain(
-    title: str,
-    better: str,
-    unit: str,
-    values: dict[str, Floats],
-    sample: Sample,
-    note: str,
-    patients: Sequence[str] | None = None,
-) -> Trust:
-    """A row from values of each image; the first is what is asked, the rest are its controls."""
-    who = list(patients if patients is not None else sample.patients)
-    intervals = {name: mean_of_known(given, clusters=who) for name, given in values.items()}
-    own = intervals.pop("")
-    controls = [Control(name=k, value=v.estimate, low=v.low, high=v.high) for k, v in intervals.items()]
-    return Trust(
-        metric=title, direction=better, unit=unit, value=own.estimate, low=own.low, high=own.high,  # type: ignore[typeddict-item]
-        n=own.known, controls=controls, note=note,
-    )  # fmt: skip

@@ -10,7 +10,7 @@ from xcoop.explain.page.classes import class_block
 from xcoop.explain.page.markup import facts, number, percent, table, text
 from xcoop.explain.page.style import CSS
 from xcoop.explain.page.trust import trust_table
-from xcoop.explain.schema import Explanations, ImageEntry, Run, check
+from xcoop.explain.schema import Explanations, ImageEntry, Method, Run, check
 
 CAUTION = (
     "A heat map shows what moved this model's score. It is no evidence of clinical validity: neither that the model is "
@@ -73,19 +73,23 @@ def _header(run: Run) -> str:
 
 
 def _summary(content: Explanations) -> str:
-    method = content["method"]
-    cells = " \N{MULTIPLICATION SIGN} ".join(map(str, method["grid"]))
     return (
         f'<section id="summary" aria-labelledby="summary-title"><h2 id="summary-title">Summary</h2>'
         f"{facts(_run(content['run']))}<h3>Result on the test images</h3>{_metrics(content['run'])}"
         f"<h3>How far the maps can be trusted</h3>{trust_table(content['trust'])}"
         "<p>\N{LEFT DOUBLE QUOTATION MARK}Better than its controls\N{RIGHT DOUBLE QUOTATION MARK} means that the two "
         "intervals do not touch. A map that is not clear of a random or a centred one says nothing about the image.</p>"
-        f"<h3>How the maps are made</h3><p><b>{text(method['name'])}</b>: {text(method['description'])}</p>"
-        f"<p>Each map has {text(cells)} values. For the eye they are upsampled bilinearly and laid, half transparent, "
+        f"<h3>How the maps are made</h3>{''.join(map(_method, content['methods']))}"
+        "<p>For the eye the values are upsampled bilinearly and laid, half transparent, "
         "over the image in grey; each map has its own scale, printed below it. The raw values are in "
         "explanations.json.</p></section>"
     )
+
+
+def _method(method: Method) -> str:
+    cells = " \N{MULTIPLICATION SIGN} ".join(map(str, method["grid"]))
+    kind = {"class": "Classes", "concept": "Concepts"}[method["kind"]]
+    return f"<p>{kind}: <b>{text(method['name'])}</b>, {text(cells)} values. {text(method['description'])}</p>"
 
 
 def _run(run: Run) -> Iterator[tuple[str, str]]:

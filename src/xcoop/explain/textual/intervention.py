@@ -47,6 +47,18 @@ def removed(bank: ConceptBank, classname: str, text: str) -> ConceptBank:
     return replace(bank, classes={**bank.classes, classname: kept})
 
 
+def only(bank: ConceptBank, classname: str, texts: Sequence[str]) -> ConceptBank:
+    """The bank in which a class keeps only these of its concepts; without any, it keeps its plain sentence.
+
+    Raises:
+        ValueError: the class has no such concept.
+    """
+    if missing := [text for text in texts if text not in bank.texts(classname)]:
+        raise ValueError(f"{classname!r} has no concept {missing[0]!r}; it has {bank.texts(classname)}")
+    kept = tuple(concept for concept in bank.classes[classname] if concept.text in texts)
+    return replace(bank, classes={**bank.classes, classname: kept})
+
+
 def replaced(bank: ConceptBank, classname: str, text: str, other: str) -> ConceptBank:
     """The bank with another concept in the place of one of a class's."""
     if text not in bank.texts(classname):

@@ -7,31 +7,31 @@ fewer shifts cover a half patch. What a shift leaves free at that edge is filled
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from xcoop.backbones import Backbone
 from xcoop.explain.target import Target
-from xcoop.explain.visual.registry import explain_maps
 
 SHIFTS = tuple((down, right) for down in (0, 1) for right in (0, 1))
 
 
-def finer_maps(name: str, backbone: Backbone, images: Tensor, target: Target) -> Tensor:
-    """Four times the cost of `registry.explain_maps`, and twice its grid.
+def finer_maps(
+    method: Callable[[Backbone, Tensor, Target], Tensor], backbone: Backbone, images: Tensor, target: Target
+) -> Tensor:
+    """Four times the cost of the method, and twice its grid.
 
     Args:
-        name: of the method.
-        backbone: as there.
+        method: gives maps (B, gh, gw); the name of one, with `@2` behind it, is this function's map of it.
+        backbone: with the image tower.
         images: preprocessed, (B, 3, S, S).
         target: what is explained.
 
     Returns:
         Raw maps (B, 2 gh, 2 gw) in 32 bit, without gradient.
-
-    Raises:
-        ValueError: as there.
     """
     rows, columns = backbone.grid
     high, wide = images.shape[2] // rows // 2, images.shape[3] // columns // 2  # pixels of half a patch
@@ -39,7 +39,7 @@ def finer_maps(name: str, backbone: Backbone, images: Tensor, target: Target) ->
     covered = torch.zeros_like(total)
     for down, right in SHIFTS:
         edged = F.pad(images, (0, right * wide, 0, down * high), mode="replicate")
-        maps = explain_maps(name, backbone, edged[:, :, down * high :, right * wide :], target)
+        maps = method(backbone, edged[:, :, down * high :, right * wide :], target).detach().float()
         halves = maps.repeat_interleave(2, 1).repeat_interleave(2, 2)
         total[:, down:, right:] += halves[:, : 2 * rows - down, : 2 * columns - right]
         covered[:, down:, right:] += 1

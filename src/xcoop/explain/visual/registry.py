@@ -8,17 +8,30 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from xcoop.backbones import Backbone
 from xcoop.explain.target import Target
+from xcoop.explain.visual.finer import finer_maps
 from xcoop.names import unknown
 
 Method = Callable[[Backbone, Tensor, Target], Tensor]
-DEFAULTS = {"vit": "legrad", "resnet": "maskclip"}
+FINER = "@2"  # behind a method's name: maps at half a patch
+
+
+class Methods(NamedTuple):
+    """Names of the methods that explain a class's logit, and the similarity with a concept."""
+
+    of_class: str
+    of_concept: str
+
+
+DEFAULTS = {"vit": Methods("legrad", "maskclip@2"), "resnet": Methods("maskclip", "maskclip@2")}
 
 
 @dataclass(frozen=True)
@@ -66,12 +79,14 @@ def explainers() -> dict[str, Explainer]:
 
 
 def explainer(name: str) -> Explainer:
-    """The visual method of a name; `captum:IntegratedGradients` is captum's attribution of that name.
+    """The visual method of a name; `captum:IntegratedGradients` is captum's, `maskclip@2` maskclip at half a patch.
 
     Raises:
         ValueError: nobody offers it.
     """
     known = explainers()
+    if name.endswith(FINER):
+        return _finer(explainer(name.removesuffix(FINER)))
     if name.startswith("captum:"):
         from xcoop.explain.visual.captum_adapter import captum_explainer
 
@@ -81,14 +96,28 @@ def explainer(name: str) -> Explainer:
     return known[name]
 
 
+def _finer(coarse: Explainer) -> Explainer:
+    return replace(
+        coarse,
+        name=coarse.name + FINER,
+        method=partial(finer_maps, coarse.method),
+        summary=f"{coarse.summary} Four shifted images tell the halves of a patch apart.",
+        cost=f"4 x ({coarse.cost})",
+    )
+
+
 def tower_of(backbone: Backbone) -> str:
     """`vit` or `resnet`."""
     return "vit" if getattr(backbone, "is_vit", False) else "resnet"
 
 
-def default_method(backbone: Backbone) -> str:
-    """The visual method that is taken where none is named."""
-    return DEFAULTS[tower_of(backbone)]
+def methods(backbone: Backbone, asked: str = "") -> Methods:
+    """The method that was asked for, for classes and concepts alike; "" is the backbone's default, for each its own.
+
+    Raises:
+        ValueError: nobody offers it.
+    """
+    return Methods(explainer(asked).name, asked) if asked else DEFAULTS[tower_of(backbone)]
 
 
 def explain_maps(name: str, backbone: Backbone, images: Tensor, target: Target) -> Tensor:
@@ -101,7 +130,8 @@ def explain_maps(name: str, backbone: Backbone, images: Tensor, target: Target) 
         target: what is explained.
 
     Returns:
-        Raw maps (B, gh, gw) in 32 bit, without gradient; each image's map is that of the image alone.
+        Raw maps (B, gh, gw) in 32 bit, without gradient; each image's map is that of the image alone. A method at half
+        a patch gives (B, 2 gh, 2 gw).
 
     Raises:
         ValueError: an unknown method, or one that cannot look into this tower.
