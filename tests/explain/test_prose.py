@@ -32,7 +32,7 @@ def test_concepts_that_move_nothing_are_not_named():
 
 def test_a_class_by_its_numbers():
     assert class_sentences("nevus", 0.62, 0.4, [("regular dots", 0.3), ("streaks", 0.25)], (3, 4)) == [
-        "A sum of the bank's concepts accounts for 62% of the learned prompt of nevus.",
+        "A sum of the bank's concepts accounts for 62% of what sets the prompt of nevus apart.",
         "40% of its weights lie on the concepts that the bank lists for nevus.",
         "Its largest weights: regular dots (0.30), streaks (0.25).",
         "Of its 4 context vectors, 3 are no nearer to a word than random ones.",

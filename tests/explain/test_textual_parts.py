@@ -72,6 +72,20 @@ def test_weights_are_the_exact_ones_where_the_vector_has_length_one():
     assert found.own_share(own)[0].item() == pytest.approx(2 / 3, abs=1e-3)
 
 
+def test_what_all_prompts_share_has_no_part_in_it():
+    h = directions()
+    mu = h.mean(0)
+    g = unit(h - mu)
+    leaning = mu + 0.8 * g[0]  # every prompt leans to concept 0
+    prompts = torch.stack([unit(leaning + 0.3 * g[2]), unit(leaning - 0.3 * g[2])])
+    found = decompose(prompts, h)
+    assert found.weights[0].argmax() == 2
+    assert found.weights[0, 0] < 0.1
+    torch.testing.assert_close(found.centre, prompts.mean(0))
+    from_the_bank = decompose(prompts, h, centre=mu)
+    assert from_the_bank.weights.argmax(1).tolist() == [0, 0]
+
+
 def test_a_vector_away_from_every_concept_has_no_weights():
     h = directions()
     g = unit(h - h.mean(0))

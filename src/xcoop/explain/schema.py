@@ -89,7 +89,7 @@ class PromptClass(TypedDict):
 
     name: str
     concepts: list[PromptConcept]
-    explained_share: float | None  # of the learned prompt, by the sum of concepts
+    explained_share: float | None  # of what sets the learned prompt apart, by the sum of concepts
     own_share: float | None  # of the weights, on the class's own concepts
     words: list[list[Word]]  # nearest first, for each context vector in turn
     prose: list[str]

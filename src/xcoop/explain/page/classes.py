@@ -21,7 +21,8 @@ def _shares(one: PromptClass) -> str:
     own = (
         "" if one["own_share"] is None else f", and {percent(one['own_share'])} of that sum are concepts of this class"
     )
-    return f"<p>A sum of concepts explains {percent(one['explained_share'])} of the learned prompt{own}.</p>"
+    explained = percent(one["explained_share"])
+    return f"<p>A sum of concepts explains {explained} of what sets the learned prompt apart{own}.</p>"
 
 
 def _concepts(concepts: list[PromptConcept]) -> str:

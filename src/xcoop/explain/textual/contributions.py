@@ -1,6 +1,6 @@
 """What each concept adds to a class's logit for an image, read off the prompt's decomposition.
 
-    t_c = mu + sum_j w_cj g_j + rest_c   =>   s cos(f, t_c) = s f.mu + sum_j s w_cj f.g_j + s f.rest_c
+    t_c = m + sum_j w_cj g_j + rest_c   =>   s cos(f, t_c) = s f.m + sum_j s w_cj f.g_j + s f.rest_c
 
 The sum is exact: nothing is left out, and the rest says how much of the logit no concept accounts for.
 
@@ -22,7 +22,7 @@ class Contributions:
     """The parts of the global similarity's logit; they add up to it.
 
     Attributes:
-        shared: s f.mu, (B, 1), the same for all classes.
+        shared: s f.m, (B, 1), the same for all classes.
         concepts: (B, C, J).
         rest: (B, C).
     """

@@ -38,14 +38,16 @@ def class_sentences(
 
     Args:
         name: of the class.
-        explained: share of the prompt that a sum of concepts accounts for, in [0, 1].
+        explained: share of what sets the prompt apart that a sum of concepts accounts for, in [0, 1].
         own_share: share of the weights on the class's own concepts.
         strongest: concepts with their weights, the largest first.
         noise: of how many context vectors the nearest word is no nearer than chance, and how many there are.
     """
     sentences = []
     if explained is not None:
-        sentences.append(f"A sum of the bank's concepts accounts for {explained:.0%} of the learned prompt of {name}.")
+        sentences.append(
+            f"A sum of the bank's concepts accounts for {explained:.0%} of what sets the prompt of {name} apart."
+        )
     if own_share is not None:
         sentences.append(f"{own_share:.0%} of its weights lie on the concepts that the bank lists for {name}.")
     if strongest:
