@@ -133,3 +133,20 @@ def test_a_failing_model_says_nothing_of_itself(server: demo.DemoServer, monkeyp
 @pytest.mark.parametrize("data", [b"\r\n", b"\n\r\r\n--", bytes(range(256)) * 300, b"\r", b"--b-"])
 def test_bytes_of_a_form_arrive_as_they_are(data: bytes) -> None:
     assert upload._part("multipart/form-data; boundary=b", form(data)) == ("mole.png", data)
+
+
+def test_the_loopback_of_ipv6_is_served_too() -> None:
+    try:
+        made = demo.DemoServer(explain, "::1")  # type: ignore[arg-type]
+    except OSError:
+        pytest.skip("no IPv6 here")
+    with made:
+        thread = threading.Thread(target=made.serve_forever, kwargs={"poll_interval": 0.02})
+        thread.start()
+        connection = HTTPConnection("::1", made.server_address[1], timeout=10)
+        connection.request("GET", "/")
+        assert connection.getresponse().status == 200
+        assert made.url == f"http://[::1]:{made.server_address[1]}/"
+        connection.close()
+        made.shutdown()
+        thread.join()

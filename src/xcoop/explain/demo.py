@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import logging
+import socket
 import threading
 from collections.abc import Callable
 from http import HTTPStatus
@@ -57,12 +58,14 @@ class DemoServer(ThreadingHTTPServer):
     def __init__(self, explain: Explain, host: str = "127.0.0.1", port: int = 0, is_phantom: bool = False) -> None:
         self.explain, self.host, self.is_phantom = explain, host, is_phantom
         self.turn = threading.Lock()
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         super().__init__((host, port), _Handler)
 
     @property
     def url(self) -> str:
         """Where the page is."""
-        return f"http://{self.host}:{self.server_address[1]}/"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"http://{host}:{self.server_address[1]}/"
 
 
 def serve(
