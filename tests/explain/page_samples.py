@@ -83,7 +83,9 @@ def content(images: int = 3, evil: str = "", phantom: bool = True, **options: An
                 "concepts": [learned] * 3,
                 "explained_share": 0.6,
                 "own_share": 0.7,
-                "words": [[word, {**word, "noise": False}]] * 4,
+                "words": [
+                    {"name": f"prompt 1, {n}{evil}", "words": [word, {**word, "noise": False}]} for n in range(4)
+                ],
                 "prose": [f"The prompt moved.{evil}"],
             }
             for name in names

@@ -30,6 +30,7 @@ from xcoop.explain.schema import (
     PromptConcept,
     Run,
     SeenConcept,
+    Vector,
     Word,
 )
 from xcoop.explain.textual.affinity import Affinity, affinity
@@ -194,13 +195,21 @@ def _prompt_class(run: TrainedModel, label: int, tokens: Sequence[TokenWords], f
         explained_share=explained,
         own_share=share,
         words=[
-            [Word(word=w, distance=d, null_low=token.null_low, noise=token.noise) for w, d in token.words]
+            Vector(
+                name=_place(token.index),
+                words=[Word(word=w, distance=d, null_low=token.null_low, noise=token.noise) for w, d in token.words],
+            )
             for token in own
         ],
         prose=class_sentences(
             name, explained, share, [pair for pair in strongest[:STRONGEST] if pair[1] > 0], noise
         ),
     )  # fmt: skip
+
+
+def _place(index: Sequence[int]) -> str:
+    """Where a context vector stands in its class: (n), (C, n) or (K, C, n), counted from 1 for readers."""
+    return f"prompt {index[0] + 1}, {index[-1] + 1}" if len(index) == 3 else str(index[-1] + 1)
 
 
 def _belongs(index: Sequence[int], label: int, run: TrainedModel) -> bool:

@@ -84,6 +84,13 @@ class Word(TypedDict):
     noise: bool  # whether the word is no nearer than chance
 
 
+class Vector(TypedDict):
+    """A learned context vector and the words near it."""
+
+    name: str  # its place, e.g. "2", or "prompt 1, 2" where a class has several prompts
+    words: list[Word]  # nearest first
+
+
 class PromptClass(TypedDict):
     """What the prompt of one class learned."""
 
@@ -91,7 +98,7 @@ class PromptClass(TypedDict):
     concepts: list[PromptConcept]
     explained_share: float | None  # of what sets the learned prompt apart, by the sum of concepts
     own_share: float | None  # of the weights, on the class's own concepts
-    words: list[list[Word]]  # nearest first, for each context vector in turn
+    words: list[Vector]
     prose: list[str]
 
 

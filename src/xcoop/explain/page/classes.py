@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
-from xcoop.explain.page.markup import number, paragraphs, percent, table, text
-from xcoop.explain.schema import PromptClass, PromptConcept, Word
+from xcoop.explain.page.markup import number, paragraphs, table, text
+from xcoop.explain.schema import PromptClass, PromptConcept, Vector, Word
 
 
 def class_block(one: PromptClass, key: str) -> str:
     """One class as an HTML `section`; `key` is an id that nothing else on the page has."""
     return (
         f'<section class="card" id="{text(key)}" aria-labelledby="{text(key)}-title">'
-        f'<h3 id="{text(key)}-title">{text(one["name"])}</h3>{paragraphs(one["prose"])}{_shares(one)}'
+        f'<h3 id="{text(key)}-title">{text(one["name"])}</h3>{paragraphs(one["prose"])}'
         f"{_concepts(one['concepts'])}{_words(one['words'])}</section>"
     )
-
-
-def _shares(one: PromptClass) -> str:
-    if one["explained_share"] is None:
-        return ""
-    own = (
-        "" if one["own_share"] is None else f", and {percent(one['own_share'])} of that sum are concepts of this class"
-    )
-    explained = percent(one["explained_share"])
-    return f"<p>A sum of concepts explains {explained} of what sets the learned prompt apart{own}.</p>"
 
 
 def _concepts(concepts: list[PromptConcept]) -> str:
@@ -43,10 +33,10 @@ def _concepts(concepts: list[PromptConcept]) -> str:
     return "<h4>Concepts</h4>" + table("Cosine of the prompt with each concept, and its weight in the sum", head, rows)
 
 
-def _words(tokens: list[list[Word]]) -> str:
-    if not tokens:
+def _words(vectors: list[Vector]) -> str:
+    if not vectors:
         return ""
-    rows = [[str(place), _listed(words, False), _listed(words, True)] for place, words in enumerate(tokens, start=1)]
+    rows = [[text(one["name"]), _listed(one["words"], False), _listed(one["words"], True)] for one in vectors]
     return (
         "<h4>Nearest words</h4><p>Weak evidence: a learned vector need not mean any word. In brackets: its distance; "
         "the distance below which the nearest word of a random vector seldom comes.</p>"

@@ -47,6 +47,7 @@ caption{{text-align:left;color:var(--soft);padding:.2rem 0}}
 th,td{{text-align:left;vertical-align:top;padding:.25rem .9rem .25rem 0;border-bottom:1px solid var(--line);
 min-width:4.5rem;max-width:22rem}}
 tbody th{{font-weight:600}}
+.whole{{white-space:nowrap}}
 .note{{display:block;font-weight:normal;color:var(--soft);font-size:.9rem}}
 dl{{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,15rem),1fr));gap:.2rem 1.5rem;margin:.4rem 0}}
 dt{{color:var(--soft);font-size:.9rem}}
