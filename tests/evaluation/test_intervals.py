@@ -9,7 +9,7 @@ from test_ranking import draw
 
 from xcoop.evaluation.bootstrap import bootstrap
 from xcoop.evaluation.drawn import STATISTICS, packed
-from xcoop.evaluation.intervals import clusters_of, image_intervals
+from xcoop.evaluation.intervals import NO_INTERVAL, clusters_of, image_intervals
 from xcoop.evaluation.metrics import classification_metrics
 
 METRICS = ("accuracy", "macro_auc")
@@ -56,12 +56,24 @@ def test_estimates_are_the_metrics_and_lie_inside() -> None:
     assert found.keys() == STATISTICS.keys()
     for metric, interval in found.items():
         if interval is None:
-            assert metrics[metric] is None
+            assert metrics[metric] is None or metric in NO_INTERVAL
             continue
         assert interval.estimate == pytest.approx(metrics[metric])
         assert interval.low < interval.high
-        if metric != "ece":  # that of a draw is too large: see xcoop.evaluation.calibration
-            assert interval.low <= interval.estimate <= interval.high
+        assert interval.low <= interval.estimate <= interval.high
+
+
+def test_no_interval_of_a_calibration_error() -> None:
+    """Planted: a perfectly calibrated model, error 0. A percentile interval would deny it; Brier's holds the truth."""
+    rng = np.random.default_rng(0)
+    one = rng.random(300)
+    labels, p = (rng.random(300) < one).astype(int), np.stack([1 - one, one], axis=1)
+    assert bootstrap(packed(labels, p), STATISTICS["ece"], draws=300).low > 0.02
+    found = image_intervals(labels, p, metrics=("ece", "brier"), draws=300)
+    assert list(found) == ["ece", "brier"]
+    assert found["ece"] is None
+    assert found["brier"] is not None
+    assert found["brier"].low <= 1 / 3 <= found["brier"].high  # the mean of 2 q (1 - q)
 
 
 def test_agrees_with_the_plain_bootstrap() -> None:

@@ -135,6 +135,14 @@ def test_what_cannot_be_known_has_no_difference() -> None:
     assert paired_bootstrap(labels[kept], p[kept], [p[kept]], metric="macro_auc", draws=20) == [None]
 
 
+def test_a_calibration_error_has_a_difference_but_no_p_value() -> None:
+    labels, (a, b) = classifiers(np.random.default_rng(0), 100, (2.0, 1.0))
+    found = one(labels, a, b, metric="ece", draws=20)
+    errors = [classification_metrics(labels, p)["ece"] for p in (a, b)]
+    assert found[:3] == pytest.approx((errors[0], errors[1], errors[1] - errors[0]))
+    assert found[3:] == (None, None, None)
+
+
 def test_p_value_by_hand() -> None:
     assert p_value(np.array([0.1] * 97 + [-0.1] * 2)) == pytest.approx(2 * 3 / 100)
     assert p_value(np.array([1e-17] * 50 + [-1e-17] * 49)) == 1.0  # rounding is no difference

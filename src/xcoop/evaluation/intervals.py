@@ -7,7 +7,9 @@ width but what their disagreement on an image adds. How far another training wou
 the spread over the seeds answers it, and the two belong side by side, never into one number.
 
 An interval of no width says only that no draw shows an error: of N independent images without one, up to about 3 / N
-may be wrong. Below some 20 images (patients) a class, percentile intervals are too short.
+may be wrong. Percentile intervals are somewhat short on few images: of 500 simulated sets of 200 (400) images of two
+classes, 95 % intervals of accuracy held the truth in 94 (94) %, of AUC in 93 (94), of average precision in 90 (92), of
+the Brier score in 93 (94). Below some 20 images (patients) a class, do not rely on them.
 
 Symbols: N images, C classes, S seeds.
 """
@@ -21,6 +23,9 @@ from numpy.typing import ArrayLike
 
 from xcoop.evaluation.bootstrap import DRAWS, Floats, Interval, Ints, image_counts
 from xcoop.evaluation.drawn import STATISTICS, mean_over_seeds, packed, unpacked
+
+NO_INTERVAL = frozenset({"ece"})
+"""Metrics whose draws do not lie about the truth; `xcoop.evaluation.calibration` has the figures."""
 
 Patients = Sequence[str | None] | None
 """The patient of each image, (N,), None where it is not known: such an image stands for itself."""
@@ -48,20 +53,21 @@ def image_intervals(
         seed: of the draws, 0 or more; equal seeds give equal intervals.
 
     Returns:
-        By metric, fractions; None for what the labels cannot tell (a class without images).
+        By metric, fractions; None for what the labels cannot tell (a class without images), and for `NO_INTERVAL`.
 
     Raises:
         ValueError: wrong shapes, labels or probabilities, or an unknown metric.
     """
     runs = rows_of_seeds(labels, probabilities)
-    found: dict[str, list[Floats]] = {metric: [] for metric in metrics}
+    sought = [metric for metric in metrics if metric not in NO_INTERVAL]
+    found: dict[str, list[Floats]] = {metric: [] for metric in sought}
     for counts in draws_of(unpacked(runs[0])[0], patients, draws, seed):
-        for metric in metrics:
+        for metric in sought:
             found[metric].append(mean_over_seeds(runs, metric, counts))
-    estimates = {metric: mean_over_seeds(runs, metric, once(len(runs[0]))) for metric in metrics}
+    estimates = {metric: float(mean_over_seeds(runs, metric, once(len(runs[0])))[0]) for metric in sought}
     return {
-        metric: interval(float(estimates[metric][0]), np.concatenate(drawn), confidence)
-        for metric, drawn in found.items()
+        metric: interval(estimates[metric], np.concatenate(found[metric]), confidence) if metric in found else None
+        for metric in metrics
     }
 
 

@@ -21,7 +21,7 @@ from numpy.typing import ArrayLike
 
 from xcoop.evaluation.bootstrap import Floats
 from xcoop.evaluation.drawn import mean_over_seeds, unpacked
-from xcoop.evaluation.intervals import Patients, clusters_of, draws_of, interval, once, rows_of_seeds
+from xcoop.evaluation.intervals import NO_INTERVAL, Patients, clusters_of, draws_of, interval, once, rows_of_seeds
 
 PAIRED_DRAWS = 5000  # the least p-value is 2 / 5001, which survives a correction for a hundred comparisons
 LEAST_UNITS = 20  # images, or patients: with fewer, the draws are too much alike for a p-value
@@ -34,16 +34,16 @@ class Difference(NamedTuple):
         reference: the metric of the reference, mean over its seeds.
         value: the metric of the other method.
         difference: value - reference.
-        low: the lower end of the interval.
+        low: the lower end of the interval; None for a metric of `xcoop.evaluation.intervals.NO_INTERVAL`.
         high: the upper end.
-        p: two-sided; None for fewer than `LEAST_UNITS` images or patients.
+        p: two-sided; None for such a metric, and for fewer than `LEAST_UNITS` images or patients.
     """
 
     reference: float
     value: float
     difference: float
-    low: float
-    high: float
+    low: float | None
+    high: float | None
     p: float | None
 
 
@@ -78,13 +78,15 @@ def paired_bootstrap(
     """
     runs = [rows_of_seeds(labels, probabilities) for probabilities in (reference, *others)]
     y = unpacked(runs[0][0])[0]
+    first, *values = [float(mean_over_seeds(rows, metric, once(len(y)))[0]) for rows in runs]
+    if metric in NO_INTERVAL:
+        return [Difference(first, value, value - first, None, None, None) for value in values]
     units = len(set(clusters_of(patients, len(y)) or range(len(y))))
     found = [
         np.stack([mean_over_seeds(rows, metric, counts) for rows in runs])  # (1 + methods, r)
         for counts in draws_of(y, patients, draws, seed)
     ]
     drawn = np.concatenate(found, axis=1)
-    first, *values = [float(mean_over_seeds(rows, metric, once(len(y)))[0]) for rows in runs]
     return [
         _difference(first, value, row - drawn[0], confidence, units >= LEAST_UNITS)
         for value, row in zip(values, drawn[1:], strict=True)
