@@ -45,6 +45,14 @@ def test_the_interval_covers_the_truth() -> None:
     assert 0.90 <= hits / 150 <= 0.99
 
 
+def test_classes_of_both_halves_keep_their_numbers() -> None:
+    """Right on all base images and on one of two new classes: with both classes drawn apart nothing can vary."""
+    labels, right, _ = half(100)
+    new = np.where(labels[:, None] == 0, right, right[:, ::-1])
+    found = harmonic_interval((labels, right, None), (labels, new, None), draws=50)
+    assert found == pytest.approx((2 / 3, 2 / 3, 2 / 3))
+
+
 def test_patients_in_both_halves_are_drawn_whole() -> None:
     """Planted: each patient has the same images in base and new, so the interval is that of one half."""
     labels, p, patients = of_patients(np.random.default_rng(0), 60, 3, 1.5)

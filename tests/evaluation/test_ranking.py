@@ -44,14 +44,16 @@ def test_sensitivity_at_specificity_by_hand() -> None:
         assert found == pytest.approx([expected])
 
 
-@pytest.mark.parametrize(("negatives", "expected"), [(19, 0.0), (20, 1.0), (39, 0.0), (40, 1.0)])
-def test_one_alarm_among_twenty_is_a_specificity_of_95_percent(negatives: int, expected: float) -> None:
-    """The positive lies below as many negatives as are allowed; 1 - 0.95 is no exact number, and must not matter."""
-    above = 1 if negatives < 30 else 2
-    scores = np.array([0.5, *[0.9] * above, *[0.1] * (negatives - above)])
-    labels = np.array([True, *[False] * negatives])
-    once = np.ones((1, negatives + 1), dtype=np.int64)
-    assert ranking.sensitivity_at_specificity(labels, scores, once) == pytest.approx([expected])
+@pytest.mark.parametrize("specificity", [0.95, 0.9, 0.8, 0.7])
+def test_a_specificity_that_is_just_reached_counts(specificity: float) -> None:
+    """One false alarm among n negatives is a specificity of 1 - 1 / n; 1 - 0.9 is no exact number: it must not matter."""
+    share = round((1 - specificity) * 100)
+    for alarms, expected in ((share, 1.0), (share + 1, 0.0)):
+        scores = np.array([0.5, *[0.9] * alarms, *[0.1] * (100 - alarms)])
+        found = ranking.sensitivity_at_specificity(
+            np.arange(101) == 0, scores, np.ones((1, 101), dtype=np.int64), specificity
+        )
+        assert found == pytest.approx([expected])
 
 
 @pytest.mark.parametrize("seed", range(100))

@@ -79,7 +79,7 @@ def sensitivity_at_specificity(
     """
     found, alarms = _steps(positive, scores, counts)
     negatives = alarms.sum(0)
-    allowed = np.floor((1 - specificity) * negatives + 1e-9)  # 0.05 * 20 must allow 1
+    allowed = np.floor((1 - specificity) * negatives + 1e-9)  # (1 - 0.9) * 10 must allow 1
     reached = np.where(alarms.cumsum(0) <= allowed, found.cumsum(0), 0).max(0)
     return _ratio(reached, found.sum(0) * (negatives > 0))
 
