@@ -67,6 +67,8 @@ def test_equal_mass_bins_hold_equally_many_and_ties_stay_together() -> None:
     assert reliability(labels, probabilities, equal_mass=True).images.tolist() == [10] * 15
     tied = np.tile([0.7, 0.3], (150, 1))
     assert sorted(reliability(labels, tied, equal_mass=True).images.tolist()) == [0] * 14 + [150]
+    partly = np.array([0.6, 0.7, 0.7, 0.7])  # the three lie in the upper half, by the middle of their ranks
+    assert reliability(LABELS, np.stack([partly, 1 - partly], axis=1), 2, equal_mass=True).images.tolist() == [1, 3]
     order = np.random.default_rng(0).permutation(200)
     labels, p = random_case(1)
     assert adaptive_calibration_error(labels, p) == pytest.approx(adaptive_calibration_error(labels[order], p[order]))

@@ -46,7 +46,7 @@ def test_sensitivity_at_specificity_by_hand() -> None:
 
 @pytest.mark.parametrize("specificity", [0.95, 0.9, 0.8, 0.7])
 def test_a_specificity_that_is_just_reached_counts(specificity: float) -> None:
-    """One false alarm among n negatives is a specificity of 1 - 1 / n; 1 - 0.9 is no exact number: it must not matter."""
+    """1 - 0.9 is no exact number, which must not matter: 10 false alarms among 100 are a specificity of 0.9."""
     share = round((1 - specificity) * 100)
     for alarms, expected in ((share, 1.0), (share + 1, 0.0)):
         scores = np.array([0.5, *[0.9] * alarms, *[0.1] * (100 - alarms)])
