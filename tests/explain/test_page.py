@@ -15,8 +15,8 @@ from page_samples import HOSTILE, content, entry
 from xcoop.explain.page import card, report
 from xcoop.explain.page.colours import scale
 from xcoop.explain.page.pictures import middle, outline, strongest
-from xcoop.explain.page.style import COLOURS
 from xcoop.explain.page.trust import reading
+from xcoop.page.style import COLOURS
 
 VOID = {"meta", "link", "br", "img", "input"}
 
