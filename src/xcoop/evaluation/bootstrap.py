@@ -97,15 +97,30 @@ def bootstrap(
     """
     rows = np.asarray(values)
     _check(rows, strata, clusters, draws, confidence)
-    which, groups = _units(len(rows), strata, clusters)
-    rng = np.random.default_rng(seed)
-    found = [
-        statistic(rows, counts[:, which]) for counts in _drawn(groups, int(which.max()) + 1, len(rows), draws, rng)
-    ]
+    drawn = image_counts(len(rows), strata=strata, clusters=clusters, draws=draws, seed=seed)
+    found = [statistic(rows, counts) for counts in drawn]
     estimate = float(statistic(rows, np.ones((1, len(rows)), dtype=np.int64))[0])
     tail = (1 - confidence) / 2
     low, high = np.quantile(np.concatenate(found), [tail, 1 - tail])
     return Interval(estimate, float(low), float(high))
+
+
+def image_counts(
+    images: int,
+    *,
+    strata: Sequence[Hashable] | None = None,
+    clusters: Sequence[Hashable] | None = None,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> Iterator[Ints]:
+    """How often each draw holds each image, (r, N), in parts that together have R rows; see `bootstrap`.
+
+    Several statistics, or several methods, of the same draws are paired: what one draw does to one, it does to all.
+    """
+    which, groups = _units(images, strata, clusters)
+    rng = np.random.default_rng(seed)
+    for counts in _drawn(groups, int(which.max()) + 1, images, draws, rng):
+        yield counts[:, which]
 
 
 def mean_of_known(

@@ -8,12 +8,14 @@ sensitivity and no AUC; counting it as 0 would change the mean.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from xcoop.evaluation import ranking
+from xcoop.evaluation.bootstrap import Floats, Ints
+from xcoop.evaluation.calibration import adaptive_calibration_error, expected_calibration_error
 
-ECE_BINS = 15
+LOWER_IS_BETTER = frozenset({"error_rate", "ece", "adaptive_ece", "brier"})
+"""Of all other metrics, more is better."""
 
 
 def classification_metrics(labels: ArrayLike, probabilities: ArrayLike) -> dict[str, float | None]:
@@ -24,8 +26,9 @@ def classification_metrics(labels: ArrayLike, probabilities: ArrayLike) -> dict[
         probabilities: (N, C), each row sums to one.
 
     Returns:
-        accuracy, error_rate, balanced_accuracy, macro_f1, macro_auc, mcc, ece, brier, and for each class c
-        `sensitivity_<c>` and `specificity_<c>`. All in [0, 1] but mcc in [-1, 1] and brier in [0, 2].
+        accuracy, error_rate, balanced_accuracy, macro_f1, macro_auc, average_precision (of class 1 for two classes,
+        else macro), sensitivity_at_95_specificity (two classes only), mcc, ece, adaptive_ece, brier, and for each
+        class c `sensitivity_<c>` and `specificity_<c>`. All in [0, 1] but mcc in [-1, 1] and brier in [0, 2].
         None stands for what the given labels cannot tell.
 
     Raises:
@@ -41,8 +44,11 @@ def classification_metrics(labels: ArrayLike, probabilities: ArrayLike) -> dict[
         "balanced_accuracy": _mean_of_known(sensitivity),
         "macro_f1": macro_f1(counts),
         "macro_auc": macro_auc(y, p),
+        "average_precision": macro_average_precision(y, p),
+        "sensitivity_at_95_specificity": sensitivity_at_95_specificity(y, p),
         "mcc": matthews(counts),
         "ece": expected_calibration_error(y, p),
+        "adaptive_ece": adaptive_calibration_error(y, p),
         "brier": brier(y, p),
         **{f"sensitivity_{c}": value for c, value in enumerate(sensitivity)},
         **{f"specificity_{c}": value for c, value in enumerate(specificity)},
@@ -94,8 +100,6 @@ def macro_f1(counts: Ints) -> float:
 def macro_auc(labels: Ints, probabilities: Floats) -> float | None:
     """Area under the ROC curve: of class 1 for two classes, else one class against the rest, averaged.
 
-    Computed from ranks: AUC = (R - n(n+1)/2) / (n m), R the rank sum of the n positives among n + m, ties averaged.
-
     Args:
         labels: (N,).
         probabilities: (N, C).
@@ -103,15 +107,22 @@ def macro_auc(labels: Ints, probabilities: Floats) -> float | None:
     Returns:
         In [0, 1], or None if a class has no image (or all of them).
     """
-    classes = probabilities.shape[1]
-    positives = np.bincount(labels, minlength=classes)  # (C,)
-    if (positives == 0).any() or classes < 2:
+    return _known(ranking.one_vs_rest(ranking.auc, labels, probabilities, _once(labels)))
+
+
+def macro_average_precision(labels: Ints, probabilities: Floats) -> float | None:
+    """Average precision: of class 1 for two classes, else one class against the rest, averaged; as `macro_auc`."""
+    return _known(ranking.one_vs_rest(ranking.average_precision, labels, probabilities, _once(labels)))
+
+
+def sensitivity_at_95_specificity(labels: Ints, probabilities: Floats) -> float | None:
+    """The largest sensitivity for class 1 of any threshold whose specificity is at least 0.95.
+
+    See `xcoop.evaluation.ranking.sensitivity_at_specificity`. None for other than two classes, or if one has no image.
+    """
+    if probabilities.shape[1] != 2:
         return None
-    negatives = len(labels) - positives
-    ranks = np.stack([_ranks(column) for column in probabilities.T], axis=1)  # (N, C)
-    sums = (ranks * _one_hot(labels, classes)).sum(0)
-    areas = (sums - positives * (positives + 1) / 2) / (positives * negatives)
-    return float(areas[1] if classes == 2 else areas.mean())
+    return _known(ranking.sensitivity_at_specificity(labels == 1, probabilities[:, 1], _once(labels)))
 
 
 def matthews(counts: Ints) -> float | None:
@@ -122,36 +133,19 @@ def matthews(counts: Ints) -> float | None:
     return float(covariance / np.sqrt(spread)) if spread > 0 else None
 
 
-def expected_calibration_error(labels: Ints, probabilities: Floats, bins: int = ECE_BINS) -> float:
-    """Mean gap between confidence and accuracy, over equal-width bins (low, high] of the top probability.
-
-    Source: Guo et al., "On Calibration of Modern Neural Networks", 2017, equation 3.
-
-    Args:
-        labels: (N,).
-        probabilities: (N, C).
-        bins: how many.
-
-    Returns:
-        In [0, 1].
-    """
-    confidence = np.minimum(probabilities.max(1), 1.0)
-    correct = probabilities.argmax(1) == labels
-    which = np.digitize(confidence, np.linspace(0, 1, bins + 1)[1:-1], right=True)
-    gaps = np.bincount(which, weights=correct - confidence, minlength=bins)  # n_b (accuracy_b - confidence_b)
-    return float(np.abs(gaps).sum() / len(labels))
-
-
 def brier(labels: Ints, probabilities: Floats) -> float:
     """Mean over the images of the squared distance to the one-hot truth, summed over the classes; in [0, 2]."""
     return float(((probabilities - _one_hot(labels, probabilities.shape[1])) ** 2).sum(1).mean())
 
 
-def _ranks(values: Floats) -> Floats:
-    """Ranks from 1, (N,); equal values share the mean of theirs."""
-    _, which, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last: Floats = np.cumsum(counts) - (counts - 1) / 2
-    return last[which.reshape(-1)]
+def _once(labels: Ints) -> Ints:
+    """Each image counted once, (1, N)."""
+    return np.ones((1, len(labels)), dtype=np.int64)
+
+
+def _known(values: Floats) -> float | None:
+    """The one value of (1,); None for NaN."""
+    return None if np.isnan(values[0]) else float(values[0])
 
 
 def _one_hot(labels: Ints, classes: int) -> Floats:

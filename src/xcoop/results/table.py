@@ -19,7 +19,7 @@ from typing import Any
 
 from tabulate import tabulate
 
-from xcoop.evaluation.metrics import ECE_BINS
+from xcoop.evaluation.calibration import ECE_BINS
 from xcoop.results.record import read_run
 
 # key in `metrics`: column title
