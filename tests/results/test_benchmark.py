@@ -181,6 +181,14 @@ def test_predictions_that_contradict_themselves_are_named(out: Path) -> None:
     assert any("phantom_1shots/seed1" in line for line in found.damaged)
 
 
+def test_cells_that_disagree_on_patients_are_named_and_not_compared(tmp_path: Path) -> None:
+    write_cell(tmp_path, "derm", "CoOp", 1, {1: range(30)})
+    write_cell(tmp_path, "derm", "XCoOp", 1, {1: range(36)}, several=True)
+    found = report(gather(tmp_path, (1,)), Wanted((ACCURACY,), figures=False, draws=50))
+    assert any("disagree on the patient" in line for line in found.damaged)
+    assert found.comparisons == ()
+
+
 def test_paths_from_another_root_are_the_same_images(tmp_path: Path) -> None:
     folder = write_cell(tmp_path, "derm", "CoOp", 1, {1: FIRST}) / "seed1"
     run = read_predictions(folder)

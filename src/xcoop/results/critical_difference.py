@@ -46,7 +46,8 @@ def _of_kind(groups: Sequence[Group], measure: Measure, labels: Labels, draws: b
     if not draws:
         return said
     with canvas(6.6, 1.1 + _LINE * ((len(methods) + 1) // 2) + _BAR * len(found.groups)) as figure:
-        _draw(figure.add_subplot(), found)
+        figure.set_layout_engine("none")  # the names lie outside the axes
+        _draw(figure.add_axes((0.3, 0.0, 0.4, 1.0)), found)
         png, pdf = saved(figure)
     title = f"Mean ranks by {measure.title.lower()} over {len(groups)} datasets{kind}, {shots} shots a class"
     origin = facts([run for line in rows for row in line if row for run in row.runs.values()])

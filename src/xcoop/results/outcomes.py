@@ -13,7 +13,7 @@ Outcomes = dict[Place, list[Predictions]]
 
 
 def outcomes(group: Group, damaged: list[str]) -> Outcomes:
-    """The predictions of each cell that has any; all seeds of a cell are of the same images.
+    """The predictions of each cell that has any; they agree on images, labels and patients where the records say so.
 
     Args:
         group: of one dataset.
@@ -24,7 +24,8 @@ def outcomes(group: Group, damaged: list[str]) -> Outcomes:
         try:
             runs = [below_common(read_predictions(folder)) for folder in row.folders()]
             if runs:
-                aligned(runs)
+                others = next(iter(found.values()), []) if group.same_images else []
+                aligned([*others[:1], *runs])
                 found[place] = runs
         except ValueError as error:
             damaged.append(str(error))
