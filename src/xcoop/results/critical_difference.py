@@ -47,7 +47,7 @@ def _of_kind(groups: Sequence[Group], measure: Measure, labels: Labels, draws: b
         return said
     with canvas(6.6, 1.1 + _LINE * ((len(methods) + 1) // 2) + _BAR * len(found.groups)) as figure:
         figure.set_layout_engine("none")  # the names lie outside the axes
-        _draw(figure.add_axes((0.3, 0.0, 0.4, 1.0)), found)
+        _draw(figure.add_axes((0.25, 0.0, 0.5, 1.0)), found)
         png, pdf = saved(figure)
     title = f"Mean ranks by {measure.title.lower()} over {len(groups)} datasets{kind}, {shots} shots a class"
     origin = facts([run for line in rows for row in line if row for run in row.runs.values()])
@@ -95,7 +95,7 @@ def _draw(axes: Any, found: RankComparison) -> None:
     axes.plot([1, last], [0, 0], color="black", linewidth=1)
     for rank in range(1, last + 1):
         axes.plot([rank, rank], [0, 0.08], color="black", linewidth=1)
-        axes.text(rank, 0.12, str(rank), ha="center", va="bottom")
+        axes.text(rank, 0.12, str(rank), ha="center", va="bottom", fontsize=8)
     for place in range(last):
         _name(axes, found, place)
     ranks = dict(zip(found.methods, found.ranks, strict=True))

@@ -18,9 +18,9 @@ HOW = (
     "Lines: mean over the seeds. Bands: the spread over seeds (standard deviation, ddof 1). Thin bars, moved sideways "
     "so that they can be told apart: the 95 % interval over the test images (bootstrap). The two are different "
     "things: a band says how far another training would move a figure, a bar how far other images would.",
-    "Cells that lack seeds are left out.",
+    "The reference's line is the heavy one. Cells that lack seeds are left out.",
 )
-_APART = 0.35  # of the distance between two numbers of shots, over which the methods' bars are spread
+_APART = 0.45  # of the distance between two numbers of shots, over which the methods' bars are spread
 
 
 def curve(
@@ -33,11 +33,11 @@ def curve(
         return None
     columns: list[int | None] = [*([None] if group.untrained & lines.keys() else []), *group.shots]
     height = max(3.2, 0.75 + 0.19 * len(lines))
-    with canvas(6.6, height) as figure:
+    with canvas(7.2, height) as figure:
         axes = figure.add_subplot()
         for place, (method, points) in enumerate(lines.items()):
             shift = _APART * ((place + 0.5) / len(lines) - 0.5)
-            _line(axes, points, columns, measure, labels[method], place)
+            _line(axes, points, columns, measure, labels[method], place, method.trainer == reference)
             _bars(axes, points, columns, intervals, method, shift, place)
         axes.set_xticks(range(len(columns)), ["0" if shots is None else str(shots) for shots in columns])
         axes.set_xlabel("shots a class")
@@ -59,13 +59,19 @@ def _points(group: Group, method: Method, measure: Measure) -> dict[int | None, 
 
 
 def _line(
-    axes: Any, points: Mapping[int | None, Row], columns: list[int | None], measure: Measure, label: str, place: int
+    axes: Any,
+    points: Mapping[int | None, Row],
+    columns: list[int | None],
+    measure: Measure,
+    label: str,
+    place: int,
+    heavy: bool,
 ) -> None:
     at = [columns.index(shots) for shots in points]
     means = [100 * (row.mean(measure.name) or 0.0) for row in points.values()]
     spreads = [100 * (row.std(measure.name) or 0.0) for row in points.values()]
     look = style(place)
-    axes.plot(at, means, label=label, markersize=4.5, linewidth=1.4, zorder=3, **look)
+    axes.plot(at, means, label=label, markersize=4.5, linewidth=2.4 if heavy else 1.2, zorder=4 if heavy else 3, **look)
     if len(at) > 1:
         low = [mean - spread for mean, spread in zip(means, spreads, strict=True)]
         high = [mean + spread for mean, spread in zip(means, spreads, strict=True)]
@@ -85,7 +91,9 @@ def _bars(
         found = intervals.get((method, shots))
         if found and math.isfinite(found.low):
             at = columns.index(shots) + shift
-            axes.plot([at, at], [100 * found.low, 100 * found.high], color=style(place)["color"], linewidth=0.7)
+            axes.plot(
+                [at, at], [100 * found.low, 100 * found.high], color=style(place)["color"], linewidth=0.6, alpha=0.75
+            )
 
 
 def _alt(title: str, lines: Mapping[Method, Mapping[int | None, Row]], measure: Measure, labels: Labels) -> str:
