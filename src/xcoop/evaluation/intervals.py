@@ -78,11 +78,15 @@ def draws_of(labels: Ints, patients: Patients, draws: int, seed: int) -> Iterato
     """Draws of images within their class, patients whole: how often each holds each image, (r, N), R rows in all."""
     if draws < 1:
         raise ValueError(f"draws must be 1 or more, not {draws}")
-    return image_counts(len(labels), strata=labels.tolist(), clusters=clusters_of(patients), draws=draws, seed=seed)
+    return image_counts(
+        len(labels), strata=labels.tolist(), clusters=clusters_of(patients, len(labels)), draws=draws, seed=seed
+    )
 
 
-def clusters_of(patients: Patients) -> list[Hashable] | None:
+def clusters_of(patients: Patients, images: int) -> list[Hashable] | None:
     """What is drawn whole: the patient of each image, an image of its own where none is known; None without any."""
+    if patients is not None and len(patients) != images:
+        raise ValueError(f"{len(patients)} patients for {images} images")
     if patients is None or not any(patients):
         return None
     return [patient or ("image", i) for i, patient in enumerate(patients)]

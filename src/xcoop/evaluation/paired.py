@@ -78,7 +78,7 @@ def paired_bootstrap(
     """
     runs = [rows_of_seeds(labels, probabilities) for probabilities in (reference, *others)]
     y = unpacked(runs[0][0])[0]
-    units = len(set(clusters_of(patients) or range(len(y))))
+    units = len(set(clusters_of(patients, len(y)) or range(len(y))))
     found = [
         np.stack([mean_over_seeds(rows, metric, counts) for rows in runs])  # (1 + methods, r)
         for counts in draws_of(y, patients, draws, seed)

@@ -21,6 +21,7 @@ Binary = Callable[[Bools, Floats, Ints], Floats]
 """Of what is positive (N,), the scores (N,) and the counts (R, N): (R,)."""
 
 SPECIFICITY = 0.95
+_CELLS = 200_000  # of draws that are held at once: they stay in the processor's cache
 
 
 def one_vs_rest(binary: Binary, labels: Ints, probabilities: Floats, counts: Ints) -> Floats:
@@ -39,15 +40,21 @@ def one_vs_rest(binary: Binary, labels: Ints, probabilities: Floats, counts: Int
     if classes < 2:
         return np.full(len(counts), np.nan)
     wanted = (1,) if classes == 2 else range(classes)
-    return np.asarray(np.mean([binary(labels == c, probabilities[:, c], counts) for c in wanted], axis=0))
+    step = max(1, _CELLS // len(labels))
+    return np.concatenate(
+        [
+            np.mean([binary(labels == c, probabilities[:, c], counts[i : i + step]) for c in wanted], axis=0)
+            for i in range(0, len(counts), step)
+        ]
+    )
 
 
 def auc(positive: Bools, scores: Floats, counts: Ints) -> Floats:
     """Area under the ROC curve: the share of pairs in which the positive scores above the negative, ties as half."""
     found, alarms = _steps(positive, scores, counts)
-    negatives = alarms.sum(1, keepdims=True)
-    below = negatives - alarms.cumsum(1) + alarms / 2  # (R, G)
-    return _ratio((found * below).sum(1), found.sum(1) * negatives[:, 0])
+    negatives = alarms.sum(0)
+    below = negatives - alarms.cumsum(0) + alarms / 2  # (G, R)
+    return _ratio((found * below).sum(0), found.sum(0) * negatives)
 
 
 def average_precision(positive: Bools, scores: Floats, counts: Ints) -> Floats:
@@ -56,9 +63,9 @@ def average_precision(positive: Bools, scores: Floats, counts: Ints) -> Floats:
     A classifier that knows nothing reaches the share of positives, not one half.
     """
     found, alarms = _steps(positive, scores, counts)
-    precision = found.cumsum(1) / np.maximum((found + alarms).cumsum(1), 1)  # (R, G); 0 before the first image
-    both = (found.sum(1) > 0) & (alarms.sum(1) > 0)
-    return _ratio((found * precision).sum(1), found.sum(1) * both)
+    hits = found.cumsum(0)
+    precision = hits / np.maximum(hits + alarms.cumsum(0), 1)  # (G, R); 0 before the first image
+    return _ratio((found * precision).sum(0), hits[-1] * (alarms.sum(0) > 0))
 
 
 def sensitivity_at_specificity(
@@ -71,27 +78,24 @@ def sensitivity_at_specificity(
     them, and no setting for other images. With fewer than 20 negatives, 0.95 allows no false alarm at all.
     """
     found, alarms = _steps(positive, scores, counts)
-    negatives = alarms.sum(1)
+    negatives = alarms.sum(0)
     allowed = np.floor((1 - specificity) * negatives + 1e-9)  # 0.05 * 20 must allow 1
-    reached = np.where(alarms.cumsum(1) <= allowed[:, None], found.cumsum(1), 0).max(1)
-    return _ratio(reached, found.sum(1) * (negatives > 0))
+    reached = np.where(alarms.cumsum(0) <= allowed, found.cumsum(0), 0).max(0)
+    return _ratio(reached, found.sum(0) * (negatives > 0))
 
 
-def _steps(positive: Bools, scores: Floats, counts: Ints) -> tuple[Ints, Ints]:
-    """The positives and the negatives that each draw holds at each distinct score, highest first: two (R, G)."""
+def _steps(positive: Bools, scores: Floats, counts: Ints) -> tuple[Floats, Floats]:
+    """The positives and the negatives that each draw holds at each distinct score, highest first: two (G, R)."""
     order = np.argsort(-scores, kind="stable")
     starts = np.flatnonzero(np.diff(scores[order], prepend=np.inf))
-    held = counts[:, order]
-    found = held * positive[order]
+    held = counts.T[order].astype(np.float64)  # (N, R): sums over the images run along whole rows
+    found = held * positive[order, None]
     alarms = held - found
     if len(starts) == len(scores):  # no ties
         return found, alarms
-    return np.add.reduceat(found, starts, axis=1), np.add.reduceat(alarms, starts, axis=1)
+    return np.add.reduceat(found, starts, axis=0), np.add.reduceat(alarms, starts, axis=0)
 
 
-def _ratio(numerators: NDArray[np.generic], denominators: NDArray[np.generic]) -> Floats:
+def _ratio(numerators: Floats, denominators: Floats) -> Floats:
     """(R,) by (R,); NaN for a denominator of 0."""
-    with np.errstate(invalid="ignore", divide="ignore"):
-        ratios: Floats = np.asarray(numerators, dtype=np.float64) / np.asarray(denominators, dtype=np.float64)
-    ratios[np.asarray(denominators) == 0] = np.nan
-    return ratios
+    return np.divide(numerators, denominators, where=denominators > 0, out=np.full(len(numerators), np.nan))

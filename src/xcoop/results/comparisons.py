@@ -117,7 +117,7 @@ def compare_all(
 
 def units(table: Aligned) -> int:
     """How many patients the images come from; an image without a known patient counts as one."""
-    return len(set(clusters_of(table.patients) or table.images))
+    return len(set(clusters_of(table.patients, len(table.images)) or table.images))
 
 
 def _by_method(table: Aligned, seeds: Sequence[int]) -> list[np.ndarray]:
