@@ -28,7 +28,7 @@ EXTRAS = {
     # Figures of `xcoop results`.
     "plots": ["matplotlib>=3.7"],
     # Tracks runs (WANDB.PROJECT).
-    "wandb": ["wandb>=0.16"],
+    "wandb": ["wandb>=0.19"],
     "test": ["pytest>=8", "ruff>=0.6", "mypy>=1.11", "types-PyYAML", "types-tabulate", "types-tqdm", "openai>=1.40"],
 }
 

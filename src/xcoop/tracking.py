@@ -13,6 +13,8 @@ from xcoop.names import unknown
 
 MODES = ("offline", "online", "disabled")
 STEP = "step"
+# By itself the package would send the console, the code's revision, the command line, the host's name and its load.
+QUIET = {"console": "off", "disable_git": True, "save_code": False, "x_disable_meta": True, "x_disable_stats": True}
 
 
 class Tracked:
@@ -21,26 +23,35 @@ class Tracked:
     cfg: Any
     output_dir: str
     _tracker: Any = None
+    _tracked: list[dict[str, float]]
 
     def init_writer(self, log_dir: str) -> None:
         """Opens TensorBoard's writer and, if it is asked for, the tracker."""
         super().init_writer(log_dir)  # type: ignore[misc]
         if self._tracker is None and wanted(self.cfg):
-            self._tracker = start(self.cfg, self.output_dir)
+            self._tracker, self._tracked = start(self.cfg, self.output_dir), []
 
     def write_scalar(self, tag: str, scalar_value: float, global_step: int | None = None) -> None:
         """Writes a number to whatever is open."""
         super().write_scalar(tag, scalar_value, global_step)  # type: ignore[misc]
         if self._tracker is not None:
             # Steps of training and epochs of tests do not rise together, so the step is a number like others.
-            self._tracker.log({tag: float(scalar_value), STEP: global_step or 0})
+            self._tracked.append({tag: float(scalar_value), STEP: global_step or 0})
+            if len({line[STEP] for line in self._tracked}) > 1:  # one call a step, not one a number
+                self._flush(self._tracked[:-1])
+                self._tracked = self._tracked[-1:]
 
     def close_writer(self) -> None:
         """Closes both."""
         super().close_writer()  # type: ignore[misc]
         if self._tracker is not None:
+            self._flush(self._tracked)
             self._tracker.finish()
-            self._tracker = None
+            self._tracker, self._tracked = None, []
+
+    def _flush(self, lines: list[dict[str, float]]) -> None:
+        if lines:
+            self._tracker.log({name: value for line in lines for name, value in line.items()})
 
     def track_metrics(self, metrics: dict[str, float | None]) -> None:
         """The final metrics, as the run's summary."""
@@ -85,7 +96,7 @@ def start(cfg: Any, folder: str) -> Any:
         name=f"{cfg.TRAINER.NAME} {cfg.DATASET.NAME} {cfg.DATASET.NUM_SHOTS} shots seed {cfg.SEED}",
         group=config_hash(cfg)[:12],
         config=settings(cfg) | {"SEED": cfg.SEED},
-        settings=wandb.Settings(console="off", disable_git=True, save_code=False),
+        settings=wandb.Settings(**QUIET),
     )
     run.define_metric("*", step_metric=STEP)
     return run

@@ -59,10 +59,13 @@ def test_a_run_is_tracked_once_and_without_paths(make_cfg: ConfigMaker, runs: li
     (run,) = runs
     assert (run.started["project"], run.started["mode"]) == ("prompts", "offline")
     assert run.started["settings"]["console"] == "off"
+    assert run.started["settings"]["x_disable_meta"] is True  # the command line holds paths
     assert trainer.output_dir not in json.dumps(run.started["config"])
     assert trainer.cfg.DATASET.ROOT not in json.dumps(run.started["config"])
     tags = {tag for line in run.logged for tag in line}
     assert {"train/loss", "test/accuracy", tracking.STEP} <= tags
+    steps = [line[tracking.STEP] for line in run.logged if "train/loss" in line]
+    assert len(steps) == len(set(steps))  # one call a step
     record = json.loads(Path(trainer.output_dir, "results.json").read_text())
     assert run.summary["accuracy"] == record["metrics"]["accuracy"]
     assert run.finished == 1
