@@ -232,6 +232,10 @@ def test_names_are_escaped_in_every_format() -> None:
     assert list(csv.reader(io.StringIO("\n".join(body))))[1] == [EVIL, "1.0 ± 0.1 *"]
 
 
+def test_a_bracket_at_the_start_of_a_row_is_no_argument() -> None:
+    assert "\n{}[x] & 1 \\\\\n" in latex(Sheet("k", "t", ("a", "b"), ((Shown("[x]"), Shown("1")),)))
+
+
 def test_nothing_to_read_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no runs"):
         gather(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,28 @@ def test_writes_page_tables_and_numbers(out: Path, capsys: pytest.CaptureFixture
     assert "8 finished runs of 2 methods" in shown
     assert run(out, "--no-figures") == 0  # its own folder is no dataset
     assert state(out) == after
+
+
+def test_what_is_not_made_any_more_goes_and_what_somebody_changed_stays(out: Path) -> None:
+    assert run(out, "--no-figures", "--metrics", "accuracy", "ece") == 0
+    tables = out / "results" / "tables"
+    (tables / "derm-ece.md").write_text("my own words")
+    (tables / "mine.md").write_text("mine")
+    assert run(out, "--no-figures", "--metrics", "accuracy") == 0
+    assert not (tables / "derm-ece.tex").exists()
+    assert (tables / "derm-ece.md").read_text() == "my own words"
+    assert (tables / "mine.md").exists()
+    assert (tables / "derm-accuracy.tex").exists()
+
+
+def test_a_list_cannot_name_files_elsewhere(out: Path, tmp_path: Path) -> None:
+    victim = tmp_path / "victim.md"
+    victim.write_text("x")
+    (out / "results").mkdir()
+    listed = {"../../victim.md": hashlib.sha256(b"x").hexdigest()}
+    (out / "results" / "files.json").write_text(json.dumps(listed))
+    assert run(out, "--no-figures", "--metrics", "accuracy") == 0
+    assert victim.exists()
 
 
 def test_without_matplotlib_tables_still_come(

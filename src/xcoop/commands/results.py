@@ -53,7 +53,7 @@ def execute(arguments: argparse.Namespace) -> int:
     if arguments.reference not in known:
         arguments.reference = _reference(arguments.reference, known)
     wanted = Wanted(measures, arguments.reference, not arguments.no_figures, arguments.draws)
-    found = report(benchmark, wanted)
+    found = report(benchmark, wanted, complain)
     folder = Path(arguments.to) if arguments.to else out / FOLDER
     runs = sum(len(group.runs) for group in benchmark.groups)
     intro = [f"{runs} finished runs of {len(benchmark.methods())} methods below {out}."]

@@ -158,7 +158,7 @@ def ordered(methods: Iterable[Method], untrained: set[Method], reference: str) -
 
 def slug(name: str) -> str:
     """A name as a part of file names and ids."""
-    return re.sub(r"[^A-Za-z0-9]+", "-", name).strip("-").lower() or "x"
+    return re.sub(r"[^A-Za-z0-9_]+", "-", name).strip("-") or "x"
 
 
 def _groups(folder: Path, seeds: Sequence[int], damaged: list[str]) -> Iterator[Group]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,10 +73,13 @@ class Report:
         return [part for section in self.sections for part in section.parts if isinstance(part, Drawing)]
 
 
-def report(benchmark: Benchmark, wanted: Wanted) -> Report:
-    """Tables, figures and numbers of a benchmark."""
+def report(benchmark: Benchmark, wanted: Wanted, tell: Callable[[str], None] = lambda line: None) -> Report:
+    """Tables, figures and numbers of a benchmark; `tell` hears what is being worked on."""
     labels, damaged = benchmark.labels(), list(benchmark.damaged)
-    found = [assess(group, wanted.measures, damaged, wanted.draws) for group in benchmark.groups]
+    found = []
+    for group in benchmark.groups:
+        tell(f"{group.title}: intervals and comparisons of {len(group.rows)} cells")
+        found.append(assess(group, wanted.measures, damaged, wanted.draws))
     draws = wanted.figures and can_draw()
     sections = [*_overall(benchmark, labels, wanted)]
     first = wanted.measures[0]

@@ -26,7 +26,7 @@ def latex(sheet: Sheet) -> str:
     """A `table` with `booktabs` rules; the best is bold, what is not significantly worse underlined."""
     legend = {BEST: rf"\textbf{{Bold}}: {LEGEND[BEST]}.", TIED: rf"\underline{{Underlined}}: {LEGEND[TIED]}."}
     notes = [*(legend[mark] for mark in sheet.marks), *map(escape, (*sheet.notes, *sheet.origin))]
-    body = [f"{' & '.join(_marked(cell) for cell in row)} \\\\" for row in sheet.rows]
+    body = [_line([_marked(cell) for cell in row]) for row in sheet.rows]
     return "\n".join(
         [
             "% needs \\usepackage{booktabs}",
@@ -36,7 +36,7 @@ def latex(sheet: Sheet) -> str:
             rf"\label{{tab:{sheet.key}}}",
             rf"\begin{{tabular}}{{l{'r' * (len(sheet.head) - 1)}}}",
             r"\toprule",
-            f"{' & '.join(map(escape, sheet.head))} \\\\",
+            _line([escape(name) for name in sheet.head]),
             r"\midrule",
             *body,
             r"\bottomrule",
@@ -51,6 +51,12 @@ def latex(sheet: Sheet) -> str:
 def escape(value: str) -> str:
     """A name as LaTeX text, on one line."""
     return "".join(_ESCAPES.get(letter, letter) for letter in " ".join(value.split()))
+
+
+def _line(cells: list[str]) -> str:
+    """A row; a bracket at its start would be taken for an argument of the line break before it."""
+    whole = " & ".join(cells)
+    return f"{'{}' if whole.startswith('[') else ''}{whole} \\\\"
 
 
 def _marked(cell: Shown) -> str:
