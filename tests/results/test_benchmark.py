@@ -227,6 +227,8 @@ def test_names_are_escaped_in_every_format() -> None:
     assert r"\textbf{1.0 $\pm$ 0.1}" in made
     assert r"\<script\>\|\`\*" in markdown(sheet)
     assert "**1.0 ± 0.1**" in markdown(sheet)
+    signed = Sheet("k", "t", ("Method", "x"), ((Shown("a-1"), Shown("[-3.0, +1.0]")),))
+    assert r"a-1 & [$-$3.0, +1.0] \\" in latex(signed)
     assert "1.0 ± 0.1 *" in terminal(sheet)
     body = [line for line in table_csv(sheet).splitlines() if not line.startswith("#")]
     assert list(csv.reader(io.StringIO("\n".join(body))))[1] == [EVIL, "1.0 ± 0.1 *"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from xcoop.results.sheet import BEST, LEGEND, TIED, Sheet, Shown
 
 _ESCAPES = {
@@ -20,6 +22,7 @@ _ESCAPES = {
     "±": r"$\pm$",
     "\N{MINUS SIGN}": "$-$",
 }
+_MINUS = re.compile(r"(?<![\w.-])-(?=\d)")  # a hyphen is too short for one
 
 
 def latex(sheet: Sheet) -> str:
@@ -60,5 +63,5 @@ def _line(cells: list[str]) -> str:
 
 
 def _marked(cell: Shown) -> str:
-    inner = escape(cell.text)
+    inner = _MINUS.sub("$-$", escape(cell.text))
     return {BEST: rf"\textbf{{{inner}}}", TIED: rf"\underline{{{inner}}}"}.get(cell.mark, inner)
