@@ -25,7 +25,10 @@ EXTRAS = {
     "elicit": ["openai>=1.40"],
     # More visual explanations: any attribution of captum.
     "xai": ["captum==0.9.*"],
+    # Figures of `xcoop results`.
     "plots": ["matplotlib>=3.7"],
+    # Tracks runs (WANDB.PROJECT).
+    "wandb": ["wandb>=0.19"],
     "test": ["pytest>=8", "ruff>=0.6", "mypy>=1.11", "types-PyYAML", "types-tabulate", "types-tqdm", "openai>=1.40"],
 }
 

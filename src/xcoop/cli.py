@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from xcoop.commands import concepts as concepts_command
 from xcoop.commands import data as data_command
-from xcoop.commands import explain, run, show, table
+from xcoop.commands import explain, results, run, show, table
 from xcoop.commands import phantom as phantom_command
 from xcoop.commands.base import Parser, guarded
 from xcoop.version import __version__
@@ -42,6 +42,7 @@ def parser() -> Parser:
     run.add(commands)
     commands.add_parser("train", help="one run, with the flags of CoOp's train.py (see xcoop train --help)")
     table.add(commands)
+    results.add(commands)
     explain.add(commands)
     data_command.add(commands)
     phantom_command.add(commands)

@@ -23,6 +23,10 @@ SHARED = CfgNode(
             "CACHE": True,  # features of a frozen image tower are computed once
             "DIR": "",  # "" is the cache folder of this user
         },
+        "WANDB": {  # Weights & Biases, beside TensorBoard
+            "PROJECT": "",  # "" does not track
+            "MODE": "offline",  # offline (files in the run's folder), online or disabled
+        },
     }
 )
 

@@ -23,9 +23,11 @@ from xcoop.backbones import Backbone, ImageFeatures, load_backbone
 from xcoop.checks import check_input, load_dataset_bank, state_bank, with_workers_that_exist
 from xcoop.concepts import ConceptBank
 from xcoop.features import FeatureLoader, FeatureStore
+from xcoop.files import read_json
 from xcoop.model import REPORTED, PromptModel
 from xcoop.precision import PRECISIONS, Precision
 from xcoop.resuming import Resumable
+from xcoop.tracking import Tracked, check_tracking
 
 __all__ = ["PromptModel", "PromptTrainer"]
 
@@ -35,7 +37,7 @@ TEMPLATE = "a photo of a {}."
 DETERMINISTIC = {"normalize", "instance_norm", "center_crop"}  # transforms that draw no random numbers
 
 
-class PromptTrainer(Resumable, TrainerX):
+class PromptTrainer(Tracked, Resumable, TrainerX):
     """Base of the trainers.
 
     Attributes:
@@ -96,6 +98,7 @@ class PromptTrainer(Resumable, TrainerX):
 
     def check_cfg(self, cfg: Any) -> None:
         """Refuses settings that could not work, before anything is loaded."""
+        check_tracking(cfg)
         precision = cfg.TRAINER[self.node].get("PREC", "fp32")
         if precision not in PRECISIONS:
             raise ValueError(f"TRAINER.{self.node}.PREC is {precision!r}; known: {', '.join(PRECISIONS)}")
@@ -285,7 +288,8 @@ class PromptTrainer(Resumable, TrainerX):
 
         if hasattr(self, "_since"):
             self._clock_training()
-        write_run(self, torch.cat(self._labels).numpy(), torch.cat(self._probabilities).numpy(), self._paths)
+        path = write_run(self, torch.cat(self._labels).numpy(), torch.cat(self._probabilities).numpy(), self._paths)
+        self.track_metrics(read_json(path)["metrics"])
 
     # Small things.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 import sys
 from collections.abc import Iterator
@@ -188,6 +189,24 @@ def test_a_run_from_end_to_end(finished: Path) -> None:
     for line in ("** Arguments **", "** Config **", "** System info **", "Finish training", "* accuracy: "):
         assert line in log
     assert log.index("** Arguments **") < log.index("** Config **") < log.index("Finish training")
+
+
+def test_coops_own_parser_finds_what_it_looks_for(finished: Path) -> None:
+    """CoOp's parse_test_res.py reads `<folder>/<any name>/log.txt`.
+
+    After a line "Finish training" (for tests alone: "=> result") it takes the last "* accuracy: 12.3%" as the figure;
+    nothing that is not hidden may lie beside the seeds' folders.
+    """
+    assert [path.name for path in finished.parent.iterdir() if not path.name.startswith(".")] == [finished.name]
+    lines = [line.strip() for line in (finished / "log.txt").read_text().splitlines()]
+    record = read_run(finished)
+    assert record is not None
+    for mark in ("Finish training", "=> result"):
+        after = lines[lines.index(mark) :]
+        for metric in ("accuracy", "macro_f1"):
+            found = [re.search(rf"\* {metric}: ([\.\deE+-]+)%", line) for line in after]
+            figures = [float(match[1]) for match in found if match]
+            assert figures[-1] == pytest.approx(100 * record["metrics"][metric], abs=0.0501)
 
 
 def test_the_console_is_given_back(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,43 +5,18 @@ from __future__ import annotations
 import ast
 import itertools
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
+from html_page import Page
 from page_samples import HOSTILE, content, entry
 
 from xcoop.explain.page import card, report
 from xcoop.explain.page.colours import scale
 from xcoop.explain.page.pictures import middle, outline, strongest
-from xcoop.explain.page.style import COLOURS
 from xcoop.explain.page.trust import reading
-
-VOID = {"meta", "link", "br", "img", "input"}
-
-
-class Page(HTMLParser):
-    """All start tags with their attributes; fails on what is closed wrongly."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.open: list[str] = []
-        self.feed(html)
-        assert not self.open
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        assert len(dict(attrs)) == len(attrs)
-        self.tags.append((tag, dict(attrs)))
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
+from xcoop.page.style import COLOURS
 
 
 @pytest.fixture(scope="module")

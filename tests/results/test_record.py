@@ -5,9 +5,11 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from synthetic_runs import config, outcome, trainer, write
 
 from xcoop.files import sha256_file
@@ -29,6 +31,12 @@ def test_holds_what_a_table_and_a_reader_need(tmp_path: Path) -> None:
     assert found["peak_memory_mb"] > 0
     assert {"python", "torch", "torchvision", "numpy", "clip-anytorch", "xcoop", "engine"} <= found["versions"].keys()
     assert np.sum(found["confusion"]) == 20
+
+
+def test_states_how_many_numbers_are_trained(tmp_path: Path) -> None:
+    assert json.loads(write(config(tmp_path / "a"), 15).read_text())["trained_parameters"] is None
+    made = trainer(config(tmp_path / "b"), model=SimpleNamespace(trained_parameters=lambda: {"a": torch.zeros(4, 6)}))
+    assert json.loads(write_run(made, *outcome(15)).read_text())["trained_parameters"] == 24
 
 
 def test_predictions_are_exact_and_name_image_and_patient(tmp_path: Path) -> None:

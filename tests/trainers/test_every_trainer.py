@@ -124,6 +124,7 @@ def test_the_record_of_the_run_is_written_last(name: str, make_cfg: ConfigMaker)
     assert results["seconds"].keys() == {"build", "features", "train", "test"}
     assert all(seconds >= 0 for seconds in results["seconds"].values())
     assert results["backbone_sha256"] == trainer.backbone.fingerprint()
+    assert results["trained_parameters"] == sum(value.numel() for value in trainer.model.trained_state().values())
 
 
 @pytest.mark.parametrize("name", TRAINERS)

@@ -13,10 +13,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from xcoop.explain.page.card import card
-from xcoop.explain.page.markup import text
-from xcoop.explain.page.report import banner, document
+from xcoop.explain.page.report import banner
+from xcoop.explain.page.style import CSS
 from xcoop.explain.schema import ImageEntry
 from xcoop.explain.upload import FIELD, MOST, Refused, body_length, check_host, check_origin, picture
+from xcoop.page.document import document
+from xcoop.page.markup import text
 
 Explain = Callable[[bytes], ImageEntry]
 
@@ -183,4 +185,4 @@ def _page(inner: str, is_phantom: bool) -> str:
         f'<header><h1>Explain an image</h1>{banner(is_phantom)}</header><main id="main" tabindex="-1">{form}{inner}'
         f"</main><script>{_DROP}</script>"
     )
-    return document("Explain an image", body, _POLICY)
+    return document("Explain an image", body, _POLICY, CSS)

@@ -112,7 +112,7 @@ def compare_all(
         )
         plain = [_comparison(*each, table) for each in zip(others, [metric] * len(others), differences, strict=True)]
         found += [replace(one, mcnemar=tests.get(one.name)) if metric == "accuracy" else one for one in plain]
-    return _corrected(found)
+    return corrected(found)
 
 
 def units(table: Aligned) -> int:
@@ -138,8 +138,8 @@ def _comparison(name: str, metric: str, found: Difference | None, table: Aligned
     return Comparison(name=name, metric=metric, n_images=len(table.images), n_patients=units(table), **known)
 
 
-def _corrected(found: Sequence[Comparison]) -> list[Comparison]:
-    """With the bootstrap's p-values corrected together, and McNemar's together."""
+def corrected(found: Sequence[Comparison]) -> list[Comparison]:
+    """The same with the bootstrap's p-values corrected together, and McNemar's together."""
     p_values = {i: one.p for i, one in enumerate(found) if one.p is not None}
     exact = {i: one.mcnemar.p for i, one in enumerate(found) if one.mcnemar is not None}
     step, simple, step_exact = (

@@ -27,6 +27,7 @@ MACHINE = (
     "USE_CUDA",
     "VERBOSE",
     "VERSION",
+    "WANDB",
 )
 # Seeds of one setting are averaged, so the seed is no part of the setting; each lies in a folder of its own.
 SEED = "SEED"

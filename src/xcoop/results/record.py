@@ -188,6 +188,7 @@ def _describe(trainer: Any, labels: Ints, probabilities: Floats) -> dict[str, An
         "bank": _bank(trainer),
         "concept_bank": cfg.DATASET.get("CONCEPT_BANK", "") or str(getattr(dataset, "concept_bank", "")),
         "template": str(getattr(dataset, "template", "")),
+        "trained_parameters": _trained_parameters(trainer),
         "config_hash": config_hash(cfg),
         **asdict(origin),
         "versions": versions(),
@@ -212,6 +213,12 @@ def _best_reachable(cfg: Any, dataset: Any) -> dict[str, float] | None:
 def _bank(trainer: Any) -> dict[str, Any] | None:
     bank = getattr(trainer, "bank", None)
     return None if bank is None else {"name": bank.name, "version": bank.version, "sha256": bank.sha256}
+
+
+def _trained_parameters(trainer: Any) -> int | None:
+    """How many numbers the method trains; None for a trainer that does not say."""
+    parameters = getattr(getattr(trainer, "model", None), "trained_parameters", None)
+    return sum(parameter.numel() for parameter in parameters().values()) if callable(parameters) else None
 
 
 def _fingerprint(trainer: Any) -> str | None:

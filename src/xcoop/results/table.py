@@ -1,7 +1,6 @@
 """Tables of results: mean and spread over seeds, one row for each trainer and configuration.
 
-Only `results.json` is read. What is missing is marked, what disagrees is not averaged, and the header says what the
-figures are.
+The header says what the figures are; `rows` reads them.
 """
 
 from __future__ import annotations
@@ -9,18 +8,16 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
-import statistics
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from tabulate import tabulate
 
 from xcoop.evaluation.calibration import ECE_BINS
-from xcoop.results.record import read_run
+from xcoop.results.facts import best_reachable
+from xcoop.results.rows import Row, Setting, collect, parse_folder
+
+__all__ = ["COLUMNS", "FORMATS", "Row", "Setting", "collect", "heading", "parse_folder", "render"]
 
 # key in `metrics`: column title
 COLUMNS = {
@@ -32,117 +29,6 @@ COLUMNS = {
 }
 FORMATS = ("terminal", "markdown", "csv", "json", "latex")
 UNKNOWN = "n/a"
-_FOLDER = re.compile(r"(?P<cfg>.+?)_(?P<shots>-?\d+)shots(?:_(?P<tag>.+))?")
-
-
-@dataclass(frozen=True)
-class Setting:
-    """One row's identity: what all of its seeds share. `shots` is None where none are used (zero-shot)."""
-
-    trainer: str
-    cfg: str
-    shots: int | None
-    tag: str
-
-    @property
-    def label(self) -> str:
-        """The configuration as a reader sees it, with the overrides that mark it."""
-        return f"{self.cfg} {self.tag}" if self.tag else self.cfg
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table.
-
-    Attributes:
-        setting: trainer, configuration, shots, overrides.
-        runs: the records that are averaged, by seed.
-        missing: seeds that were asked for, or begun, and are not finished.
-        note: what a reader must know about this row, e.g. that its seeds disagree.
-    """
-
-    setting: Setting
-    runs: dict[int, dict[str, Any]]
-    missing: tuple[int, ...] = ()
-    note: str = ""
-
-    def mean(self, metric: str) -> float | None:
-        """Mean over the seeds, a fraction; None if any seed lacks it."""
-        values = self.values(metric)
-        return statistics.fmean(values) if values else None
-
-    def std(self, metric: str) -> float | None:
-        """Standard deviation over the seeds (ddof 1), a fraction; None for fewer than two seeds."""
-        values = self.values(metric)
-        return statistics.stdev(values) if len(values) > 1 else None
-
-    def values(self, metric: str) -> list[float]:
-        """The metric of each seed; empty if one of them lacks it."""
-        values = [run["metrics"].get(metric) for run in self.runs.values()]
-        return [] if None in values else values
-
-    @property
-    def seeds(self) -> str:
-        """The seeds averaged and those missing, e.g. "1 2 (missing: 3)"; "-" where seeds make no difference."""
-        done = " ".join(map(str, sorted(self.runs))) or "none"
-        if self.setting.shots is None and self.runs:
-            return "-"
-        return f"{done} (missing: {' '.join(map(str, self.missing))})" if self.missing else done
-
-
-def collect(folder: Path, shots: int | None = None, seeds: Iterable[int] = ()) -> list[Row]:
-    """The rows of all trainers and configurations that were run on a dataset.
-
-    Args:
-        folder: `<OUT>/<dataset>`.
-        shots: only these shots, beside what uses none; None for all.
-        seeds: the seeds that each row ought to have.
-
-    Returns:
-        Rows sorted by shots and trainer, zero-shot first. Seeds whose configurations differ stand in rows of their own.
-
-    Raises:
-        ValueError: a record is damaged; the message names the file.
-    """
-    rows: list[Row] = []
-    for setting, path in _settings(folder):
-        if shots is None or setting.shots in (None, shots):
-            rows += _rows(setting, path, seeds)
-    return sorted(rows, key=lambda row: (row.setting.shots or 0, row.setting.trainer, row.setting.label, row.note))
-
-
-def _settings(folder: Path) -> list[tuple[Setting, Path]]:
-    paths = sorted(path for path in folder.glob("*/*") if any(path.glob("seed*")))
-    return [(parse_folder(path), path) for path in paths]
-
-
-def parse_folder(path: Path) -> Setting:
-    """The setting that a folder `<trainer>/<cfg>_<shots>shots[_<tag>]` (or, without shots, `<cfg>[__<tag>]`) names."""
-    if match := _FOLDER.fullmatch(path.name):
-        return Setting(path.parent.name, match["cfg"], int(match["shots"]), match["tag"] or "")
-    cfg, _, tag = path.name.partition("__")
-    return Setting(path.parent.name, cfg, None, tag)
-
-
-def _rows(setting: Setting, path: Path, seeds: Iterable[int]) -> list[Row]:
-    begun = {int(child.name[4:]): child for child in path.glob("seed*") if child.name[4:].isdigit()}
-    runs = {seed: run for seed, child in sorted(begun.items()) if (run := read_run(child))}
-    wanted = set(begun) if setting.shots is None else {*seeds, *begun}
-    missing = tuple(sorted(wanted - runs.keys()))
-    groups: dict[tuple[str, str | None], dict[int, dict[str, Any]]] = defaultdict(dict)
-    for seed, run in runs.items():
-        groups[run["config_hash"], run.get("split_hash")][seed] = run
-    if len(groups) < 2:
-        return [Row(setting, runs, missing)]
-    return [Row(setting, group, missing, _difference(key, groups)) for key, group in groups.items()]
-
-
-def _difference(key: tuple[str, str | None], others: Iterable[tuple[str, str | None]]) -> str:
-    """Why a group of seeds has a row of its own: another configuration, or the same one on other data."""
-    if len({config for config, _ in others}) > 1:
-        note = "its seeds ran with different configurations, which are not averaged: compare their config.yaml"
-        return f"config {key[0][:8]}: {note}"
-    return f"splits {str(key[1])[:8]}: its seeds ran on different data or splits, which are not averaged"
 
 
 def render(rows: Sequence[Row], dataset: str, style: str = "terminal") -> str:
@@ -192,18 +78,10 @@ def _notes(rows: Sequence[Row]) -> list[str]:
     notes = []
     if any(run.get("is_phantom") for run in runs):
         notes.append("phantom: not a clinical result.")
-        notes += _best_reachable(runs)
+        notes += best_reachable(runs)
     if len({run.get("test_hash") for run in runs}) > 1:
         notes.append("WARNING: these rows were not all tested on the same images; do not compare them.")
     return notes
-
-
-def _best_reachable(runs: Sequence[dict[str, Any]]) -> list[str]:
-    best = next((run["best_reachable"] for run in runs if run.get("best_reachable")), None)
-    if not best:
-        return []
-    figures = ", ".join(f"{name.replace('auc', 'AUC')} {100 * value:.1f}" for name, value in best.items())
-    return [f"Best that any classifier can reach on it: {figures}."]
 
 
 def _cells(row: Row, mark: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""`explanations.json` as one page: self-contained, without scripts and outside links, for every reader.
+"""`explanations.json` as one page, for every reader.
 
 Knows plain data and pictures; no torch.
 """

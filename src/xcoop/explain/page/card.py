@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from xcoop.explain.page import pictures
-from xcoop.explain.page.markup import bar, facts, number, paragraphs, percent, table, text
 from xcoop.explain.schema import ImageEntry, Map, Mask, SeenConcept
+from xcoop.page.markup import bar, facts, number, paragraphs, percent, table, text
 
 BETTER = {"higher": "higher is better", "lower": "lower is better"}
 PRESENCE = {1: "present", 0: "absent", None: "not known"}

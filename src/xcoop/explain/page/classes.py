@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from xcoop.explain.page.markup import number, paragraphs, table, text
 from xcoop.explain.schema import PromptClass, PromptConcept, Vector, Word
+from xcoop.page.markup import number, paragraphs, table, text
 
 
 def class_block(one: PromptClass, key: str) -> str:

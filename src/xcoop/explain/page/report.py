@@ -7,17 +7,16 @@ from collections.abc import Iterator
 
 from xcoop.explain.page.card import card, is_right
 from xcoop.explain.page.classes import class_block
-from xcoop.explain.page.markup import facts, number, percent, table, text
 from xcoop.explain.page.style import CSS
 from xcoop.explain.page.trust import trust_table
 from xcoop.explain.schema import Explanations, ImageEntry, Method, Run, check
+from xcoop.page.document import DRAWN, contents, document
+from xcoop.page.markup import facts, number, percent, table, text
 
 CAUTION = (
     "A heat map shows what moved this model's score. It is no evidence of clinical validity: neither that the model is "
     "right, nor that it is right for a medical reason. Not for diagnosis."
 )
-PHANTOM = "Phantom: these images are drawn, not photographed. Nothing measured on them is a clinical result."
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"  # the browser, too, lets nothing out or in
 
 
 def report(content: Explanations) -> str:
@@ -33,23 +32,12 @@ def report(content: Explanations) -> str:
     body = (
         f'{_header(run)}<main id="main" tabindex="-1">{_summary(content)}{_classes(content)}{_images(content)}</main>'
     )
-    return document(f"Explanations: {run['trainer']} on {run['dataset']}", body, _POLICY)
-
-
-def document(title: str, body: str, policy: str) -> str:
-    """A page around `body` (HTML whose main part has the id `main`), with the style and a content policy."""
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{text(policy)}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" '
-        f'content="light dark"><link rel="icon" href="data:,"><title>{text(title)}</title><style>{CSS}</style></head>'
-        f'<body><a class="skip" href="#main">Skip to the content</a>{body}</body></html>\n'
-    )
+    return document(f"Explanations: {run['trainer']} on {run['dataset']}", body, style=CSS)
 
 
 def banner(is_phantom: bool) -> str:
     """What every page says first."""
-    phantom = f'<p class="banner"><strong>{PHANTOM}</strong></p>' if is_phantom else ""
+    phantom = f'<p class="banner"><strong>{DRAWN}</strong></p>' if is_phantom else ""
     return f'{phantom}<p class="banner">{CAUTION}</p>'
 
 
@@ -64,12 +52,9 @@ def by_certainty(images: list[ImageEntry]) -> list[ImageEntry]:
 
 
 def _header(run: Run) -> str:
-    links = (("summary", "Summary"), ("classes", "What the prompts learned"), ("images", "Images"))
-    items = "".join(f'<li><a href="#{key}">{name}</a></li>' for key, name in links)
+    links = [("summary", "Summary"), ("classes", "What the prompts learned"), ("images", "Images")]
     title = f"{text(run['trainer'])} on {text(run['dataset'])}, explained"
-    return (
-        f'<header><h1>{title}</h1>{banner(run["is_phantom"])}<nav aria-label="Contents"><ul>{items}</ul></nav></header>'
-    )
+    return f"<header><h1>{title}</h1>{banner(run['is_phantom'])}{contents(links)}</header>"
 
 
 def _summary(content: Explanations) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from xcoop.explain.page.card import BETTER
-from xcoop.explain.page.markup import interval, number, table, text
 from xcoop.explain.schema import Control, Trust
+from xcoop.page.markup import interval, number, table, text
 
 HEAD = ["Metric", "Better", "Value [95 % interval]", "Controls [95 % interval]", "Reading", "Images"]
 

@@ -1,0 +1,86 @@
+"""`xcoop results`: the tables and curves of a paper, from the records of finished runs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from xcoop.commands.base import FAILED, UserError, complain, names_like, numbers, say
+from xcoop.plans import environment_defaults
+
+FOLDER = "results"
+MEASURES = ("accuracy", "macro_auc", "ece")
+
+
+def add(commands: Any) -> None:
+    """Adds the command to `xcoop`."""
+    defaults = environment_defaults()
+    one = commands.add_parser(
+        "results",
+        help="tables, curves and comparisons of everything that was run, on one page and as files",
+        description="Makes tables (text, Markdown, LaTeX, CSV), curves (PNG, PDF) and one self-contained page of the "
+        "runs below an output root. Missing and damaged runs are marked and never averaged over. Nothing outside "
+        "--to is changed.",
+        epilog="Exit code 1: records were damaged (they are named; everything else is made all the same).",
+    )
+    one.add_argument("out", nargs="?", default=defaults["out"], help="the output root (default: $OUT, else output)")
+    one.add_argument("--to", default="", help=f"folder of the files (default: {FOLDER}/ below the output root)")
+    one.add_argument("--datasets", nargs="+", default=[], metavar="D", help="folders below it (default: all)")
+    one.add_argument("--metrics", nargs="+", default=list(MEASURES), metavar="M", help="of the tables; the first is "
+                     "compared (default: %(default)s)")  # fmt: skip
+    one.add_argument("--reference", default="XCoOp", help="the trainer that others are compared with "
+                     "(default: %(default)s)")  # fmt: skip
+    one.add_argument("--seeds", default=defaults["seeds"], help='seeds that a cell ought to have (default: "1 2 3")')
+    one.add_argument("--draws", type=int, default=2000, help="of the bootstrap (default: %(default)s)")
+    one.add_argument("--no-figures", action="store_true", help="tables only")
+    one.set_defaults(action=execute, own_parser=one)
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Makes and writes everything, and prints the tables; the exit code."""
+    from xcoop.results.benchmark import gather
+    from xcoop.results.measures import measure
+    from xcoop.results.publish import PAGE, publish
+    from xcoop.results.report import Wanted, report
+    from xcoop.results.sheet_text import terminal
+
+    out, seeds = Path(arguments.out), numbers(arguments.seeds, "--seeds")
+    measures = tuple(dict.fromkeys(map(measure, arguments.metrics)))
+    _check(arguments, out)
+    benchmark = gather(out, seeds, arguments.datasets)
+    known = {method.trainer for method in benchmark.methods()}
+    if arguments.reference not in known:
+        arguments.reference = _reference(arguments.reference, known)
+    wanted = Wanted(measures, arguments.reference, not arguments.no_figures, arguments.draws)
+    found = report(benchmark, wanted, complain)
+    folder = Path(arguments.to) if arguments.to else out / FOLDER
+    runs = sum(len(group.runs) for group in benchmark.groups)
+    intro = [f"{runs} finished runs of {len(benchmark.methods())} methods below {out}."]
+    files = publish(found, folder, intro, benchmark.is_phantom)
+    say(*(terminal(sheet) for sheet in found.sheets if not sheet.minor))
+    say(f"{intro[0]} {len(files)} files: {folder / PAGE}, {folder / 'cells.csv'}, tables/ and figures/ beside them.")
+    for line in found.notes:
+        complain(line)
+    for line in found.damaged:
+        complain(f"damaged, counted as missing: {line}")
+    return FAILED if found.damaged else 0
+
+
+def _check(arguments: argparse.Namespace, out: Path) -> None:
+    if not out.is_dir():
+        raise UserError(f"no output root {out}: run something first, or give its folder")
+    if arguments.draws < 1:
+        raise UserError(f"--draws {arguments.draws}: 1 or more")
+    have = [path.name for path in out.glob("*") if path.is_dir()]
+    for name in arguments.datasets:
+        if name not in have:
+            raise UserError(f"nothing was run on {name!r}: there is no folder {out / name}.{names_like(name, have)}")
+
+
+def _reference(name: str, known: set[str]) -> str:
+    """The reference, if it was never run: an error if it was asked for, else nothing is compared."""
+    if name == "XCoOp":
+        complain("XCoOp was not run here, so nothing is compared with it (see --reference)")
+        return name
+    raise UserError(f"--reference {name}: not run here; there are {', '.join(sorted(known))}.{names_like(name, known)}")

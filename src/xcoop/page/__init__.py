@@ -1,0 +1,1 @@
+"""Pages for readers: self-contained HTML, without scripts and outside links. Knows plain data only."""

@@ -1,0 +1,52 @@
+"""What the predictions add to the means of a table: intervals over the images, and which figures are the best."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from xcoop.evaluation.bootstrap import DRAWS, Interval
+from xcoop.evaluation.intervals import image_intervals
+from xcoop.results.benchmark import Group
+from xcoop.results.compare import marks
+from xcoop.results.measures import Measure
+from xcoop.results.outcomes import Outcomes, outcomes
+from xcoop.results.predictions import aligned
+from xcoop.results.tables_shots import Place
+
+
+@dataclass(frozen=True)
+class Assessed:
+    """A group with what its predictions tell.
+
+    Attributes:
+        group: of one dataset.
+        outcomes: the predictions of each cell.
+        intervals: by measure and cell.
+        marks: by measure and cell: best, or not significantly worse.
+    """
+
+    group: Group
+    outcomes: Outcomes
+    intervals: Mapping[str, Mapping[Place, Interval | None]]
+    marks: Mapping[str, Mapping[Place, str]] = field(default_factory=dict)
+
+
+def assess(group: Group, measures: Sequence[Measure], damaged: list[str], draws: int = DRAWS) -> Assessed:
+    """Reads the predictions of a group, and computes intervals and marks.
+
+    Args:
+        group: of one dataset.
+        measures: of the tables.
+        damaged: takes what is wrong with predictions that cannot be used.
+        draws: of the bootstrap.
+    """
+    found = outcomes(group, damaged)
+    names = [measure.name for measure in measures]
+    by_place = {}
+    for place, runs in found.items():
+        one = aligned(runs)
+        by_place[place] = image_intervals(one.labels, one.probabilities, one.patients, metrics=names, draws=draws)
+    intervals = {name: {place: own[name] for place, own in by_place.items()} for name in names}
+    marked = {measure.name: marks(group, measure, found) for measure in measures}
+    return Assessed(group, found, intervals, marked)
