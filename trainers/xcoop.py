@@ -74,9 +74,7 @@ class AlignedModel(PromptModel):
             if bank.classes[name]
         )
         if settings.TUNE_NORMS:
-            self.image_tower_frozen = False
-            for parameter in backbone.image_norms():
-                parameter.requires_grad_(True)
+            self.tune_norms()
 
     def soft_features(self) -> Tensor:
         """Features of the learned prompts alone, (K, C, D), not normalised."""

@@ -5,7 +5,7 @@ Symbols: B images, C classes, K prompts a class, D joint width.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -32,6 +32,7 @@ class PromptModel(nn.Module):
 
     needs_patches: bool = False  # local image features are wanted, too
     image_tower_frozen: bool = True  # then image features can be computed once
+    reported: tuple[str, ...] = REPORTED  # a method that handles a part of its loss by itself names it here, too
 
     def __init__(self, backbone: Backbone, classnames: Sequence[str]) -> None:
         super().__init__()
@@ -49,17 +50,33 @@ class PromptModel(nn.Module):
 
     def logits(self, features: ImageFeatures) -> Tensor:
         """CLIP's: the scaled cosine of each image with each class, (B, C)."""
-        return self.scale * unit(features.pooled) @ unit(self.text_features()).T
+        return self.compare(features, self.text_features())
+
+    def compare(self, features: ImageFeatures, text: Tensor) -> Tensor:
+        """The scaled cosine of each image with each of some text features (C, D): (B, C)."""
+        return self.scale * unit(features.pooled) @ unit(text).T
 
     def losses(self, features: ImageFeatures, labels: Tensor) -> dict[str, Tensor]:
-        """The weighted parts of the loss by name; their sum is minimised. `acc` is only reported.
+        """The weighted parts of the loss by name; their sum is minimised. What `reported` names is only shown.
 
         Args:
             features: of a batch of images.
             labels: (B,) int64.
         """
-        logits = self.logits(features)
-        return {"ce": F.cross_entropy(logits, labels), "acc": accuracy(logits, labels)}
+        return classification(self.logits(features), labels)
+
+    def loss(self, parts: Mapping[str, Tensor]) -> Tensor:
+        """What is minimised: the sum of the parts that are not only reported, a scalar."""
+        return torch.stack([part for name, part in parts.items() if name not in self.reported]).sum()
+
+    def backward(self, parts: Mapping[str, Tensor], backward: Callable[..., None]) -> None:
+        """Fills the gradients; a method that weighs its losses' gradients against each other does so here.
+
+        Args:
+            parts: what `losses` gave.
+            backward: the backward pass of a scalar, in the precision of the run; it takes `retain_graph`, too.
+        """
+        backward(self.loss(parts))
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """What is trained, as groups for the optimiser with `params`, `lr` and `name`; [] trains nothing."""
@@ -68,6 +85,12 @@ class PromptModel(nn.Module):
 
     def adjust_gradients(self) -> None:
         """Called between backward and clipping; a method may rescale its gradients here."""
+
+    def tune_norms(self) -> None:
+        """Trains the norm layers of the image tower, too; its features can then not be computed once."""
+        self.image_tower_frozen = False
+        for parameter in self.backbone.image_norms():
+            parameter.requires_grad_(True)
 
     def gradient_norm(self) -> Tensor:
         """The norm that clipping looks at: of all trained parameters together, a scalar."""
@@ -106,9 +129,9 @@ class PromptModel(nn.Module):
 
     @property
     def class_specific(self) -> bool:
-        """Whether each class has contexts of its own, (C, n, W) or (K, C, n, W)."""
+        """Whether each class has contexts of its own, (C, n, W) or (K, C, n, W); not so (n, W) or (K, 1, n, W)."""
         context = self.trained_parameters().get("ctx")
-        return context is not None and context.dim() > 2
+        return context is not None and context.dim() > 2 and context.shape[-3] > 1
 
     def trained_state(self) -> dict[str, Tensor]:
         """What a checkpoint holds of this model: only what was trained."""
@@ -142,6 +165,11 @@ class PromptModel(nn.Module):
                 raise ValueError(f"{source}: {name!r} does not hold finite numbers")
         for name, parameter in own.items():
             parameter.copy_(given[name])
+
+
+def classification(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Cross entropy `ce` and accuracy `acc` of logits (B, C), as parts of a loss."""
+    return {"ce": F.cross_entropy(logits, labels), "acc": accuracy(logits, labels)}
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:

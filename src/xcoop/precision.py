@@ -44,9 +44,9 @@ class Precision:
         """The context for forward passes."""
         return torch.autocast(self.device.type, self.dtype) if self.dtype else nullcontext()
 
-    def backward(self, loss: Tensor) -> None:
-        """Backward pass of the (scaled) loss."""
-        (self.scaler.scale(loss) if self.scaler else loss).backward()
+    def backward(self, loss: Tensor, retain_graph: bool = False) -> None:
+        """Backward pass of the (scaled) loss; `retain_graph` where another loss of the same graph follows."""
+        (self.scaler.scale(loss) if self.scaler else loss).backward(retain_graph=retain_graph)
 
     def unscale(self, optimiser: torch.optim.Optimizer) -> None:
         """Brings the gradients back to their true size."""

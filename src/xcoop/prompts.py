@@ -66,7 +66,8 @@ class PromptLearner(nn.Module):
     Args:
         backbone: gives tokens and their embeddings; it is not kept.
         classnames: underscores stand for spaces.
-        context: where the context starts: (n, W) one for all classes, (C, n, W) one a class, or (K, C, n, W).
+        context: where the context starts: (n, W) one for all classes, (C, n, W) one a class, or (K, C, n, W); also
+            (K, 1, n, W), K for all classes.
         position: of the class name: after the context (`end`), in its `middle`, or before it (`front`).
         full_length: keep all 77 positions; otherwise those up to the last end token.
 
@@ -91,7 +92,7 @@ class PromptLearner(nn.Module):
         super().__init__()
         if position not in POSITIONS:
             raise ValueError(f"class token position {position!r}; known: {', '.join(POSITIONS)}")
-        if context.dim() > 2 and context.shape[-3] != len(classnames):
+        if context.dim() > 2 and context.shape[-3] not in (1, len(classnames)):
             raise ValueError(f"context of shape {tuple(context.shape)} for {len(classnames)} classes")
         self.classnames = [name.replace("_", " ") for name in classnames]
         self.position = position

@@ -24,7 +24,7 @@ from xcoop.checks import check_input, load_dataset_bank, state_bank, with_worker
 from xcoop.concepts import ConceptBank
 from xcoop.features import FeatureLoader, FeatureStore
 from xcoop.files import read_json
-from xcoop.model import REPORTED, PromptModel
+from xcoop.model import PromptModel
 from xcoop.precision import PRECISIONS, Precision
 from xcoop.resuming import Resumable
 from xcoop.tracking import Tracked, check_tracking
@@ -194,20 +194,20 @@ class PromptTrainer(Tracked, Resumable, TrainerX):
         features, labels = self.parse_batch_train(batch)
         with self.precision.autocast():
             parts = self.model.losses(features, labels)
-        terms = {name: part for name, part in parts.items() if name not in REPORTED}
-        loss = torch.stack(list(terms.values())).sum()
+            loss = self.model.loss(parts)
         self._require_finite(loss, "loss", batch)
-        self._update(loss, batch)
+        self._update(parts, batch)
         if self.batch_idx + 1 == self.num_batches:
             self.update_lr()
-        if len(terms) == 1:  # it is the loss
-            parts = {name: part for name, part in parts.items() if name in REPORTED}
+        reported = {name: part for name, part in parts.items() if name in self.model.reported}
+        if len(parts) - len(reported) == 1:  # the one other part is the loss
+            parts = reported
         return {"loss": loss.item(), **{name: part.item() for name, part in parts.items()}}
 
-    def _update(self, loss: Tensor, batch: dict[str, Any]) -> None:
+    def _update(self, parts: dict[str, Tensor], batch: dict[str, Any]) -> None:
         """Backward, clipping (TRAINER.<node>.CLIP_GRAD_NORM, 0 is off), and one step of the optimiser."""
         self.optim.zero_grad()
-        self.precision.backward(loss)
+        self.model.backward(parts, self.precision.backward)
         self.precision.unscale(self.optim)
         self.model.adjust_gradients()
         norm = self.model.gradient_norm()
