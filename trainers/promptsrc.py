@@ -97,14 +97,11 @@ class PromptSRCModel(DeepPromptModel):
         frozen = unit(features.frozen if isinstance(features, BothFeatures) else features.pooled)
         images, text = unit(features.pooled), unit(self.text_features())
         logits = self.scale * images @ text.T
-        losses = {
-            "ce": F.cross_entropy(logits, labels),
-            "text": self.settings.TEXT_LOSS_WEIGHT * F.l1_loss(text, self.frozen_text),
-            "logits": divergence(logits, self.scale * frozen @ self.frozen_text.T),
-            "acc": accuracy(logits, labels),
-        }
+        losses = {"ce": F.cross_entropy(logits, labels), "acc": accuracy(logits, labels)}
+        losses["text"] = self.settings.TEXT_LOSS_WEIGHT * F.l1_loss(text, self.frozen_text)
         if not self.image_tower_frozen:
             losses["image"] = self.settings.IMAGE_LOSS_WEIGHT * F.l1_loss(images, frozen)
+        losses["logits"] = divergence(logits, self.scale * frozen @ self.frozen_text.T)
         return losses
 
 
