@@ -22,7 +22,7 @@ from xcoop.averaging import GaussianAverage
 from xcoop.backbones import Backbone, ImageFeatures
 from xcoop.concepts import ConceptBank
 from xcoop.deep_prompts import DeepPromptModel, DeepPromptTrainer, depth_within, vision_width
-from xcoop.model import PromptModel, accuracy
+from xcoop.model import PromptModel, classification
 from xcoop.plugins import register_trainer
 from xcoop.prompts import random_context
 from xcoop.teachers import template_features
@@ -95,12 +95,12 @@ class PromptSRCModel(DeepPromptModel):
         if not (self.image_tower_frozen or isinstance(features, BothFeatures)):
             raise ValueError("PromptSRC's losses need the features that `encode_images` gives with gradients on")
         frozen = unit(features.frozen if isinstance(features, BothFeatures) else features.pooled)
-        images, text = unit(features.pooled), unit(self.text_features())
-        logits = self.scale * images @ text.T
-        losses = {"ce": F.cross_entropy(logits, labels), "acc": accuracy(logits, labels)}
-        losses["text"] = self.settings.TEXT_LOSS_WEIGHT * F.l1_loss(text, self.frozen_text)
+        text = self.text_features()
+        logits = self.compare(features, text)
+        losses = classification(logits, labels)
+        losses["text"] = self.settings.TEXT_LOSS_WEIGHT * F.l1_loss(unit(text), self.frozen_text)
         if not self.image_tower_frozen:
-            losses["image"] = self.settings.IMAGE_LOSS_WEIGHT * F.l1_loss(images, frozen)
+            losses["image"] = self.settings.IMAGE_LOSS_WEIGHT * F.l1_loss(unit(features.pooled), frozen)
         losses["logits"] = divergence(logits, self.scale * frozen @ self.frozen_text.T)
         return losses
 

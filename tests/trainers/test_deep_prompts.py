@@ -25,7 +25,6 @@ from xcoop.backbones.deep_prompts import PromptedClip
 from xcoop.cli import main
 from xcoop.deep_prompts import split_words
 from xcoop.model import PromptModel
-from xcoop.templates import ensemble
 from xcoop.trainers.maple import DEFAULTS as MAPLE
 from xcoop.trainers.maple import MaPLeModel
 from xcoop.trainers.promptsrc import DEFAULTS as PROMPTSRC
@@ -199,11 +198,12 @@ def test_frozen_features_are_those_without_prompts_and_have_no_gradient() -> Non
         assert not isinstance(model.encode_images(images), BothFeatures)  # a test pays for one pass
 
 
-def test_an_ensemble_is_the_mean_direction(tiny_backbone: Backbone) -> None:
-    got = ensemble(tiny_backbone, ["blue_nevus"], ("a photo of a {}.", "signs of {}."))
+def test_the_frozen_text_is_the_mean_direction_of_the_templates(tiny_backbone: Backbone) -> None:
+    templates = ("a photo of a {}.", "signs of {}.")
+    model = PromptSRCModel(tiny_backbone, ["blue_nevus"], settings(PROMPTSRC), templates)
     one, other = tiny_backbone.encode_text(["a photo of a blue nevus.", "signs of blue nevus."])
     want = one / one.norm() + other / other.norm()
-    torch.testing.assert_close(got[0], want / want.norm())
+    torch.testing.assert_close(model.frozen_text[0], want / want.norm())
 
 
 # The mean over the epochs.
