@@ -25,7 +25,7 @@ from xcoop.deep_prompts import DeepPromptModel, DeepPromptTrainer, depth_within,
 from xcoop.model import PromptModel, classification
 from xcoop.plugins import register_trainer
 from xcoop.prompts import random_context
-from xcoop.teachers import template_features
+from xcoop.teachers import distillation, template_features
 from xcoop.templates import ALL
 
 DEFAULTS = CfgNode(
@@ -98,20 +98,15 @@ class PromptSRCModel(DeepPromptModel):
         text = self.text_features()
         logits = self.compare(features, text)
         losses = classification(logits, labels)
-        losses["text"] = self.settings.TEXT_LOSS_WEIGHT * F.l1_loss(unit(text), self.frozen_text)
+        losses["text"] = self.settings.TEXT_LOSS_WEIGHT * F.l1_loss(unit(text.float()), self.frozen_text)
         if not self.image_tower_frozen:
-            losses["image"] = self.settings.IMAGE_LOSS_WEIGHT * F.l1_loss(unit(features.pooled), frozen)
-        losses["logits"] = divergence(logits, self.scale * frozen @ self.frozen_text.T)
+            distance = F.l1_loss(unit(features.pooled.float()), frozen.float())
+            losses["image"] = self.settings.IMAGE_LOSS_WEIGHT * distance
+        teacher = self.scale * frozen @ self.frozen_text.T
+        losses["logits"] = distillation(logits, teacher) / len(
+            self.classnames
+        )  # the authors' mean is over classes, too
         return losses
-
-
-def divergence(logits: Tensor, frozen: Tensor) -> Tensor:
-    """KL(p0 || p) of the probabilities of two (B, C) logits, as a mean over images and classes: a scalar, >= 0.
-
-    The sum over classes is divided by C, as in the authors' runs, whose weight of 1 belongs to it.
-    """
-    log_p, log_p0 = logits.log_softmax(1), frozen.log_softmax(1)
-    return (log_p0.exp() * (log_p0 - log_p)).mean()
 
 
 @register_trainer("PROMPTSRC", DEFAULTS)

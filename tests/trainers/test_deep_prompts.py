@@ -28,7 +28,7 @@ from xcoop.model import PromptModel
 from xcoop.trainers.maple import DEFAULTS as MAPLE
 from xcoop.trainers.maple import MaPLeModel
 from xcoop.trainers.promptsrc import DEFAULTS as PROMPTSRC
-from xcoop.trainers.promptsrc import BothFeatures, PromptSRCModel, divergence
+from xcoop.trainers.promptsrc import BothFeatures, PromptSRCModel
 
 BOTH = ["MaPLe", "PromptSRC"]
 NAMES = ["melanoma", "blue nevus", "clear_lung"]
@@ -149,16 +149,6 @@ def test_the_first_words_are_learned_and_the_others_stay() -> None:
 
 
 # The losses of PromptSRC.
-
-
-def test_divergence_by_hand() -> None:
-    """Frozen probabilities (3/4, 1/4) and (1/2, 1/2) against (1/2, 1/2) and (1/5, 4/5)."""
-    frozen = torch.tensor([[0.75, 0.25], [0.5, 0.5]]).log() + 7  # a constant more is the same distribution
-    logits = torch.tensor([[0.5, 0.5], [0.2, 0.8]]).log()
-    first = 0.75 * math.log(1.5) + 0.25 * math.log(0.5)
-    second = 0.5 * math.log(2.5) + 0.5 * math.log(0.625)
-    assert divergence(logits, frozen).item() == pytest.approx((first + second) / 4, rel=1e-5)
-    assert divergence(frozen, frozen).item() == pytest.approx(0, abs=1e-7)
 
 
 def test_the_parts_of_the_loss_by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
