@@ -101,10 +101,15 @@ class PromptModel(nn.Module):
         """CLIP's learned inverse temperature, a scalar."""
         return self.backbone.logit_scale.exp()
 
+    @property
+    def image_backbone(self) -> Backbone:
+        """The backbone whose image tower the method sees images with: the plain one, or one with prompts in it."""
+        return self.backbone
+
     def encode_images(self, images: Tensor) -> ImageFeatures:
         """Image features (B, ...); gradients flow only where the image tower is trained."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.image_tower_frozen):
-            return self.backbone.encode_image(images, patches=self.needs_patches)
+            return self.image_backbone.encode_image(images, patches=self.needs_patches)
 
     def encode_prompts(self, embeddings: Tensor, end: Tensor) -> Tensor:
         """Text features of embedded prompts: (..., L, W) with end positions (...,) to (..., D)."""

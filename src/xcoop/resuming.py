@@ -42,6 +42,7 @@ class Resumable:
             "rng": rng_state(),
             "trainer": type(self).__name__,
             "classnames": self.model.classnames,
+            **self.extra_state(),
         }
         folder = Path(directory, "prompt_learner")
         path = folder / (model_name or checkpoints.epoch_name(epoch + 1))
@@ -49,6 +50,10 @@ class Resumable:
         logger.info("Checkpoint saved to %s", path)
         if is_best:
             checkpoints.write_checkpoint(folder / checkpoints.BEST, content)
+
+    def extra_state(self) -> dict[str, Any]:
+        """What else a resumed run needs; a method that has something extends this and `_restore`."""
+        return {}
 
     def resume_model_if_exist(self, directory: str) -> int:
         """Continues from the last checkpoint below `directory`; the number of epochs that are done.

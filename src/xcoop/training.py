@@ -51,6 +51,7 @@ class PromptTrainer(Tracked, Resumable, TrainerX):
     """
 
     node: str = ""
+    needs_vit: bool = False  # whether the method works inside a vision transformer: it has no configs for ResNets
     template: str = TEMPLATE
     train_loader_x: Any
     val_loader: Any

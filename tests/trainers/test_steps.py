@@ -37,7 +37,7 @@ def test_half_precision_without_a_gpu_is_full_precision_and_says_so(
     assert torch.equal(half.model.trained_state()["ctx"], full.model.trained_state()["ctx"])
 
 
-@pytest.mark.parametrize("name", ["CoOp", "CoCoOp", "XCoOp"])
+@pytest.mark.parametrize("name", ["CoOp", "CoCoOp", "XCoOp", "MaPLe", "PromptSRC"])
 def test_bf16_trains_32_bit_parameters_close_to_fp32(name: str, make_cfg: ConfigMaker) -> None:
     node = f"TRAINER.{name.upper()}.PREC"
     full = tiny_run.trained(make_cfg(name, *PLAIN))

@@ -12,7 +12,7 @@ from xcoop.backbones.base import ImageFeatures
 from xcoop.backbones.blocks import run_block
 
 
-def vit_features(visual: Any, images: Tensor, patches: bool) -> ImageFeatures:
+def vit_features(visual: Any, images: Tensor, patches: bool, prompts: Tensor | None = None) -> ImageFeatures:
     """A vision transformer's class token and, if asked for, its patch tokens, each through `ln_post` and `proj`.
 
     CLIP itself projects the class token alone (`VisionTransformer.forward`); the same layers take the patch tokens into
@@ -22,11 +22,37 @@ def vit_features(visual: Any, images: Tensor, patches: bool) -> ImageFeatures:
         visual: a `clip.model.VisionTransformer`.
         images: (B, 3, S, S).
         patches: whether the patch tokens are wanted.
+        prompts: learned tokens beside the image's own, see `vit_prompted`.
     """
     x = vit_tokens(visual, images)
-    for block in visual.transformer.resblocks:
-        x = run_block(block, x)
-    return vit_projected(visual, x if patches else x[:, :1])
+    own = x.shape[1]
+    for index, block in enumerate(visual.transformer.resblocks):
+        x = run_block(block, vit_prompted(visual, x, own, prompts, index))
+    return vit_projected(visual, x[:, : own if patches else 1])
+
+
+def vit_prompted(visual: Any, x: Tensor, own: int, prompts: Tensor | None, index: int) -> Tensor:
+    """What enters a block: the image's own tokens, and prompts behind them.
+
+    Each of the first J blocks has prompts of its own, in the place of what the block before made of the earlier ones;
+    later blocks go on with those. The first ones pass `ln_pre`, as all tokens that enter the first block do (deep
+    prompts: Jia et al., "Visual Prompt Tuning", ECCV 2022).
+
+    Args:
+        visual: a `clip.model.VisionTransformer`.
+        x: what left the block before, (B, own, V) or (B, own + m, V).
+        own: how many tokens are the image's, 1 + T.
+        prompts: (J, m, V); None for none at all.
+        index: of the block, from 0.
+
+    Returns:
+        (B, own + m, V); x itself if this block has no prompts of its own.
+    """
+    if prompts is None or index >= len(prompts):
+        return x
+    new = prompts[index].to(x.dtype)
+    new = new if index else visual.ln_pre(new)
+    return torch.cat([x[:, :own], new.expand(len(x), -1, -1)], dim=1)
 
 
 def vit_tokens(visual: Any, images: Tensor) -> Tensor:

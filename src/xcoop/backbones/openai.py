@@ -136,13 +136,23 @@ class ClipBackbone(Backbone):
         Raises:
             ValueError: images of another size.
         """
+        images = self.fitting(images)
+        if self.is_vit:
+            return image_towers.vit_features(self.model.visual, images, patches)
+        return image_towers.resnet_features(self.model.visual, images, patches)
+
+    def fitting(self, images: Tensor) -> Tensor:
+        """The images in the tower's precision.
+
+        Raises:
+            ValueError: they have another size.
+        """
         if images.shape[-3:] != (3, self.input_size, self.input_size):
             raise ValueError(
                 f"images of shape {tuple(images.shape[-3:])}, but {self.name} takes (3, {self.input_size}, "
                 f"{self.input_size}): set INPUT.SIZE to ({self.input_size}, {self.input_size})"
             )
-        tower = image_towers.vit_features if self.is_vit else image_towers.resnet_features
-        return tower(self.model.visual, images.to(self.dtype), patches)
+        return images.to(self.dtype)
 
     def image_norms(self) -> list[nn.Parameter]:
         """`ln_1` and `ln_2` of each block of a ViT; `ln_pre` and `ln_post` stay as they are."""

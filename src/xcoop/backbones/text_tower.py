@@ -14,13 +14,15 @@ import torch
 from torch import Tensor
 
 
-def encode(model: Any, embeddings: Tensor, end: Tensor) -> Tensor:
+def encode(model: Any, embeddings: Tensor, end: Tensor, prompts: Tensor | None = None) -> Tensor:
     """Text features from token embeddings.
 
     Args:
         model: a `clip.model.CLIP`.
         embeddings: (N, L, W), without positions.
         end: (N,) int64.
+        prompts: (J, n, W), of the second block to block 1 + J: they take the places of tokens 1 to n, behind the start
+            token, before each of these blocks.
 
     Returns:
         (N, D), not normalised.
@@ -32,12 +34,20 @@ def encode(model: Any, embeddings: Tensor, end: Tensor) -> Tensor:
     x = embeddings[:, :length].to(model.dtype) + model.positional_embedding[:length].to(model.dtype)  # (N, L, W)
     x = x.transpose(0, 1)  # (L, N, W)
     mask = torch.full((length, length), float("-inf"), dtype=x.dtype, device=x.device).triu_(1)
-    for block in model.transformer.resblocks:
+    for index, block in enumerate(model.transformer.resblocks):
+        if prompts is not None and 0 < index <= len(prompts):
+            x = _prompted(x, prompts[index - 1])
         normed = block.ln_1(x)
         x = x + block.attn(normed, normed, normed, need_weights=False, attn_mask=mask)[0]
         x = x + block.mlp(block.ln_2(x))
     x = x[end, torch.arange(len(end), device=x.device)]  # (N, W)
     return model.ln_final(x) @ model.text_projection
+
+
+def _prompted(x: Tensor, prompts: Tensor) -> Tensor:
+    """Tokens (L, N, W) with prompts (n, W) in the places behind the first."""
+    new = prompts.to(x.dtype)[:, None].expand(-1, x.shape[1], -1)  # (n, N, W)
+    return torch.cat([x[:1], new, x[1 + len(prompts) :]])
 
 
 def _prefix(embeddings: Tensor, end: Tensor, context: int) -> int:

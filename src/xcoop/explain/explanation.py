@@ -87,7 +87,7 @@ def explain_features(
 
 def maps_of_class(run: TrainedModel, images: Tensor, label: int, method: str) -> Tensor:
     """Maps (B, gh, gw) of the logit that the model uses for a class."""
-    return explain_maps(method, run.backbone, images, class_target(run.model, label))
+    return explain_maps(method, run.image_backbone, images, class_target(run.model, label))
 
 
 def maps_of_concept(run: TrainedModel, images: Tensor, concept: str, method: str) -> Tensor:
@@ -96,7 +96,7 @@ def maps_of_concept(run: TrainedModel, images: Tensor, concept: str, method: str
     if known is None:
         raise ValueError(f"{run.folder}: no concept bank fits the classes {run.classnames}")
     vector = known.vectors[known.texts.index(concept)]
-    return explain_maps(method, run.backbone, images, concept_target(concept, vector, run.model.scale))
+    return explain_maps(method, run.image_backbone, images, concept_target(concept, vector, run.model.scale))
 
 
 def concept_scores(features: ImageFeatures, known: ConceptSet | None) -> Tensor:

@@ -89,6 +89,11 @@ class TrainedModel:
         return self.model.backbone
 
     @property
+    def image_backbone(self) -> Backbone:
+        """The CLIP with whatever the method put into its image tower: what sees the images."""
+        return self.model.image_backbone
+
+    @property
     def classnames(self) -> list[str]:
         """C names, in the order of the labels."""
         return self.model.classnames
@@ -131,7 +136,8 @@ class TrainedModel:
     def features(self, images: ImageLike | Iterable[ImageLike]) -> ImageFeatures:
         """Global and local features of images, (B, D) and (B, T, D)."""
         batch = self.preprocess(images)
-        parts = [self.backbone.encode_image(part, patches=True) for part in batch.split(BATCH)]
+        seeing = self.image_backbone
+        parts = [seeing.encode_image(part, patches=True) for part in batch.split(BATCH)]
         pooled, patches = (torch.cat([getattr(part, name) for part in parts]) for name in ("pooled", "patches"))
         return ImageFeatures(pooled, patches)
 

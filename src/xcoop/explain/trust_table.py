@@ -169,7 +169,7 @@ def _sanity(
         which = (labels == label).nonzero()[:, 0]
         target = class_target(shaken, label)
         lost[which] = _in_parts(
-            run, sample.images[which], partial(explain_maps, method, shaken.backbone, target=target)
+            run, sample.images[which], partial(explain_maps, method, shaken.image_backbone, target=target)
         ).cpu()
     both = {
         "class_correlation": (others, "Between the maps of the predicted class and of another one."),

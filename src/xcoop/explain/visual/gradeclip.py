@@ -30,7 +30,7 @@ def gradeclip(backbone: Backbone, images: Tensor, target: Target) -> Tensor:
     tap, weight = seen.taps[-1], seen.visual.transformer.resblocks[-1].attn.out_proj.weight
     (gradient,) = torch.autograd.grad(target.score(seen.features).sum(), [tap.mixed])
     q, k, v = (part.transpose(1, 2).flatten(2) for part in (tap.queries, tap.keys, tap.values))  # (B, 1 + T, V)
-    near = F.cosine_similarity(q[:, :1] @ weight.T, k[:, 1:] @ weight.T, dim=-1)  # (B, T)
+    near = F.cosine_similarity(q[:, :1] @ weight.T, k[:, 1 : seen.own] @ weight.T, dim=-1)  # (B, T)
     low, high = near.amin(1, keepdim=True), near.amax(1, keepdim=True)
     near = (near - low) / (high - low).clamp(min=1e-12)
-    return as_grid(backbone, ((gradient[:, :1] * v[:, 1:]).sum(-1) * near).relu())
+    return as_grid(backbone, ((gradient[:, :1] * v[:, 1 : seen.own]).sum(-1) * near).relu())

@@ -32,6 +32,6 @@ def legrad(backbone: Backbone, images: Tensor, target: Target) -> Tensor:
         mean = vit_projected(seen.visual, tokens.mean(1, keepdim=True)).pooled
         features = ImageFeatures(mean, vit_projected(seen.visual, tokens).patches)
         (gradient,) = torch.autograd.grad(target.score(features).sum(), [tap.probs], retain_graph=True)
-        total = total + gradient.relu().mean((1, 2))[:, 1:].float()
+        total = total + gradient.relu().mean((1, 2))[:, 1 : seen.own].float()
     low, high = total.amin(1, keepdim=True), total.amax(1, keepdim=True)
     return as_grid(backbone, (total - low) / (high - low).clamp(min=1e-12))

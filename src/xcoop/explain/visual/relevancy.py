@@ -30,6 +30,8 @@ def relevancy(backbone: Backbone, images: Tensor, target: Target, start: int = S
     probs = [tap.probs for tap in seen.taps][start:]
     gradients = torch.autograd.grad(target.score(seen.features).sum(), probs)
     relevance = torch.eye(probs[0].shape[-1], device=images.device).expand(len(images), -1, -1)  # (B, L, L)
-    for A, gradient in zip(probs, gradients, strict=True):
+    first = len(seen.taps) - len(probs)
+    for index, (A, gradient) in enumerate(zip(probs, gradients, strict=True), first):
+        relevance = seen.entering(index, relevance)
         relevance = relevance + (gradient * A).relu().mean(1).float() @ relevance
-    return as_grid(backbone, relevance[:, 0, 1:])
+    return as_grid(backbone, relevance[:, 0, 1 : seen.own])

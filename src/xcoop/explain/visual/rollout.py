@@ -20,9 +20,10 @@ from xcoop.explain.visual.trace import trace
 @torch.no_grad()
 def rollout(backbone: Backbone, images: Tensor, target: Target) -> Tensor:
     """One forward pass; see `registry.explain_maps`. A baseline: it does not depend on the target."""
-    taps = trace(backbone, images).taps
+    seen = trace(backbone, images)
+    taps = seen.taps
     eye = torch.eye(taps[0].probs.shape[-1], device=images.device)
     total = eye.expand(len(images), -1, -1)
-    for tap in taps:
-        total = (tap.probs.float().mean(1) + eye) / 2 @ total  # rows of probs sum to one
-    return as_grid(backbone, total[:, 0, 1:])
+    for index, tap in enumerate(taps):
+        total = (tap.probs.float().mean(1) + eye) / 2 @ seen.entering(index, total)  # rows of probs sum to one
+    return as_grid(backbone, total[:, 0, 1 : seen.own])

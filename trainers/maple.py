@@ -1,0 +1,52 @@
+"""MaPLe: text prompts of the first layers, coupled to vision prompts (Khattak et al., CVPR 2023, arXiv 2210.03117).
+
+Symbols: n prompts a layer, J layers, W text width, V width of the image tower.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from yacs.config import CfgNode
+
+from xcoop.backbones import Backbone
+from xcoop.concepts import ConceptBank
+from xcoop.deep_prompts import DeepPromptModel, DeepPromptTrainer, depth_within, vision_width
+from xcoop.model import PromptModel
+from xcoop.plugins import register_trainer
+
+DEFAULTS = CfgNode(
+    {
+        "N_CTX": 2,  # n, prompts of each layer, in either tower
+        "CTX_INIT": "a photo of a",  # words to start from: the first n are learned, the rest stays; "" is random
+        "PREC": "fp16",  # fp32, amp, fp16, bf16
+        "PROMPT_DEPTH": 9,  # J, layers with prompts of their own; a smaller tower has them in all its layers
+    }
+)
+
+
+class MaPLeModel(DeepPromptModel):
+    """Layer j has text prompts P_j (n, W), and vision prompts F_j(P_j) (n, V) by a linear map of its own."""
+
+    def __init__(self, backbone: Backbone, classnames: list[str], settings: CfgNode) -> None:
+        J = depth_within(settings.PROMPT_DEPTH, backbone, "MaPLe")
+        super().__init__(backbone, classnames, settings.CTX_INIT, settings.N_CTX, J, "MaPLe")
+        W, V = backbone.text_width, vision_width(backbone, "MaPLe")
+        self.coupling = nn.ModuleList(nn.Linear(W, V) for _ in range(J))
+
+    def vision_prompts(self) -> Tensor:
+        """F_j(P_j), (J, n, V)."""
+        pairs = zip(self.coupling, self.text_layers(), strict=True)
+        return torch.stack([couple(prompts) for couple, prompts in pairs])
+
+
+@register_trainer("MAPLE", DEFAULTS)
+class MaPLe(DeepPromptTrainer):
+    """Trains the text prompts of MaPLe and their couplings."""
+
+    node = "MAPLE"
+    counts = ("N_CTX", "PROMPT_DEPTH")
+
+    def build_method(self, backbone: Backbone, classnames: list[str], bank: ConceptBank | None) -> PromptModel:
+        """MaPLe needs no concepts."""
+        return MaPLeModel(backbone, classnames, self.settings)

@@ -1,0 +1,151 @@
+"""PromptSRC: prompts in both towers that stay near the frozen CLIP (Khattak et al., ICCV 2023, arXiv 2307.06948).
+
+    L = CE + w_t mean | t - t0 | + w_i mean | f - f0 | + mean_bc p0 ( log p0 - log p )
+
+t, f: unit text and image features with prompts, p: their probabilities; t0, f0, p0: those of the frozen towers, t0 the
+mean over many templates. The prompts in use after training are the mean over the epochs, each epoch with a Gaussian
+weight. Symbols: B images, C classes, m vision prompts, J layers, V width of the image tower, D joint width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from yacs.config import CfgNode
+
+from xcoop.alignment import unit
+from xcoop.averaging import GaussianAverage
+from xcoop.backbones import Backbone, ImageFeatures
+from xcoop.concepts import ConceptBank
+from xcoop.deep_prompts import DeepPromptModel, DeepPromptTrainer, depth_within, vision_width
+from xcoop.model import PromptModel, classification
+from xcoop.plugins import register_trainer
+from xcoop.prompts import random_context
+from xcoop.teachers import distillation, template_features
+from xcoop.templates import ALL
+
+DEFAULTS = CfgNode(
+    {
+        "N_CTX_VISION": 4,  # m, prompts of each layer of the image tower
+        "N_CTX_TEXT": 4,  # context tokens
+        "CTX_INIT": "a photo of a",  # words to start from; "" is random
+        "PREC": "fp16",  # fp32, amp, fp16, bf16
+        "PROMPT_DEPTH_VISION": 9,  # layers with prompts of their own, at most all; 0 leaves the image tower as it is
+        "PROMPT_DEPTH_TEXT": 9,  # the same for the text tower, at least 1
+        "TEXT_LOSS_WEIGHT": 25.0,  # w_t
+        "IMAGE_LOSS_WEIGHT": 10.0,  # w_i
+        "GPA_MEAN": 15.0,  # the epoch, from 1, that has most weight in the mean of the prompts
+        "GPA_STD": 1.0,  # in epochs
+    }
+)
+
+
+@dataclass(frozen=True)
+class BothFeatures(ImageFeatures):
+    """Image features with prompts, and what the frozen tower sees in the same images.
+
+    Attributes:
+        frozen: global features without prompts, (B, D), not normalised.
+    """
+
+    frozen: Tensor
+
+
+class PromptSRCModel(DeepPromptModel):
+    """Independent prompts in both towers, and the frozen features that they are held to."""
+
+    frozen_text: Tensor
+
+    def __init__(
+        self, backbone: Backbone, classnames: list[str], settings: CfgNode, templates: tuple[str, ...] = ALL
+    ) -> None:
+        depth = depth_within(settings.PROMPT_DEPTH_TEXT, backbone, "PromptSRC", vision=False)
+        super().__init__(backbone, classnames, settings.CTX_INIT, settings.N_CTX_TEXT, depth, "PromptSRC")
+        self.settings = settings
+        J = depth_within(settings.PROMPT_DEPTH_VISION, backbone, "PromptSRC", text=False)
+        V = vision_width(backbone, "PromptSRC")
+        self.patch_prompts = nn.Parameter(random_context(J, settings.N_CTX_VISION, V)) if J else None
+        self.image_tower_frozen = not J
+        ensemble = unit(template_features(backbone, templates, classnames).mean(1))
+        self.register_buffer("frozen_text", ensemble, persistent=False)  # (C, D), unit
+
+    def vision_prompts(self) -> Tensor | None:
+        """(J, m, V); None with a depth of 0."""
+        return self.patch_prompts
+
+    def encode_images(self, images: Tensor) -> ImageFeatures:
+        """Features with prompts; where gradients are wanted, with the frozen tower's beside them."""
+        seen = super().encode_images(images)
+        if self.image_tower_frozen or not torch.is_grad_enabled():
+            return seen
+        with torch.no_grad():
+            frozen = self.backbone.encode_image(images).pooled
+        return BothFeatures(seen.pooled, seen.patches, frozen)
+
+    def losses(self, features: ImageFeatures, labels: Tensor) -> dict[str, Tensor]:
+        """Cross entropy, and the distances to the frozen towers.
+
+        Raises:
+            ValueError: the image tower has prompts, and the features do not say what it sees without them.
+        """
+        if not (self.image_tower_frozen or isinstance(features, BothFeatures)):
+            raise ValueError("PromptSRC's losses need the features that `encode_images` gives with gradients on")
+        frozen = unit(features.frozen if isinstance(features, BothFeatures) else features.pooled)
+        text = self.text_features()
+        logits = self.compare(features, text)
+        losses = classification(logits, labels)
+        losses["text"] = self.settings.TEXT_LOSS_WEIGHT * F.l1_loss(unit(text.float()), self.frozen_text)
+        if not self.image_tower_frozen:
+            distance = F.l1_loss(unit(features.pooled.float()), frozen.float())
+            losses["image"] = self.settings.IMAGE_LOSS_WEIGHT * distance
+        teacher = self.scale * frozen @ self.frozen_text.T
+        losses["logits"] = distillation(logits, teacher) / len(
+            self.classnames
+        )  # the authors' mean is over classes, too
+        return losses
+
+
+@register_trainer("PROMPTSRC", DEFAULTS)
+class PromptSRC(DeepPromptTrainer):
+    """Trains prompts of both towers, and ends with their mean over the epochs."""
+
+    node = "PROMPTSRC"
+    counts = ("N_CTX_VISION", "N_CTX_TEXT", "PROMPT_DEPTH_TEXT")
+
+    def check_cfg(self, cfg: Any) -> None:
+        """Refuses settings that could not work."""
+        super().check_cfg(cfg)
+        settings = cfg.TRAINER.PROMPTSRC
+        if settings.PROMPT_DEPTH_VISION < 0:
+            raise ValueError(f"TRAINER.PROMPTSRC.PROMPT_DEPTH_VISION is {settings.PROMPT_DEPTH_VISION}; 0 is none")
+        if settings.GPA_STD <= 0:
+            raise ValueError(f"TRAINER.PROMPTSRC.GPA_STD is {settings.GPA_STD}; it must be above 0")
+
+    def build_method(self, backbone: Backbone, classnames: list[str], bank: ConceptBank | None) -> PromptModel:
+        """PromptSRC needs no concepts; the dataset's own sentence is one of its templates."""
+        templates = tuple(dict.fromkeys([self.template, *ALL]))
+        return PromptSRCModel(backbone, classnames, self.settings, templates)
+
+    def before_train(self) -> None:
+        """The mean starts empty, or where a resumed run left it."""
+        self.average = GaussianAverage(self.max_epoch, self.settings.GPA_MEAN, self.settings.GPA_STD)
+        super().before_train()
+
+    def after_epoch(self) -> None:
+        """The mean takes the epoch in; after the last one it is what is tested and saved."""
+        self.average.add(self.epoch, self.model.trained_state())
+        if self.epoch + 1 == self.max_epoch:
+            self.model.load_trained_state(self.average.total, "the mean over the epochs")
+        super().after_epoch()
+
+    def extra_state(self) -> dict[str, Any]:
+        """The mean so far, for a resumed run."""
+        return {"average": self.average.total}
+
+    def _restore(self, content: dict[str, Any]) -> None:
+        super()._restore(content)
+        self.average.total = dict(content["average"])
