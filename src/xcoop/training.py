@@ -24,9 +24,9 @@ from xcoop.checks import check_input, load_dataset_bank, state_bank, with_worker
 from xcoop.concepts import ConceptBank
 from xcoop.features import FeatureLoader, FeatureStore
 from xcoop.files import read_json
+from xcoop.fitting import Fitting
 from xcoop.model import PromptModel
 from xcoop.precision import PRECISIONS, Precision
-from xcoop.resuming import Resumable
 from xcoop.tracking import Tracked, check_tracking
 
 __all__ = ["PromptModel", "PromptTrainer"]
@@ -37,7 +37,7 @@ TEMPLATE = "a photo of a {}."
 DETERMINISTIC = {"normalize", "instance_norm", "center_crop"}  # transforms that draw no random numbers
 
 
-class PromptTrainer(Tracked, Resumable, TrainerX):
+class PromptTrainer(Tracked, Fitting, TrainerX):
     """Base of the trainers.
 
     Attributes:
@@ -152,7 +152,8 @@ class PromptTrainer(Tracked, Resumable, TrainerX):
         if groups:
             for group in groups:
                 count = sum(parameter.numel() for parameter in group["params"])
-                logger.info("training %s: %s numbers at lr %g", group.get("name", "prompts"), f"{count:,}", group["lr"])
+                numbers = f"{count:,}" if count else "yet to be fitted, all"
+                logger.info("training %s: %s numbers at lr %g", group.get("name", "prompts"), numbers, group["lr"])
             self.optim = build_optimizer(self.model, self.cfg.OPTIM, param_groups=groups)
             self.sched = build_lr_scheduler(self.optim, self.cfg.OPTIM)
         else:
@@ -174,11 +175,17 @@ class PromptTrainer(Tracked, Resumable, TrainerX):
         self.seconds["train"] = time.perf_counter() - start - spent
 
     def before_train(self) -> None:
-        """Resumes if there is something to resume, and replaces images by their features where that is possible."""
+        """Fits or resumes what there is, and replaces images by their features where that is possible."""
         self._seed()
+        self._prepare()
         super().before_train()
         if self.max_epoch and self.train_images_are_fixed:
             self.train_loader_x = self._cached(self.train_loader_x)
+
+    def after_train(self) -> None:
+        """Sets what a method sets after its epochs, then tests."""
+        self._conclude()
+        super().after_train()
 
     def before_epoch(self) -> None:
         """Writes the rate of each group, where there are several."""
