@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from xcoop import sharing
 from xcoop.backbones import Backbone, ImageFeatures
 from xcoop.files import atomic_path, cache_dir
 
@@ -91,6 +92,9 @@ class FeatureStore:
     def features(self, loader: DataLoader[Any], batch_size: int) -> ImageFeatures:
         """Features of all images of `loader.dataset`, in its order, on the store's device."""
         path = self.path(loader)
+        return sharing.features((path, self.device), lambda: self._read_or_compute(path, loader, batch_size))
+
+    def _read_or_compute(self, path: Path, loader: DataLoader[Any], batch_size: int) -> ImageFeatures:
         features = self._read(path, len(loader.dataset))  # type: ignore[arg-type]
         if features is None:
             features = self._compute(loader, batch_size)
