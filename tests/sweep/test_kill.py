@@ -14,6 +14,7 @@ from pathlib import Path
 
 import fake_worker
 import pytest
+import tiny_jobs
 
 from xcoop.results.record import read_run
 from xcoop.sweep.jobs import Job, write_jobs
@@ -125,3 +126,30 @@ def test_two_launchers_share_the_runs(start: Callable[[], subprocess.Popen[str]]
 def test_a_line_cut_short_is_left_out(tmp_path: Path) -> None:
     (tmp_path / "journal-here.jsonl").write_text(json.dumps({"event": "started"}) + '\n{"event": "fin')
     assert list(events(tmp_path)) == [{"event": "started"}]
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("tiny_environment")
+def test_real_runs_survive_two_killed_launchers(tiny_data: Path, tiny_weights_file: Path, tmp_path: Path) -> None:
+    """Thirty trainings of the tiny dataset, two of which diverge; launchers are killed in the middle of others."""
+    lr = {4: 1e30, 17: 1e30}
+    jobs = []
+    for number in range(30):
+        pairs = ("OPTIM.MAX_EPOCH", 10, "SEED", number, "OPTIM.LR", lr.get(number, 0.01))
+        folder, trainer = tmp_path / "data/T/cfg" / str(number), ("CoOp", "XCoOp", "CoCoOp")[number % 3]
+        jobs.append(tiny_jobs.job(trainer, tiny_data, tiny_weights_file, folder, *pairs))
+    write_jobs(tmp_path / "jobs.json", jobs)
+    command = [sys.executable, HERE / "launcher.py", tmp_path / "jobs.json", tmp_path, "2", sys.executable]
+    words = [*map(str, command), tiny_jobs.__file__, "--serve"]
+    for goal in (5, 14):
+        launcher = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+        until(lambda goal=goal: finished(tmp_path) >= goal, 300)
+        launcher.kill()
+        launcher.wait()
+        until(lambda: not alive(tmp_path), 30)
+    last = subprocess.run(words, capture_output=True, text=True, timeout=600, check=False)
+    assert last.returncode == 1, last.stderr
+    assert "2 failed" in last.stdout
+    counts = Counter(event["folder"] for event in journal(tmp_path) if event["event"] == "finished")
+    assert counts == {str(job.folder): 1 for number, job in enumerate(jobs) if number not in lr}
+    assert all((read_run(job.folder) is None) == (number in lr) for number, job in enumerate(jobs))
