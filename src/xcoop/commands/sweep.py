@@ -69,11 +69,12 @@ def execute(arguments: argparse.Namespace) -> int:
 
 
 def _run(found: Sequence[Job], arguments: argparse.Namespace, out: str) -> int:
-    from xcoop.sweep.launch import launch
+    from xcoop.sweep.launch import DONE, launch, state
     from xcoop.sweep.slots import make_slots
 
     gpus = None if arguments.gpus is None else words_of(arguments.gpus)
-    return FAILED if launch(found, make_slots(arguments.workers, gpus), out) else 0
+    todo = sum(state(job) != DONE for job in found)
+    return FAILED if launch(found, make_slots(arguments.workers, gpus, most=todo), out) else 0
 
 
 def _list(found: Sequence[Job]) -> int:
