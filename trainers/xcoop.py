@@ -175,6 +175,11 @@ class XCoOp(PromptTrainer):
         if settings.TOKEN_TEMPERATURE <= 0:
             raise ValueError("TRAINER.XCOOP.TOKEN_TEMPERATURE must be above 0")
 
+    @classmethod
+    def learns_classes(cls, cfg: Any) -> bool:
+        """Always: each class has contexts of its own."""
+        return True
+
     def uses_bank(self) -> bool:
         """Always: the concepts are what the prompts are tied to."""
         return True

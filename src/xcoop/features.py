@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from xcoop import sharing
 from xcoop.backbones import Backbone, ImageFeatures
 from xcoop.files import atomic_path, cache_dir
 
@@ -105,11 +107,18 @@ class FeatureStore:
             keep: whether files are read and written.
         """
         path = self.path(loader)
-        features = self._read(path, len(loader.dataset)) if keep else None  # type: ignore[arg-type]
+        if not keep:
+            return self._moved(self._compute(loader, batch_size))
+        return sharing.features((path, self.device), lambda: self._read_or_compute(path, loader, batch_size))
+
+    def _read_or_compute(self, path: Path, loader: DataLoader[Any], batch_size: int) -> ImageFeatures:
+        features = self._read(path, len(loader.dataset))  # type: ignore[arg-type]
         if features is None:
             features = self._compute(loader, batch_size)
-            if keep:
-                self._write(path, features)
+            self._write(path, features)
+        return self._moved(features)
+
+    def _moved(self, features: ImageFeatures) -> ImageFeatures:
         return ImageFeatures(features.pooled.to(self.device), features.patches.to(self.device))
 
     def path(self, loader: DataLoader[Any]) -> Path:
@@ -163,5 +172,5 @@ class FeatureStore:
 def _stamps(paths: Sequence[str]) -> Iterator[str]:
     """Path, size and time of change of each image."""
     for path in paths:
-        status = Path(path).stat()
+        status = os.stat(path)
         yield f"{Path(path).absolute()} {status.st_size} {status.st_mtime_ns}"

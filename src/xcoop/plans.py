@@ -20,6 +20,7 @@ from xcoop.results.identity import settings
 
 DEFAULT_TRAINER = "XCoOp"
 DEFAULT_CFG = "vit_b16"
+ALL_SHOTS = -1  # NUM_SHOTS of a run on all training images
 # What `xcoop run` sets itself, and how it is told to.
 TAKEN = {
     "DATASET.NUM_SHOTS": "the number of shots is the second argument",
@@ -38,7 +39,7 @@ class Plan:
 
     Attributes:
         dataset: short name of the dataset's configuration, or the path of one.
-        shots: training images a class; None for a method that trains nothing.
+        shots: training images a class, `ALL_SHOTS` for all; None for a method that trains nothing.
         trainer: the method.
         cfg: short name of the method's configuration, or the path of one.
         pairs: KEY VALUE pairs, flat.
@@ -75,7 +76,8 @@ class Plan:
 
     def title(self, seed: int) -> str:
         """A run's name in messages."""
-        shots = [] if self.shots is None else [f"{self.shots} shots", f"seed {seed}"]
+        amount = "all training images" if self.shots == ALL_SHOTS else f"{self.shots} shots"
+        shots = [] if self.shots is None else [amount, f"seed {seed}"]
         return ", ".join([f"{self.trainer} {Path(self.cfg).stem}", *filter(None, [self.tag]), *shots])
 
     def words(self, seed: int, pairs: Sequence[str] | None = None, folder: Path | None = None) -> list[str]:
@@ -136,15 +138,37 @@ def make_plans(words: Sequence[str], data: str, out: str, seeds: Sequence[int]) 
     Raises:
         UserError: a name, key or number is wrong; the message says which, and what is near.
     """
-    names, pairs = _split(words)
+    names, pairs = split_words(words)
     if len(names) not in (2, 3, 4):
         raise UserError(f"expected <dataset> <shots> [trainer|all] [cfg] [KEY VALUE ...], got {' '.join(words)!r}")
     for key, _ in as_pairs(pairs):
         if key in TAKEN:
             raise UserError(f"{key} is set by `xcoop run` itself: {TAKEN[key]}")
-    dataset, shots = names[0], _shots(names[1])
     asked = names[2] if len(names) > 2 else DEFAULT_TRAINER
-    cfg = names[3] if len(names) > 3 else ("phantom" if dataset == "phantom" else DEFAULT_CFG)
+    return plan_methods(
+        names[0], shot_number(names[1]), asked, names[3] if len(names) > 3 else "", pairs, data, out, seeds
+    )
+
+
+def plan_methods(
+    dataset: str, shots: int, asked: str, cfg: str, pairs: Sequence[str], data: str, out: str, seeds: Sequence[int]
+) -> list[Plan]:
+    """The plans of one trainer, or of all of them, on a dataset.
+
+    Args:
+        dataset: short name or path.
+        shots: training images a class; `ALL_SHOTS` for all that there are.
+        asked: the trainer, or `all`.
+        cfg: short name or path; "" for the default.
+        pairs: KEY VALUE pairs, flat.
+        data: the data root.
+        out: the output root.
+        seeds: to run.
+
+    Raises:
+        UserError: a name, key or value is wrong; the message says which, and what is near.
+    """
+    cfg = cfg or ("phantom" if dataset == "phantom" else DEFAULT_CFG)
     config_file(dataset, "datasets")
     plans = [
         Plan(dataset, shots if trains else None, trainer, cfg, (*extra, *pairs),
@@ -156,13 +180,14 @@ def make_plans(words: Sequence[str], data: str, out: str, seeds: Sequence[int]) 
     return list({plan.folder: plan for plan in plans}.values())
 
 
-def _split(words: Sequence[str]) -> tuple[list[str], list[str]]:
+def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
     """Names, and the KEY VALUE pairs that begin with the first word that is spelled like a config key."""
     first = next((number for number, word in enumerate(words) if KEY.fullmatch(word.partition("=")[0])), len(words))
     return list(words[:first]), list(words[first:])
 
 
-def _shots(text: str) -> int:
+def shot_number(text: str) -> int:
+    """Training images a class; UserError for anything but a whole number above 0."""
     if not text.isdecimal() or int(text) < 1:
         raise UserError(f"<shots> must be a whole number above 0 (such as 1, 2, 4, 8 or 16), not {text!r}")
     return int(text)

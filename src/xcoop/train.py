@@ -59,10 +59,16 @@ def parser() -> Parser:
     return flags
 
 
-def run(args: argparse.Namespace, words: Sequence[str]) -> int:
+def run(args: argparse.Namespace, words: Sequence[str], once: bool = False) -> int:
     """Does what the arguments say.
 
+    Args:
+        args: of `parser`.
+        words: what they were read from.
+        once: whether a run that is finished is left alone, instead of being evaluated again.
+
     Raises:
+        FinishedError: it is, and was.
         UserError: names, keys, types or folders are wrong; nothing was written then.
     """
     cfg = merged(args)
@@ -78,7 +84,7 @@ def run(args: argparse.Namespace, words: Sequence[str]) -> int:
     )
     from xcoop.workplace import occupied
 
-    with occupied(Path(cfg.OUTPUT_DIR), cfg, origin):
+    with occupied(Path(cfg.OUTPUT_DIR), cfg, origin, once):
         _work(cfg, args, origin)
     return 0
 
@@ -204,10 +210,12 @@ def _introduce(cfg: CfgNode, args: argparse.Namespace) -> None:
     """Arguments, config and environment, as CoOp prints them at the head of a log."""
     from dassl.utils import collect_env_info
 
+    from xcoop.sharing import fact
+
     flags = [f"{key}: {value}" for key, value in sorted(vars(args).items())]
     say("***************", "** Arguments **", "***************", *flags)
     say("************", "** Config **", "************", str(cfg))
-    say("Collecting env info ...", f"** System info **\n{collect_env_info()}\n")
+    say("Collecting env info ...", f"** System info **\n{fact('environment', collect_env_info)}\n")
 
 
 def _check_selection(trainer: Any, cfg: CfgNode) -> None:

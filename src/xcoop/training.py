@@ -19,7 +19,8 @@ from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import set_random_seed
 from torch import Tensor
 
-from xcoop.backbones import Backbone, ImageFeatures, load_backbone
+from xcoop import sharing
+from xcoop.backbones import Backbone, ImageFeatures
 from xcoop.checks import check_input, load_dataset_bank, state_bank, with_workers_that_exist
 from xcoop.concepts import ConceptBank
 from xcoop.features import FeatureLoader, FeatureStore
@@ -72,6 +73,11 @@ class PromptTrainer(Tracked, Fitting, TrainerX):
     def uses_bank(self) -> bool:
         """Whether the concept bank is needed; asked before the model is built."""
         return False
+
+    @classmethod
+    def learns_classes(cls, cfg: Any) -> bool:
+        """Whether what is learned belongs to the classes of the training, and cannot be used for others."""
+        return bool(cfg.TRAINER[cls.node].get("CSC", False))
 
     @classmethod
     def model_of(
@@ -130,7 +136,7 @@ class PromptTrainer(Tracked, Fitting, TrainerX):
     def build_model(self) -> None:
         """Loads the backbone, makes the method, and hands what it trains to optimiser and schedule."""
         cfg = self.cfg
-        backbone = self.backbone = load_backbone(cfg).to(self.device)
+        backbone = self.backbone = sharing.backbone(cfg, self.device)
         check_input(cfg, backbone)
         dataset = self.dm.dataset
         classnames = list(dataset.classnames)

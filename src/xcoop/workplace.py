@@ -30,12 +30,23 @@ LOCK, LOG = ".lock", "log.txt"
 logger = logging.getLogger(__name__)
 
 
+class FinishedError(Exception):
+    """The run that was to be made is done already."""
+
+
 @contextmanager
-def occupied(folder: Path, cfg: CfgNode, origin: Origin) -> Iterator[None]:
+def occupied(folder: Path, cfg: CfgNode, origin: Origin, once: bool = False) -> Iterator[None]:
     """Takes a run's folder: locks it, checks that it may be used, saves the config, and logs what is printed.
+
+    Args:
+        folder: of the run.
+        cfg: its merged config.
+        origin: how it was started.
+        once: whether a run that is finished is left alone.
 
     Raises:
         BusyError: another process works in it.
+        FinishedError: it is finished, and was to be made `once`; nothing is changed.
         UserError: it holds a run with other settings; nothing is changed.
     """
     if folder.exists() and not folder.is_dir():
@@ -43,6 +54,8 @@ def occupied(folder: Path, cfg: CfgNode, origin: Origin) -> Iterator[None]:
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         check_free(folder, cfg, origin)
+        if once and read_run(folder) is not None:  # asked under the lock: nobody can finish it after the answer
+            raise FinishedError(f"{folder} holds a finished run")
         atomic_write_text(folder / CONFIG, cfg.dump())
         with logged(folder):
             yield

@@ -144,14 +144,27 @@ class Backbone(nn.Module, ABC):
         goes unseen, as it does in autograd.)
         """
         tensors = self.state_dict(keep_vars=True)
-        key = tuple((tensor.data_ptr(), tensor._version, tensor.dtype) for tensor in tensors.values())
+        key = _key(tensors)
         if self._fingerprint is None or self._fingerprint[0] != key:
             self._fingerprint = (key, _digest(tensors))
         return self._fingerprint[1]
 
+    def take_fingerprint(self, known: str) -> None:
+        """Takes over the fingerprint of the backbone that this one is a copy of; it is not computed again.
+
+        Args:
+            known: of equal weights.
+        """
+        self._fingerprint = (_key(self.state_dict(keep_vars=True)), known)
+
     def train(self, mode: bool = True) -> Self:
         """Stays in evaluation mode, whatever the mode of the model it is a part of."""
         return super().train(False)
+
+
+def _key(tensors: dict[str, Tensor]) -> object:
+    """What changes whenever a weight is replaced or changed in place."""
+    return tuple((tensor.data_ptr(), tensor._version, tensor.dtype) for tensor in tensors.values())
 
 
 def _digest(tensors: dict[str, Tensor]) -> str:

@@ -1,0 +1,66 @@
+"""Backbones by their own names: which configuration of a method runs on them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Any
+
+import yaml
+
+from xcoop.commands.base import UserError
+from xcoop.commands.settings import config_file, config_names
+from xcoop.names import unknown
+
+Choice = tuple[str, tuple[str, ...]]  # a configuration ("" is the default one), and KEY VALUE pairs
+
+
+def configurations(trainer: str, dataset: str, cfgs: Sequence[str], backbones: Sequence[str]) -> Iterator[Choice]:
+    """The configurations of a trainer in a sweep.
+
+    A backbone stands for the configuration that names it; one that none names is set in the given (or the default)
+    configurations.
+
+    Args:
+        trainer: its name, or `all`.
+        dataset: short name.
+        cfgs: asked for; () for the default one.
+        backbones: asked for; () for those of the configurations.
+
+    Raises:
+        UserError: an unknown backbone.
+    """
+    if not backbones:
+        yield from ((cfg, ()) for cfg in cfgs or ("",))
+        return
+    from xcoop.backbones import backbone_names
+
+    own = _by_backbone(_example(trainer))
+    for name in backbones:
+        if name in own and not cfgs:
+            yield own[name], ()
+        elif name in backbone_names():
+            yield from ((cfg, ("MODEL.BACKBONE.NAME", name)) for cfg in cfgs or ("",))
+        else:
+            raise UserError(unknown("backbone", name, backbone_names()))
+
+
+def _example(trainer: str) -> str:
+    """A trainer whose configurations stand for those of all."""
+    if trainer != "all":
+        return trainer
+    from xcoop.plugins import trainer_names
+
+    return max(trainer_names(), key=lambda name: len(config_names("trainers", name)))
+
+
+@cache
+def _by_backbone(trainer: str) -> dict[str, str]:
+    """Backbone name -> the short name of the (first) configuration that has it."""
+    found: dict[str, str] = {}
+    for cfg in config_names("trainers", trainer):
+        tree: Any = yaml.safe_load(config_file(cfg, "trainers", trainer).read_text(encoding="utf-8")) or {}
+        name = tree.get("MODEL", {}).get("BACKBONE", {}).get("NAME")
+        if name:
+            found.setdefault(str(name), cfg)
+    return found
