@@ -26,6 +26,8 @@ EXTRAS = {
     # More visual explanations: any attribution of captum.
     "xai": ["captum==0.9.*"],
     "plots": ["matplotlib>=3.7"],
+    # Sweeps on a Slurm cluster.
+    "slurm": ["submitit>=1.5"],
     "test": ["pytest>=8", "ruff>=0.6", "mypy>=1.11", "types-PyYAML", "types-tabulate", "types-tqdm", "openai>=1.40"],
 }
 
