@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from xcoop.commands import concepts as concepts_command
 from xcoop.commands import data as data_command
-from xcoop.commands import explain, run, show, table
+from xcoop.commands import explain, run, show, sweep, table
 from xcoop.commands import phantom as phantom_command
 from xcoop.commands.base import Parser, guarded
 from xcoop.version import __version__
@@ -40,6 +40,7 @@ def parser() -> Parser:
     top.add_argument("--version", action="version", version=f"xcoop {__version__}")
     commands = top.add_subparsers(title="commands", metavar="<command>", required=True, parser_class=Parser)
     run.add(commands)
+    sweep.add(commands)
     commands.add_parser("train", help="one run, with the flags of CoOp's train.py (see xcoop train --help)")
     table.add(commands)
     explain.add(commands)

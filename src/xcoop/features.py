@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -152,5 +153,5 @@ class FeatureStore:
 def _stamps(paths: Sequence[str]) -> Iterator[str]:
     """Path, size and time of change of each image."""
     for path in paths:
-        status = Path(path).stat()
+        status = os.stat(path)
         yield f"{Path(path).absolute()} {status.st_size} {status.st_mtime_ns}"

@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from xcoop.backbones import Backbone, ImageFeatures, load_backbone
-
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # what is shared by light modules must not import torch
     import torch
+
+    from xcoop.backbones import Backbone, ImageFeatures
 
 Thing = TypeVar("Thing")
 
@@ -66,6 +66,8 @@ def fact(key: Hashable, make: Callable[[], Thing]) -> Thing:
 
 def backbone(cfg: Any, device: torch.device) -> Backbone:
     """The backbone that a config names, on a device; see `load_backbone`. It belongs to the caller alone."""
+    from xcoop.backbones import load_backbone
+
     shared = _scope.get()
     if shared is None:
         return load_backbone(cfg).to(device)

@@ -210,10 +210,12 @@ def _introduce(cfg: CfgNode, args: argparse.Namespace) -> None:
     """Arguments, config and environment, as CoOp prints them at the head of a log."""
     from dassl.utils import collect_env_info
 
+    from xcoop.sharing import fact
+
     flags = [f"{key}: {value}" for key, value in sorted(vars(args).items())]
     say("***************", "** Arguments **", "***************", *flags)
     say("************", "** Config **", "************", str(cfg))
-    say("Collecting env info ...", f"** System info **\n{collect_env_info()}\n")
+    say("Collecting env info ...", f"** System info **\n{fact('environment', collect_env_info)}\n")
 
 
 def _check_selection(trainer: Any, cfg: CfgNode) -> None:

@@ -20,6 +20,7 @@ from tqdm import tqdm
 from xcoop.data.images import reason_unreadable
 from xcoop.data.items import DatasetError
 from xcoop.files import atomic_write_text, cache_dir, read_json
+from xcoop.sharing import fact
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ def survey(folder: Path, paths: Iterable[str]) -> dict[str, Finding]:
         paths: of the pictures, relative to it.
     """
     wanted = list(dict.fromkeys(paths))
-    known = _load(folder)
+    known = dict(_known(folder))
     new = [path for path in wanted if not _is_current(known.get(path), folder / path)]
     if new:
         logger.info("reading %d images of %s once, for their hashes and faults", len(new), folder)
@@ -100,6 +101,13 @@ def _is_current(finding: Finding | None, path: Path) -> bool:
 def _store_path(folder: Path) -> Path:
     key = hashlib.sha256(os.fsencode(os.path.realpath(folder))).hexdigest()[:16]
     return cache_dir() / "surveys" / f"{key}.json"
+
+
+def _known(folder: Path) -> dict[str, Finding]:
+    """The stored findings; runs that share a process read the same file once."""
+    path = _store_path(folder)
+    stamp = path.stat().st_mtime_ns if path.is_file() else 0
+    return fact(("survey", path, stamp), lambda: _load(folder))
 
 
 def _load(folder: Path) -> dict[str, Finding]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from yacs.config import CfgNode
 
 TRAINER_REGISTRY = Registry("TRAINER")
+HAND_OVER = 5.0  # seconds between two handings over of numbers to TensorBoard
 
 
 def build_trainer(cfg: CfgNode) -> SimpleTrainer:
@@ -50,6 +51,8 @@ class TrainerBase(ModelKeeper):
     def __init__(self) -> None:
         super().__init__()
         self._writer: Any = None
+        self._scalars: list[tuple[str, float, int | None, float]] = []  # not handed to it yet
+        self._handed = time.monotonic()
 
     # TensorBoard
 
@@ -59,18 +62,31 @@ class TrainerBase(ModelKeeper):
             from torch.utils.tensorboard import SummaryWriter
 
             print(f"Initialize tensorboard (log_dir={log_dir})")
-            self._writer = SummaryWriter(log_dir=log_dir)
+            self._writer = SummaryWriter(log_dir=log_dir, max_queue=10_000)
 
     def close_writer(self) -> None:
         """Closes it."""
         if self._writer is not None:
+            self._hand_over()
             self._writer.close()
             self._writer = None
 
     def write_scalar(self, tag: str, scalar_value: float, global_step: int | None = None) -> None:
-        """Writes a number for TensorBoard; without a writer, nothing."""
-        if self._writer is not None:
-            self._writer.add_scalar(tag, scalar_value, global_step)
+        """Writes a number for TensorBoard; without a writer, nothing.
+
+        Numbers are handed over some seconds' worth at once: its thread, woken by each, would slow short steps down.
+        """
+        if self._writer is None:
+            return
+        self._scalars.append((tag, float(scalar_value), global_step, time.time()))
+        if time.monotonic() - self._handed >= HAND_OVER:
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        for scalar in self._scalars:
+            self._writer.add_scalar(*scalar)
+        self._scalars.clear()
+        self._handed = time.monotonic()
 
     # The training
 

@@ -24,6 +24,7 @@ from xcoop.evaluation.metrics import Floats, Ints, checked, classification_metri
 from xcoop.files import atomic_write_text, read_json, sha256_file
 from xcoop.results.identity import config_hash
 from xcoop.results.provenance import git_revision, hardware, peak_memory_mb, versions
+from xcoop.sharing import fact
 
 SCHEMA = 1
 RESULTS, PREDICTIONS, CONFIG = "results.json", "predictions.csv", "config.yaml"
@@ -190,9 +191,9 @@ def _describe(trainer: Any, labels: Ints, probabilities: Floats) -> dict[str, An
         "template": str(getattr(dataset, "template", "")),
         "config_hash": config_hash(cfg),
         **asdict(origin),
-        "versions": versions(),
+        "versions": fact("versions", versions),
         "hardware": hardware(trainer.device),
-        "git": git_revision(),
+        "git": fact("git", git_revision),
         "seconds": {phase: round(float(s), 3) for phase, s in (getattr(trainer, "seconds", None) or {}).items()},
         **peak_memory_mb(),
     }

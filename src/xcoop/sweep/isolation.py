@@ -122,8 +122,12 @@ def _generators() -> Callable[[], None]:
 
 
 def _release() -> None:
-    """Frees what the run held: trainers hold themselves, and with them a backbone, until they are collected."""
+    """Frees what the run held: trainers hold themselves, and with them a backbone, until they are collected.
+
+    What is left are modules and what is shared. It stays, so it need not be looked through after the next run.
+    """
     gc.collect()
+    gc.freeze()
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()

@@ -17,9 +17,9 @@ from pathlib import Path
 
 from xcoop.commands.base import EXPECTED, BusyError, UserError, describe, guarded, say
 from xcoop.commands.base import FAILED as FAILURE
-from xcoop.sharing import Shared, sharing
 from xcoop.sweep.jobs import BUSY, FAILED, FINISHED, FOUND, Job, Outcome, read_jobs
 from xcoop.sweep.journal import STARTED, Journal
+from xcoop.sweep.serve import serve
 
 Run = Callable[[Job], Outcome]
 POLL = 2.0  # seconds between looks at a run that another process is at
@@ -72,11 +72,14 @@ class Runner:
     """
 
     def __init__(self, journal: Journal | None = None) -> None:
+        from xcoop.sharing import Shared
+
         self.shared = Shared()
         self.journal = journal
 
     def __call__(self, job: Job) -> Outcome:
         """Runs one; what it changed in this process is put back."""
+        from xcoop.sharing import sharing
         from xcoop.sweep.isolation import isolated
 
         start = time.monotonic()
@@ -128,13 +131,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs the jobs of a file, or serves; the exit code."""
     flags = argparse.ArgumentParser(prog="xcoop.sweep.worker", description=__doc__.splitlines()[0])
     flags.add_argument("jobs", nargs="?", type=Path, help="a file of jobs")
+    flags.add_argument("--serve", action="store_true", help="take jobs from the standard input")
     flags.add_argument("--journal", type=Path, help="the folder of the journal")
     arguments = flags.parse_args(argv)
-    return guarded(lambda: _work_off(arguments.jobs, arguments.journal))
+    if arguments.serve == (arguments.jobs is not None):
+        flags.error("name a file of jobs, or --serve")
+    runner = Runner(Journal(arguments.journal) if arguments.journal else None)
+    if arguments.serve:
+        return guarded(lambda: serve(lambda job: attempt(job, runner)))
+    return guarded(lambda: _work_off(arguments.jobs, runner))
 
 
-def _work_off(path: Path, journal: Path | None) -> int:
-    runner = Runner(Journal(journal) if journal else None)
+def _work_off(path: Path, runner: Run) -> int:
     ends = work(read_jobs(path), runner, lambda job, end: say(f"{job.title}: {end.state} {end.message}".rstrip()))
     return FAILURE if any(end.state == FAILED for end in ends) else 0
 

@@ -1,0 +1,121 @@
+"""`xcoop sweep`: many runs, on all GPUs or cores, and what became of them."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xcoop.commands.base import FAILED, UserError, say
+from xcoop.plans import environment_defaults
+
+if TYPE_CHECKING:
+    from xcoop.sweep.grid import Grid
+    from xcoop.sweep.jobs import Job
+
+EPILOG = """\
+examples:
+  xcoop sweep phantom                                XCoOp on the phantom, 1 2 4 8 16 shots, seeds 1 2 3
+  xcoop sweep phantom,pneumonia all 16               every method on two datasets, 16 shots
+  xcoop sweep phantom "XCoOp CoOp" "4 16" "1 2 3"    lists are separated by blanks or commas
+  xcoop sweep phantom CoOp 16 1 TRAINER.COOP.N_CTX 8
+  xcoop sweep --grid grid.yaml --dry-run             what would be run, and what is done
+  xcoop sweep phantom CoOp --setting base-to-new DATASET.TASK five-groups
+  xcoop sweep phantom CoOp --setting cross --targets derm7pt,ph2
+
+A grid file holds any of: datasets, trainers, shots, seeds, cfgs, backbones, setting, targets, and KEY: [values].
+Everything is crossed; words of the command line win over the file.
+
+Runs lie where `xcoop run` puts them. What is finished is skipped, what was interrupted goes on, what fails is tried
+once more in a fresh process. Several launchers may work on one output folder. Exit code 1: a run failed.
+"""
+
+
+def add(commands: Any) -> None:
+    """Adds the command to `xcoop`."""
+    defaults = environment_defaults()
+    one = commands.add_parser(
+        "sweep",
+        usage="xcoop sweep <dataset[,dataset]> [trainers|all] [shots] [seeds] [KEY VALUE ...] [options]",
+        help="many runs: datasets x methods x shots x seeds, on all GPUs or cores",
+        description="Runs every combination of datasets, methods, shots and seeds, on all GPUs or cores.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    one.add_argument("words", nargs="*", metavar="<dataset> ...", help="see above; lists in one word")
+    one.add_argument("--grid", type=Path, help="a YAML file with the axes of the sweep")
+    one.add_argument("--cfg", default="", help="configurations of the methods, e.g. vit_b16,rn50")
+    one.add_argument("--backbones", default="", help="by their own names, e.g. ViT-B/16,RN50")
+    one.add_argument("--setting", default="", help="few-shot (default), full, base-to-new, cross")
+    one.add_argument("--targets", default="", help="of --setting cross: datasets to test on")
+    one.add_argument("--data", default=defaults["data"], help="the data root (default: $DATA, else data)")
+    one.add_argument("--out", default=defaults["out"], help="the output root (default: $OUT, else output)")
+    one.add_argument("--workers", type=int, help="processes (default: one a GPU, or as cores and memory allow)")
+    one.add_argument("--gpus", help="ids of the GPUs to use (default: all that are visible)")
+    one.add_argument("--dry-run", action="store_true", help="list the runs and what is done, and stop")
+    one.set_defaults(action=execute, own_parser=one)
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Runs it; the exit code."""
+    from xcoop.sweep import grid as grids
+
+    grid = read_grid(arguments)
+    found = grids.jobs(grid)
+    for note in grids.left_out(grid, found):
+        say(f"note: {note}")
+    return _list(found) if arguments.dry_run else _run(found, arguments, grid.out)
+
+
+def _run(found: Sequence[Job], arguments: argparse.Namespace, out: str) -> int:
+    from xcoop.sweep.launch import launch
+    from xcoop.sweep.slots import make_slots
+
+    gpus = None if arguments.gpus is None else words_of(arguments.gpus)
+    return FAILED if launch(found, make_slots(arguments.workers, gpus), out) else 0
+
+
+def _list(found: Sequence[Job]) -> int:
+    """Says of each run what is done; the exit code."""
+    from xcoop.sweep.launch import DONE, state
+
+    states = [state(job) for job in found]
+    width = max(map(len, states), default=0)
+    say(*(f"{what:<{width}}  {job.title}  {job.folder}" for what, job in zip(states, found, strict=True)))
+    done = states.count(DONE)
+    say(f"{len(found)} runs: {done} done, {len(found) - done} to do. Nothing was started (--dry-run).")
+    return 0
+
+
+def read_grid(arguments: argparse.Namespace) -> Grid:
+    """The grid that the command line and the grid file ask for together.
+
+    Raises:
+        UserError: a word, a name in the file, or a value is wrong.
+    """
+    from xcoop.commands.settings import as_pairs
+    from xcoop.plans import split_words
+    from xcoop.sweep.gridfile import make_grid, read_grid_file
+
+    names, pairs = split_words(arguments.words)
+    if len(names) > 4:
+        raise UserError(
+            f"expected <datasets> [trainers] [shots] [seeds] [KEY VALUE ...], got {' '.join(arguments.words)!r}; "
+            'a list is one word: "1 2 3" or 1,2,3'
+        )
+    axes: dict[str, Any] = read_grid_file(arguments.grid) if arguments.grid else {}
+    axes |= {
+        axis: words_of(text) for axis, text in zip(("datasets", "trainers", "shots", "seeds"), names, strict=False)
+    }
+    for axis, text in (("cfgs", arguments.cfg), ("backbones", arguments.backbones), ("targets", arguments.targets)):
+        axes |= {axis: words_of(text)} if text else {}
+    axes |= {"setting": arguments.setting} if arguments.setting else {}
+    axes |= {key: [value] for key, value in as_pairs(pairs)}
+    axes.setdefault("seeds", words_of(environment_defaults()["seeds"]))
+    return make_grid(axes, arguments.data, arguments.out)
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a list, separated by blanks or commas."""
+    return text.replace(",", " ").split()

@@ -1,0 +1,67 @@
+"""The axes of a sweep as plain lists: from a YAML file, the command line, or both."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from xcoop.commands.base import UserError, numbers
+from xcoop.names import unknown
+from xcoop.plans import KEY, shot_number
+from xcoop.sweep.grid import Grid
+
+AXES = ("datasets", "trainers", "shots", "seeds", "cfgs", "backbones", "setting", "targets")
+
+
+def read_grid_file(path: Path) -> dict[str, Any]:
+    """The content of a grid file: axes and config keys, each with a value or a list of them.
+
+    Raises:
+        UserError: there is no such file, it is no YAML, or it has a name that is neither; the message names it.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--grid {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"--grid {path} is not valid YAML: {error}") from error
+    if not isinstance(tree, dict):
+        raise UserError(f"--grid {path} must hold axes such as `datasets: [phantom]`, not a {type(tree).__name__}")
+    for name in map(str, tree):
+        if name not in AXES and not KEY.fullmatch(name):
+            raise UserError(f"--grid {path}: {unknown('axis', name, AXES)} Config keys are written as A.B: [values].")
+    return {str(name): value for name, value in tree.items()}
+
+
+def make_grid(axes: Mapping[str, Any], data: str, out: str) -> Grid:
+    """The grid of these axes.
+
+    Args:
+        axes: of `AXES`, and config keys; each a value or a list of them.
+        data: the data root.
+        out: the output root.
+
+    Raises:
+        UserError: a number is none, or no dataset is given.
+    """
+    lists = {name: _texts(value) for name, value in axes.items()}
+    if not lists.get("datasets"):
+        raise UserError("no dataset is given: xcoop sweep <dataset[,dataset]>, or `datasets:` in the grid file")
+    given: dict[str, Any] = {name: lists[name] for name in ("datasets", "trainers", "cfgs", "backbones", "targets")
+                             if lists.get(name)}  # fmt: skip
+    if lists.get("shots"):
+        given["shots"] = tuple(dict.fromkeys(shot_number(text) for text in lists["shots"]))
+    if lists.get("seeds"):
+        given["seeds"] = tuple(numbers(" ".join(lists["seeds"]), "seeds"))
+    if lists.get("setting"):
+        given["setting"] = lists["setting"][0]
+    keys = tuple((name, values) for name, values in lists.items() if name not in AXES)
+    return Grid(**given, keys=keys, data=data, out=out)
+
+
+def _texts(value: Any) -> tuple[str, ...]:
+    """A value or a list of values as texts."""
+    return tuple(map(str, value)) if isinstance(value, (list, tuple)) else (str(value),)
