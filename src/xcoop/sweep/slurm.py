@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 from xcoop import child
 from xcoop.commands.base import UserError
 from xcoop.runs import terminable
-from xcoop.sweep.jobs import FAILED, FINISHED, Job, Outcome
+from xcoop.sweep.jobs import FAILED, FINISHED, FOUND, Job, Outcome
+from xcoop.sweep.slots import THREADS
 from xcoop.sweep.slurm_display import Display
 from xcoop.sweep.slurm_launcher import DONE, LOST, Launcher, Submit, Tally
 from xcoop.sweep.slurm_ledger import Ledger, Submission
@@ -92,9 +93,11 @@ def run_on_slurm(
         except KeyboardInterrupt:
             display.leave()
             raise
+    if detach:
+        display.leave()
     names = {DONE: FINISHED, LOST: FAILED}
     return {
-        here[job]: Outcome(names[state.name], message=state.message)
+        here[job]: Outcome(FOUND if job in launcher.found else names[state.name], message=state.message)
         for job, state in tally.states.items()
         if state.name in names
     }
@@ -164,6 +167,7 @@ def _executor(submission: Submission, logs: Path, options: Options) -> SlurmExec
     from submitit import SlurmExecutor
 
     path = child.environment().get("PYTHONPATH")  # the nodes find the same xcoop
+    setup = [f"export {name}=${{{name}:-{options.cpus}}}" for name in THREADS]  # a node may show a task all its cores
     executor = SlurmExecutor(logs, max_num_timeout=ENDLESS)
     wanted: dict[str, Any] = {
         "job_name": submission.name,
@@ -176,7 +180,7 @@ def _executor(submission: Submission, logs: Path, options: Options) -> SlurmExec
         "stderr_to_stdout": True,
         # Since Slurm 22.05 a step does not inherit the CPUs of its job.
         "srun_args": [f"--cpus-per-task={options.cpus}"],
-        "setup": [f"export PYTHONPATH={shlex.quote(path)}"] if path else None,
+        "setup": [*setup, *([f"export PYTHONPATH={shlex.quote(path)}"] if path else [])],
         # A cluster may be set not to requeue.
         "additional_parameters": {"requeue": True, **{name: value or True for name, value in options.extra}},
     }

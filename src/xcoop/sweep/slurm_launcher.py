@@ -74,6 +74,9 @@ class Launcher:
         queue: see `slurm_queue.queued`.
         why: see `slurm_queue.last_state`.
         grace: seconds; see `GRACE`.
+
+    Attributes:
+        found: the jobs that were done when it first looked.
     """
 
     def __init__(
@@ -88,6 +91,7 @@ class Launcher:
     ) -> None:
         self.jobs, self.ledger, self.submit, self.runs_per_task = list(jobs), ledger, submit, runs_per_task
         self.queue, self.why, self.grace = queue, why, grace
+        self.found: set[Job] = set()
         self._past: set[tuple[int, int]] | None = None  # tasks that had gone when this launcher started
         self._gone: dict[tuple[int, int], float] = {}  # since when each task is seen to have gone
         self._closed: dict[Job, State] = {}
@@ -121,6 +125,8 @@ class Launcher:
             if holder and entry and holder[0].job is None:  # its launcher died before it could write the id down
                 self.ledger.confirm(holder[0], entry.job)
             state = tally.states[job] = self._closed.get(job) or self._state(job, holder, entry, tally)
+            if first and state.name == DONE:
+                self.found.add(job)
             if state.name in (DONE, LOST):
                 self._closed[job] = state
             elif entry:
