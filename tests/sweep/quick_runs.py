@@ -36,7 +36,7 @@ def run(job: Job) -> Outcome:
             if trouble == "transient" and len(events(job.folder, "begin")) == 1:
                 return Outcome(FAILED, message="bad luck")
             if trouble == "fork" and os.fork() == 0:
-                time.sleep(3 * steps * seconds)
+                time.sleep(5)
                 os._exit(0)
             chain(job.folder, steps, seconds, trouble)
     except BusyError as error:

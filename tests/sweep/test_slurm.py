@@ -14,14 +14,17 @@ from typing import Any
 
 import pytest
 import quick_runs
+import tiny_runs
+import torch
 from quick_runs import events, expected, make_job, result
 from slurm_cluster import Cluster, missing
 
-from xcoop.sweep.jobs import Job
+from xcoop.sweep.jobs import FINISHED, Job
 from xcoop.sweep.slurm import Options, submitter, watch
 from xcoop.sweep.slurm_display import Display
 from xcoop.sweep.slurm_launcher import DONE, LOST, Launcher, State
 from xcoop.sweep.slurm_ledger import Ledger
+from xcoop.sweep.worker import Run
 
 HERE = Path(__file__).parent
 OPTIONS = Options(runs_per_task=1, minutes=5, gpus=0, cpus=1)
@@ -48,9 +51,11 @@ def cluster() -> Iterator[Cluster]:
 class Sweep:
     """A launcher in a thread, so that the test can do harm meanwhile."""
 
-    def __init__(self, out: Path, jobs: Sequence[Job], options: Options = OPTIONS) -> None:
+    def __init__(
+        self, out: Path, jobs: Sequence[Job], options: Options = OPTIONS, run: Run | None = quick_runs.run
+    ) -> None:
         self.ledger = Ledger(out / ".sweep" / "slurm")
-        self.launcher = Launcher(jobs, self.ledger, submitter(options, quick_runs.run), options.runs_per_task, grace=1)
+        self.launcher = Launcher(jobs, self.ledger, submitter(options, run), options.runs_per_task, grace=1)
         self.states: dict[str, State] = {}
         self.thread = threading.Thread(target=self._watch, daemon=True)
         self.thread.start()
@@ -59,7 +64,7 @@ class Sweep:
         tally = watch(self.launcher, Display(1, terminal=False), pauses=(0.3, 0.3))
         self.states = {job.title: state for job, state in tally.states.items()}
 
-    def end(self, seconds: float = 90) -> dict[str, State]:
+    def end(self, seconds: float = 240) -> dict[str, State]:
         self.thread.join(seconds)
         assert not self.thread.is_alive(), "the sweep did not end"
         return self.states
@@ -68,7 +73,7 @@ class Sweep:
         return str(self.ledger.submissions()[0].job)
 
 
-def wait(true: Callable[[], Any], seconds: float = 60) -> Any:
+def wait(true: Callable[[], Any], seconds: float = 120) -> Any:
     end = time.monotonic() + seconds
     while not (found := true()):
         assert time.monotonic() < end, "it never came true"
@@ -105,7 +110,7 @@ def test_array_keeps_its_limit_and_runs_everything_once(cluster: Cluster, tmp_pa
 def test_interrupted_tasks_go_on_where_they_were(cluster: Cluster, tmp_path: Path) -> None:
     """One is requeued by Slurm, one gives way to a notice, one is killed; a forked child answers no notice."""
     names = ["requeued", "noticed", "killed"]
-    jobs = [make_job(tmp_path, name, 30, 0.2, "fork" if name == "noticed" else "") for name in names]
+    jobs = [make_job(tmp_path, name, 20, 0.3, "fork" if name == "noticed" else "") for name in names]
     sweep = Sweep(tmp_path, jobs)
     wait(lambda: all(len(events(tmp_path / name, "step")) > 2 for name in names))
     cluster.run("scontrol", "requeue", f"{sweep.job_id()}_0")
@@ -113,13 +118,14 @@ def test_interrupted_tasks_go_on_where_they_were(cluster: Cluster, tmp_path: Pat
     os.kill(int(str(events(tmp_path / "killed", "begin")[0]["pid"])), signal.SIGKILL)
     assert set(sweep.end().values()) == {State(DONE)}
     for name in names:
-        check_once(tmp_path, name, 30, repeated=1)
+        check_once(tmp_path, name, 20, repeated=1)
         assert len(events(tmp_path / name, "begin")) == 2
     first, second = sweep.ledger.submissions()
     assert [job.title for task in second.tasks for job in task] == ["killed"]
     assert (first.attempt, second.attempt) == (1, 2)
     assert [sweep.ledger.status(first, index).starts for index in range(3)] == [2, 2, 1]
-    assert "Calling checkpoint method" in (sweep.ledger.logs(first) / f"{first.job}_1_0_log.out").read_text()
+    log = (sweep.ledger.logs(first) / f"{first.job}_1_0_log.out").read_text()
+    assert log.count("Calling checkpoint method") == 1
 
 
 def test_killed_twice_is_listed_and_errors_are_not_repeated(cluster: Cluster, tmp_path: Path) -> None:
@@ -132,6 +138,42 @@ def test_killed_twice_is_listed_and_errors_are_not_repeated(cluster: Cluster, tm
     assert states["wrong"] == State(LOST, "wrong from the start")
     assert states["unlucky"] == State(DONE)
     assert [len(events(tmp_path / name, "begin")) for name in troubles] == [1, 2, 2, 1]
+
+
+@pytest.mark.slow
+def test_a_real_run_that_gives_way_ends_in_the_same_weights(
+    cluster: Cluster, tiny_weights_file: Path, tmp_path: Path
+) -> None:
+    data, epochs = tiny_runs.draw(tmp_path / "pictures"), 60
+    weights = {}
+    for name in ("interrupted", "whole"):
+        job = tiny_runs.make_job(tmp_path / name, data, tiny_weights_file, epochs)
+        path = job.folder / "prompt_learner"
+        if name == "whole":
+            assert tiny_runs.run(job).state == FINISHED
+        else:
+            sweep = Sweep(tmp_path, [job], run=tiny_runs.run)
+            wait(lambda path=path: (path / "model.pth.tar-5").exists())
+            cluster.run("scancel", "--signal=USR2", sweep.job_id())
+            assert sweep.end() == {job.title: State(DONE)}
+            (submission,) = sweep.ledger.submissions()
+            assert sweep.ledger.status(submission, 0).starts == 2
+        weights[name] = torch.load(path / f"model.pth.tar-{epochs}", weights_only=True)["state_dict"]["ctx"]
+        weights[name + " guesses"] = (job.folder / "predictions.csv").read_bytes()
+    assert torch.equal(weights["interrupted"], weights["whole"])
+    assert weights["interrupted guesses"] == weights["whole guesses"]
+
+
+@pytest.mark.slow
+def test_the_time_limit_ends_no_run(cluster: Cluster, tmp_path: Path) -> None:
+    """Slurm looks at limits twice a minute, and gives notice of a one-minute limit at its first look."""
+    jobs = [make_job(tmp_path, f"run{number}", 20, 1.0) for number in range(4)]
+    sweep = Sweep(tmp_path, jobs, Options(runs_per_task=2, minutes=1, gpus=0, cpus=1))
+    assert set(sweep.end(240).values()) == {State(DONE)}
+    (submission,) = sweep.ledger.submissions()
+    assert all(sweep.ledger.status(submission, index).starts >= 2 for index in range(2))
+    for number in range(4):
+        check_once(tmp_path, f"run{number}", 20, repeated=1)
 
 
 def launch(out: Path, *words: object) -> subprocess.Popen[str]:
@@ -148,7 +190,7 @@ def test_launchers_that_die_or_are_two_submit_nothing_twice(cluster: Cluster, tm
         one.communicate()
     assert len(ledger.submissions()) == 1
     again = launch(tmp_path, 6, 20, 0.2)  # one run more than before
-    text, _ = again.communicate(timeout=90)
+    text, _ = again.communicate(timeout=240)
     assert again.returncode == 0
     assert [line for line in text.splitlines() if line.startswith("run")] == [f"run{i} finished" for i in range(6)]
     first, second = ledger.submissions()
