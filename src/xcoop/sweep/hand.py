@@ -40,6 +40,7 @@ class Hand:
     Attributes:
         job: what it runs now; None: nothing.
         group: of its last job.
+        ready: whether it has said that it can begin.
         served: jobs that it was given.
         since: when it was given the last one.
     """
@@ -48,6 +49,7 @@ class Hand:
         self.slot = slot
         self.job: Job | None = None
         self.group = ""
+        self.ready = False
         self.served = 0
         self.since = time.monotonic()
         folder.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ from xcoop.workplace import busy
 
 TICK = 0.2  # seconds between looks at everything
 LOOK = 2.0  # seconds between looks at runs that other launchers are at
-DEAD_ENDS = 3  # workers of a slot that may die, one after the other, before they have run anything
+DEAD_ENDS = 3  # workers of a slot that may die, one after the other, before they are ready
 
 
 class Pool:
@@ -128,40 +128,44 @@ class Pool:
         select.select([hand for _, hand in hands], [], [], TICK)
         for slot, hand in hands:
             end = hand.end()  # asked before the last events are read
-            for event in hand.hear():
+            for event in list(hand.hear()):  # all, before one of them ends the worker
                 self._take(slot, hand, event)
             if end is not None and self.hands.get(slot) is hand:
-                self._mourn(slot, hand, f"its process ended: {end.reason}\n{end.message}")
+                self._mourn(slot, hand, f"its process ended: {end.reason}" + "".join(f" ({t})" for t in end.tail[-1:]))
 
     def _take(self, slot: Slot, hand: Hand, event: dict[str, Any]) -> None:
         job = hand.job
-        if event["event"] == "at" and job is not None:
+        if event["event"] == "ready":
+            hand.ready = True
+            self._deaths[slot] = 0
+        elif event["event"] == "at" and job is not None:
             self.display.at(job, event["part"])
-        if event["event"] != "end" or job is None:
-            return
-        hand.job = None
-        self._deaths[slot] = 0
-        self._judge(job, Outcome(event["state"], event["seconds"], event["message"], event["again"]))
-        if event["state"] == FAILED and event["again"]:  # whatever went wrong ends with the process
-            self._retire(slot)
+        elif event["event"] == "end" and job is not None:
+            hand.job = None
+            self._judge(job, Outcome(event["state"], event["seconds"], event["message"], event["again"]))
+            if event["state"] == FAILED and event["again"]:  # whatever went wrong ends with the process
+                self._retire(slot)
 
     def _mourn(self, slot: Slot, hand: Hand, message: str) -> None:
-        """A worker has died, with or without a job."""
-        job = hand.job
+        """A worker has died, with or without a job. One that died before it was ready has not tried its job."""
         self._retire(slot)
-        self._deaths[slot] += 1
-        if job is not None:
-            self._judge(job, Outcome(FAILED, time.monotonic() - hand.since, message))
+        if hand.job is not None and hand.ready:
+            self._judge(hand.job, Outcome(FAILED, time.monotonic() - hand.since, message))
+        elif hand.job is not None:
+            self.waiting.insert(0, hand.job)
+            self.display.paused(hand.job)
+        if not hand.ready:
+            self._deaths[slot] += 1
         if self._deaths[slot] >= DEAD_ENDS:
             self._close_slot(slot, message)
 
     def _close_slot(self, slot: Slot, message: str) -> None:
-        """Workers do not live here; without another slot the rest of the jobs has failed."""
+        """Workers do not start here; without another slot the rest of the jobs has failed."""
         self.slots.remove(slot)
         if self.slots:
             return
         for job in [*self.waiting, *self.busy]:
-            self._close(job, Outcome(FAILED, message=f"workers on {slot.name} do not live: {message}"))
+            self._close(job, Outcome(FAILED, message=f"no worker starts; {message}"))
         self.waiting, self.busy = [], []
 
     def _judge(self, job: Job, outcome: Outcome) -> None:

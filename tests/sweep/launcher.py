@@ -1,0 +1,16 @@
+"""A launcher of its own process, to be killed: `launcher.py JOBS.json OUT WORKERS PROGRAM...`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from xcoop.commands.base import guarded
+from xcoop.sweep.jobs import read_jobs
+from xcoop.sweep.launch import launch
+from xcoop.sweep.slots import make_slots
+
+if __name__ == "__main__":
+    jobs, out, workers, *program = sys.argv[1:]
+    slots = make_slots(int(workers), (), cores=int(workers))
+    sys.exit(guarded(lambda: min(1, launch(read_jobs(Path(jobs)), slots, out, program))))

@@ -1,0 +1,186 @@
+"""What a sweep runs: every combination once, in the folders of `xcoop run`, and nothing with a wrong name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from xcoop.cli import main
+from xcoop.commands.base import UserError
+from xcoop.plans import make_plans
+from xcoop.sweep.grid import Grid, jobs, left_out
+from xcoop.sweep.gridfile import make_grid, read_grid_file
+from xcoop.sweep.jobs import Job, read_jobs, write_jobs
+
+FIVE = ("DATASET.TASK", ("five-groups",))
+
+
+def grid(tmp_path: Path, **axes: Any) -> Grid:
+    values = {"datasets": ("phantom",), "trainers": ("CoOp",), "shots": (4,), "seeds": (1,), "out": str(tmp_path)}
+    return Grid(**(values | axes))
+
+
+def option(job: Job, flag: str) -> str:
+    return job.words[job.words.index(flag) + 1]
+
+
+def test_everything_is_crossed_and_lies_where_xcoop_run_puts_it(tmp_path: Path) -> None:
+    found = jobs(grid(tmp_path, trainers=("CoOp", "CoCoOp"), shots=(1, 4), seeds=(1, 2)))
+    assert len(found) == 8
+    plans = make_plans(["phantom", "4", "CoCoOp"], "data", str(tmp_path), [1, 2])
+    assert plans[0].seed_folder(2) in {job.folder for job in found}
+    assert tuple(plans[0].words(2)) in {job.words for job in found}
+    assert len({job.group for job in found}) == 1
+
+
+def test_what_trains_nothing_is_run_once(tmp_path: Path) -> None:
+    found = jobs(grid(tmp_path, trainers=("ZeroshotCLIP",), shots=(1, 2, 4), seeds=(1, 2, 3)))
+    assert [job.folder for job in found] == [tmp_path / "phantom/ZeroshotCLIP/phantom/seed1"]
+
+
+def test_keys_are_crossed_and_stand_in_the_folder(tmp_path: Path) -> None:
+    keys = (("TRAINER.COOP.N_CTX", ("2", "8")), ("OPTIM.LR", ("0.1",)))
+    folders = [job.folder.parent.name for job in jobs(grid(tmp_path, keys=keys))]
+    assert folders == ["phantom_4shots_lr-0.1_n_ctx-2", "phantom_4shots_lr-0.1_n_ctx-8"]
+
+
+def test_other_groups_for_other_data_and_backbones(tmp_path: Path) -> None:
+    found = jobs(grid(tmp_path, datasets=("phantom", "derm7pt"), backbones=("phantom", "ViT-B/16")))
+    assert len(found) == 4
+    assert len({job.group for job in found}) == 4
+    assert {option(job, "--config-file") for job in found} == {"phantom", "vit_b16"}
+
+
+def test_full_trains_on_everything(tmp_path: Path) -> None:
+    (job,) = jobs(grid(tmp_path, setting="full", shots=(1, 2, 4)))
+    assert option(job, "DATASET.NUM_SHOTS") == "-1"
+    assert "all training images" in job.title
+
+
+def test_base_to_new_evaluates_the_trained_weights_on_the_other_classes(tmp_path: Path) -> None:
+    wanted = grid(tmp_path, trainers=("CoOp", "XCoOp", "ZeroshotCLIP"), setting="base-to-new", keys=(FIVE,))
+    found = jobs(wanted)
+    trained = {option(job, "--trainer"): job for job in found if job.after is None}
+    new = {option(job, "--trainer"): job for job in found if job.after is not None}
+    assert option(trained["CoOp"], "DATASET.SUBSAMPLE_CLASSES") == "base"
+    assert option(new["CoOp"], "DATASET.SUBSAMPLE_CLASSES") == "new"
+    assert new["CoOp"].after == trained["CoOp"].folder == Path(option(new["CoOp"], "--model-dir"))
+    assert new["CoOp"].folder == trained["CoOp"].folder / "evaluation" / "Phantom_new"
+    assert "--eval-only" in new["CoOp"].words
+    assert "--model-dir" not in new["ZeroshotCLIP"].words
+    # XCoOp learns contexts of its classes.
+    assert new.keys() == {"CoOp", "ZeroshotCLIP"}
+    assert [note.partition(":")[0] for note in left_out(wanted, found)] == ["XCoOp"]
+
+
+def test_cross_evaluates_on_each_target(tmp_path: Path) -> None:
+    found = jobs(grid(tmp_path, setting="cross", targets=("derm7pt",)))
+    assert [option(job, "--dataset-config-file") for job in found] == ["phantom", "derm7pt"]
+    assert found[1].after == found[0].folder
+    assert found[1].folder == found[0].folder / "evaluation" / "Derm7pt_all"
+
+
+@pytest.mark.parametrize(
+    ("axes", "message"),
+    [
+        ({"datasets": ("phantm",)}, "Did you mean 'phantom'"),
+        ({"trainers": ("CoOpp",)}, "Did you mean 'CoOp'"),
+        ({"cfgs": ("vit_b61",)}, "Did you mean 'vit_b16'"),
+        ({"backbones": ("ViT-B/61",)}, "Did you mean 'ViT-B/16'"),
+        ({"setting": "base-to-knew"}, "Did you mean 'base-to-new'"),
+        ({"keys": (("TRAINER.COOP.N_CTXX", ("4",)),)}, "Did you mean 'TRAINER.COOP.N_CTX'"),
+        ({"keys": (("TRAINER.COOP.N_CTX", ("4", "four")),)}, "takes a whole number"),
+        ({"keys": (("SEED", ("4",)),)}, "SEED is set by `xcoop sweep` itself"),
+        ({"trainers": ("all", "CoOp")}, "`all` stands alone"),
+        ({"targets": ("derm7pt",)}, "belong together"),
+        ({"setting": "cross"}, "belong together"),
+        ({"setting": "cross", "targets": ("pneumonia",)}, "pneumonia has the classes normal"),
+        ({"setting": "base-to-new"}, "with fewer than 4, one of the halves has a single class"),
+        ({"setting": "base-to-new", "keys": (("DATASET.TASK", ("five",)),)}, "has the tasks"),
+    ],
+)  # fmt: skip
+def test_nothing_is_begun_with_a_wrong_name(axes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=message):
+        jobs(grid(tmp_path, **axes))
+
+
+def test_a_folder_with_other_settings_is_refused(tmp_path: Path) -> None:
+    (job,) = jobs(grid(tmp_path))
+    (job.folder / "prompt_learner").mkdir(parents=True)
+    (job.folder / "prompt_learner" / "model.pth.tar-1").write_text("")
+    (job.folder / "config.yaml").write_text("TRAINER: {NAME: CoOp}\nOPTIM: {LR: 5}\n")
+    with pytest.raises(UserError, match="with other settings"):
+        jobs(grid(tmp_path))
+
+
+def test_a_grid_file(tmp_path: Path) -> None:
+    path = tmp_path / "grid.yaml"
+    path.write_text("datasets: [phantom]\nshots: [1, 4]\nsetting: full\nOPTIM.LR: [0.1, 0.2]\nINPUT.TRANSFORMS:\n"
+                    "  - [normalize]\n  - [random_flip, normalize]\n")  # fmt: skip
+    made = make_grid(read_grid_file(path), "data", "out")
+    assert made.datasets == ("phantom",)
+    assert made.shots == (1, 4)
+    assert made.keys == (
+        ("OPTIM.LR", ("0.1", "0.2")),
+        ("INPUT.TRANSFORMS", ("['normalize']", "['random_flip', 'normalize']")),
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("dataset: [phantom]", "Did you mean 'datasets'"),
+        ("- phantom", "must hold axes"),
+        ("a: [", "is not valid YAML"),
+        ("shots: [1]", "no dataset is given"),
+        ("datasets: [phantom]\nshots: [none]", "<shots> must be a whole number"),
+        ("datasets: [phantom]\nseeds: [1, 1]", "different integers"),
+    ],
+)
+def test_a_wrong_grid_file(text: str, message: str, tmp_path: Path) -> None:
+    path = tmp_path / "grid.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message):
+        make_grid(read_grid_file(path), "data", "out")
+
+
+def test_a_dry_run_lists_and_starts_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "out"
+    assert main(["sweep", "phantom", "CoOp,CoCoOp", "4 16", "1 2", "--out", str(out), "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert told.count("to do  phantom: ") == 8
+    assert "8 runs: 0 done, 8 to do" in told
+    assert not out.exists()
+
+
+def test_words_of_the_command_line_win_over_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "grid.yaml"
+    path.write_text("datasets: [derm7pt]\ntrainers: [CoOp]\nshots: [1, 2, 4]\nseeds: [1]\nOPTIM.LR: [0.1, 0.2]\n")
+    command = ["sweep", "phantom", "--grid", str(path), "OPTIM.LR", "0.5", "--out", str(tmp_path), "--dry-run"]
+    assert main(command) == 0
+    told = capsys.readouterr().out
+    assert told.count("lr-0.5, ") == 3
+    assert "3 runs" in told
+
+
+@pytest.mark.parametrize("words", [[], ["phantom", "CoOp", "1", "1", "2"], ["phantom", "--worker", "2"]])
+def test_a_wrong_command_line_ends_with_2(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    try:
+        code: object = main(["sweep", *words])
+    except SystemExit as end:
+        code = end.code
+    assert code == 2
+    assert capsys.readouterr().err
+
+
+def test_jobs_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "jobs.json"
+    wanted = [Job(("--seed", "1"), Path("a/b"), "title", "group"), Job((), Path("c"), "t", "g", after=Path("a/b"))]
+    write_jobs(path, wanted)
+    assert read_jobs(path) == wanted
+    for text, message in (('{"schema": 9, "jobs": []}', "no list of jobs"), ('{"schema": 1, "jobs": [3]}', "no job")):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=message):
+            read_jobs(path)

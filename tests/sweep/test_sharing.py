@@ -1,0 +1,156 @@
+"""What runs share is theirs to read; what one of them changes ends with it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import random
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from yacs.config import CfgNode
+
+from xcoop import sharing
+from xcoop.backbones import ImageFeatures
+from xcoop.sweep.isolation import isolated
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def cfg(tiny_weights_file: Path) -> CfgNode:
+    return CfgNode({"MODEL": {"BACKBONE": {"NAME": "ViT-B/16", "PATH": str(tiny_weights_file)}}})
+
+
+def count_loads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    from xcoop import backbones
+
+    load, loads = backbones.load_backbone, []
+    monkeypatch.setattr(backbones, "load_backbone", lambda cfg: (loads.append(1), load(cfg))[1])
+    return loads
+
+
+def test_outside_a_scope_nothing_is_kept(cfg: CfgNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    loads = count_loads(monkeypatch)
+    assert sharing.backbone(cfg, CPU) is not sharing.backbone(cfg, CPU)
+    assert len(loads) == 2
+    made: list[int] = []
+    for _ in range(2):
+        sharing.fact("what", lambda: made.append(1))
+        sharing.features("which", lambda: made.append(1))  # type: ignore[arg-type,return-value]
+    assert len(made) == 4
+
+
+def test_each_run_has_a_backbone_of_its_own(cfg: CfgNode, monkeypatch: pytest.MonkeyPatch) -> None:
+    loads = count_loads(monkeypatch)
+    with sharing.sharing(sharing.Shared()):
+        first = sharing.backbone(cfg, CPU)
+        fingerprint = first.fingerprint()
+        for parameter in first.image_norms():
+            parameter.requires_grad_(True)
+            with torch.no_grad():
+                parameter.add_(1)
+        first.register_forward_hook(lambda *_: None)
+        second = sharing.backbone(cfg, CPU)
+    assert len(loads) == 1
+    assert second.fingerprint() == fingerprint != first.fingerprint()
+    assert not any(parameter.requires_grad for parameter in second.parameters())
+    assert not second._forward_hooks
+    storages = [{tensor.data_ptr() for tensor in one.state_dict().values()} for one in (first, second)]
+    assert not storages[0] & storages[1]
+
+
+def test_the_fingerprint_that_is_taken_over_is_that_of_the_weights(cfg: CfgNode) -> None:
+    with sharing.sharing(sharing.Shared()):
+        taken = sharing.backbone(cfg, CPU)
+    known = taken.fingerprint()
+    taken._fingerprint = None
+    assert taken.fingerprint() == known
+
+
+def test_changed_weights_are_loaded_anew(
+    cfg: CfgNode, tiny_weights_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "weights.safetensors"
+    path.write_bytes(tiny_weights_file.read_bytes())
+    cfg.MODEL.BACKBONE.PATH = str(path)
+    loads = count_loads(monkeypatch)
+    with sharing.sharing(sharing.Shared()):
+        sharing.backbone(cfg, CPU)
+        os.utime(path, ns=(1, 1))
+        sharing.backbone(cfg, CPU)
+    assert len(loads) == 2
+
+
+def images(rows: int) -> ImageFeatures:
+    return ImageFeatures(torch.zeros(rows, 4), torch.zeros(rows, 0, 4))
+
+
+def test_features_are_made_once_and_the_oldest_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharing, "MAX_FEATURES", 100 * 4 * 4)
+    made: list[str] = []
+
+    def ask(key: str) -> None:
+        sharing.features(key, lambda: (made.append(key), images(40))[1])
+
+    with sharing.sharing(sharing.Shared()):
+        for key in "abacab":  # a, b; a again; c puts b out; a is there; b has to be made again
+            ask(key)
+    assert made == ["a", "b", "c", "b"]
+
+
+def state() -> dict[str, object]:
+    return {
+        "random": random.getstate(),
+        "numpy": np.random.get_state()[1].tolist(),  # type: ignore[union-attr,index]
+        "torch": torch.get_rng_state().tolist(),
+        "threads": torch.get_num_threads(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+        "benchmark": torch.backends.cudnn.benchmark,
+        "dtype": torch.get_default_dtype(),
+        "grad": torch.is_grad_enabled(),
+        "anomaly": torch.is_anomaly_enabled(),
+        "precision": torch.get_float32_matmul_precision(),
+        "errors": np.geterr(),
+        "streams": (sys.stdout, sys.stderr),
+        "environment": dict(os.environ),
+        "folder": os.getcwd(),
+        "level": logging.getLogger("xcoop").level,
+        "handlers": list(logging.getLogger().handlers),
+        "disabled": logging.root.manager.disable,
+        "warnings": list(warnings.filters),
+    }
+
+
+@pytest.mark.parametrize("crash", [False, True])
+def test_everything_is_put_back(crash: bool, tmp_path: Path) -> None:
+    before = state()
+    with contextlib.suppress(KeyError), isolated():
+        random.seed(7)
+        np.random.seed(7)
+        torch.manual_seed(7)
+        torch.set_num_threads(torch.get_num_threads() + 1)
+        torch.use_deterministic_algorithms(True)
+        torch.backends.cudnn.benchmark = not torch.backends.cudnn.benchmark
+        torch.set_default_dtype(torch.float64)
+        torch.set_grad_enabled(False)
+        torch.autograd.set_detect_anomaly(True)
+        torch.set_float32_matmul_precision("medium")
+        np.seterr(all="raise")
+        sys.stdout = sys.stderr = (tmp_path / "out").open("w")
+        os.environ["SOMETHING_NEW"] = "1"
+        os.chdir(tmp_path)
+        logging.getLogger("xcoop").setLevel(logging.ERROR)
+        logging.getLogger().addHandler(logging.NullHandler())
+        logging.disable(logging.CRITICAL)
+        warnings.simplefilter("error")
+        changed = state()
+        assert all(changed[key] != before[key] for key in before)
+        if crash:
+            raise KeyError
+    assert state() == before
