@@ -28,7 +28,16 @@ EXTRAS = {
     "plots": ["matplotlib>=3.7"],
     # Sweeps on a Slurm cluster.
     "slurm": ["submitit>=1.5"],
-    "test": ["pytest>=8", "ruff>=0.6", "mypy>=1.11", "types-PyYAML", "types-tabulate", "types-tqdm", "openai>=1.40"],
+    "test": [
+        "pytest>=8",
+        "ruff>=0.6",
+        "mypy>=1.11",
+        "types-PyYAML",
+        "types-tabulate",
+        "types-tqdm",
+        "openai>=1.40",
+        "submitit>=1.5",
+    ],
 }
 
 setup(

@@ -17,6 +17,7 @@ import socket
 import subprocess
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scontrol", "scancel")
@@ -64,6 +65,10 @@ def missing() -> str:
     return "" if os.geteuid() == 0 else "Slurm's daemons can be started by root only"
 
 
+class NoClusterError(Exception):
+    """Slurm is installed, and does not start here."""
+
+
 class Cluster:
     """Two nodes with four CPUs and two GPUs each, in one partition.
 
@@ -77,11 +82,18 @@ class Cluster:
         self.folder.chmod(0o755)
 
     def __enter__(self) -> Cluster:
+        """Starts it.
+
+        Raises:
+            NoClusterError: it does not start; the message says what went wrong.
+        """
         try:
             self._configure()
             self._start()
-        except BaseException:
+        except BaseException as error:
             self.__exit__()
+            if isinstance(error, (OSError, RuntimeError, subprocess.SubprocessError)):
+                raise NoClusterError(str(error)) from error
             raise
         return self
 
@@ -112,9 +124,8 @@ class Cluster:
         return done.stdout.strip()
 
     @staticmethod
-    def until(true: object, seconds: float) -> bool:
+    def until(true: Callable[[], object], seconds: float) -> bool:
         """Waits for something to be true; whether it came true in time."""
-        assert callable(true)
         end = time.monotonic() + seconds
         while not true():
             if time.monotonic() > end:

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import quick_runs
 import tiny_runs
 import torch
 from quick_runs import events, expected, make_job, result
-from slurm_cluster import Cluster, missing
+from slurm_cluster import Cluster, NoClusterError, missing
 
 from xcoop.sweep.jobs import FINISHED, Job
 from xcoop.sweep.slurm import Options, submitter, watch
@@ -36,16 +37,16 @@ def cluster() -> Iterator[Cluster]:
     if reason:
         pytest.skip(reason)
     pytest.importorskip("submitit", reason="submitit is not installed (pip install 'xcoop[slurm]')")
-    patch = pytest.MonkeyPatch()
-    with Cluster() as running:
+    with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        try:
+            running = stack.enter_context(Cluster())
+        except NoClusterError as error:
+            pytest.skip(f"Slurm is installed, and does not start here: {error}")
         for name, value in running.environment.items():
             patch.setenv(name, value)
         patch.setenv("PYTHONPATH", os.pathsep.join([str(HERE), os.environ.get("PYTHONPATH", "")]))
         patch.setenv("OMP_NUM_THREADS", "1")
-        try:
-            yield running
-        finally:
-            patch.undo()
+        yield running
 
 
 class Sweep:
@@ -162,6 +163,21 @@ def test_a_real_run_that_gives_way_ends_in_the_same_weights(
         weights[name + " guesses"] = (job.folder / "predictions.csv").read_bytes()
     assert torch.equal(weights["interrupted"], weights["whole"])
     assert weights["interrupted guesses"] == weights["whole guesses"]
+
+
+@pytest.mark.slow
+def test_a_node_that_goes_down(cluster: Cluster, tmp_path: Path) -> None:
+    """Both tasks were on it; Slurm requeues them, and they go on elsewhere."""
+    jobs = [make_job(tmp_path, f"run{number}", 20, 0.3) for number in range(2)]
+    sweep = Sweep(tmp_path, jobs, Options(runs_per_task=1, minutes=5, gpus=0, cpus=1, extra=(("nodelist", "beta"),)))
+    wait(lambda: all(len(events(job.folder, "step")) > 2 for job in jobs))
+    cluster.run("scontrol", "update", "nodename=beta", "state=down", "reason=test")
+    time.sleep(1)
+    cluster.run("scontrol", "update", "nodename=beta", "state=resume")
+    assert set(sweep.end().values()) == {State(DONE)}
+    for job in jobs:
+        assert len(events(job.folder, "begin")) == 2
+        check_once(tmp_path, job.title, 20, repeated=1)
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from xcoop.sweep.jobs import FAILED, Job
-from xcoop.sweep.slurm_ledger import Ledger, Submission
+from xcoop.sweep.slurm_ledger import Ledger, Status, Submission
 from xcoop.sweep.slurm_queue import Entry, Queue, last_state, queued
 from xcoop.workplace import busy
 
@@ -97,6 +97,7 @@ class Launcher:
         self._closed: dict[Job, State] = {}
         self._by_folder: dict[Path | None, Job] = {job.folder: job for job in self.jobs}
         self._causes: dict[str, str] = {}
+        self._statuses: dict[tuple[int, int], Status] = {}  # as this look finds them
 
     def look(self) -> Tally:
         """One look, and what has to be submitted.
@@ -114,6 +115,7 @@ class Launcher:
         return tally
 
     def _see(self, first: bool) -> Tally:
+        self._statuses = {}
         holders = latest(self.ledger.submissions())
         queue = self.queue({holders[key(job)][0].name for job in self.jobs if key(job) in holders})
         if first:
@@ -142,7 +144,7 @@ class Launcher:
         except ValueError as error:
             return State(LOST, str(error))
         if holder and entry:
-            current = self.ledger.status(*holder).current if entry.running else None
+            current = self._status(holder).current if entry.running else None
             return State(RUNNING if current and os.path.abspath(current) == key(job) else QUEUED)
         if holder is None or _number(holder) in (self._past or ()):
             return self._new(job, tally)
@@ -163,7 +165,7 @@ class Launcher:
         """A run whose task has gone since this launcher started."""
         submission, index = holder
         since = self._gone.setdefault(_number(holder), time.monotonic())
-        status = self.ledger.status(*holder)
+        status = self._status(holder)
         end = status.ends.get(str(job.folder))
         end = end if end and end.state == FAILED else None  # what else ended shows in its folder, sooner or later
         if not end and time.monotonic() - since < self.grace:
@@ -175,6 +177,11 @@ class Launcher:
             ended = f"its task {submission.task_id(index)} ended without it ({cause or 'Slurm does not know why'})"
             return State(LOST, end.message if end else f"{ended}; logs: {log}")
         return self._new(job, tally, submission.attempt + guilty)
+
+    def _status(self, holder: Holder) -> Status:
+        if _number(holder) not in self._statuses:
+            self._statuses[_number(holder)] = self.ledger.status(*holder)
+        return self._statuses[_number(holder)]
 
     def _cause(self, submission: Submission, index: int) -> str:
         """How a task ended, asked once."""
