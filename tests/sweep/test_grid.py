@@ -67,7 +67,7 @@ def test_base_to_new_evaluates_the_trained_weights_on_the_other_classes(tmp_path
     assert option(trained["CoOp"], "DATASET.SUBSAMPLE_CLASSES") == "base"
     assert option(new["CoOp"], "DATASET.SUBSAMPLE_CLASSES") == "new"
     assert new["CoOp"].after == trained["CoOp"].folder == Path(option(new["CoOp"], "--model-dir"))
-    assert new["CoOp"].folder == trained["CoOp"].folder / "evaluation" / "Phantom_new"
+    assert new["CoOp"].folder == trained["CoOp"].folder / "evaluation" / "phantom_new"
     assert "--eval-only" in new["CoOp"].words
     assert "--model-dir" not in new["ZeroshotCLIP"].words
     # XCoOp learns contexts of its classes.
@@ -79,7 +79,7 @@ def test_cross_evaluates_on_each_target(tmp_path: Path) -> None:
     found = jobs(grid(tmp_path, setting="cross", targets=("derm7pt",)))
     assert [option(job, "--dataset-config-file") for job in found] == ["phantom", "derm7pt"]
     assert found[1].after == found[0].folder
-    assert found[1].folder == found[0].folder / "evaluation" / "Derm7pt_all"
+    assert found[1].folder == found[0].folder / "evaluation" / "derm7pt_all"
 
 
 @pytest.mark.parametrize(
@@ -113,6 +113,18 @@ def test_a_folder_with_other_settings_is_refused(tmp_path: Path) -> None:
     (job.folder / "config.yaml").write_text("TRAINER: {NAME: CoOp}\nOPTIM: {LR: 5}\n")
     with pytest.raises(UserError, match="with other settings"):
         jobs(grid(tmp_path))
+
+
+def test_two_files_of_one_name_do_not_share_a_folder(tmp_path: Path) -> None:
+    paths = []
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        paths.append(str(tmp_path / name / "mine.yaml"))
+        Path(paths[-1]).write_text(f"DATASET: {{NAME: Phantom, CASES: {100 + len(paths)}}}\n")
+    with pytest.raises(UserError, match=r"a/mine.yaml and .*b/mine.yaml would share the folder"):
+        jobs(grid(tmp_path, datasets=tuple(paths), cfgs=("phantom",)))
+    with pytest.raises(UserError, match=r"a/mine.yaml and .*b/mine.yaml would share the folder"):
+        jobs(grid(tmp_path, setting="cross", targets=tuple(paths)))
 
 
 def test_a_grid_file(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from yacs.config import CfgNode
 
 from xcoop import sharing
 from xcoop.backbones import ImageFeatures
+from xcoop.results.provenance import peak_memory_mb
 from xcoop.sweep.isolation import isolated
 
 CPU = torch.device("cpu")
@@ -154,3 +155,13 @@ def test_everything_is_put_back(crash: bool, tmp_path: Path) -> None:
         if crash:
             raise KeyError
     assert state() == before
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux can")
+def test_a_run_records_its_own_peak_of_memory() -> None:
+    with isolated():
+        large = torch.ones(200 << 18)  # 200 MiB
+        with_it = peak_memory_mb()["peak_memory_mb"]
+        del large
+    with isolated():
+        assert peak_memory_mb()["peak_memory_mb"] < with_it - 100

@@ -52,6 +52,12 @@ def test_fewer_threads_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None
     assert environment(make_slots(1, (), cores=16), "MKL_NUM_THREADS") == ["2"]
 
 
+def test_no_more_workers_than_runs() -> None:
+    slots = make_slots(gpus=(), cores=8, memory=100 * MEMORY, most=2)
+    assert environment(slots, "OMP_NUM_THREADS") == ["4", "4"]
+    assert len(make_slots(4, gpus=["0", "1"], cores=8, most=0)) == 1
+
+
 def test_no_workers_are_an_error() -> None:
     with pytest.raises(UserError, match="--workers must be at least 1, not 0"):
         make_slots(0)

@@ -159,7 +159,7 @@ def test_missing_parts_are_named(program: Callable[[str, str], None], monkeypatc
         slurm.require_slurm()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     monkeypatch.setenv("PATH", "/nowhere")
-    with pytest.raises(UserError, match=r"sbatch, squeue, scontrol, srun is not there.*login node"):
+    with pytest.raises(UserError, match=r"missing: sbatch, squeue, scontrol, srun\. Run this on a login node"):
         slurm.require_slurm()
 
 
@@ -194,8 +194,8 @@ def test_wrong_options(words: list[str], message: str) -> None:
 
 def test_options_without_slurm_are_refused() -> None:
     with pytest.raises(UserError, match=r"--partition, --detach|--detach, --partition"):
-        sweep_slurm.refuse(asked("--partition", "long", "--detach"))
-    sweep_slurm.refuse(asked("--gpus", "0"))
+        sweep_slurm.check(asked("--partition", "long", "--detach"))
+    sweep_slurm.check(asked("--gpus", "0"))
 
 
 def test_notice_fits_the_limit() -> None:

@@ -64,22 +64,22 @@ def execute(arguments: argparse.Namespace) -> int:
     """Runs it; the exit code."""
     from xcoop.sweep import grid as grids
 
+    sweep_slurm.check(arguments)
     grid = read_grid(arguments)
     found = grids.jobs(grid)
     for note in grids.left_out(grid, found):
         say(f"note: {note}")
-    return _list(found) if arguments.dry_run else _run(found, arguments, grid.out)
+    run = sweep_slurm.execute if arguments.slurm else _run
+    return _list(found) if arguments.dry_run else run(found, arguments, grid.out)
 
 
 def _run(found: Sequence[Job], arguments: argparse.Namespace, out: str) -> int:
-    if arguments.slurm:
-        return sweep_slurm.execute(found, arguments, out)
-    sweep_slurm.refuse(arguments)
-    from xcoop.sweep.launch import launch
+    from xcoop.sweep.launch import DONE, launch, state
     from xcoop.sweep.slots import make_slots
 
     gpus = None if arguments.gpus is None else words_of(arguments.gpus)
-    return FAILED if launch(found, make_slots(arguments.workers, gpus), out) else 0
+    todo = sum(state(job) != DONE for job in found)
+    return FAILED if launch(found, make_slots(arguments.workers, gpus, most=todo), out) else 0
 
 
 def _list(found: Sequence[Job]) -> int:

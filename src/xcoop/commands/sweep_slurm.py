@@ -62,8 +62,14 @@ def options(arguments: argparse.Namespace) -> Options:
     )
 
 
-def refuse(arguments: argparse.Namespace) -> None:
-    """UserError if one of our options was given without --slurm."""
+def check(arguments: argparse.Namespace) -> None:
+    """UserError if an option is wrong, if it is for Slurm and --slurm is not given, or if something is missing."""
+    if arguments.slurm:
+        from xcoop.sweep.slurm import require_slurm
+
+        options(arguments)
+        require_slurm()
+        return
     names = ("detach", "partition", "time", "cpus", "runs_per_task", "array_parallelism", "slurm_option")
     given = [f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name) not in (None, False, [])]
     if given:

@@ -70,7 +70,7 @@ def plans(grid: Grid) -> list[Plan]:
     for dataset, number, trainer, pairs in itertools.product(grid.datasets, shots, grid.trainers, _crossed(grid)):
         for cfg, own in configurations(trainer, dataset, grid.cfgs, grid.backbones):
             for plan in plan_methods(dataset, number, trainer, cfg, (*own, *pairs), grid.data, grid.out, grid.seeds):
-                found.setdefault(plan.folder, plan)
+                _require_own_folder(plan.folder, found.setdefault(plan.folder, plan), plan)
     return list(found.values())
 
 
@@ -98,6 +98,13 @@ def left_out(grid: Grid, found: Sequence[Job]) -> list[str]:
     followed = {job.after for job in found}
     alone = sorted({plan.trainer for plan in plans(grid) if plan.seed_folder(plan.seeds[0]) not in followed})
     return [f"{name}: what it learns belongs to its classes, so it is not evaluated on new ones" for name in alone]
+
+
+def _require_own_folder(folder: Path, one: Plan, two: Plan) -> None:
+    """UserError if two plans would write into one folder, which only tells the names of their files."""
+    for a, b in ((one.dataset, two.dataset), (one.cfg, two.cfg)):
+        if a != b:
+            raise UserError(f"{a} and {b} would share the folder {folder}: give one of the files another name")
 
 
 def _training(plan: Plan, cfg: Any, seed: int) -> Job:

@@ -9,7 +9,7 @@ import random
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ from xcoop.engine.rng import restore_rng, rng_state
 @contextmanager
 def isolated() -> Iterator[None]:
     """Puts everything that a run may have changed in this process back as it was, also after an exception."""
+    _forget_peak()
     with ExitStack() as stack:
         for restore in (*_switches(), _logging(), _streams(), _surroundings(), _generators()):
             stack.callback(restore)
@@ -121,6 +122,14 @@ def _generators() -> Callable[[], None]:
     return restore
 
 
+def _forget_peak() -> None:
+    """The most memory that was used is counted anew, where the system can: a run records it as its own."""
+    with suppress(OSError), open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+        file.write("5")
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+
+
 def _release() -> None:
     """Frees what the run held: trainers hold themselves, and with them a backbone, until they are collected.
 
@@ -130,4 +139,3 @@ def _release() -> None:
     gc.freeze()
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()

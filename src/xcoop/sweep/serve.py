@@ -11,6 +11,7 @@ import io
 import json
 import os
 import queue
+import signal
 import sys
 import threading
 import time
@@ -32,6 +33,7 @@ def serve(attempt: Callable[[Job], Outcome]) -> int:
 
     The input also ends when the launcher does, however that ends: then the running job is given up.
     """
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # it may be ignored where a shell started us with `&`
     with _line_to_launcher() as send:
         jobs = _Inbox()
         send({"event": "ready"})
@@ -52,7 +54,6 @@ class _Inbox:
 
     def __iter__(self) -> Iterator[Job]:
         while (job := self._queue.get()) is not None:
-            self._running.set()
             yield job
 
     def idle(self) -> None:
@@ -61,6 +62,7 @@ class _Inbox:
 
     def _listen(self) -> None:
         for line in _lines(sys.stdin.fileno()):
+            self._running.set()  # before the job can be taken up: the end of the input must not miss it
             self._queue.put(Job.from_json(json.loads(line)["job"]))
         self._queue.put(None)
         if self._running.is_set():

@@ -26,7 +26,11 @@ class Slot:
 
 
 def make_slots(
-    workers: int | None = None, gpus: Sequence[str] | None = None, cores: int | None = None, memory: int | None = None
+    workers: int | None = None,
+    gpus: Sequence[str] | None = None,
+    cores: int | None = None,
+    memory: int | None = None,
+    most: int | None = None,
 ) -> list[Slot]:
     """One slot a GPU; without GPUs one for each group of cores.
 
@@ -35,6 +39,7 @@ def make_slots(
         gpus: ids as CUDA_VISIBLE_DEVICES takes them; default: all that this process sees. () is the CPU.
         cores: default: those that this process may use.
         memory: bytes; default: what is free.
+        most: workers that there is work for; the cores are divided among these.
 
     Raises:
         UserError: fewer than one worker.
@@ -44,7 +49,7 @@ def make_slots(
     cores = cores or _cores()
     devices = visible_gpus() if gpus is None else list(gpus)
     if devices:
-        count = workers or len(devices)
+        count = _at_most(most, workers or len(devices))
         chosen = [divmod(number, len(devices)) for number in range(count)]
         names = [f"GPU {devices[at]}" + (f" ({turn + 1})" if turn else "") for turn, at in chosen]
         return [
@@ -52,8 +57,12 @@ def make_slots(
             for name, (_, at) in zip(names, chosen, strict=True)
         ]
     room = (_free_memory() if memory is None else memory) // MEMORY
-    count = workers or max(1, min(cores, room))
+    count = _at_most(most, workers or min(cores, room))
     return [_slot(f"CPU {number}", cores // count, CUDA_VISIBLE_DEVICES="") for number in range(count)]
+
+
+def _at_most(most: int | None, count: int) -> int:
+    return max(1, count if most is None else min(count, most))
 
 
 def _slot(name: str, threads: int, **environment: str) -> Slot:

@@ -139,8 +139,8 @@ def require_slurm() -> None:
     absent = [name for name in COMMANDS if shutil.which(name) is None]
     if absent:
         raise UserError(
-            f"--slurm needs Slurm's commands on the PATH, and {', '.join(absent)} is not there: run this on a login "
-            "node of the cluster (perhaps after `module load slurm`), or install them (Debian: slurm-client)"
+            f"--slurm needs Slurm's commands on the PATH; missing: {', '.join(absent)}. Run this on a login node of "
+            "the cluster (perhaps after `module load slurm`), or install them (Debian: slurm-client)"
         )
 
 

@@ -1,7 +1,6 @@
 """Evaluations of a trained model on what it was not trained on: new classes, or other datasets.
 
-They lie below the run whose weights they use, in `evaluation/<dataset>_<classes>/`, where `train.py --eval-only` puts
-them, too.
+They lie below the run whose weights they use, in `evaluation/<dataset>_<classes>/`.
 """
 
 from __future__ import annotations
@@ -39,6 +38,7 @@ def evaluations(setting: str, targets: tuple[str, ...], plan: Plan, cfg: Any) ->
         wanted = [replace(plan, pairs=_with(plan.pairs, SUBSAMPLE, "new"))] if transfers(cfg) else []
     elif setting == CROSS:
         wanted = [replace(plan, dataset=target, pairs=_without(plan.pairs, "DATASET.PATH")) for target in targets]
+        _require_own_names(targets)
     else:
         wanted = []
     found = [(one, one.config(plan.seeds[0])) for one in wanted]
@@ -64,11 +64,12 @@ def evaluation_job(plan: Plan, cfg: Any, seed: int, trained: Job, group: str) ->
     from xcoop.plugins import trains
 
     classes = cfg.DATASET.SUBSAMPLE_CLASSES
-    folder = trained.folder / "evaluation" / f"{cfg.DATASET.NAME}_{classes}"
+    dataset = Path(plan.dataset).stem
+    folder = trained.folder / "evaluation" / f"{dataset}_{classes}"
     model = str(trained.folder) if trains(cfg.TRAINER.NAME) else ""
     check_free(folder, cfg, Origin(evaluated_from=model or None))
     flags = ("--eval-only", *(("--model-dir", model) if model else ()))
-    what = f"{classes} classes" if classes != "all" else Path(plan.dataset).stem
+    what = f"{classes} classes" if classes != "all" else dataset
     words = (*flags, *plan.words(seed, folder=folder))
     return Job(words, folder, f"{trained.title}, on {what}", group, after=trained.folder)
 
@@ -105,6 +106,16 @@ def _require_same_classes(dataset: str, cfg: Any, target: str, other: Any) -> No
             f"--setting cross: {target} has the classes {', '.join(two)}, and {dataset} has {', '.join(one)}. "
             "The names must be the same, in the same order; DATASET.TASK chooses another task"
         )
+
+
+def _require_own_names(targets: tuple[str, ...]) -> None:
+    first: dict[str, str] = {}
+    for target in targets:
+        other = first.setdefault(Path(target).stem, target)
+        if other != target:
+            raise UserError(
+                f"--targets: {other} and {target} would share the folder evaluation/{Path(target).stem}_all"
+            )
 
 
 def _require_two_a_half(cfg: Any) -> None:

@@ -98,7 +98,7 @@ class Runner:
             outcome = Outcome(BUSY, message=describe(error))
         except FinishedError:
             outcome = Outcome(FOUND)
-        except UserError as error:
+        except (UserError, FileNotFoundError) as error:  # another try would not find it either
             outcome = Outcome(FAILED, message=describe(error), again=False)
         except (Exception, SystemExit) as error:
             outcome = Outcome(FAILED, message=_told(error))

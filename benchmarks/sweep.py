@@ -1,0 +1,123 @@
+"""Many runs through `xcoop sweep`, against the same runs started one by one, as CoOp's scripts start them.
+
+    python benchmarks/sweep.py [--trainers "XCoOp CoOp CoCoOp ZeroshotCLIP"] [--shots "4 16"] [--seeds "1 2"]
+
+One by one: a process for each run, images decoded in every epoch (FEATURES.CACHE False), as many threads as PyTorch
+takes. The sweep starts with no cached features. Both sides take turns: the single runs come in two halves, with a
+whole sweep after each, so that a drifting machine hits both. What counts are the ratios, of the time on the clock and
+of the processors' time (which hardly depends on what else the machine does). A phantom's figures are no clinical
+results, and none are shown: only how far the accuracies of both sides are apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+from xcoop.child import TRAIN, environment
+from xcoop.results.record import read_run
+from xcoop.sweep.grid import Grid, jobs
+from xcoop.sweep.jobs import Job
+
+SWEEP = ("-c", "import sys; sys.path[:] = [p for p in sys.path if p]; from xcoop.cli import main; sys.exit(main())")
+
+
+@dataclass
+class Cost:
+    """Seconds on the clock, and of all processors together."""
+
+    wall: float = 0.0
+    cpu: float = 0.0
+
+    def add(self, work: Callable[[], None]) -> None:
+        """Adds what some work costs, its child processes included."""
+        start, used = time.perf_counter(), processors()
+        work()
+        self.wall += time.perf_counter() - start
+        self.cpu += processors() - used
+
+
+def processors() -> float:
+    """Seconds that ended child processes have computed, in user and system mode."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def one_by_one(planned: Sequence[Job]) -> None:
+    """Each run in a process of its own."""
+    for job in planned:
+        command = [*TRAIN, *job.words, "FEATURES.CACHE", "False"]
+        subprocess.run(command, env=environment(), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
+
+
+def swept(args: argparse.Namespace, out: Path) -> None:
+    """All of them through `xcoop sweep`, features computed anew."""
+    words = [args.datasets, args.trainers, args.shots, args.seeds, "--out", str(out), "--data", args.data]
+    words += ["--workers", str(args.workers)] if args.workers else []
+    command = [sys.executable, *SWEEP, "sweep", *words, "FEATURES.DIR", str(out / "features")]
+    subprocess.run(command, env=environment(), check=True, stdout=subprocess.DEVNULL)  # noqa: S603
+
+
+def accuracies(planned: Sequence[Job]) -> list[float]:
+    """Of each run, in percent."""
+    records = [read_run(job.folder) for job in planned]
+    return [100 * record["metrics"]["accuracy"] for record in records if record]
+
+
+def plan(args: argparse.Namespace, out: Path) -> list[Job]:
+    """The runs below an output folder."""
+    axes = (tuple(text.replace(",", " ").split()) for text in (args.datasets, args.trainers))
+    numbers = (tuple(map(int, text.replace(",", " ").split())) for text in (args.shots, args.seeds))
+    return jobs(Grid(*axes, *numbers, data=args.data, out=str(out)))  # type: ignore[arg-type]
+
+
+def main() -> None:
+    """Prints both costs and their ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--datasets", default="phantom")
+    parser.add_argument("--trainers", default="XCoOp CoOp CoCoOp ZeroshotCLIP")
+    parser.add_argument("--shots", default="4 16")
+    parser.add_argument("--seeds", default="1 2")
+    parser.add_argument("--workers", type=int, help="of the sweep; default: its own")
+    parser.add_argument("--data", default="data")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        compare(args, Path(folder))
+
+
+def compare(args: argparse.Namespace, folder: Path) -> None:
+    """Runs both sides in turns."""
+    one_by_one(plan(args, folder / "first")[:1])  # not counted: draws the phantom, fills the file cache
+    single = plan(args, folder / "one-by-one")
+    alone, sweeps = Cost(), [Cost(), Cost()]
+    middle = len(single) // 2
+    for number, part in enumerate((single[:middle], single[middle:])):
+        alone.add(lambda part=part: one_by_one(part))
+        sweeps[number].add(lambda number=number: swept(args, folder / f"sweep{number}"))
+    gaps = [abs(a - b) for a, b in zip(accuracies(single), accuracies(plan(args, folder / "sweep0")), strict=True)]
+    print(f"{len(single)} runs: {args.trainers}, shots {args.shots}, seeds {args.seeds} on {args.datasets}; "
+          f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")  # fmt: skip
+    print("| | clock, s | processors, s |\n|---|---|---|")
+    print(f"| one by one | {alone.wall:.1f} | {alone.cpu:.1f} |")
+    for cost in sweeps:
+        print(f"| xcoop sweep | {cost.wall:.1f} | {cost.cpu:.1f} |")
+    for name in ("wall", "cpu"):
+        ratios = [getattr(alone, name) / getattr(cost, name) for cost in sweeps]
+        kind = "clock" if name == "wall" else "processors"
+        print(f"ratio, {kind}: {statistics.fmean(ratios):.1f} ({min(ratios):.1f}-{max(ratios):.1f})")
+    print(f"largest difference of an accuracy: {max(gaps):.2f} points")
+
+
+if __name__ == "__main__":
+    main()
