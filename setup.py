@@ -29,7 +29,19 @@ EXTRAS = {
     "plots": ["matplotlib>=3.7"],
     # Tracks runs (WANDB.PROJECT).
     "wandb": ["wandb>=0.19"],
-    "test": ["pytest>=8", "ruff>=0.6", "mypy>=1.11", "types-PyYAML", "types-tabulate", "types-tqdm", "openai>=1.40"],
+    # Sweeps on a Slurm cluster.
+    "slurm": ["submitit>=1.5"],
+    "test": [
+        "pytest>=8",
+        "ruff>=0.6",
+        "mypy>=1.11",
+        "types-PyYAML",
+        "types-tabulate",
+        "types-tqdm",
+        "openai>=1.40",
+        "matplotlib>=3.7",
+        "submitit>=1.5",
+    ],
 }
 
 setup(

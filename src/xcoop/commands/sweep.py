@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xcoop.commands import sweep_slurm
 from xcoop.commands.base import FAILED, UserError, say
 from xcoop.plans import environment_defaults
 
@@ -23,6 +24,7 @@ examples:
   xcoop sweep --grid grid.yaml --dry-run             what would be run, and what is done
   xcoop sweep phantom CoOp --setting base-to-new DATASET.TASK five-groups
   xcoop sweep phantom CoOp --setting cross --targets derm7pt,ph2
+  xcoop sweep phantom all 16 --slurm --partition gpu --time 120 --array-parallelism 8
 
 A grid file holds any of: datasets, trainers, shots, seeds, cfgs, backbones, setting, targets, and KEY: [values].
 Everything is crossed; words of the command line win over the file.
@@ -54,6 +56,7 @@ def add(commands: Any) -> None:
     one.add_argument("--workers", type=int, help="processes (default: one a GPU, or as cores and memory allow)")
     one.add_argument("--gpus", help="ids of the GPUs to use (default: all that are visible)")
     one.add_argument("--dry-run", action="store_true", help="list the runs and what is done, and stop")
+    sweep_slurm.add(one)
     one.set_defaults(action=execute, own_parser=one)
 
 
@@ -61,11 +64,13 @@ def execute(arguments: argparse.Namespace) -> int:
     """Runs it; the exit code."""
     from xcoop.sweep import grid as grids
 
+    sweep_slurm.check(arguments)
     grid = read_grid(arguments)
     found = grids.jobs(grid)
     for note in grids.left_out(grid, found):
         say(f"note: {note}")
-    return _list(found) if arguments.dry_run else _run(found, arguments, grid.out)
+    run = sweep_slurm.execute if arguments.slurm else _run
+    return _list(found) if arguments.dry_run else run(found, arguments, grid.out)
 
 
 def _run(found: Sequence[Job], arguments: argparse.Namespace, out: str) -> int:
