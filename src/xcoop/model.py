@@ -32,6 +32,7 @@ class PromptModel(nn.Module):
 
     needs_patches: bool = False  # local image features are wanted, too
     image_tower_frozen: bool = True  # then image features can be computed once
+    kept: tuple[str, ...] = ()  # buffers that a checkpoint holds beside what was trained
 
     def __init__(self, backbone: Backbone, classnames: Sequence[str]) -> None:
         super().__init__()
@@ -110,9 +111,13 @@ class PromptModel(nn.Module):
         context = self.trained_parameters().get("ctx")
         return context is not None and context.dim() > 2
 
+    def stored(self) -> dict[str, Tensor]:
+        """The tensors that a checkpoint holds, by their names in it: what was trained, and the buffers in `kept`."""
+        return {**self.trained_parameters(), **{name: self.get_buffer(name) for name in self.kept}}
+
     def trained_state(self) -> dict[str, Tensor]:
-        """What a checkpoint holds of this model: only what was trained."""
-        return {name: parameter.detach().cpu().clone() for name, parameter in self.trained_parameters().items()}
+        """What a checkpoint holds of this model, copied: only what was trained, and what its meaning rests on."""
+        return {name: tensor.detach().cpu().clone() for name, tensor in self.stored().items()}
 
     @torch.no_grad()
     def load_trained_state(self, state: Mapping[str, Tensor], source: str = "the given state") -> None:
@@ -127,7 +132,7 @@ class PromptModel(nn.Module):
         """
         given = {_checkpoint_name(name): value for name, value in state.items()}
         given = {name: value for name, value in given.items() if name not in NOT_LEARNED}
-        own = self.trained_parameters()
+        own = self.stored()
         if missing := sorted(own.keys() - given.keys()):
             raise ValueError(f"{source} lacks {', '.join(missing)}, which this method trains; it has {sorted(given)}")
         if surplus := sorted(given.keys() - own.keys()):
