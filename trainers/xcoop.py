@@ -18,7 +18,7 @@ from xcoop import alignment
 from xcoop.alignment import unit
 from xcoop.backbones import Backbone, ImageFeatures
 from xcoop.concepts import ConceptBank
-from xcoop.concepts.features import SENTENCES, prompt_sentences
+from xcoop.concepts.features import SENTENCES, prompt_sentences, single_features
 from xcoop.concepts.knowledge import KNOWLEDGE, question, words_around_class
 from xcoop.concepts.shares import shares
 from xcoop.corrections import Corrections
@@ -47,10 +47,11 @@ DEFAULTS = CfgNode(
         "CLINICAL_WEIGHT": 0.5,  # share of the clinical sentence in the class feature, in [0, 1]
         "FROM_SENTENCE": True,  # prompts count by what they changed since the start: z starts at the sentence
         "RESIDUAL_SPREAD": 2.0,  # prior spread, in logits, of what images may correct in a class feature; 0 is off
-        "OFFSET_SPREAD": 2.2,  # that of a class's offset, in logits; 0 is off
+        "OFFSET_SPREAD": 3.0,  # that of a class's offset, in logits; 0 is off
         "CORRECTION_LR_MULT": 100.0,  # learning rate of these two, as a multiple of OPTIM.LR
         "LOCAL_WEIGHT": 0.1,  # of the pooled local similarity, beside 1 for the global one
         "LOCAL_POOL": "softmax",  # mean, topk, softmax
+        "CONCEPT_WEIGHTING": 0.0,  # share, in [0, 1], of concepts weighted by the image in the similarity
         "PROMPT_WEIGHT": 1.0,  # contrast between prompts and clinical sentences
         "TETHER_WEIGHT": 8.0,  # 1 - cosine between a prompt and its start, or (FROM_SENTENCE False) its sentence
         "TOKEN_WEIGHT": 1.0,  # contrast between context tokens and concept tokens
@@ -82,6 +83,8 @@ class AlignedModel(PromptModel):
             for name in classnames
             if bank.classes[name]
         )
+        single = single_features(backbone, bank) if settings.CONCEPT_WEIGHTING else []
+        self.single = nn.ParameterList(nn.Parameter(own, requires_grad=False) for own in single)  # per class (m_c, D)
         spreads = settings.RESIDUAL_SPREAD, settings.OFFSET_SPREAD
         self.corrections = Corrections(len(classnames), backbone.embed_dim, *spreads)
         with torch.no_grad():
@@ -118,9 +121,12 @@ class AlignedModel(PromptModel):
     def image_logits(self, features: ImageFeatures, text: Tensor) -> Tensor:
         """Global similarity plus the weighted, pooled local one, scaled: (B, C)."""
         similarity = alignment.global_similarity(features.pooled, text)
-        if self.needs_patches:
+        if self.settings.LOCAL_WEIGHT:
             local = alignment.local_similarity(features.patches, text, self.settings.LOCAL_POOL)
             similarity = similarity + self.settings.LOCAL_WEIGHT * local
+        if v := self.settings.CONCEPT_WEIGHTING:
+            fitting = alignment.weighted_concept_similarity(features.pooled, list(self.single))
+            similarity = (1 - v) * similarity + v * fitting
         return self.corrections.shifted(self.scale * similarity)
 
     def logits(self, features: ImageFeatures) -> Tensor:
@@ -201,8 +207,9 @@ class XCoOp(PromptTrainer):
             raise ValueError(unknown("TRAINER.XCOOP.KNOWLEDGE", settings.KNOWLEDGE, KNOWLEDGE))
         if settings.N_PROMPTS < 1 or settings.N_CTX < 1:
             raise ValueError("TRAINER.XCOOP.N_PROMPTS and N_CTX must be at least 1")
-        if not 0 <= settings.CLINICAL_WEIGHT <= 1:
-            raise ValueError(f"TRAINER.XCOOP.CLINICAL_WEIGHT is {settings.CLINICAL_WEIGHT}; it is a share, in [0, 1]")
+        for key in ("CLINICAL_WEIGHT", "CONCEPT_WEIGHTING"):
+            if not 0 <= settings[key] <= 1:
+                raise ValueError(f"TRAINER.XCOOP.{key} is {settings[key]}; it is a share, in [0, 1]")
         if settings.TOKEN_TEMPERATURE <= 0:
             raise ValueError("TRAINER.XCOOP.TOKEN_TEMPERATURE must be above 0")
         for key in ("RESIDUAL_SPREAD", "OFFSET_SPREAD"):

@@ -14,7 +14,7 @@ from xcoop import alignment
 from xcoop.alignment import unit
 from xcoop.backbones import ImageFeatures
 from xcoop.concepts import load_bank
-from xcoop.concepts.features import clinical_features, prompt_sentences
+from xcoop.concepts.features import clinical_features, prompt_sentences, single_features
 from xcoop.concepts.shares import shares
 from xcoop.corrections import Corrections
 from xcoop.trainers.xcoop import DEFAULTS, AlignedModel
@@ -158,6 +158,15 @@ def test_sentences_of_three_lengths_by_hand(bank):
         torch.testing.assert_close(got[1, 1], unit(say("uneven streaks") + whole + single))
         torch.testing.assert_close(prompt_sentences(backbone, bank, 2, "whole")[1, 1], whole)
         torch.testing.assert_close(prompt_sentences(backbone, bank, 2, "share")[1, 1], say("uneven streaks"))
+
+
+def test_concept_weighting_is_a_share_of_the_similarity(bank, features: ImageFeatures):  # noqa: F811
+    own, plain = model(bank, CONCEPT_WEIGHTING=0.3, LOCAL_WEIGHT=0.0), model(bank, LOCAL_WEIGHT=0.0)
+    with torch.no_grad():
+        fitting = alignment.weighted_concept_similarity(features.pooled, single_features(own.backbone, bank))
+        want = 0.7 * plain.logits(features) + 0.3 * own.scale * fitting
+        torch.testing.assert_close(own.logits(features), want, atol=1e-4, rtol=1e-5)
+    assert len(plain.single) == 0
 
 
 def test_unknown_sentences_are_refused(bank):

@@ -81,9 +81,12 @@ def prompt_sentences(backbone: TextTower, bank: ConceptBank, prompts: int, kind:
     own = torch.stack([clinical_features(backbone, share) for share in shares(bank, prompts)])
     if kind == "share":
         return own
-    longest = max(1, *(len(concepts) for concepts in bank.classes.values()))
-    # Classes with fewer concepts start again from their first: each concept counts once.
-    single = torch.stack([clinical_features(backbone, share) for share in shares(bank, longest)])  # (m, C, D)
-    counts = [max(1, len(concepts)) for concepts in bank.classes.values()]
-    single = torch.stack([single[:m, c].mean(0) for c, m in enumerate(counts)])  # (C, D)
+    single = torch.stack([features.mean(0) for features in single_features(backbone, bank)])  # (C, D)
     return normalize(own + whole + normalize(single, dim=-1), dim=-1)
+
+
+def single_features(backbone: TextTower, bank: ConceptBank) -> list[Tensor]:
+    """Per class a sentence for each of its concepts, (m_c, D), unit; without any, its plain sentence alone."""
+    counts = [max(1, len(concepts)) for concepts in bank.classes.values()]
+    dealt = torch.stack([clinical_features(backbone, share) for share in shares(bank, max(counts))])  # (m, C, D)
+    return [dealt[:count, c] for c, count in enumerate(counts)]
