@@ -18,9 +18,10 @@ from xcoop import alignment
 from xcoop.alignment import unit
 from xcoop.backbones import Backbone, ImageFeatures
 from xcoop.concepts import ConceptBank
-from xcoop.concepts.features import clinical_features
+from xcoop.concepts.features import SENTENCES, prompt_sentences, single_features
 from xcoop.concepts.knowledge import KNOWLEDGE, question, words_around_class
 from xcoop.concepts.shares import shares
+from xcoop.corrections import Corrections
 from xcoop.model import PromptModel, accuracy
 from xcoop.names import unknown
 from xcoop.plugins import register_trainer
@@ -38,15 +39,21 @@ DEFAULTS = CfgNode(
         "VARIANT": "aligned",  # the method as meant; or `released`: the numbers of the released code
         "KNOWLEDGE": "bank",  # bank; or a control: shuffled (other classes' concepts), random (unrelated ones), none
         "PREC": "amp",  # fp32, amp, fp16, bf16
-        "N_PROMPTS": 2,  # K, prompts a class
+        "N_PROMPTS": 3,  # K, prompts a class
         "N_CTX": 8,  # n, context tokens a prompt
         "CTX_INIT": "concepts",  # the words of the concepts; or other words; or "" for random vectors
         "CLASS_TOKEN_POSITION": "end",  # end, middle, front
+        "SENTENCES": "all",  # of a prompt: its `share` of the concepts in one, the `whole` class's, or `all` lengths
         "CLINICAL_WEIGHT": 0.5,  # share of the clinical sentence in the class feature, in [0, 1]
+        "FROM_SENTENCE": True,  # prompts count by what they changed since the start: z starts at the sentence
+        "RESIDUAL_SPREAD": 2.0,  # prior spread, in logits, of what images may correct in a class feature; 0 is off
+        "OFFSET_SPREAD": 3.0,  # that of a class's offset, in logits; 0 is off
+        "CORRECTION_LR_MULT": 100.0,  # learning rate of these two, as a multiple of OPTIM.LR
         "LOCAL_WEIGHT": 0.1,  # of the pooled local similarity, beside 1 for the global one
         "LOCAL_POOL": "softmax",  # mean, topk, softmax
+        "CONCEPT_WEIGHTING": 0.0,  # share, in [0, 1], of concepts weighted by the image in the similarity
         "PROMPT_WEIGHT": 1.0,  # contrast between prompts and clinical sentences
-        "TETHER_WEIGHT": 8.0,  # 1 - cosine between a prompt and its clinical sentence
+        "TETHER_WEIGHT": 8.0,  # 1 - cosine between a prompt and its start, or (FROM_SENTENCE False) its sentence
         "TOKEN_WEIGHT": 1.0,  # contrast between context tokens and concept tokens
         "TOKEN_TEMPERATURE": 0.1,
         "TUNE_NORMS": False,  # train ln_1 and ln_2 of the image tower, too
@@ -58,7 +65,11 @@ DEFAULTS = CfgNode(
 
 
 class AlignedModel(PromptModel):
-    """The method as it was meant: four alignments, each with its own weight."""
+    """The method as it was meant: four alignments, each with its own weight, and what images correct in knowledge."""
+
+    train_images = 1  # N, over which the prior is spread; the trainer sets it
+    clinical: Tensor
+    start: Tensor
 
     def __init__(self, backbone: Backbone, classnames: list[str], bank: ConceptBank, settings: CfgNode) -> None:
         super().__init__(backbone, classnames)
@@ -66,24 +77,40 @@ class AlignedModel(PromptModel):
         self.needs_patches = settings.LOCAL_WEIGHT != 0
         context = starting_context(backbone, bank, settings)
         self.prompt_learner = PromptLearner(backbone, classnames, context, settings.CLASS_TOKEN_POSITION)
-        clinical = [clinical_features(backbone, share) for share in shares(bank, settings.N_PROMPTS)]
-        self.register_buffer("clinical", torch.stack(clinical), persistent=False)  # (K, C, D), unit
+        self.register_buffer("clinical", self.sentences(bank), persistent=False)  # (K, C, D), unit
         self.concepts = nn.ParameterList(  # per class (m_c, W); none at all without concepts
             nn.Parameter(torch.cat([context_from_words(backbone, text) for text in bank.texts(name)]), False)
             for name in classnames
             if bank.classes[name]
         )
+        single = single_features(backbone, bank) if settings.CONCEPT_WEIGHTING else []
+        self.single = nn.ParameterList(nn.Parameter(own, requires_grad=False) for own in single)  # per class (m_c, D)
+        spreads = settings.RESIDUAL_SPREAD, settings.OFFSET_SPREAD
+        self.corrections = Corrections(len(classnames), backbone.embed_dim, *spreads)
+        with torch.no_grad():
+            start = unit(self.soft_features()) if settings.FROM_SENTENCE else self.clinical
+        self.register_buffer("start", start, persistent=False)  # (K, C, D): what the prompts are held to
+        self.kept = ("start",) if settings.FROM_SENTENCE else ()  # another bank or seed would start elsewhere
         if settings.TUNE_NORMS:
             self.tune_norms()
+
+    def sentences(self, bank: ConceptBank) -> Tensor:
+        """Features of the clinical sentences that a bank makes for the K prompts, (K, C, D), unit."""
+        return prompt_sentences(self.backbone, bank, self.settings.N_PROMPTS, self.settings.SENTENCES)
 
     def soft_features(self) -> Tensor:
         """Features of the learned prompts alone, (K, C, D), not normalised."""
         return self.encode_prompts(*self.prompt_learner())
 
     def class_features(self, soft: Tensor) -> Tensor:
-        """Learned prompts with a part of the clinical sentences, z = u((1 - a) u(t) + a h): (K, C, D), unit."""
-        a = self.settings.CLINICAL_WEIGHT
-        return unit((1 - a) * unit(soft) + a * self.clinical)
+        """Clinical sentences h, what the prompts learned, and what images correct: (K, C, D), unit.
+
+        z = u((1 - a) t' + a h + r / s), where t' is u(t) or, FROM_SENTENCE, h + u(t) - u(t at the start).
+        """
+        a, learned = self.settings.CLINICAL_WEIGHT, unit(soft)
+        if self.settings.FROM_SENTENCE:
+            learned = self.clinical + learned - self.start
+        return unit(self.corrections.moved((1 - a) * learned + a * self.clinical, self.scale))
 
     def text_features(self) -> Tensor:
         """What images are compared with, (K, C, D)."""
@@ -92,17 +119,20 @@ class AlignedModel(PromptModel):
     def image_logits(self, features: ImageFeatures, text: Tensor) -> Tensor:
         """Global similarity plus the weighted, pooled local one, scaled: (B, C)."""
         similarity = alignment.global_similarity(features.pooled, text)
-        if self.needs_patches:
+        if self.settings.LOCAL_WEIGHT:
             local = alignment.local_similarity(features.patches, text, self.settings.LOCAL_POOL)
             similarity = similarity + self.settings.LOCAL_WEIGHT * local
-        return self.scale * similarity
+        if v := self.settings.CONCEPT_WEIGHTING:
+            fitting = alignment.weighted_concept_similarity(features.pooled, list(self.single))
+            similarity = (1 - v) * similarity + v * fitting
+        return self.corrections.shifted(self.scale * similarity)
 
     def logits(self, features: ImageFeatures) -> Tensor:
         """Of the images, (B, C)."""
         return self.image_logits(features, self.text_features())
 
     def losses(self, features: ImageFeatures, labels: Tensor) -> dict[str, Tensor]:
-        """Image-prompt, prompt-level and token-level alignment; a part of weight 0 is not computed."""
+        """Image-prompt, prompt-level and token-level alignment, and the prior; a part of weight 0 is not computed."""
         weights, soft = self.settings, self.soft_features()  # (K, C, D)
         logits = self.image_logits(features, self.class_features(soft))
         losses = {"ce": F.cross_entropy(logits, labels), "acc": accuracy(logits, labels)}
@@ -110,15 +140,20 @@ class AlignedModel(PromptModel):
             sentence = self.clinical.mean(0)  # (C, D)
             losses["prompt"] = weights.PROMPT_WEIGHT * alignment.prompt_contrast(soft, sentence, self.scale)
         if weights.TETHER_WEIGHT:
-            losses["tether"] = weights.TETHER_WEIGHT * alignment.prompt_distance(soft, self.clinical)
+            losses["tether"] = weights.TETHER_WEIGHT * alignment.prompt_distance(soft, self.start)
         if weights.TOKEN_WEIGHT and len(self.concepts):
             contrast = alignment.token_contrast(self.prompt_learner.ctx, list(self.concepts), weights.TOKEN_TEMPERATURE)
             losses["token"] = weights.TOKEN_WEIGHT * contrast
+        if self.corrections.trained:
+            losses["prior"] = self.corrections.penalty(self.train_images)
         return losses
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
-        """Contexts at the full rate, norm layers (if tuned) at `NORM_LR_MULT` of it."""
+        """Contexts at the full rate, corrections and norm layers at multiples of it."""
         groups = [{"params": [self.prompt_learner.ctx], "lr": lr, "name": "prompts"}]
+        if self.corrections.trained:
+            rate = lr * self.settings.CORRECTION_LR_MULT
+            groups.append({"params": self.corrections.trained, "lr": rate, "name": "corrections"})
         if self.settings.TUNE_NORMS:
             rate = lr * self.settings.NORM_LR_MULT
             groups.append({"params": self.backbone.image_norms(), "lr": rate, "name": "norm layers"})
@@ -163,17 +198,21 @@ class XCoOp(PromptTrainer):
         """Refuses settings that could not work."""
         super().check_cfg(cfg)
         settings = cfg.TRAINER.XCOOP
-        for key, known in (("VARIANT", VARIANTS), ("LOCAL_POOL", alignment.POOLINGS)):
+        for key, known in (("VARIANT", VARIANTS), ("SENTENCES", SENTENCES), ("LOCAL_POOL", alignment.POOLINGS)):
             if settings[key] not in known:
                 raise ValueError(f"TRAINER.XCOOP.{key} is {settings[key]!r}; known: {', '.join(known)}")
         if settings.KNOWLEDGE not in KNOWLEDGE:
             raise ValueError(unknown("TRAINER.XCOOP.KNOWLEDGE", settings.KNOWLEDGE, KNOWLEDGE))
         if settings.N_PROMPTS < 1 or settings.N_CTX < 1:
             raise ValueError("TRAINER.XCOOP.N_PROMPTS and N_CTX must be at least 1")
-        if not 0 <= settings.CLINICAL_WEIGHT <= 1:
-            raise ValueError(f"TRAINER.XCOOP.CLINICAL_WEIGHT is {settings.CLINICAL_WEIGHT}; it is a share, in [0, 1]")
+        for key in ("CLINICAL_WEIGHT", "CONCEPT_WEIGHTING"):
+            if not 0 <= settings[key] <= 1:
+                raise ValueError(f"TRAINER.XCOOP.{key} is {settings[key]}; it is a share, in [0, 1]")
         if settings.TOKEN_TEMPERATURE <= 0:
             raise ValueError("TRAINER.XCOOP.TOKEN_TEMPERATURE must be above 0")
+        for key in ("RESIDUAL_SPREAD", "OFFSET_SPREAD"):
+            if not 0 <= settings[key] < float("inf"):
+                raise ValueError(f"TRAINER.XCOOP.{key} is {settings[key]}; it is a spread, 0 (off) or more, and finite")
 
     @classmethod
     def learns_classes(cls, cfg: Any) -> bool:
@@ -189,5 +228,9 @@ class XCoOp(PromptTrainer):
         if bank is None:
             raise ValueError("XCoOp needs a concept bank")
         bank = self.bank = question(bank, self.settings.KNOWLEDGE, self.cfg.SEED)
-        make = AlignedModel if self.settings.VARIANT == "aligned" else ReleasedModel
-        return make(backbone, classnames, bank, self.settings)
+        if self.settings.VARIANT == "released":
+            return ReleasedModel(backbone, classnames, bank, self.settings)
+        model = AlignedModel(backbone, classnames, bank, self.settings)
+        if hasattr(self, "dm"):  # not where a finished run is loaded
+            model.train_images = len(self.dm.dataset.train_x)
+        return model

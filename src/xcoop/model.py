@@ -36,6 +36,7 @@ class PromptModel(nn.Module):
     reported: tuple[str, ...] = REPORTED  # a method that handles a part of its loss by itself names it here, too
     fitted: tuple[str, ...] = ()  # names of tensors that `prepare` or `conclude` set
     per_image: tuple[str, ...] = ()  # those of them with one row a training image, which is none before `prepare`
+    kept: tuple[str, ...] = ()  # buffers that a checkpoint holds beside what was trained
 
     def __init__(self, backbone: Backbone, classnames: Sequence[str]) -> None:
         super().__init__()
@@ -164,11 +165,11 @@ class PromptModel(nn.Module):
         return bool(self.fitted) or (context is not None and context.dim() > 2 and context.shape[-3] > 1)
 
     def state_tensors(self) -> dict[str, Tensor]:
-        """What a checkpoint holds, by name: trained parameters and fitted tensors."""
-        return {**self.trained_parameters(), **{name: getattr(self, name) for name in self.fitted}}
+        """What a checkpoint holds, by name: trained parameters, fitted tensors, and the buffers in `kept`."""
+        return {**self.trained_parameters(), **{name: getattr(self, name) for name in (*self.fitted, *self.kept)}}
 
     def trained_state(self) -> dict[str, Tensor]:
-        """What a checkpoint holds of this model: only what was trained or fitted."""
+        """What a checkpoint holds of this model, copied: only what was trained or fitted, and what that rests on."""
         return {name: tensor.detach().cpu().clone() for name, tensor in self.state_tensors().items()}
 
     @torch.no_grad()

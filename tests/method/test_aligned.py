@@ -48,9 +48,14 @@ def features() -> ImageFeatures:
         return tiny_backbone().encode_image(images, patches=True)
 
 
+# The method without what images correct in knowledge, which has a file of tests of its own.
+PLAIN = {"SENTENCES": "share", "FROM_SENTENCE": False, "RESIDUAL_SPREAD": 0.0, "OFFSET_SPREAD": 0.0}
+
+
 def settings(**changes: object) -> CfgNode:
     keys = DEFAULTS.clone()
-    keys.merge_from_list([item for pair in ({"N_PROMPTS": 2, "N_CTX": 5} | changes).items() for item in pair])
+    wanted = {"N_PROMPTS": 2, "N_CTX": 5} | PLAIN | changes
+    keys.merge_from_list([item for pair in wanted.items() for item in pair])
     return keys
 
 

@@ -33,7 +33,7 @@ def test_each_control_trains_and_is_recorded(knowledge: str, make_cfg: ConfigMak
 
 
 def test_swapped_concepts_reach_every_part_of_the_model(make_cfg: ConfigMaker) -> None:
-    pairs = ("TRAINER.XCOOP.N_PROMPTS", 1, "TRAINER.XCOOP.CLINICAL_WEIGHT", 1.0)
+    pairs = ("TRAINER.XCOOP.N_PROMPTS", 1, "TRAINER.XCOOP.SENTENCES", "whole")
     own = tiny_run.build(make_cfg("XCoOp", *pairs)).model
     swapped = tiny_run.build(make_cfg("XCoOp", *pairs, KEY, "shuffled"))
     model, words = swapped.model, "high brightness, white glow"
@@ -48,7 +48,8 @@ def test_swapped_concepts_reach_every_part_of_the_model(make_cfg: ConfigMaker) -
 
 
 def test_unrelated_concepts_differ_with_the_seed(make_cfg: ConfigMaker) -> None:
-    one, two = (tiny_run.build(make_cfg("XCoOp", KEY, "random", "SEED", seed)) for seed in (1, 2))
+    pairs = (KEY, "random", "TRAINER.XCOOP.N_PROMPTS", 2, "TRAINER.XCOOP.SENTENCES", "share")
+    one, two = (tiny_run.build(make_cfg("XCoOp", *pairs, "SEED", seed)) for seed in (1, 2))
     assert [len(one.bank.texts(name)) for name in tiny_run.NAMES] == [2, 2]
     assert one.bank.classes != two.bank.classes
     for k, share in enumerate(shares(one.bank, 2)):

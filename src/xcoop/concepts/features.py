@@ -11,6 +11,9 @@ from torch.nn.functional import normalize
 
 from xcoop.concepts.bank import ConceptBank
 from xcoop.concepts.sentences import clinical_sentences
+from xcoop.concepts.shares import shares
+
+SENTENCES = ("share", "whole", "all")  # which concepts the clinical sentence of a prompt holds
 
 
 class TextTower(Protocol):
@@ -51,3 +54,39 @@ def clinical_features(backbone: TextTower, bank: ConceptBank) -> Tensor:
     features = normalize(backbone.encode_text([text for texts in sentences for text in texts]), dim=-1)  # (N, D)
     means = [part.mean(dim=0) for part in features.split([len(texts) for texts in sentences])]
     return normalize(torch.stack(means), dim=-1)  # (C, D)
+
+
+def prompt_sentences(backbone: TextTower, bank: ConceptBank, prompts: int, kind: str = "share") -> Tensor:
+    """The clinical sentences of K prompts a class.
+
+    Args:
+        backbone: encodes the sentences.
+        bank: of the dataset's classes, in label order.
+        prompts: K.
+        kind: `share`: prompt k's own concepts in one sentence; `whole`: all concepts of the class in one, the same for
+            every prompt; `all`: the mean of sentences of three lengths, share, whole, and one for each concept. What a
+            long sentence hides in a text tower, short ones say; what depends on the company, the long one.
+
+    Returns:
+        (K, C, D), unit.
+
+    Raises:
+        ValueError: an unknown kind.
+    """
+    if kind not in SENTENCES:
+        raise ValueError(f"unknown kind of sentences {kind!r}; known: {', '.join(SENTENCES)}")
+    whole = clinical_features(backbone, bank)
+    if kind == "whole":
+        return whole.repeat(prompts, 1, 1)
+    own = torch.stack([clinical_features(backbone, share) for share in shares(bank, prompts)])
+    if kind == "share":
+        return own
+    single = torch.stack([features.mean(0) for features in single_features(backbone, bank)])  # (C, D)
+    return normalize(own + whole + normalize(single, dim=-1), dim=-1)
+
+
+def single_features(backbone: TextTower, bank: ConceptBank) -> list[Tensor]:
+    """Per class a sentence for each of its concepts, (m_c, D), unit; without any, its plain sentence alone."""
+    counts = [max(1, len(concepts)) for concepts in bank.classes.values()]
+    dealt = torch.stack([clinical_features(backbone, share) for share in shares(bank, max(counts))])  # (m, C, D)
+    return [dealt[:count, c] for c, count in enumerate(counts)]

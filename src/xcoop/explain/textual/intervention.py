@@ -22,9 +22,7 @@ from xcoop.alignment import unit
 from xcoop.backbones import ImageFeatures
 from xcoop.concepts import ConceptBank
 from xcoop.concepts.bank import Concept
-from xcoop.concepts.features import clinical_features
 from xcoop.concepts.knowledge import plain_template, unrelated_to
-from xcoop.concepts.shares import shares
 from xcoop.explain.textual.decomposition import Decomposition
 from xcoop.model import PromptModel
 
@@ -85,20 +83,20 @@ def knowing(model: PromptModel, bank: ConceptBank) -> Iterator[None]:
     if not holds_concepts(model):
         raise ValueError(f"{type(model).__name__} holds no clinical sentences that could be changed")
     before: Any = model.clinical  # (K, C, D)
-    model.clinical = torch.stack([_sentences(model, share) for share in shares(bank, len(before))]).to(before)
+    model.clinical = _sentences(model, bank).to(before)
     try:
         yield
     finally:
         model.clinical = before
 
 
-def _sentences(model: PromptModel, bank: ConceptBank) -> Tensor:
-    """The clinical features (C, D) of a bank in which some classes may have no concepts left."""
-    full = clinical_features(model.backbone, bank)
+def _sentences(model: Any, bank: ConceptBank) -> Tensor:
+    """The clinical features (K, C, D) of a bank in which some classes may have no concepts left."""
+    full: Tensor = model.sentences(bank)
     empty = [index for index, concepts in enumerate(bank.classes.values()) if not concepts]
     if empty:
         bare = replace(bank, classes=dict.fromkeys(bank.classes, ()), template=plain_template(bank.template))
-        full[empty] = clinical_features(model.backbone, bare)[empty]
+        full[:, empty] = model.sentences(bare)[:, empty]
     return full
 
 
