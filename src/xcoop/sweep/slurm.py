@@ -12,7 +12,9 @@ import shlex
 import shutil
 import time
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass, replace
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -155,8 +157,9 @@ def submitter(options: Options, run: Run | None = None) -> Submit:
                             f"{runs} runs need --runs-per-task {runs // (most - 1) + 1} or more")  # fmt: skip
         executor = _executor(submission, logs, options)
         try:
-            array = executor.map_array(Task(run), statuses, [list(task) for task in submission.tasks])
-        except RuntimeError as error:  # what sbatch said
+            with redirect_stderr(StringIO()):  # submitit shows what sbatch says, and raises it, too
+                array = executor.map_array(Task(run), statuses, [list(task) for task in submission.tasks])
+        except RuntimeError as error:
             raise UserError(f"Slurm did not take the submission: {error}") from None
         return str(array[0].job_id).partition("_")[0]
 

@@ -11,6 +11,8 @@ from xcoop.commands.base import say
 from xcoop.sweep.jobs import Job
 from xcoop.sweep.slurm_launcher import DONE, ELSEWHERE, LOST, QUEUED, RUNNING, Tally
 
+BAR = "{percentage:3.0f}%|{bar}| {desc}"
+
 
 class Display:
     """Shows tallies.
@@ -22,7 +24,7 @@ class Display:
 
     def __init__(self, total: int, terminal: bool | None = None) -> None:
         drawn = sys.stderr.isatty() if terminal is None else terminal
-        self.bar = tqdm(total=total, unit="run", leave=False) if drawn else None
+        self.bar = tqdm(total=total, leave=False, bar_format=BAR) if drawn else None
         self._failed: set[Job] = set()
         self._line = self._ids = self._held = self._trouble = ""
 
@@ -46,11 +48,12 @@ class Display:
         if held and held != self._held:
             self._say(f"Slurm holds the jobs {held} back; after a look at the reason (squeue): scontrol release {held}")
         self._held = held
+        text = f"{line} (Slurm jobs: {self._ids})" if self._ids else line
         if self.bar is not None:
             self.bar.n = tally.count(DONE, LOST)
-            self.bar.set_postfix_str(line)
+            self.bar.set_description_str(text)
         elif changed:
-            self._say(f"{line} (Slurm jobs: {self._ids})" if self._ids else line)
+            self._say(text)
         return changed
 
     def trouble(self, message: str) -> None:
