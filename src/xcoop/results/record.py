@@ -217,9 +217,11 @@ def _bank(trainer: Any) -> dict[str, Any] | None:
 
 
 def _trained_parameters(trainer: Any) -> int | None:
-    """How many numbers the method trains; None for a trainer that does not say."""
-    parameters = getattr(getattr(trainer, "model", None), "trained_parameters", None)
-    return sum(parameter.numel() for parameter in parameters().values()) if callable(parameters) else None
+    """How many numbers were trained or fitted; None for a trainer that cannot tell."""
+    state = getattr(getattr(trainer, "model", None), "state_tensors", None)
+    if not callable(state):
+        return None
+    return sum(tensor.numel() for name, tensor in state().items() if name not in trainer.model.kept)
 
 
 def _fingerprint(trainer: Any) -> str | None:
