@@ -42,6 +42,9 @@ def test_a_page_of_test_images(run: Path, capsys: pytest.CaptureFixture[str]) ->
     names = {entry["name"] for entry in found["classes"]}
     assert names == {"dark_spot", "bright spot"}
     assert all(len(entry["concepts"]) == 4 for entry in found["classes"])
+    vectors = found["classes"][0]["words"]
+    assert vectors[0]["name"] == "prompt 1, 1"
+    assert all(word["noise"] == (word["distance"] >= word["null_low"]) for one in vectors for word in one["words"])
     page = (run / "explanations" / "report.html").read_text(encoding="utf-8")
     assert page.count("white glow") > 1
     assert "http://" not in page.replace("http://www.w3.org/2000/svg", "")

@@ -197,7 +197,9 @@ def _prompt_class(run: TrainedModel, label: int, tokens: Sequence[TokenWords], f
         words=[
             Vector(
                 name=_place(token.index),
-                words=[Word(word=w, distance=d, null_low=token.null_low, noise=token.noise) for w, d in token.words],
+                words=[
+                    Word(word=w, distance=d, null_low=token.null_low, noise=d >= token.null_low) for w, d in token.words
+                ],
             )
             for token in own
         ],
