@@ -3,47 +3,70 @@
 from __future__ import annotations
 
 import json
+from itertools import combinations
 from pathlib import Path
 
 import pytest
 
 from xcoop.concepts import load_bank
 from xcoop.concepts.bank import bank_names
-from xcoop.concepts.ensembles import PHRASES, bank_ensemble, read_ensemble
+from xcoop.concepts.ensembles import PHRASES, bank_ensemble, groups, read_ensemble
 
 
 def anything(text: str) -> bool:
     return True
 
 
-def test_each_concept_comes_before_the_next_phrase() -> None:
+def test_groups_by_hand() -> None:
+    assert groups("abcde", 3)[:7] == [list(word) for word in ("abc", "bcd", "cde", "ade", "abe", "ace", "abd")]
+    assert sorted(map("".join, groups("abcde", 3))) == sorted(map("".join, combinations("abcde", 3)))
+    assert groups("abc", 3) == [["a", "b", "c"]]
+    assert groups("ab", 1) == [["a"], ["b"]]
+    assert groups("a", 1) == [["a"]]
+
+
+@pytest.mark.parametrize("m", range(3, 13))
+def test_the_first_groups_name_each_concept_equally_often_and_none_comes_twice(m: int) -> None:
+    letters = "abcdefghijkl"[:m]
+    found = ["".join(group) for group in groups(letters, min(3, m))]
+    assert len(set(found)) == len(found)
+    first = "".join(found[:m])
+    assert {first.count(letter) for letter in letters} == {1 if m == 3 else 3}
+
+
+def test_all_groups_come_before_the_next_phrase() -> None:
     bank = load_bank("phantom").for_classes(["basal cell carcinoma", "nevus"])
-    carcinoma, nevus = bank_ensemble(bank, 6, anything)
-    assert carcinoma[:3] == [
-        "a dermoscopic photo of a basal cell carcinoma, arborizing vessels.",
-        "a dermoscopic photo of a basal cell carcinoma, no pigment network.",
-        "a basal cell carcinoma with arborizing vessels.",
+    carcinoma, nevus = bank_ensemble(bank, 12, anything)
+    assert carcinoma[:2] == [
+        "a dermoscopic photo of a basal cell carcinoma, arborizing vessels, no pigment network.",
+        "a basal cell carcinoma with arborizing vessels, no pigment network.",
     ]
-    assert [len(carcinoma), len(nevus)] == [6, 6]
-    assert nevus[5] == "a nevus with typical pigment network."
+    assert carcinoma[7] == carcinoma[0], "two concepts make one group, and seven phrases"
+    start = "typical pigment network, regular dots and globules, regular streaks"
+    assert nevus[0] == f"a dermoscopic photo of a nevus, {start}."
+    assert nevus[10] == f"a nevus with {start}.", "five concepts make ten groups"
+    assert [len(carcinoma), len(nevus)] == [12, 12]
 
 
 @pytest.mark.parametrize("name", bank_names())
 def test_every_bank_makes_fifty_whole_sentences_a_class(name: str) -> None:
     bank = load_bank(name)
     for classname, sentences in zip(bank.classes, bank_ensemble(bank, 50, anything), strict=True):
+        concepts = bank.texts(classname)
+        different = len(groups(concepts, min(3, len(concepts)))) * (1 + len(PHRASES))
         assert len(sentences) == 50
-        different = len(bank.texts(classname)) * (1 + len(PHRASES))
         assert len(set(sentences)) == min(50, different)
         said = " ".join(sentences)
-        assert all(text in said for text in bank.texts(classname))
+        assert all(text in said for text in concepts)
         assert classname.replace("_", " ") in said
         assert "{" not in said
 
 
 def test_what_does_not_fit_is_left_out_and_said_if_nothing_does() -> None:
     bank = load_bank("phantom").for_classes(["nevus"])
-    (short,) = bank_ensemble(bank, 50, lambda text: len(text) <= 25)
+    (pairs,) = bank_ensemble(bank, 50, lambda text: len(text) <= 45)
+    assert set(pairs) == {"a nevus with regular streaks, comma vessels.", "regular streaks, comma vessels in a nevus."}
+    (short,) = bank_ensemble(bank, 50, lambda text: len(text) <= 26)
     assert set(short) == {"comma vessels in a nevus."}
     with pytest.raises(ValueError, match=r"phantom.yaml: class 'nevus': no sentence fits"):
         bank_ensemble(bank, 50, lambda text: False)

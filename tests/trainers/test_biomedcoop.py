@@ -98,7 +98,7 @@ def test_without_its_weights_it_is_coop_bit_for_bit(make_cfg: ConfigMaker) -> No
 def test_sentences_of_the_bank_are_recorded_with_the_run(make_cfg: ConfigMaker) -> None:
     trainer = tiny_run.build(make_cfg("BiomedCoOp", "TRAINER.BIOMEDCOOP.N_PROMPTS", 3))
     assert trainer.bank.name == "spots"
-    expected = trainer.backbone.encode_text("a photo of a dark_spot, low brightness.".replace("_", " "))[0]
+    expected = trainer.backbone.encode_text("a photo of a dark spot, low brightness, deep shadow.")[0]
     assert trainer.model.sentences.shape[:2] == (2, 3)
     torch.testing.assert_close(trainer.model.sentences[0, 0], torch.nn.functional.normalize(expected, dim=-1))
 
