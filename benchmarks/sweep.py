@@ -1,6 +1,6 @@
 """Many runs through `xcoop sweep`, against the same runs started one by one, as CoOp's scripts start them.
 
-    python benchmarks/sweep.py [--trainers "XCoOp CoOp CoCoOp ZeroshotCLIP"] [--shots "4 16"] [--seeds "1 2"]
+    python benchmarks/sweep.py [--trainers "XCoOp CoOp CoCoOp ZeroshotCLIP"] [--shots "8 16"] [--seeds "1 2"]
 
 One by one: a process for each run, images decoded in every epoch (FEATURES.CACHE False), as many threads as PyTorch
 takes. The sweep starts with no cached features. Both sides take turns: the single runs come in two halves, with a
@@ -26,6 +26,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from xcoop.child import TRAIN, environment
+from xcoop.commands.base import say
 from xcoop.results.record import read_run
 from xcoop.sweep.grid import Grid, jobs
 from xcoop.sweep.jobs import Job
@@ -87,7 +88,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--datasets", default="phantom")
     parser.add_argument("--trainers", default="XCoOp CoOp CoCoOp ZeroshotCLIP")
-    parser.add_argument("--shots", default="4 16")
+    parser.add_argument("--shots", default="8 16")
     parser.add_argument("--seeds", default="1 2")
     parser.add_argument("--workers", type=int, help="of the sweep; default: its own")
     parser.add_argument("--data", default="data")
@@ -105,6 +106,7 @@ def compare(args: argparse.Namespace, folder: Path) -> None:
     for number, part in enumerate((single[:middle], single[middle:])):
         alone.add(lambda part=part: one_by_one(part))
         sweeps[number].add(lambda number=number: swept(args, folder / f"sweep{number}"))
+        say(f"part {number + 1}: {alone.wall:.1f} s one by one so far; sweep of all: {sweeps[number].wall:.1f} s")
     gaps = [abs(a - b) for a, b in zip(accuracies(single), accuracies(plan(args, folder / "sweep0")), strict=True)]
     print(f"{len(single)} runs: {args.trainers}, shots {args.shots}, seeds {args.seeds} on {args.datasets}; "
           f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")  # fmt: skip
