@@ -200,8 +200,10 @@ class PromptTrainer(Tracked, Fitting, TrainerX):
             self.write_scalar(f"train/lr {group['name']}", group["lr"], self.epoch)
 
     def get_current_lr(self, names: Any = None) -> float:
-        """The rate that the log shows: the largest of all groups."""
-        return max(float(group["lr"]) for group in self.optim.param_groups)
+        """The rate that the log shows: that of the prompts, or else the largest of all groups."""
+        groups = self.optim.param_groups
+        prompts = [group for group in groups if group.get("name") == "prompts"]
+        return max(float(group["lr"]) for group in prompts or groups)
 
     def forward_backward(self, batch: dict[str, Any]) -> dict[str, float]:
         """One step; the numbers for the log."""

@@ -59,14 +59,15 @@ def test_an_unknown_precision_is_refused_before_anything_is_loaded(make_cfg: Con
 @pytest.mark.parametrize("scaled", [False, True])
 def test_clipping_limits_the_true_gradient(scaled: bool, make_cfg: ConfigMaker) -> None:
     """Without momentum a step is lr times the gradient; a scaler's factor must be gone before the norm is taken."""
-    free = tiny_run.build(make_cfg("XCoOp", *PLAIN, "TRAINER.XCOOP.CLIP_GRAD_NORM", 0.0))
+    pairs = (*PLAIN, "TRAINER.XCOOP.CORRECTION_LR_MULT", 1.0)  # one rate for all
+    free = tiny_run.build(make_cfg("XCoOp", *pairs, "TRAINER.XCOOP.CLIP_GRAD_NORM", 0.0))
     moved = one_step(free)
     limit = 0.25 * moved.norm().item() / 0.01
-    clipped = tiny_run.build(make_cfg("XCoOp", *PLAIN, "TRAINER.XCOOP.CLIP_GRAD_NORM", limit))
+    clipped = tiny_run.build(make_cfg("XCoOp", *pairs, "TRAINER.XCOOP.CLIP_GRAD_NORM", limit))
     if scaled:
         clipped.precision.scaler = _cpu_scaler()
     torch.testing.assert_close(one_step(clipped), moved / 4, rtol=1e-3, atol=1e-7)
-    loose = tiny_run.build(make_cfg("XCoOp", *PLAIN, "TRAINER.XCOOP.CLIP_GRAD_NORM", 100 * limit))
+    loose = tiny_run.build(make_cfg("XCoOp", *pairs, "TRAINER.XCOOP.CLIP_GRAD_NORM", 100 * limit))
     assert torch.equal(one_step(loose), moved)
 
 
@@ -86,7 +87,7 @@ def test_each_group_has_its_own_rate_and_the_log_names_it(
     caplog.set_level("INFO")
     trainer = tiny_run.build(make_cfg("XCoOp", *PLAIN, "TRAINER.XCOOP.TUNE_NORMS", True, "OPTIM.LR", 0.02))
     rates = {group["name"]: group["lr"] for group in trainer.optim.param_groups}
-    assert rates == {"prompts": 0.02, "norm layers": pytest.approx(0.002)}
+    assert rates == {"prompts": 0.02, "corrections": pytest.approx(2.0), "norm layers": pytest.approx(0.002)}
     assert trainer.get_current_lr() == 0.02  # what the log shows, whatever the order of the groups
     assert "training prompts" in caplog.text
     assert "training norm layers: 1,536 numbers at lr 0.002" in caplog.text  # 3 blocks x 2 norms x 2 x 128
