@@ -76,6 +76,12 @@ def latest_checkpoint(folder: Path) -> Path | None:
     return folder / name
 
 
+def optimiser_state(optimiser: Any, epoch: int) -> dict[str, Any]:
+    """What a checkpoint after `epoch` finished epochs tells of an optimiser and its schedule."""
+    rates = [group["lr"] for group in optimiser.param_groups]
+    return {"optimizer": optimiser.state_dict(), "scheduler": {"last_epoch": epoch, "_last_lr": rates}}
+
+
 def restore_optimiser(optimiser: Any, scheduler: Any, content: dict[str, Any]) -> None:
     """Puts optimiser and schedule to where they were after the checkpoint's epochs.
 

@@ -11,11 +11,12 @@ import hashlib
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -26,6 +27,13 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 1  # of the files, and of the code that decodes images before the transform
 MAX_BYTES = 4 << 30  # above this, features are computed batch by batch instead of kept
+
+
+class LabelledFeatures(NamedTuple):
+    """Features of N images, and their labels, (N,) int64, on one device."""
+
+    features: ImageFeatures
+    labels: Tensor
 
 
 class FeatureLoader:
@@ -88,13 +96,20 @@ class FeatureStore:
             return loader
         return FeatureLoader(self.features(loader, batch_size), loader)
 
-    def features(self, loader: DataLoader[Any], batch_size: int) -> ImageFeatures:
-        """Features of all images of `loader.dataset`, in its order, on the store's device."""
+    def features(self, loader: DataLoader[Any], batch_size: int, keep: bool = True) -> ImageFeatures:
+        """Features of all images of `loader.dataset`, in its order, on the store's device.
+
+        Args:
+            loader: the loader of the images.
+            batch_size: of the encoding.
+            keep: whether files are read and written.
+        """
         path = self.path(loader)
-        features = self._read(path, len(loader.dataset))  # type: ignore[arg-type]
+        features = self._read(path, len(loader.dataset)) if keep else None  # type: ignore[arg-type]
         if features is None:
             features = self._compute(loader, batch_size)
-            self._write(path, features)
+            if keep:
+                self._write(path, features)
         return ImageFeatures(features.pooled.to(self.device), features.patches.to(self.device))
 
     def path(self, loader: DataLoader[Any]) -> Path:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from xcoop.alignment import unit
 from xcoop.backbones import Backbone, ImageFeatures
 from xcoop.backbones.build import is_finite
+from xcoop.features import LabelledFeatures
 
 # CoOp stores these beside its contexts; they belong to the class names of the training, not to what was learned.
 NOT_LEARNED = ("token_prefix", "token_suffix")
@@ -32,6 +33,8 @@ class PromptModel(nn.Module):
 
     needs_patches: bool = False  # local image features are wanted, too
     image_tower_frozen: bool = True  # then image features can be computed once
+    fitted: tuple[str, ...] = ()  # names of tensors that `prepare` or `conclude` set
+    per_image: tuple[str, ...] = ()  # those of them with one row a training image, which is none before `prepare`
 
     def __init__(self, backbone: Backbone, classnames: Sequence[str]) -> None:
         super().__init__()
@@ -60,6 +63,17 @@ class PromptModel(nn.Module):
         """
         logits = self.logits(features)
         return {"ce": F.cross_entropy(logits, labels), "acc": accuracy(logits, labels)}
+
+    def prepare(self, training: LabelledFeatures, validation: LabelledFeatures | None) -> None:
+        """Sets the `fitted` tensors before the first epoch, or in the place of all epochs; called if there are any.
+
+        Args:
+            training: all training images, each once and not augmented.
+            validation: None if there is no such split. The test split is never seen here.
+        """
+
+    def conclude(self, validation: LabelledFeatures | None) -> None:
+        """Sets what remains to be set after the last epoch; called if there are `fitted` tensors, and epochs."""
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """What is trained, as groups for the optimiser with `params`, `lr` and `name`; [] trains nothing."""
@@ -106,13 +120,17 @@ class PromptModel(nn.Module):
 
     @property
     def class_specific(self) -> bool:
-        """Whether each class has contexts of its own, (C, n, W) or (K, C, n, W)."""
+        """Whether each class has contexts of its own, (C, n, W) or (K, C, n, W), or something fitted to it."""
         context = self.trained_parameters().get("ctx")
-        return context is not None and context.dim() > 2
+        return bool(self.fitted) or (context is not None and context.dim() > 2)
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint holds, by name: trained parameters and fitted tensors."""
+        return {**self.trained_parameters(), **{name: getattr(self, name) for name in self.fitted}}
 
     def trained_state(self) -> dict[str, Tensor]:
-        """What a checkpoint holds of this model: only what was trained."""
-        return {name: parameter.detach().cpu().clone() for name, parameter in self.trained_parameters().items()}
+        """What a checkpoint holds of this model: only what was trained or fitted."""
+        return {name: tensor.detach().cpu().clone() for name, tensor in self.state_tensors().items()}
 
     @torch.no_grad()
     def load_trained_state(self, state: Mapping[str, Tensor], source: str = "the given state") -> None:
@@ -127,21 +145,25 @@ class PromptModel(nn.Module):
         """
         given = {_checkpoint_name(name): value for name, value in state.items()}
         given = {name: value for name, value in given.items() if name not in NOT_LEARNED}
-        own = self.trained_parameters()
+        own = self.state_tensors()
         if missing := sorted(own.keys() - given.keys()):
             raise ValueError(f"{source} lacks {', '.join(missing)}, which this method trains; it has {sorted(given)}")
         if surplus := sorted(given.keys() - own.keys()):
             raise ValueError(f"{source} holds {', '.join(surplus)}, which this method does not train")
-        for name, parameter in own.items():
-            if given[name].shape != parameter.shape:
+        for name, tensor in own.items():
+            first = 1 if name in self.per_image else 0
+            if given[name].dim() != tensor.dim() or given[name].shape[first:] != tensor.shape[first:]:
                 raise ValueError(
                     f"{source}: {name!r} has shape {tuple(given[name].shape)}, this model's has "
-                    f"{tuple(parameter.shape)}: same backbone and config, and for class-specific contexts same classes?"
+                    f"{tuple(tensor.shape)}: same backbone and config, and for class-specific contexts same classes?"
                 )
             if not is_finite(given[name]):
                 raise ValueError(f"{source}: {name!r} does not hold finite numbers")
-        for name, parameter in own.items():
-            parameter.copy_(given[name])
+        for name, tensor in own.items():
+            if given[name].shape == tensor.shape:
+                tensor.copy_(given[name])
+            else:
+                tensor.data = given[name].to(tensor, copy=True)
 
 
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:

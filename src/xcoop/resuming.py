@@ -20,7 +20,7 @@ class Resumable:
     cfg: Any
     model: PromptModel
     precision: Precision
-    optim: Any  # None where nothing is trained
+    optim: Any  # None where nothing is trained in steps
     sched: Any
     best_result: float
     max_epoch: int
@@ -29,13 +29,13 @@ class Resumable:
         self, epoch: int, directory: str, is_best: bool = False, val_result: float | None = None, model_name: str = ""
     ) -> None:
         """Writes what was trained, and what a resumed run needs to go on as if it had never stopped."""
-        if self.optim is None:
+        if not self.model.state_tensors():
             return
+        stepped = {} if self.optim is None else checkpoints.optimiser_state(self.optim, epoch + 1)
         content = {
             "state_dict": self.model.trained_state(),
             "epoch": epoch + 1,
-            "optimizer": self.optim.state_dict(),
-            "scheduler": {"last_epoch": epoch + 1, "_last_lr": [group["lr"] for group in self.optim.param_groups]},
+            **stepped,
             "scaler": self.precision.state(),
             "val_result": None if val_result is None else float(val_result),
             "best_result": float(self.best_result),
@@ -56,7 +56,7 @@ class Resumable:
         Raises:
             ValueError: it does not belong to such a run, or is damaged; the message names it.
         """
-        path = checkpoints.latest_checkpoint(Path(directory, "prompt_learner")) if self.optim else None
+        path = self._to_resume(directory)
         if path is None:
             logger.info("No checkpoint found, train from scratch")
             return 0
@@ -71,9 +71,14 @@ class Resumable:
             raise ValueError(f"{path} is no checkpoint to resume from ({type(error).__name__}: {error})") from error
         return epoch
 
+    def _to_resume(self, directory: str) -> Path | None:
+        """The checkpoint to go on from; None if there is none, or nothing that one could hold."""
+        return checkpoints.latest_checkpoint(Path(directory, "prompt_learner")) if self.model.state_tensors() else None
+
     def _restore(self, content: dict[str, Any]) -> None:
         """Puts all but the weights to where they were."""
-        checkpoints.restore_optimiser(self.optim, self.sched, content)
+        if self.optim is not None:
+            checkpoints.restore_optimiser(self.optim, self.sched, content)
         self.precision.load_state(content.get("scaler"))
         self.best_result = float(content.get("best_result", self.best_result))
         if "rng" in content:
@@ -84,7 +89,7 @@ class Resumable:
 
         Contexts that hold for all classes can be loaded for other classes.
         """
-        if not directory or self.optim is None:
+        if not directory or not self.model.state_tensors():
             logger.info("load_model() is skipped: nothing trained is given or needed")
             return
         folder = Path(directory, "prompt_learner")
@@ -106,8 +111,9 @@ def _require_same_classes(path: Path, trained: list[str] | None, wanted: list[st
     """ValueError if contexts that belong to classes were trained for others; old checkpoints do not tell."""
     if trained and [_spelled(name) for name in trained] != [_spelled(name) for name in wanted]:
         raise ValueError(
-            f"{path} holds contexts of the classes {trained}, and this dataset has {wanted}: class-specific contexts "
-            "do not transfer; only contexts shared by all classes do (CoOp with TRAINER.COOP.CSC False, or CoCoOp)"
+            f"{path} holds contexts of the classes {trained}, and this dataset has {wanted}: class-specific contexts, "
+            "caches and classifiers do not transfer; only what all classes share does (e.g. CoOp with "
+            "TRAINER.COOP.CSC False, CoCoOp, CLIPAdapter)"
         )
 
 

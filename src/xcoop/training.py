@@ -23,9 +23,9 @@ from xcoop.backbones import Backbone, ImageFeatures, load_backbone
 from xcoop.checks import check_input, load_dataset_bank, state_bank, with_workers_that_exist
 from xcoop.concepts import ConceptBank
 from xcoop.features import FeatureLoader, FeatureStore
+from xcoop.fitting import Fitting
 from xcoop.model import REPORTED, PromptModel
 from xcoop.precision import PRECISIONS, Precision
-from xcoop.resuming import Resumable
 
 __all__ = ["PromptModel", "PromptTrainer"]
 
@@ -35,7 +35,7 @@ TEMPLATE = "a photo of a {}."
 DETERMINISTIC = {"normalize", "instance_norm", "center_crop"}  # transforms that draw no random numbers
 
 
-class PromptTrainer(Resumable, TrainerX):
+class PromptTrainer(Fitting, TrainerX):
     """Base of the trainers.
 
     Attributes:
@@ -170,11 +170,17 @@ class PromptTrainer(Resumable, TrainerX):
         self.seconds["train"] = time.perf_counter() - start - spent
 
     def before_train(self) -> None:
-        """Resumes if there is something to resume, and replaces images by their features where that is possible."""
+        """Fits or resumes what there is, and replaces images by their features where that is possible."""
         self._seed()
+        self._prepare()
         super().before_train()
         if self.max_epoch and self.train_images_are_fixed:
             self.train_loader_x = self._cached(self.train_loader_x)
+
+    def after_train(self) -> None:
+        """Sets what a method sets after its epochs, then tests."""
+        self._conclude()
+        super().after_train()
 
     def before_epoch(self) -> None:
         """Writes the rate of each group, where there are several."""

@@ -3,40 +3,43 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny_run
 import torch
 from tiny_run import ConfigMaker
 
-from xcoop.plugins import trainer_names
+from xcoop.plugins import trainer_names, trains
 from xcoop.results.record import read_run
 
 TRAINERS = trainer_names()
-LEARNING = [name for name in TRAINERS if name != "ZeroshotCLIP"]
+LEARNING = [name for name in TRAINERS if trains(name)]
 
 
 @pytest.mark.parametrize("name", LEARNING)
-def test_two_epochs_leave_a_small_checkpoint_that_gives_the_same_logits(name: str, make_cfg: ConfigMaker) -> None:
+def test_a_training_leaves_a_small_checkpoint_that_gives_the_same_logits(name: str, make_cfg: ConfigMaker) -> None:
+    """Of two epochs; of none for methods that are fitted at once."""
     trainer = tiny_run.trained(make_cfg(name))
-    path = Path(trainer.output_dir, "prompt_learner", "model.pth.tar-2")
-    content = tiny_run.stored(trainer, 2)
-    own = trainer.model.trained_parameters()
+    epochs = 2 if trainer.optim else 0
+    path = Path(trainer.output_dir, "prompt_learner", f"model.pth.tar-{epochs}")
+    content = tiny_run.stored(trainer, epochs)
+    own = trainer.model.state_tensors()
     assert path.stat().st_size < 1 << 20
-    assert content["epoch"] == 2
+    assert content["epoch"] == epochs
     assert content["state_dict"].keys() == own.keys()
     for key, tensor in content["state_dict"].items():
         assert torch.equal(tensor, own[key])
 
     other = tiny_run.build(make_cfg(name, output="other"))
     assert not torch.equal(tiny_run.logits(other), tiny_run.logits(trainer))
-    other.load_model(trainer.output_dir, epoch=2)
+    other.load_model(trainer.output_dir, epoch=epochs)
     assert torch.equal(tiny_run.logits(other), tiny_run.logits(trainer))
 
 
 @pytest.mark.parametrize("name", LEARNING)
 def test_what_is_trained_has_gradients_and_nothing_else_has(name: str, make_cfg: ConfigMaker) -> None:
-    trainer = tiny_run.trained(make_cfg(name, "OPTIM.MAX_EPOCH", 1))
+    trainer = _with_epochs(tiny_run.trained(make_cfg(name, "OPTIM.MAX_EPOCH", 1)))
     grouped = {id(p) for group in trainer.optim.param_groups for p in group["params"]}
     assert {id(p) for p in trainer.model.trained_parameters().values()} == grouped
     for key, parameter in trainer.model.named_parameters():
@@ -51,13 +54,13 @@ def test_what_is_trained_has_gradients_and_nothing_else_has(name: str, make_cfg:
 @pytest.mark.parametrize("name", LEARNING)
 def test_training_moves_what_is_trained_and_leaves_the_rest(name: str, make_cfg: ConfigMaker) -> None:
     trainer = tiny_run.build(make_cfg(name))
-    own = trainer.model.trained_parameters()
+    own = trainer.model.trained_parameters() or trainer.model.state_tensors()
     before = {key: tensor.clone() for key, tensor in trainer.model.state_dict().items()}
     started = trainer.model.trained_state()
     trainer.train()
-    for key, tensor in own.items():
-        assert not torch.equal(tensor, started[key]), key
-    trained = {id(p) for p in own.values()}
+    for key in own:
+        assert not torch.equal(trainer.model.trained_state()[key], started[key]), key
+    trained = {id(p) for p in trainer.model.state_tensors().values()}
     for key, tensor in trainer.model.state_dict(keep_vars=True).items():
         assert id(tensor) in trained or torch.equal(tensor, before[key]), key
 
@@ -83,9 +86,7 @@ def test_resumed_is_uninterrupted_bit_for_bit(
     """Stopped inside the third epoch of five; with augmentation, every picture depends on the random state, too."""
     tfm = ["random_flip", "random_resized_crop", "normalize"] if augment else ["normalize"]
     pairs = ("OPTIM.MAX_EPOCH", 5, "INPUT.TRANSFORMS", tfm)
-    whole = tiny_run.trained(make_cfg(name, *pairs))
-
-    stopped = tiny_run.build(make_cfg(name, *pairs, output="stopped"))
+    stopped = _with_epochs(tiny_run.build(make_cfg(name, *pairs, output="stopped")))
     step = type(stopped).forward_backward
 
     def interrupted(self: object, batch: dict[str, object]) -> dict[str, float]:
@@ -97,12 +98,34 @@ def test_resumed_is_uninterrupted_bit_for_bit(
     with pytest.raises(KeyboardInterrupt):
         stopped.train()
     monkeypatch.undo()
+    whole = tiny_run.trained(make_cfg(name, *pairs))
     torch.rand(17)  # whatever happens in between
     resumed = tiny_run.trained(make_cfg(name, *pairs, output="stopped"))
     assert resumed.start_epoch == 2
     ours, theirs = tiny_run.stored(resumed, 5), tiny_run.stored(whole, 5)
     _same(ours, theirs, "")
     assert torch.equal(tiny_run.logits(resumed), tiny_run.logits(whole))
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_what_was_fitted_is_not_fitted_again(name: str, make_cfg: ConfigMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stopped before the test: the run goes on from its checkpoint."""
+    stopped = tiny_run.build(make_cfg(name))
+    if not stopped.model.fitted:
+        pytest.skip(f"{name} is not fitted")
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(type(stopped), "test", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.train()
+    monkeypatch.undo()
+    resumed = tiny_run.build(make_cfg(name))
+    monkeypatch.setattr(type(resumed.model), "prepare", interrupted)
+    resumed.train()
+    _same(resumed.model.trained_state(), stopped.model.trained_state(), "")
+    assert read_run(Path(resumed.output_dir)) is not None
 
 
 @pytest.mark.parametrize("name", TRAINERS)
@@ -132,6 +155,13 @@ def test_text_features_are_there_for_explanations(name: str, make_cfg: ConfigMak
     features = model.text_features()
     assert features.shape[-2:] == (len(tiny_run.NAMES), model.backbone.embed_dim)
     assert features.dim() in (2, 3)
+
+
+def _with_epochs(trainer: Any) -> Any:
+    """The trainer, if it has an optimiser; else the test is skipped."""
+    if trainer.optim is None:
+        pytest.skip("fitted at once, without epochs")
+    return trainer
 
 
 def _same(ours: object, theirs: object, where: str) -> None:

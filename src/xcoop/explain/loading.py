@@ -93,7 +93,7 @@ def _bank(cfg: Any, results: dict[str, Any]) -> ConceptBank | None:
 
 
 def _load_weights(model: PromptModel, folder: Path, cfg: Any, results: dict[str, Any]) -> None:
-    if not model.trained_parameters() or results.get("evaluated_from") == "untrained":
+    if not model.state_tensors() or results.get("evaluated_from") == "untrained":
         return
     source = Path(results["evaluated_from"]) if results.get("evaluated_from") else folder
     checkpoint = source / "prompt_learner"

@@ -1,0 +1,123 @@
+"""Text features that are not trained: sentences with class names, clinical sentences, and ensembles of either.
+
+What zero-shot CLIP compares images with, and what the methods on image features (adapters, caches, probes) add to.
+Symbols: C classes, S sentences a class, D joint width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from yacs.config import CfgNode
+
+from xcoop.alignment import unit
+from xcoop.backbones import Backbone
+from xcoop.concepts import ConceptBank
+from xcoop.concepts.features import clinical_features
+from xcoop.concepts.sentences import fill
+from xcoop.model import PromptModel
+from xcoop.names import unknown
+from xcoop.training import PromptTrainer
+
+ENSEMBLES = ("", "templates", "concepts")
+
+# The keys of each node whose trainer is a `FixedTextTrainer`.
+TEXT = {
+    "TEMPLATE": "",  # with {} for the class name; "" is the dataset's `template`, else "a photo of a {}."
+    "CLINICAL": False,  # the clinical sentences of the concept bank in the place of class names
+    "ENSEMBLE": "",  # the mean over: `templates` (the one above and TEMPLATES), `concepts` (a clinical sentence each)
+    "TEMPLATES": [
+        "a medical image of {}.",
+        "a clinical photo of {}.",
+        "a medical scan that shows {}.",
+        "a close-up image of {}.",
+        "a typical case of {}.",
+        "an image of a patient with {}.",
+        "a blurry image of {}.",
+        "a diagnosis of {}.",
+    ],
+}
+
+
+class FixedTextModel(PromptModel):
+    """CLIP's logits with text features (C, D) that never change."""
+
+    text: Tensor
+
+    def __init__(self, backbone: Backbone, classnames: Sequence[str], text: Tensor) -> None:
+        super().__init__(backbone, classnames)
+        self.register_buffer("text", text, persistent=False)
+
+    def text_features(self) -> Tensor:
+        """Features of the sentences, (C, D)."""
+        return self.text
+
+
+class FixedTextTrainer(PromptTrainer):
+    """Base of the trainers whose text features are fixed; its node has the keys of `TEXT`."""
+
+    def uses_bank(self) -> bool:
+        """Clinical sentences come from the bank."""
+        return bool(self.settings.CLINICAL) or self.settings.ENSEMBLE == "concepts"
+
+    def check_cfg(self, cfg: Any) -> None:
+        """A template needs a place for the name; class names and concepts are not averaged."""
+        super().check_cfg(cfg)
+        node, settings = f"TRAINER.{self.node}", cfg.TRAINER[self.node]
+        if settings.ENSEMBLE not in ENSEMBLES:
+            raise ValueError(unknown(f"{node}.ENSEMBLE", settings.ENSEMBLE, ENSEMBLES))
+        if settings.CLINICAL and settings.ENSEMBLE == "templates":
+            raise ValueError(f"{node}.CLINICAL has no class names for {node}.ENSEMBLE templates: choose one of them")
+        if settings.TEMPLATE and "{}" not in settings.TEMPLATE:
+            raise ValueError(f"{node}.TEMPLATE {settings.TEMPLATE!r} has no {{}} for the class name")
+        for template in settings.TEMPLATES:
+            if "{}" not in template:
+                raise ValueError(f"{node}.TEMPLATES: {template!r} has no {{}} for the class name")
+
+    @torch.no_grad()
+    def class_features(self, backbone: Backbone, classnames: list[str], bank: ConceptBank | None) -> Tensor:
+        """The text features that the settings ask for, (C, D)."""
+        settings = self.settings
+        if bank is not None and settings.ENSEMBLE == "concepts":
+            return mean_features(backbone, [concept_sentences(bank, name) for name in bank.classes])
+        if bank is not None:
+            return clinical_features(backbone, bank)
+        return template_features(backbone, classnames, templates(settings, self.template))
+
+
+def templates(settings: CfgNode, template: str) -> list[str]:
+    """The templates that a node asks for, each once: its own or the dataset's, and those of the ensemble."""
+    own = settings.TEMPLATE or template
+    return list(dict.fromkeys([own, *(settings.TEMPLATES if settings.ENSEMBLE == "templates" else [])]))
+
+
+def template_features(backbone: Backbone, classnames: Sequence[str], sentences: Sequence[str]) -> Tensor:
+    """Features of class names in templates, (C, D): CLIP's ensemble if there are several, else as they are."""
+    names = [name.replace("_", " ") for name in classnames]
+    if len(sentences) == 1:
+        return backbone.encode_text([sentences[0].format(name) for name in names])
+    return mean_features(backbone, [[template.format(name) for template in sentences] for name in names])
+
+
+def concept_sentences(bank: ConceptBank, classname: str) -> list[str]:
+    """The bank's sentence with each single concept of a class; the sentence without any if the class has none."""
+    return [fill(bank.template, classname, [text]) for text in bank.texts(classname)] or [
+        fill(bank.template, classname, [])
+    ]
+
+
+def mean_features(backbone: Backbone, sentences: Sequence[Sequence[str]]) -> Tensor:
+    """CLIP's ensemble (arXiv 2103.00020, section 3.1.4): the mean of unit features, renormalised.
+
+    Args:
+        backbone: encodes the sentences.
+        sentences: of each class, S >= 1, not necessarily equally many.
+
+    Returns:
+        (C, D), unit.
+    """
+    features = unit(backbone.encode_text([text for texts in sentences for text in texts]))  # (sum of S, D)
+    return unit(torch.stack([part.mean(0) for part in features.split([len(texts) for texts in sentences])]))

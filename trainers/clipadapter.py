@@ -1,0 +1,74 @@
+"""CLIP-Adapter: a small network changes the image feature (Gao et al., IJCV 2024, arXiv 2110.04544).
+
+    f* = RATIO A(f) + (1 - RATIO) f        A(f) = relu(W2 relu(W1 f)), W1 (D/REDUCTION, D), W2 (D, D/REDUCTION)
+
+and CLIP's logits for f*. As in the released code there is no adapter on the text side, and A has no bias.
+Differences from it: images are not augmented, so that their features are computed once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+from yacs.config import CfgNode
+
+from xcoop.alignment import unit
+from xcoop.backbones import Backbone, ImageFeatures
+from xcoop.concepts import ConceptBank
+from xcoop.fixed_text import TEXT, FixedTextModel, FixedTextTrainer
+from xcoop.model import PromptModel
+from xcoop.plugins import register_trainer
+
+DEFAULTS = CfgNode(
+    {
+        **TEXT,
+        "PREC": "fp32",  # fp32, amp, fp16, bf16
+        "RATIO": 0.2,  # share of the adapted feature, in [0, 1]
+        "REDUCTION": 4,  # D / width of the bottleneck
+    }
+)
+
+
+class CLIPAdapterModel(FixedTextModel):
+    """A bottleneck beside the identity, on image features (B, D)."""
+
+    def __init__(self, backbone: Backbone, classnames: list[str], text: Tensor, settings: CfgNode) -> None:
+        super().__init__(backbone, classnames, text)
+        self.ratio = settings.RATIO
+        D, width = backbone.embed_dim, max(1, backbone.embed_dim // settings.REDUCTION)
+        down, up = nn.Linear(D, width, bias=False), nn.Linear(width, D, bias=False)
+        self.adapter = nn.Sequential(down, nn.ReLU(), up, nn.ReLU())
+
+    def adapted(self, pooled: Tensor) -> Tensor:
+        """f* of image features f, (B, D)."""
+        return self.ratio * self.adapter(pooled) + (1 - self.ratio) * pooled
+
+    def logits(self, features: ImageFeatures) -> Tensor:
+        """CLIP's, of the adapted features: (B, C)."""
+        return self.scale * unit(self.adapted(features.pooled)) @ unit(self.text).T
+
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        """The network."""
+        return [{"params": list(self.adapter.parameters()), "lr": lr, "name": "adapter"}]
+
+
+@register_trainer("CLIPADAPTER", DEFAULTS)
+class CLIPAdapter(FixedTextTrainer):
+    """Trains the adapter."""
+
+    node = "CLIPADAPTER"
+
+    def check_cfg(self, cfg: Any) -> None:
+        """Refuses settings that could not work."""
+        super().check_cfg(cfg)
+        settings = cfg.TRAINER.CLIPADAPTER
+        if not 0 < settings.RATIO <= 1:
+            raise ValueError(f"TRAINER.CLIPADAPTER.RATIO is {settings.RATIO}; it is a share, in (0, 1]")
+        if settings.REDUCTION < 1:
+            raise ValueError(f"TRAINER.CLIPADAPTER.REDUCTION is {settings.REDUCTION}; it must be at least 1")
+
+    def build_method(self, backbone: Backbone, classnames: list[str], bank: ConceptBank | None) -> PromptModel:
+        """A random adapter below the fixed sentences."""
+        text = self.class_features(backbone, classnames, bank)
+        return CLIPAdapterModel(backbone, classnames, text, self.settings)

@@ -1,0 +1,48 @@
+"""Tip-Adapter-F: Tip-Adapter whose keys are trained (Zhang et al., ECCV 2022, arXiv 2111.03930).
+
+The keys start as Tip-Adapter's and are trained with INIT_ALPHA and INIT_BETA; then both are searched on the
+validation split, if there is one. Differences from the released code: those of `trainers/tipadapter.py`; training
+images are not augmented, so that their features are computed once; AdamW has PyTorch's own eps.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from yacs.config import CfgNode
+
+from xcoop.backbones import Backbone
+from xcoop.cache_model import CACHE, CacheModel
+from xcoop.concepts import ConceptBank
+from xcoop.features import LabelledFeatures
+from xcoop.fixed_text import FixedTextTrainer
+from xcoop.model import PromptModel
+from xcoop.plugins import register_trainer
+
+DEFAULTS = CfgNode({**CACHE, "PREC": "fp32"})  # fp32, amp, fp16, bf16
+
+
+class TipAdapterFModel(CacheModel):
+    """The keys are parameters; cross entropy."""
+
+    trains_keys = True
+
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        """The keys; there are as many as training images."""
+        return [{"params": [self.keys], "lr": lr, "name": "keys"}]
+
+    def conclude(self, validation: LabelledFeatures | None) -> None:
+        """Searches alpha and beta for the trained keys."""
+        self.search(validation)
+
+
+@register_trainer("TIPADAPTERF", DEFAULTS)
+class TipAdapterF(FixedTextTrainer):
+    """Trains Tip-Adapter's keys."""
+
+    node = "TIPADAPTERF"
+
+    def build_method(self, backbone: Backbone, classnames: list[str], bank: ConceptBank | None) -> PromptModel:
+        """An empty cache beside the fixed sentences."""
+        text = self.class_features(backbone, classnames, bank)
+        return TipAdapterFModel(backbone, classnames, text, self.settings)
