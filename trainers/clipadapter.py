@@ -3,7 +3,9 @@
     f* = RATIO A(f) + (1 - RATIO) f        A(f) = relu(W2 relu(W1 f)), W1 (D/REDUCTION, D), W2 (D, D/REDUCTION)
 
 and CLIP's logits for f*. As in the released code there is no adapter on the text side, and A has no bias.
-Differences from it: images are not augmented, so that their features are computed once.
+Differences from it: images are not augmented, so that their features are computed once; and the YAML files train
+with ten times CoOp's learning rate, with which the training loss hardly falls (on the phantom with 16 shots from 0.75
+to 0.67 in 200 epochs; to 0.12 with ten times as much).
 """
 
 from __future__ import annotations

@@ -101,7 +101,7 @@ class LPPlusPlusModel(FixedTextModel):
 
 def step_sizes(images: Tensor, text: Tensor) -> tuple[float, float]:
     """The steps of w and alpha at which no step increases the loss, from unit features (N, D) and (C, D)."""
-    largest = float(torch.linalg.matrix_norm(images, 2)) ** 2  # lambda_max of F^T F
+    largest = float(torch.linalg.eigvalsh((images.T @ images).double())[-1])
     return 2 * len(images) / largest, 2 * len(images) / float((images @ text.T).square().sum(0).max())
 
 

@@ -68,7 +68,7 @@ class FixedTextTrainer(PromptTrainer):
         super().check_cfg(cfg)
         node, settings = f"TRAINER.{self.node}", cfg.TRAINER[self.node]
         if settings.ENSEMBLE not in ENSEMBLES:
-            raise ValueError(unknown(f"{node}.ENSEMBLE", settings.ENSEMBLE, ENSEMBLES))
+            raise ValueError(unknown(f"{node}.ENSEMBLE", settings.ENSEMBLE, ENSEMBLES[1:]))
         if settings.CLINICAL and settings.ENSEMBLE == "templates":
             raise ValueError(f"{node}.CLINICAL has no class names for {node}.ENSEMBLE templates: choose one of them")
         if settings.TEMPLATE and "{}" not in settings.TEMPLATE:

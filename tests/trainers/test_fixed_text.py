@@ -1,0 +1,81 @@
+"""Fixed sentences of every method that has them: templates, clinical sentences, ensembles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tiny_run
+import torch
+from tiny_run import ConfigMaker
+from torch.nn.functional import normalize
+
+from xcoop.concepts import load_bank
+from xcoop.concepts.features import clinical_features
+from xcoop.selection import best, scores
+
+METHODS = ["ZeroshotCLIP", "CLIPAdapter", "TipAdapter", "TipAdapterF", "LPPlusPlus"]
+
+
+def text_of(make_cfg: ConfigMaker, name: str, **keys: object) -> tuple[torch.Tensor, object]:
+    pairs = [item for key, value in keys.items() for item in (f"TRAINER.{name.upper()}.{key}", value)]
+    trainer = tiny_run.build(make_cfg(name, *pairs))
+    return normalize(trainer.model.text, dim=-1), trainer.backbone
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_an_ensemble_is_the_mean_of_unit_features(name: str, make_cfg: ConfigMaker) -> None:
+    keys = {"TEMPLATE": "{}, magnified", "ENSEMBLE": "templates", "TEMPLATES": ["a scan of {}.", "{}, magnified", "{}"]}
+    text, backbone = text_of(make_cfg, name, **keys)
+    for row, word in zip(text, ["dark spot", "bright spot"], strict=True):
+        each = [backbone.encode_text([t])[0] for t in (f"{word}, magnified", f"a scan of {word}.", word)]
+        mean = sum(feature / feature.norm() for feature in each) / 3
+        torch.testing.assert_close(row, mean / mean.norm(), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_an_ensemble_of_concepts_has_a_sentence_for_each(name: str, make_cfg: ConfigMaker) -> None:
+    text, backbone = text_of(make_cfg, name, ENSEMBLE="concepts")
+    sentences = ["a photo of a dark_spot, low brightness.", "a photo of a dark_spot, deep shadow."]
+    mean = normalize(backbone.encode_text(sentences), dim=-1).mean(0)
+    torch.testing.assert_close(text[0], mean / mean.norm(), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_clinical_sentences_are_those_of_the_bank(name: str, make_cfg: ConfigMaker, pictures: Path) -> None:
+    text, backbone = text_of(make_cfg, name, CLINICAL=True)
+    bank = load_bank(pictures / "bank.yaml").for_classes(tiny_run.NAMES)
+    torch.testing.assert_close(text, clinical_features(backbone, bank))
+
+
+def test_all_are_different(make_cfg: ConfigMaker) -> None:
+    kinds = [{}, {"CLINICAL": True}, {"ENSEMBLE": "templates"}, {"ENSEMBLE": "concepts"}]
+    texts = [text_of(make_cfg, "ZeroshotCLIP", **keys)[0] for keys in kinds]
+    for i, one in enumerate(texts):
+        for other in texts[:i]:
+            assert not torch.allclose(one, other, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "message"),
+    [
+        (("ENSEMBLE", "template"), "Did you mean 'templates'"),
+        (("ENSEMBLE", "templates", "CLINICAL", True), "choose one"),
+        (("TEMPLATES", ["a {}", "a thing"]), "TEMPLATES: 'a thing' has no {}"),
+        (("TEMPLATE", "a thing"), "TEMPLATE 'a thing' has no {}"),
+    ],
+)
+def test_what_cannot_work_is_refused(pairs: tuple[object, ...], message: str, make_cfg: ConfigMaker) -> None:
+    keyed = [f"TRAINER.TIPADAPTER.{item}" if i % 2 == 0 else item for i, item in enumerate(pairs)]
+    with pytest.raises(ValueError, match=message):
+        tiny_run.build(make_cfg("TipAdapter", *keyed))
+
+
+def test_scores_count_correct_images_and_then_their_cross_entropy() -> None:
+    labels = torch.tensor([0, 1])
+    right = torch.tensor([[2.0, 0.0], [0.0, 2.0]])
+    table = scores(torch.stack([right.flip(1), right, 2 * right, right / 2]), labels)
+    assert table[:, 0].tolist() == [0, 2, 2, 2]
+    assert table[1, 1].item() == pytest.approx(-torch.log(1 + torch.exp(torch.tensor(-2.0))).item())
+    assert best(table) == 2
+    assert best(table[[1, 1]]) == 0
