@@ -15,7 +15,6 @@ from typing import Any
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from xcoop.alignment import unit
 from xcoop.backbones import Backbone, ImageFeatures
 from xcoop.concepts import ConceptBank
 from xcoop.fixed_text import TEXT, FixedTextModel, FixedTextTrainer
@@ -42,13 +41,10 @@ class CLIPAdapterModel(FixedTextModel):
         down, up = nn.Linear(D, width, bias=False), nn.Linear(width, D, bias=False)
         self.adapter = nn.Sequential(down, nn.ReLU(), up, nn.ReLU())
 
-    def adapted(self, pooled: Tensor) -> Tensor:
-        """f* of image features f, (B, D)."""
-        return self.ratio * self.adapter(pooled) + (1 - self.ratio) * pooled
-
-    def logits(self, features: ImageFeatures) -> Tensor:
-        """CLIP's, of the adapted features: (B, C)."""
-        return self.scale * unit(self.adapted(features.pooled)) @ unit(self.text).T
+    def compared(self, features: ImageFeatures) -> Tensor:
+        """The adapted features f*, (B, D)."""
+        f = features.pooled
+        return self.ratio * self.adapter(f) + (1 - self.ratio) * f
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """The network."""

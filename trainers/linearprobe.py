@@ -60,13 +60,17 @@ class LinearProbeModel(PromptModel):
         """What images are compared with, (C, D): the classifier, in the place of text."""
         return self.weight
 
-    def inputs(self, features: ImageFeatures) -> Tensor:
+    def compared(self, features: ImageFeatures) -> Tensor:
         """What is classified, (B, D)."""
         return unit(features.pooled) if self.settings.NORMALIZE else features.pooled
 
+    def temperature(self, features: ImageFeatures) -> Tensor:
+        """The lengths of image feature and class weights, (B, C)."""
+        return self.compared(features).norm(dim=1)[:, None] * self.weight.norm(dim=1)
+
     def logits(self, features: ImageFeatures) -> Tensor:
         """Of the classifier, (B, C)."""
-        return self.inputs(features) @ self.weight.T + self.bias
+        return self.compared(features) @ self.weight.T + self.bias
 
     @torch.no_grad()
     def prepare(self, training: LabelledFeatures, validation: LabelledFeatures | None) -> None:
@@ -89,7 +93,7 @@ class LinearProbeModel(PromptModel):
         return scores(self.logits(validation.features)[None], validation.labels)[0]
 
     def _fit(self, training: LabelledFeatures, C: float) -> None:
-        x, y = self.inputs(training.features).double().cpu().numpy(), training.labels.cpu().numpy()
+        x, y = self.compared(training.features).double().cpu().numpy(), training.labels.cpu().numpy()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # weakly regularised fits of a sweep; MAX_ITER is told
             fit = LogisticRegression(C=C, max_iter=self.settings.MAX_ITER).fit(x, y)

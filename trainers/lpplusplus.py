@@ -61,6 +61,10 @@ class LPPlusPlusModel(FixedTextModel):
         """What images are compared with, w_k + alpha_k t_k: (C, D)."""
         return self.w + self.alpha[:, None] * self.text
 
+    def temperature(self, features: ImageFeatures) -> Tensor:
+        """The lengths of the blended class vectors, (1, C)."""
+        return self.text_features().norm(dim=1)[None]
+
     def logits(self, features: ImageFeatures) -> Tensor:
         """Of the blended classifier, (B, C)."""
         return unit(features.pooled) @ self.text_features().T

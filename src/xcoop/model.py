@@ -50,9 +50,17 @@ class PromptModel(nn.Module):
         text = self.text_features()
         return (text if text.dim() == 3 else text[None])[None]
 
+    def compared(self, features: ImageFeatures) -> Tensor:
+        """The image features that the class features are compared with, (B, D), not normalised."""
+        return features.pooled
+
+    def temperature(self, features: ImageFeatures) -> Tensor:
+        """What multiplies the cosine of an image with a class in the logit: a scalar, or (B, C)."""
+        return self.scale
+
     def logits(self, features: ImageFeatures) -> Tensor:
         """CLIP's: the scaled cosine of each image with each class, (B, C)."""
-        return self.scale * unit(features.pooled) @ unit(self.text_features()).T
+        return self.scale * unit(self.compared(features)) @ unit(self.text_features()).T
 
     def losses(self, features: ImageFeatures, labels: Tensor) -> dict[str, Tensor]:
         """The weighted parts of the loss by name; their sum is minimised. `acc` is only reported.

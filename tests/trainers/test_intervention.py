@@ -8,6 +8,7 @@ import pytest
 import tiny_run
 import torch
 from tiny_run import ConfigMaker
+from torch.nn.functional import normalize
 
 from xcoop.explain.textual.decomposition import decompose
 from xcoop.explain.textual.intervention import (
@@ -116,3 +117,25 @@ def test_a_part_taken_out_of_a_prompt_by_hand(make_cfg: ConfigMaker, pictures: P
     rest = vectors[1] - parts.weights[1, 2] * parts.directions[2]
     want = model.scale * (f @ vectors[1] - f @ (rest / rest.norm()))
     torch.testing.assert_close(moved[:, 1, 2], want, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["CLIPAdapter", "LinearProbe", "LPPlusPlus"])
+@torch.no_grad()
+def test_a_part_moves_the_logit_that_the_method_has(name: str, make_cfg: ConfigMaker, pictures: Path) -> None:
+    """Adapters and probes compare other image features, or at other lengths, than CLIP does."""
+    with torch.enable_grad():
+        trainer = tiny_run.trained(make_cfg(name))
+    model = trainer.model
+    features = model.encode_images(torch.cat([batch["img"] for batch in trainer.dm.test_loader]))
+    vectors = normalize(model.text_features())
+    parts = decompose(vectors, torch.randn(5, vectors.shape[1], generator=torch.Generator().manual_seed(0)))
+    moved = without_part(model, features, vectors, parts)
+    place = {"CLIPAdapter": "text", "LinearProbe": "weight", "LPPlusPlus": "w"}[name]
+    before, lengths = model.logits(features), model.text_features().norm(dim=1)
+    assert moved.abs().max() > 1e-3
+    for j in range(5):
+        less = normalize(vectors - parts.weights[:, j, None] * parts.directions[j]) * lengths[:, None]
+        if name == "LPPlusPlus":
+            model.alpha.zero_()
+        setattr(model, place, less)
+        torch.testing.assert_close(before - model.logits(features), moved[..., j], atol=1e-3, rtol=1e-3)

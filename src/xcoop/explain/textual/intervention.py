@@ -174,7 +174,7 @@ def without_part(
     """The same for models without concepts, through the decomposition of their prompts: (B, C, J).
 
     Args:
-        model: gives the temperature.
+        model: says what is compared with the vectors, and at which temperature.
         features: of B images.
         vectors: class vectors, (C, D).
         parts: their decomposition.
@@ -185,11 +185,10 @@ def without_part(
         generator = torch.Generator().manual_seed(control)
         noise = unit(torch.randn(pieces.shape, generator=generator).to(pieces))
         pieces = parts.weights[..., None] * noise
-    images, vectors = unit(features.pooled), unit(vectors)
+    images, vectors = unit(model.compared(features)), unit(vectors)
     whole = images @ vectors.T  # (B, C)
     less = torch.einsum("bd,cjd->bcj", images, unit(vectors[:, None] - pieces))
-    change: Tensor = model.scale * (whole[..., None] - less)
-    return change
+    return model.temperature(features).expand(whole.shape)[..., None] * (whole[..., None] - less)
 
 
 def _drawn(bank: ConceptBank, seed: int) -> list[str]:
