@@ -75,7 +75,7 @@ def trainer_names() -> list[str]:
 
 
 def trains(name: str) -> bool:
-    """Whether a registered trainer learns anything (its class may say `trains = False`)."""
+    """Whether a registered trainer learns from images, in epochs or at once (its class may say `trains = False`)."""
     from dassl.engine import TRAINER_REGISTRY
 
     return bool(getattr(TRAINER_REGISTRY.get(name), "trains", True))

@@ -148,7 +148,8 @@ class PromptTrainer(Fitting, TrainerX):
         if groups:
             for group in groups:
                 count = sum(parameter.numel() for parameter in group["params"])
-                logger.info("training %s: %s numbers at lr %g", group.get("name", "prompts"), f"{count:,}", group["lr"])
+                numbers = f"{count:,}" if count else "yet to be fitted, all"
+                logger.info("training %s: %s numbers at lr %g", group.get("name", "prompts"), numbers, group["lr"])
             self.optim = build_optimizer(self.model, self.cfg.OPTIM, param_groups=groups)
             self.sched = build_lr_scheduler(self.optim, self.cfg.OPTIM)
         else:

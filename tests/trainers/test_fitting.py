@@ -12,6 +12,7 @@ import torch
 from tiny_run import ConfigMaker
 
 from xcoop.features import LabelledFeatures
+from xcoop.plans import make_plans
 from xcoop.plugins import trainer_names, trains
 
 LEARNING = [name for name in trainer_names() if trains(name)]
@@ -142,6 +143,13 @@ def test_a_cache_of_another_shape_is_refused(key: str, shape: tuple[int, ...], m
     assert trainer.model.keys.shape[0] == 7
     with pytest.raises(ValueError, match=f"here: '{key}' has shape"):
         trainer.model.load_trained_state(before | {key: torch.ones(shape)}, "here")
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_what_learns_without_epochs_has_shots_and_seeds_too(name: str, tmp_path: Path) -> None:
+    (plan,) = make_plans(["phantom", "4", name], "data", str(tmp_path), [1, 2])
+    assert (plan.shots, plan.seeds) == (4, (1, 2))
+    assert plan.folder.name == "phantom_4shots"
 
 
 def _open(path: str) -> Any:
