@@ -11,6 +11,9 @@ so no step increases the loss, and nothing is searched on validation images. w s
 number: INIT_SCALE times the mean over the classes of t_k^T (class mean). ITERATIONS steps of w; after every
 ALPHA_EVERY of them one of alpha.
 
+That start supposes that images and their texts have a positive cosine, as in OpenAI's models. Where it is not, alpha
+would be negative, and the text read the wrong way round: there it starts at CLIP's own scale.
+
 Differences from the released code: it takes 4 N / lambda_max with momentum 0.9 and N / (4 max_k ...), which is not
 sure to descend; adds a random bias; and keeps the iterate that is best on validation images. Here it is the last one.
 """
@@ -18,6 +21,7 @@ sure to descend; adds a random bias; and keeps the iterate that is best on valid
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -83,9 +87,10 @@ class LPPlusPlusModel(FixedTextModel):
         logger.info("LP++: loss %.4f; step sizes %.3g (w), %.3g (alpha)", loss, *steps)
 
     def start(self, images: Tensor, target: Tensor) -> None:
-        """Sets w to the class means (C, D), alpha to INIT_SCALE times the mean of their cosines with the text."""
+        """Sets w to the class means (C, D), and alpha from their cosines with the text; see above."""
         self.w = target.T @ images / target.sum(0)[:, None].clamp(min=1)
-        self.alpha.fill_(self.settings.INIT_SCALE * (self.w * self.text).sum(-1).mean())
+        cosine = (self.w * self.text).sum(-1).mean()
+        self.alpha.copy_(self.settings.INIT_SCALE * cosine if cosine > 0 else self.scale)
 
     def step_w(self, images: Tensor, target: Tensor, size: float) -> None:
         """One descent step of w; the gradient is (p - y)^T F / N."""
@@ -114,6 +119,13 @@ class LPPlusPlus(FixedTextTrainer):
     """Fits LP++; no epochs."""
 
     node = "LPPLUSPLUS"
+
+    def check_cfg(self, cfg: Any) -> None:
+        """Refuses settings that could not work."""
+        super().check_cfg(cfg)
+        for key, least in (("ITERATIONS", 0), ("ALPHA_EVERY", 1)):
+            if cfg.TRAINER.LPPLUSPLUS[key] < least:
+                raise ValueError(f"TRAINER.LPPLUSPLUS.{key} is {cfg.TRAINER.LPPLUSPLUS[key]}; at least {least}")
 
     def build_method(self, backbone: Backbone, classnames: list[str], bank: ConceptBank | None) -> PromptModel:
         """Prototypes of zeros beside the fixed sentences."""

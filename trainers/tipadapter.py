@@ -11,10 +11,9 @@ from __future__ import annotations
 from yacs.config import CfgNode
 
 from xcoop.backbones import Backbone
-from xcoop.cache_model import CACHE, CacheModel
+from xcoop.cache_model import CACHE, CacheModel, CacheTrainer
 from xcoop.concepts import ConceptBank
 from xcoop.features import LabelledFeatures
-from xcoop.fixed_text import FixedTextTrainer
 from xcoop.model import PromptModel
 from xcoop.plugins import register_trainer
 
@@ -31,7 +30,7 @@ class TipAdapterModel(CacheModel):
 
 
 @register_trainer("TIPADAPTER", DEFAULTS)
-class TipAdapter(FixedTextTrainer):
+class TipAdapter(CacheTrainer):
     """Fits Tip-Adapter; no epochs."""
 
     node = "TIPADAPTER"

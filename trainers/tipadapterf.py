@@ -12,10 +12,9 @@ from typing import Any
 from yacs.config import CfgNode
 
 from xcoop.backbones import Backbone
-from xcoop.cache_model import CACHE, CacheModel
+from xcoop.cache_model import CACHE, CacheModel, CacheTrainer
 from xcoop.concepts import ConceptBank
 from xcoop.features import LabelledFeatures
-from xcoop.fixed_text import FixedTextTrainer
 from xcoop.model import PromptModel
 from xcoop.plugins import register_trainer
 
@@ -37,7 +36,7 @@ class TipAdapterFModel(CacheModel):
 
 
 @register_trainer("TIPADAPTERF", DEFAULTS)
-class TipAdapterF(FixedTextTrainer):
+class TipAdapterF(CacheTrainer):
     """Trains Tip-Adapter's keys."""
 
     node = "TIPADAPTERF"

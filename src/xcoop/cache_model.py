@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,7 @@ from yacs.config import CfgNode
 from xcoop.alignment import unit
 from xcoop.backbones import Backbone, ImageFeatures
 from xcoop.features import LabelledFeatures
-from xcoop.fixed_text import TEXT, FixedTextModel
+from xcoop.fixed_text import TEXT, FixedTextModel, FixedTextTrainer
 from xcoop.selection import best, scores
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class CacheModel(FixedTextModel):
     Before `prepare` the cache is empty, and the logits are zero-shot CLIP's.
     """
 
+    trains_keys: bool = False  # whether the keys are parameters
     fitted = ("keys", "values", "alpha", "beta")
     per_image = ("keys", "values")
     keys: Tensor
@@ -61,8 +63,6 @@ class CacheModel(FixedTextModel):
         self.register_buffer("values", torch.zeros(0, len(classnames)), persistent=False)
         self.register_buffer("alpha", torch.tensor(float(settings.INIT_ALPHA)), persistent=False)
         self.register_buffer("beta", torch.tensor(float(settings.INIT_BETA)), persistent=False)
-
-    trains_keys: bool = False
 
     def logits(self, features: ImageFeatures) -> Tensor:
         """The formula above, (B, C)."""
@@ -92,6 +92,21 @@ class CacheModel(FixedTextModel):
         self.alpha.fill_(found[0])
         self.beta.fill_(found[1])
         logger.info("alpha %.3f, beta %.3f: the best on %d validation images", *found, len(validation.labels))
+
+
+class CacheTrainer(FixedTextTrainer):
+    """Base of the trainers of such models; its node has the keys of `CACHE`."""
+
+    def check_cfg(self, cfg: Any) -> None:
+        """A grid has two sides, and each of them a number at least."""
+        super().check_cfg(cfg)
+        settings = cfg.TRAINER[self.node]
+        for key, least in (("SEARCH_SCALE", 0), ("SEARCH_STEP", 1)):
+            if len(settings[key]) != 2 or min(settings[key]) < least:
+                raise ValueError(
+                    f"TRAINER.{self.node}.{key} is {settings[key]}; it needs two numbers, of beta and of alpha, "
+                    f"not below {least}"
+                )
 
 
 def cache_logits(affinity: Tensor, values: Tensor, beta: Tensor | float) -> Tensor:

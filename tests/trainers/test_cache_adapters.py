@@ -151,9 +151,17 @@ def test_an_adapted_feature_is_the_blend_of_the_paper() -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "message"),
-    [("RATIO", 1.2, r"RATIO is 1.2; it is a share"), ("REDUCTION", 0, "REDUCTION is 0; it must be at least 1")],
+    ("name", "key", "value", "message"),
+    [
+        ("CLIPAdapter", "RATIO", 1.2, r"CLIPADAPTER.RATIO is 1.2; it is a share"),
+        ("CLIPAdapter", "REDUCTION", 0, "CLIPADAPTER.REDUCTION is 0; it must be at least 1"),
+        ("TipAdapter", "SEARCH_STEP", [200], r"TIPADAPTER.SEARCH_STEP is \[200\]; it needs two numbers"),
+        ("TipAdapterF", "SEARCH_STEP", [5, 0], "TIPADAPTERF.SEARCH_STEP .* not below 1"),
+        ("LPPlusPlus", "ALPHA_EVERY", 0, "LPPLUSPLUS.ALPHA_EVERY is 0; at least 1"),
+    ],
 )
-def test_settings_that_cannot_work_are_refused(key: str, value: float, message: str, make_cfg: ConfigMaker) -> None:
+def test_settings_that_cannot_work_are_refused(
+    name: str, key: str, value: object, message: str, make_cfg: ConfigMaker
+) -> None:
     with pytest.raises(ValueError, match=message):
-        tiny_run.build(make_cfg("CLIPAdapter", f"TRAINER.CLIPADAPTER.{key}", value))
+        tiny_run.build(make_cfg(name, f"TRAINER.{name.upper()}.{key}", value))

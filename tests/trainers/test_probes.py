@@ -133,6 +133,15 @@ def test_it_starts_from_the_class_means() -> None:
     assert model.alpha.tolist() == pytest.approx([want] * 3, rel=1e-4)
 
 
+def test_texts_on_the_far_side_are_not_read_the_wrong_way_round() -> None:
+    training = split(1, 13, 3)
+    images = F.normalize(training.features.pooled, dim=1)
+    model = lp()
+    model.text = -images[:3]
+    model.start(images, F.one_hot(training.labels, 3).float())
+    assert model.alpha.tolist() == pytest.approx([float(model.scale)] * 3)
+
+
 @pytest.mark.parametrize("block", ["w", "alpha"])
 def test_a_step_goes_down_the_gradient(block: str) -> None:
     training = split(1, 13, 3)
