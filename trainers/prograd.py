@@ -65,7 +65,7 @@ class ProGradModel(CoOpModel):
 
     def __init__(self, backbone: Backbone, classnames: list[str], settings: CfgNode, template: str) -> None:
         super().__init__(backbone, classnames, settings)
-        self.share, self.temperature = settings.LAMBDA, settings.T
+        self.share, self.softness = settings.LAMBDA, settings.T
         features = template_features(backbone, [template], classnames)[:, 0]  # (C, D)
         self.register_buffer("hand_written", features, persistent=False)
 
@@ -73,7 +73,7 @@ class ProGradModel(CoOpModel):
         """Cross entropy, which is minimised, and the divergence, which is not to rise."""
         logits = self.logits(features)
         teacher = self.compare(features, self.hand_written)
-        return classification(logits, labels) | {"kl": distillation(logits, teacher, self.temperature)}
+        return classification(logits, labels) | {"kl": distillation(logits, teacher, self.softness)}
 
     def backward(self, parts: Mapping[str, Tensor], backward: Callable[..., None]) -> None:
         """The gradient of the cross entropy, without what is in conflict with the divergence's."""

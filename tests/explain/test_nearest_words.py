@@ -94,7 +94,7 @@ def test_what_does_not_fit_is_refused(table):
         nearest_words(table[:1], table, WORDS[:3])
     with pytest.raises(ValueError, match=r"\(1, 16\) and \(400, 32\)"):
         nearest_words(table[:1, :16], table, WORDS)
-    with pytest.raises(ValueError, match="at least 1, got 0 and 200"):
+    with pytest.raises(ValueError, match="at least 1, got 0 and 1000"):
         nearest_words(table[:1], table, WORDS, k=0)
     with pytest.raises(ValueError, match="N at least 1"):
         nearest_words(table[:1], table[:0], [])

@@ -75,7 +75,7 @@ def _of_parts(run: TrainedModel) -> Ask:
         dropped = [j for j in held(run, label) if j not in kept]
         vectors = unit(run.class_vectors()).clone()  # (C, D)
         vectors[label] -= parts.weights[label, dropped] @ parts.directions[dropped]
-        return run.model.scale * unit(features.pooled) @ unit(vectors).T
+        return run.model.temperature(features) * (unit(run.model.compared(features)) @ unit(vectors).T)
 
     return ask
 
