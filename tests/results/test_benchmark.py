@@ -156,6 +156,14 @@ def test_base_new_and_their_harmonic_mean(tmp_path: Path) -> None:
     assert rows["XCoOp"] == ["16", "100.0 (seeds 1)", MISSING, MISSING]
 
 
+def test_no_harmonic_mean_where_a_seed_was_not_tested_on_new_classes(tmp_path: Path) -> None:
+    tag = "subsample_classes-base"
+    folder = write_cell(tmp_path, "derm", "CoOp", 16, {1: range(36), 2: range(32)}, tag=tag, subsample="base")
+    write_one(folder / "seed1" / "evaluation" / "derm_new", "derm", "CoOp", 16, 1, range(20), subsample="new")
+    rows = texts(sheets(gather(tmp_path, (1, 2)))["derm-base-classes-new-accuracy"])
+    assert rows["CoOp"] == ["16", "85.0 ± 7.1", "50.0 (seeds 1)", MISSING]
+
+
 def test_cost_says_what_is_not_known(out: Path) -> None:
     sheet = sheets(gather(out, (1, 2, 3)))["derm-cost"]
     assert sheet.head[:4] == ("Method", "Shots", "Trained parameters", "Training s")

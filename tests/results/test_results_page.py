@@ -5,15 +5,17 @@ from __future__ import annotations
 import itertools
 import re
 import shutil
+import statistics
 import subprocess
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from html_page import Page
 from many_runs import write_cell
 
 from xcoop.page.document import DRAWN
-from xcoop.results import drawing
+from xcoop.results import curves, drawing
 from xcoop.results.benchmark import gather
 from xcoop.results.drawing import COLOURS, style
 from xcoop.results.measures import measure
@@ -99,6 +101,17 @@ def test_curves_say_what_bands_and_bars_are(made: Report) -> None:
     assert "Bands: the spread over seeds" in said
     assert "the 95 % interval over the test images" in said
     assert "phantom" in " ".join(curve.origin)
+
+
+def test_the_band_is_the_spread_over_seeds(root: Path) -> None:
+    axes = Mock()
+    (group,) = gather(root, (1, 2), ["set-0"]).groups
+    rows = {shots: row for (method, shots), row in group.rows.items() if method.trainer == "CoOp"}
+    curves._line(axes, rows, [1, 2], MEASURES[0], "CoOp", 0, heavy=False)
+    (_, low, high), _ = axes.fill_between.call_args
+    spread = 100 * statistics.stdev([20 / 40, 21 / 40])
+    assert low == pytest.approx([51.25 - spread] * 2)
+    assert high == pytest.approx([51.25 + spread] * 2)
 
 
 def test_five_datasets_have_a_critical_difference(made: Report) -> None:

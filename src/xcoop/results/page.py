@@ -21,7 +21,9 @@ tbody th{position:sticky;left:0;background:var(--ground);max-width:45vw}
 .notes{color:var(--soft);font-size:.85rem;max-width:60rem;margin:.2rem 0 1.2rem}
 .warning{border-left:.4rem solid var(--text);padding-left:.6rem;font-weight:bold}
 td{white-space:nowrap}em{font-style:normal;text-decoration:underline}
-@media print{td{white-space:normal}table,.notes{font-size:7.5pt}tbody th{position:static}th,td{min-width:0;padding-right:.5rem}figure img{max-width:100%;max-height:22cm;
+@media print{td{white-space:normal}
+table,.notes{font-size:7.5pt}tbody th{position:static}
+th,td{min-width:0;padding-right:.5rem}figure img{max-width:100%;max-height:22cm;
 width:auto}}
 """
 TITLE = "Benchmark results"
