@@ -35,7 +35,9 @@ def test_holds_what_a_table_and_a_reader_need(tmp_path: Path) -> None:
 
 def test_states_how_many_numbers_are_trained(tmp_path: Path) -> None:
     assert json.loads(write(config(tmp_path / "a"), 15).read_text())["trained_parameters"] is None
-    made = trainer(config(tmp_path / "b"), model=SimpleNamespace(trained_parameters=lambda: {"a": torch.zeros(4, 6)}))
+    made = trainer(
+        config(tmp_path / "b"), model=SimpleNamespace(state_tensors=lambda: {"a": torch.zeros(4, 6)}, kept=())
+    )
     assert json.loads(write_run(made, *outcome(15)).read_text())["trained_parameters"] == 24
 
 
