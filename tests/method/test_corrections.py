@@ -17,6 +17,7 @@ from xcoop.concepts import load_bank
 from xcoop.concepts.features import clinical_features, prompt_sentences, single_features
 from xcoop.concepts.shares import shares
 from xcoop.corrections import Corrections
+from xcoop.explain.textual.intervention import holds_concepts
 from xcoop.trainers.xcoop import DEFAULTS, AlignedModel
 
 NEW = {key: DEFAULTS[key] for key in ("SENTENCES", "FROM_SENTENCE", "RESIDUAL_SPREAD", "OFFSET_SPREAD")}
@@ -172,3 +173,9 @@ def test_concept_weighting_is_a_share_of_the_similarity(bank, features: ImageFea
 def test_unknown_sentences_are_refused(bank):
     with pytest.raises(ValueError, match="'long'; known: share, whole, all"):
         prompt_sentences(tiny_backbone(), bank, 2, "long")
+
+
+def test_sentences_count_as_held_wherever_class_features_rest_on_them(bank):
+    assert holds_concepts(model(bank, CLINICAL_WEIGHT=0.0))
+    assert not holds_concepts(model(bank, CLINICAL_WEIGHT=0.0, FROM_SENTENCE=False))
+    assert holds_concepts(model(bank, CLINICAL_WEIGHT=0.5, FROM_SENTENCE=False))

@@ -30,7 +30,8 @@ from xcoop.model import PromptModel
 def holds_concepts(model: PromptModel) -> bool:
     """Whether a model's logits depend on clinical sentences that can be changed."""
     clinical, settings = getattr(model, "clinical", None), getattr(model, "settings", {})
-    return isinstance(clinical, Tensor) and clinical.dim() == 3 and settings.get("CLINICAL_WEIGHT", 0) > 0
+    counted = settings.get("FROM_SENTENCE", False) or settings.get("CLINICAL_WEIGHT", 0) > 0
+    return isinstance(clinical, Tensor) and clinical.dim() == 3 and bool(counted)
 
 
 def removed(bank: ConceptBank, classname: str, text: str) -> ConceptBank:
