@@ -9,7 +9,9 @@ import pytest
 from test_load_run import finished
 from tiny_run import ConfigMaker
 
+import xcoop
 from xcoop.cli import main
+from xcoop.explain.report import prompt_classes
 from xcoop.explain.schema import check
 
 
@@ -60,6 +62,21 @@ def test_own_images(run: Path, pictures: Path, tmp_path: Path) -> None:
     assert [each["name"] for each in found["methods"]] == ["maskclip", "maskclip"]
     assert found["trust"] == []
     assert all(image["label"] is None for image in found["images"])
+
+
+@pytest.mark.parametrize(
+    ("trainer", "pairs", "expected"),
+    [
+        ("CoOp", ("TRAINER.COOP.N_CTX", 3), [3, 3]),
+        ("CoOp", ("TRAINER.COOP.N_CTX", 3, "TRAINER.COOP.CSC", True), [3, 3]),
+        ("LASP", ("TRAINER.LASP.N_GROUPS", 2, "TRAINER.LASP.N_CTX", 3, "TRAINER.LASP.CTX_INIT", ""), [6, 6]),
+    ],
+)
+def test_contexts_that_all_classes_share_are_told_with_each(
+    trainer: str, pairs: tuple[object, ...], expected: list[int], make_cfg: ConfigMaker
+) -> None:
+    run = xcoop.load_run(finished(make_cfg, trainer, *pairs), device="cpu")
+    assert [len(entry["words"]) for entry in prompt_classes(run)] == expected
 
 
 @pytest.mark.parametrize(

@@ -215,8 +215,8 @@ def _place(index: Sequence[int]) -> str:
 
 
 def _belongs(index: Sequence[int], label: int, run: TrainedModel) -> bool:
-    """Whether a context vector, by its place (n), (C, n) or (K, C, n), is of a class's prompts."""
-    return len(index) == 1 or index[-2] == label
+    """Whether a context vector, by its place (n), (C, n), (K, C, n) or (K, 1, n), is of a class's prompts."""
+    return not run.model.class_specific or index[-2] == label
 
 
 def _prompt_concepts(run: TrainedModel, label: int, found: Affinity | None) -> list[PromptConcept]:
