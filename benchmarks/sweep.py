@@ -1,6 +1,6 @@
 """Many runs through `xcoop sweep`, against the same runs started one by one, as CoOp's scripts start them.
 
-    python benchmarks/sweep.py [--trainers "XCoOp CoOp CoCoOp ZeroshotCLIP"] [--shots "4 16"] [--seeds "1 2"]
+    python benchmarks/sweep.py [--trainers "XCoOp CoOp CoCoOp ZeroshotCLIP"] [--shots "8 16"] [--seeds "1 2"]
 
 One by one: a process for each run, images decoded in every epoch (FEATURES.CACHE False), as many threads as PyTorch
 takes. The sweep starts with no cached features. Both sides take turns: the single runs come in two halves, with a
@@ -26,6 +26,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from xcoop.child import TRAIN, environment
+from xcoop.commands.base import say
 from xcoop.results.record import read_run
 from xcoop.sweep.grid import Grid, jobs
 from xcoop.sweep.jobs import Job
@@ -40,12 +41,12 @@ class Cost:
     wall: float = 0.0
     cpu: float = 0.0
 
-    def add(self, work: Callable[[], None]) -> None:
-        """Adds what some work costs, its child processes included."""
+    def add(self, work: Callable[[], None], times: int = 1) -> None:
+        """Adds what some work costs, its child processes included, as if it were done so many times."""
         start, used = time.perf_counter(), processors()
         work()
-        self.wall += time.perf_counter() - start
-        self.cpu += processors() - used
+        self.wall += times * (time.perf_counter() - start)
+        self.cpu += times * (processors() - used)
 
 
 def processors() -> float:
@@ -54,10 +55,10 @@ def processors() -> float:
     return usage.ru_utime + usage.ru_stime
 
 
-def one_by_one(planned: Sequence[Job]) -> None:
-    """Each run in a process of its own."""
+def one_by_one(planned: Sequence[Job], *pairs: str) -> None:
+    """Each run in a process of its own; `pairs` are further KEY VALUE pairs."""
     for job in planned:
-        command = [*TRAIN, *job.words, "FEATURES.CACHE", "False"]
+        command = [*TRAIN, *job.words, "FEATURES.CACHE", "False", *pairs]
         subprocess.run(command, env=environment(), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
 
 
@@ -87,9 +88,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--datasets", default="phantom")
     parser.add_argument("--trainers", default="XCoOp CoOp CoCoOp ZeroshotCLIP")
-    parser.add_argument("--shots", default="4 16")
+    parser.add_argument("--shots", default="8 16")
     parser.add_argument("--seeds", default="1 2")
     parser.add_argument("--workers", type=int, help="of the sweep; default: its own")
+    parser.add_argument("--part", action="store_true", help="one by one only the first seed, counted for all of them")
     parser.add_argument("--data", default="data")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -98,25 +100,45 @@ def main() -> None:
 
 def compare(args: argparse.Namespace, folder: Path) -> None:
     """Runs both sides in turns."""
-    one_by_one(plan(args, folder / "first")[:1])  # not counted: draws the phantom, fills the file cache
+    one_by_one(plan(args, folder / "first")[:1], "OPTIM.MAX_EPOCH", "1")  # not counted: fills the file cache
     single = plan(args, folder / "one-by-one")
+    timed = [job for job in single if not args.part or job.folder.name == first_seed(args)]
     alone, sweeps = Cost(), [Cost(), Cost()]
-    middle = len(single) // 2
-    for number, part in enumerate((single[:middle], single[middle:])):
-        alone.add(lambda part=part: one_by_one(part))
+    middle = (len(timed) + 1) // 2
+    for number, part in enumerate((timed[:middle], timed[middle:])):
+        for job in part:
+            alone.add(lambda job=job: one_by_one([job]), seeds_like(job, single) if args.part else 1)
         sweeps[number].add(lambda number=number: swept(args, folder / f"sweep{number}"))
-    gaps = [abs(a - b) for a, b in zip(accuracies(single), accuracies(plan(args, folder / "sweep0")), strict=True)]
-    print(f"{len(single)} runs: {args.trainers}, shots {args.shots}, seeds {args.seeds} on {args.datasets}; "
-          f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")  # fmt: skip
-    print("| | clock, s | processors, s |\n|---|---|---|")
-    print(f"| one by one | {alone.wall:.1f} | {alone.cpu:.1f} |")
-    for cost in sweeps:
-        print(f"| xcoop sweep | {cost.wall:.1f} | {cost.cpu:.1f} |")
-    for name in ("wall", "cpu"):
+        say(f"part {number + 1}: {alone.wall:.1f} s one by one so far; sweep of all: {sweeps[number].wall:.1f} s")
+    report(args, len(single), len(timed), alone, sweeps)
+    swept_too = {job.title: job for job in plan(args, folder / "sweep0")}
+    pairs = zip(accuracies(timed), accuracies([swept_too[job.title] for job in timed]), strict=True)
+    say(f"largest difference of an accuracy: {max(abs(a - b) for a, b in pairs):.2f} points")
+
+
+def first_seed(args: argparse.Namespace) -> str:
+    """The name of its folders."""
+    return f"seed{args.seeds.replace(',', ' ').split()[0]}"
+
+
+def seeds_like(job: Job, planned: Sequence[Job]) -> int:
+    """How many runs differ from this one in nothing but the seed, itself included."""
+    return sum(other.folder.parent == job.folder.parent for other in planned)
+
+
+def report(args: argparse.Namespace, runs: int, timed: int, alone: Cost, sweeps: Sequence[Cost]) -> None:
+    """Prints both costs and their ratios."""
+    part = f" ({timed} of them timed, for all seeds)" if timed < runs else ""
+    say(
+        f"{runs} runs: {args.trainers}, shots {args.shots}, seeds {args.seeds} on {args.datasets}; "
+        f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
+        "| | clock, s | processors, s |\n|---|---|---|",
+        f"| one by one{part} | {alone.wall:.1f} | {alone.cpu:.1f} |",
+        *(f"| xcoop sweep | {cost.wall:.1f} | {cost.cpu:.1f} |" for cost in sweeps),
+    )
+    for kind, name in (("clock", "wall"), ("processors", "cpu")):
         ratios = [getattr(alone, name) / getattr(cost, name) for cost in sweeps]
-        kind = "clock" if name == "wall" else "processors"
-        print(f"ratio, {kind}: {statistics.fmean(ratios):.1f} ({min(ratios):.1f}-{max(ratios):.1f})")
-    print(f"largest difference of an accuracy: {max(gaps):.2f} points")
+        say(f"ratio, {kind}: {statistics.fmean(ratios):.1f} ({min(ratios):.1f}-{max(ratios):.1f})")
 
 
 if __name__ == "__main__":

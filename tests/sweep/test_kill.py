@@ -128,10 +128,37 @@ def test_a_line_cut_short_is_left_out(tmp_path: Path) -> None:
     assert list(events(tmp_path)) == [{"event": "started"}]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="there, workers are no forks")
+@pytest.mark.usefixtures("tiny_environment")
+def test_forked_workers_end_with_their_launcher_and_are_replaced(
+    tiny_data: Path, tiny_weights_file: Path, tmp_path: Path
+) -> None:
+    jobs = []
+    for number in range(5):
+        folder, epochs = tmp_path / "data/T/cfg" / str(number), 150 if number < 2 else 10
+        pairs = ("OPTIM.MAX_EPOCH", epochs, "OPTIM.LR", 1e30 if number == 3 else 0.01, "TRAIN.CHECKPOINT_FREQ", 10)
+        jobs.append(tiny_jobs.job("CoOp", tiny_data, tiny_weights_file, folder, *pairs))
+    write_jobs(tmp_path / "jobs.json", jobs)
+    words = [*map(str, (sys.executable, HERE / "launcher.py", tmp_path / "jobs.json", tmp_path, 2))]
+    launcher = subprocess.Popen(words, stdout=subprocess.DEVNULL)
+    until(lambda: all(any(job.folder.glob("*/model*")) for job in jobs[:2]), 120)  # both are in the middle of a run
+    launcher.kill()
+    launcher.wait()
+    until(lambda: not alive(tmp_path), 30)
+    last = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
+    assert "4 runs finished, 1 failed" in last.stdout, last.stderr
+    tries = Counter(event["folder"] for event in journal(tmp_path) if event["event"] == "started")
+    assert tries == {str(job.folder): 2 if number in (0, 1, 3) else 1 for number, job in enumerate(jobs)}
+    assert "Found checkpoint" in jobs[0].log.read_text()  # it went on
+
+
 @pytest.mark.slow
 @pytest.mark.usefixtures("tiny_environment")
 def test_real_runs_survive_two_killed_launchers(tiny_data: Path, tiny_weights_file: Path, tmp_path: Path) -> None:
-    """Thirty trainings of the tiny dataset, two of which diverge; launchers are killed in the middle of others."""
+    """Thirty trainings of the tiny dataset, two of which diverge; launchers are killed in the middle of others.
+
+    The workers are forks of the launcher.
+    """
     lr = {4: 1e30, 17: 1e30}
     jobs = []
     for number in range(30):
@@ -139,8 +166,7 @@ def test_real_runs_survive_two_killed_launchers(tiny_data: Path, tiny_weights_fi
         folder, trainer = tmp_path / "data/T/cfg" / str(number), ("CoOp", "XCoOp", "CoCoOp")[number % 3]
         jobs.append(tiny_jobs.job(trainer, tiny_data, tiny_weights_file, folder, *pairs))
     write_jobs(tmp_path / "jobs.json", jobs)
-    command = [sys.executable, HERE / "launcher.py", tmp_path / "jobs.json", tmp_path, "2", sys.executable]
-    words = [*map(str, command), tiny_jobs.__file__, "--serve"]
+    words = [*map(str, (sys.executable, HERE / "launcher.py", tmp_path / "jobs.json", tmp_path, 2))]
     for goal in (5, 14):
         launcher = subprocess.Popen(words, stdout=subprocess.DEVNULL)
         until(lambda goal=goal: finished(tmp_path) >= goal, 300)

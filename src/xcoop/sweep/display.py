@@ -38,6 +38,8 @@ class Display:
         self.running: dict[Path, tuple[Job, float, float]] = {}  # job, since, part
         self.seconds: defaultdict[str, list[float]] = defaultdict(list)  # of finished runs, by group
         self.terminal = sys.stderr.isatty() if terminal is None else terminal
+        if self.terminal:
+            tqdm.monitor_interval = 0  # no thread: workers may be forks of this process
         self.bar = tqdm(total=total, bar_format="{percentage:3.0f}%|{bar}| {postfix}") if self.terminal else None
         self.told = clock()
 

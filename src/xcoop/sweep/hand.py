@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from xcoop.child import End, environment
+from xcoop.sweep.forked import Forked
 from xcoop.sweep.jobs import Job
 from xcoop.sweep.slots import Slot
 
@@ -35,7 +36,7 @@ class Hand:
     Args:
         slot: where it runs.
         folder: of its log and of the journal.
-        program: what is started.
+        program: what is started; None: a fork of this process.
 
     Attributes:
         job: what it runs now; None: nothing.
@@ -45,7 +46,7 @@ class Hand:
         since: when it was given the last one.
     """
 
-    def __init__(self, slot: Slot, folder: Path, program: Sequence[str]) -> None:
+    def __init__(self, slot: Slot, folder: Path, program: Sequence[str] | None) -> None:
         self.slot = slot
         self.job: Job | None = None
         self.group = ""
@@ -56,14 +57,7 @@ class Hand:
         self.log = folder / f"worker-{os.uname().nodename}-{os.getpid()}-{re.sub(r'[^A-Za-z0-9]+', '', slot.name)}.log"
         self._rest = b""
         with self.log.open("wb") as log:
-            self._process = subprocess.Popen(  # noqa: S603 (our own programme)
-                [*program, "--journal", str(folder)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env=environment() | dict(slot.environment),
-                start_new_session=True,  # Ctrl-C is for the launcher, which ends its workers in order
-            )
+            self._process = _start(slot, folder, program, log)
         os.set_blocking(self._out.fileno(), False)
 
     @property
@@ -124,6 +118,19 @@ class Hand:
         self._out.close()
         if self.log.is_file() and not self.log.stat().st_size:
             self.log.unlink()
+
+
+def _start(slot: Slot, folder: Path, program: Sequence[str] | None, log: IO[bytes]) -> subprocess.Popen[bytes] | Forked:
+    if program is None:
+        return Forked(slot, folder, log.fileno())
+    return subprocess.Popen(  # noqa: S603 (our own programme)
+        [*program, "--journal", str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        env=environment() | dict(slot.environment),
+        start_new_session=True,  # Ctrl-C is for the launcher, which ends its workers in order
+    )
 
 
 def _last_lines(path: Path) -> list[str]:

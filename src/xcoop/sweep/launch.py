@@ -15,6 +15,7 @@ from xcoop.commands.base import FAILED as FAILURE
 from xcoop.commands.base import guarded, say
 from xcoop.runs import terminable
 from xcoop.sweep.display import Display, summary
+from xcoop.sweep.forked import can_fork, prepare
 from xcoop.sweep.hand import WORKER
 from xcoop.sweep.jobs import FAILED, Job, read_jobs
 from xcoop.sweep.pool import Pool
@@ -26,7 +27,7 @@ DONE, OPEN, BEGUN, RUNNING, DAMAGED = "done", "to do", "begun", "running", "dama
 
 
 def launch(
-    jobs: Sequence[Job], slots: Sequence[Slot], out: str, program: Sequence[str] = WORKER, retries: int = 1
+    jobs: Sequence[Job], slots: Sequence[Slot], out: str, program: Sequence[str] | None = None, retries: int = 1
 ) -> int:
     """Runs jobs, shows how far they are, and says what became of them; how many failed.
 
@@ -34,7 +35,7 @@ def launch(
         jobs: to run; what is done is left alone.
         slots: where workers run.
         out: the output root.
-        program: what a worker is.
+        program: what a worker is; default: a fork of this process where that is possible, else `hand.WORKER`.
         retries: how often a failed job is tried again.
 
     Raises:
@@ -42,14 +43,20 @@ def launch(
     """
     start = time.monotonic()
     display = Display(len({job.folder for job in jobs}), len(slots))
-    pool = Pool(jobs, slots, Path(out, NOTES), display, retries, program)
+    pool = Pool(jobs, slots, Path(out, NOTES), display, retries, program or (None if can_fork(slots) else WORKER))
     try:
         with terminable():
+            if pool.program is None and not all(map(_is_done, jobs)):
+                prepare()
             pool.run()
     finally:
         display.close()
         say(*summary(jobs, pool.ends, time.monotonic() - start, out))
     return sum(outcome.state == FAILED for outcome in pool.ends.values())
+
+
+def _is_done(job: Job) -> bool:
+    return state(job) == DONE
 
 
 def state(job: Job) -> str:

@@ -29,7 +29,7 @@ class Pool:
         folder: of the journal and the workers' logs.
         display: is told what happens.
         retries: how often a failed job is tried again.
-        program: what a worker is.
+        program: what a worker is; None: a fork of this process.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Pool:
         folder: Path,
         display: Display,
         retries: int = 1,
-        program: Sequence[str] = WORKER,
+        program: Sequence[str] | None = WORKER,
     ) -> None:
         self.jobs, self.slots, self.folder, self.display = list(jobs), list(slots), folder, display
         self.retries, self.program = retries, program
