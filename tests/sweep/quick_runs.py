@@ -1,7 +1,8 @@
 """Runs that take a second and compute a chain of hashes, with checkpoints; for tests of who runs what, and how often.
 
 A job's words: the number of steps, seconds a step, and optionally what goes wrong: "error", "transient" (fails the
-first time), "die" (kills its process after each step), "fork" (has a child process that ought not to answer signals).
+first time), "die" (kills its process after each step), "hold" (goes on after HOLD steps only if it was interrupted),
+"fork" (has a child process that ought not to answer signals).
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ from xcoop.files import atomic_write_text, sha256_file
 from xcoop.results.record import SCHEMA, checksum
 from xcoop.sweep.jobs import BUSY, FAILED, FINISHED, Job, Outcome
 from xcoop.workplace import BusyError, locked
+
+HOLD = 3
 
 
 def make_job(folder: Path, title: str, steps: int = 5, seconds: float = 0.05, trouble: str = "", **more: object) -> Job:
@@ -35,7 +38,7 @@ def run(job: Job) -> Outcome:
                 return Outcome(FAILED, message="wrong from the start", again=False)
             if trouble == "transient" and len(events(job.folder, "begin")) == 1:
                 return Outcome(FAILED, message="bad luck")
-            if trouble == "fork" and os.fork() == 0:
+            if "fork" in trouble and os.fork() == 0:
                 time.sleep(5)
                 os._exit(0)
             chain(job.folder, steps, seconds, trouble)
@@ -53,6 +56,8 @@ def chain(folder: Path, steps: int, seconds: float, trouble: str = "") -> None:
         done, value = done + 1, link(value, done + 1)
         note(folder, "step", number=done)
         atomic_write_text(checkpoint, json.dumps([done, value]))
+        while "hold" in trouble and done == HOLD and len(events(folder, "begin")) == 1:
+            time.sleep(0.05)
         if trouble == "die":
             os.kill(os.getpid(), signal.SIGKILL)
     write_result(folder, value)
