@@ -34,13 +34,23 @@ def start(tmp_path: Path) -> Iterator[Callable[[], subprocess.Popen[str]]]:
 
     def begin() -> subprocess.Popen[str]:
         started.append(
-            subprocess.Popen([*map(str, command), fake_worker.__file__, "--serve"], stdout=subprocess.PIPE, text=True)
+            subprocess.Popen(
+                [*map(str, command), fake_worker.__file__, "--serve"],
+                stdout=subprocess.PIPE,
+                text=True,
+                preexec_fn=interruptible,
+            )
         )
         return started[-1]
 
     yield begin
     for process in started:
         process.kill()
+
+
+def interruptible() -> None:
+    """A shell starts what runs in its background with Ctrl-C ignored, and that is inherited."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def sweep(out: Path) -> list[Job]:

@@ -66,11 +66,11 @@ def gradients(model: ProGradModel, features: ImageFeatures, labels: Tensor) -> t
     entropy, divergence = [], []
     for x, y in zip(features.pooled, labels.tolist(), strict=True):
         ours, theirs = (
-            model.scale * (t @ x) / t.norm(dim=1) / x.norm() / model.temperature for t in (text, written)
+            model.scale * (t @ x) / t.norm(dim=1) / x.norm() / model.softness for t in (text, written)
         )  # fmt: skip
         p, q = ours.exp() / ours.exp().sum(), theirs.exp() / theirs.exp().sum()
-        divergence.append((q * (q / p).log()).sum() * model.temperature**2)
-        sharp = (ours * model.temperature).exp()
+        divergence.append((q * (q / p).log()).sum() * model.softness**2)
+        sharp = (ours * model.softness).exp()
         entropy.append(-(sharp[y] / sharp.sum()).log())
     ce, kl = sum(entropy) / len(labels), sum(divergence) / len(labels)
     return tuple(torch.autograd.grad(loss, context, retain_graph=True)[0] for loss in (ce, kl))  # type: ignore[return-value]
