@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from typing import Any
 
 import numpy as np
 import torch
@@ -115,6 +116,11 @@ class LinearProbe(PromptTrainer):
     """Fits a linear probe; no epochs, no text."""
 
     node = "LINEARPROBE"
+
+    @classmethod
+    def learns_classes(cls, cfg: Any) -> bool:
+        """Always: a row of weights a class."""
+        return True
 
     def build_method(self, backbone: Backbone, classnames: list[str], bank: ConceptBank | None) -> PromptModel:
         """A classifier of zeros."""

@@ -120,6 +120,11 @@ class LPPlusPlus(FixedTextTrainer):
 
     node = "LPPLUSPLUS"
 
+    @classmethod
+    def learns_classes(cls, cfg: Any) -> bool:
+        """Always: a prototype a class."""
+        return True
+
     def check_cfg(self, cfg: Any) -> None:
         """Refuses settings that could not work."""
         super().check_cfg(cfg)

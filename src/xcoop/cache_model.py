@@ -97,6 +97,11 @@ class CacheModel(FixedTextModel):
 class CacheTrainer(FixedTextTrainer):
     """Base of the trainers of such models; its node has the keys of `CACHE`."""
 
+    @classmethod
+    def learns_classes(cls, cfg: Any) -> bool:
+        """Always: the cache holds images of these classes."""
+        return True
+
     def check_cfg(self, cfg: Any) -> None:
         """A grid has two sides, and each of them a number at least."""
         super().check_cfg(cfg)

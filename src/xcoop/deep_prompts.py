@@ -6,6 +6,7 @@ Symbols: C classes, n context tokens, W text width; m vision prompts, V width of
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ from xcoop.training import PromptTrainer
 logger = logging.getLogger(__name__)
 
 
-class DeepPromptModel(PromptModel):
+class DeepPromptModel(PromptModel, ABC):
     """Base of the models. One states `vision_prompts`.
 
     The text tower's first layer sees `ctx` (n, W), and the next J - 1 layers `text_prompts` (J - 1, n, W) in its place.
@@ -51,9 +52,9 @@ class DeepPromptModel(PromptModel):
         deep = random_context(depth - 1, *context.shape)
         self.text_prompts = nn.Parameter(deep) if depth > 1 else None
 
+    @abstractmethod
     def vision_prompts(self) -> Tensor | None:
         """(J, m, V); None leaves the image tower as it is."""
-        raise NotImplementedError
 
     @property
     def image_backbone(self) -> Backbone:

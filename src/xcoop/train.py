@@ -47,7 +47,7 @@ def parser() -> Parser:
     flags.add_argument("--transforms", nargs="+", help="augmentations, e.g. random_flip normalize")
     flags.add_argument("--config-file", default="", help="the method's YAML file, or its short name, e.g. vit_b16")
     flags.add_argument("--dataset-config-file", default="", help="the dataset's YAML file, or its short name")
-    flags.add_argument("--trainer", default="", help="the method: XCoOp, CoOp, CoCoOp, ZeroshotCLIP")
+    flags.add_argument("--trainer", default="", help="the method, e.g. XCoOp; of an unknown one all are named")
     flags.add_argument("--backbone", default="", help="the CLIP model, e.g. ViT-B/16, RN50, phantom")
     flags.add_argument("--head", default="", help="name of the head (CoOp's flag; no method here has one)")
     flags.add_argument("--eval-only", action="store_true", help="evaluate the weights of --model-dir, train nothing")

@@ -11,6 +11,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from typing import Any
 
+GOOD = {"nevus": ["regular network", "uniform color"], "melanoma": ["blue veil", "irregular streaks"]}
+KEY = "sk-planted-0123456789"
+
 Act = Callable[["Handler"], None]
 
 

@@ -24,11 +24,7 @@ def write_cell(
     *,
     cfg: str = "phantom",
     tag: str = "",
-    phantom: bool = True,
-    images: int = IMAGES,
-    subsample: str = "all",
-    several: bool = False,
-    names: Sequence[str] = ("nevus", "melanoma"),
+    **facts: Any,
 ) -> Path:
     """Records the seeds of one cell; `right` holds the numbers of the images that each seed gets right.
 
@@ -40,16 +36,12 @@ def write_cell(
         right: by seed.
         cfg: of the method.
         tag: of its folder.
-        phantom: whether the images are drawn.
-        images: how many there are, classes in turn.
-        subsample: which classes.
-        several: whether two images are of one patient.
-        names: of the classes.
+        facts: of each run, see `write_one`.
     """
     name = f"{cfg}{f'__{tag}' if tag else ''}" if shots is None else "_".join(filter(None, [cfg, f"{shots}shots", tag]))
     for seed, good in right.items():
         folder = out / dataset / method / name / f"seed{seed}"
-        write_one(folder, dataset, method, shots, seed, good, phantom, images, subsample, several, names)
+        write_one(folder, dataset, method, shots, seed, good, **facts)
     return out / dataset / method / name
 
 
@@ -66,7 +58,21 @@ def write_one(
     several: bool = False,
     names: Sequence[str] = ("nevus", "melanoma"),
 ) -> Path:
-    """Records one run."""
+    """Records one run.
+
+    Args:
+        folder: of the run.
+        dataset: its name.
+        method: the trainer.
+        shots: None for a method that uses none.
+        seed: of the run.
+        good: the numbers of the images that it gets right.
+        phantom: whether the images are drawn.
+        images: how many there are, classes in turn.
+        subsample: which classes.
+        several: whether two images are of one patient.
+        names: of the classes.
+    """
     folder.mkdir(parents=True)
     cfg = config(folder, "DATASET.SUBSAMPLE_CLASSES", subsample, trainer=method, shots=shots or -1, seed=seed)
     made: Any = trainer(cfg)

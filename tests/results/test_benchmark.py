@@ -83,6 +83,14 @@ def test_what_is_not_significantly_worse_is_marked(tmp_path: Path) -> None:
     assert {place[0].trainer: mark for place, mark in found.items()} == {"XCoOp": BEST, "CoOp": TIED}
 
 
+def test_where_nothing_can_be_tested_only_the_best_is_marked(tmp_path: Path) -> None:
+    write_cell(tmp_path, "derm", "XCoOp", 1, {1: range(36)})
+    write_cell(tmp_path, "derm", "CoOp", 1, {1: range(35)})
+    (group,) = gather(tmp_path, (1,)).groups
+    found = marks(group, measure("ece"), outcomes(group, []), draws=500)
+    assert list(found.values()) == [BEST]
+
+
 def test_comparisons_with_the_reference_state_their_number(out: Path) -> None:
     sheet = sheets(gather(out, (1, 2, 3)))["derm-comparisons"]
     assert [row[0].text for row in sheet.rows] == ["ZeroshotCLIP", "CoOp", "ZeroshotCLIP"]  # CoOp lacks a seed at 4

@@ -12,10 +12,10 @@ import torch
 from helpers_clip import tiny_backbone as make_backbone
 from helpers_clip import tiny_clip_state
 from safetensors.torch import save_file
+from small_cases import NAMES, pictures, settings
 from test_load_run import finished
 from tiny_run import ConfigMaker
 from torch import Tensor
-from yacs.config import CfgNode
 
 import xcoop
 from xcoop.alignment import unit
@@ -31,18 +31,6 @@ from xcoop.trainers.promptsrc import DEFAULTS as PROMPTSRC
 from xcoop.trainers.promptsrc import BothFeatures, PromptSRCModel
 
 BOTH = ["MaPLe", "PromptSRC"]
-NAMES = ["melanoma", "blue nevus", "clear_lung"]
-LABELS = torch.tensor([0, 2, 1, 0])
-
-
-def settings(defaults: CfgNode, **keys: object) -> CfgNode:
-    node = defaults.clone()
-    node.merge_from_list([part for pair in keys.items() for part in pair])
-    return node
-
-
-def pictures(backbone: Backbone, n: int = 4) -> Tensor:
-    return torch.randn(n, 3, backbone.input_size, backbone.input_size, generator=torch.Generator().manual_seed(1))
 
 
 def grown(model: PromptModel) -> PromptModel:

@@ -6,8 +6,8 @@ import plain
 import pytest
 import torch
 from helpers_clip import tiny_backbone as make_backbone
+from small_cases import LABELS, NAMES, pictures, settings
 from torch.nn import functional as F
-from yacs.config import CfgNode
 
 from xcoop.backbones import Backbone
 from xcoop.prompts import POSITIONS
@@ -15,19 +15,6 @@ from xcoop.trainers.cocoop import DEFAULTS as COCOOP
 from xcoop.trainers.cocoop import CoCoOpModel
 from xcoop.trainers.coop import DEFAULTS as COOP
 from xcoop.trainers.coop import CoOpModel
-
-NAMES = ["melanoma", "blue nevus", "clear_lung"]
-LABELS = torch.tensor([0, 2, 1, 0])
-
-
-def settings(defaults: CfgNode, **keys: object) -> CfgNode:
-    node = defaults.clone()
-    node.merge_from_list([part for pair in keys.items() for part in pair])
-    return node
-
-
-def pictures(backbone: Backbone, n: int = 4) -> torch.Tensor:
-    return torch.randn(n, 3, backbone.input_size, backbone.input_size, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.mark.parametrize("vision", ["vit", "resnet"])

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import tiny_run
 import torch
+from dassl.engine import TRAINER_REGISTRY
 from tiny_run import ConfigMaker
 
 from xcoop.plugins import trainer_names, trains
@@ -136,6 +137,13 @@ def test_evaluation_alone_gives_the_predictions_of_the_run(name: str, make_cfg: 
     alone.test()
     tables = [Path(one.output_dir, "predictions.csv").read_text() for one in (trainer, alone)]
     assert tables[0] == tables[1]
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_a_trainer_says_whether_it_learns_classes(name: str, make_cfg: ConfigMaker) -> None:
+    """Before anything is built: a sweep plans no evaluation on other classes for those."""
+    cfg = make_cfg(name)
+    assert TRAINER_REGISTRY.get(name).learns_classes(cfg) == tiny_run.build(cfg).model.class_specific
 
 
 @pytest.mark.parametrize("name", TRAINERS)

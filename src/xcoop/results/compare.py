@@ -72,7 +72,8 @@ def against_reference(
 def marks(group: Group, measure: Measure, outcomes: Outcomes, draws: int = PAIRED_DRAWS) -> dict[Place, str]:
     """The best cell of each number of shots, and those that are not significantly worse (level 0.05).
 
-    Each is compared with the best by the paired bootstrap, corrected for the comparisons of the column.
+    Each is compared with the best by the paired bootstrap, corrected for the comparisons of the column. Where nothing
+    can be tested (a measure without p-values, such as ECE; too few images), only the best is marked.
     """
     found: dict[Place, str] = {}
     for shots in (None, *group.shots) if group.same_images else ():
@@ -83,7 +84,7 @@ def marks(group: Group, measure: Measure, outcomes: Outcomes, draws: int = PAIRE
         if len(means) > 1:
             found |= dict.fromkeys(best, BEST)
             tested = zip(rest, _compared(outcomes, best[0], rest, measure, draws), strict=True)
-            found |= {place: TIED for place, one in tested if one.p_corrected is None or one.p_corrected >= LEVEL}
+            found |= {place: TIED for place, one in tested if one.p_corrected is not None and one.p_corrected >= LEVEL}
     return found
 
 
