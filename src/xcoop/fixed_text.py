@@ -20,6 +20,8 @@ from xcoop.concepts.features import clinical_features
 from xcoop.concepts.sentences import fill
 from xcoop.model import PromptModel
 from xcoop.names import unknown
+from xcoop.teachers import sentence_features, template_features
+from xcoop.templates import DEFAULT, MEDICAL, check_template
 from xcoop.training import PromptTrainer
 
 ENSEMBLES = ("", "templates", "concepts")
@@ -29,16 +31,7 @@ TEXT = {
     "TEMPLATE": "",  # with {} for the class name; "" is the dataset's `template`, else "a photo of a {}."
     "CLINICAL": False,  # the clinical sentences of the concept bank in the place of class names
     "ENSEMBLE": "",  # the mean over: `templates` (the one above and TEMPLATES), `concepts` (a clinical sentence each)
-    "TEMPLATES": [
-        "a medical image of {}.",
-        "a clinical photo of {}.",
-        "a medical scan that shows {}.",
-        "a close-up image of {}.",
-        "a typical case of {}.",
-        "an image of a patient with {}.",
-        "a blurry image of {}.",
-        "a diagnosis of {}.",
-    ],
+    "TEMPLATES": list(MEDICAL),
 }
 
 
@@ -71,11 +64,9 @@ class FixedTextTrainer(PromptTrainer):
             raise ValueError(unknown(f"{node}.ENSEMBLE", settings.ENSEMBLE, ENSEMBLES[1:]))
         if settings.CLINICAL and settings.ENSEMBLE == "templates":
             raise ValueError(f"{node}.CLINICAL has no class names for {node}.ENSEMBLE templates: choose one of them")
-        if settings.TEMPLATE and "{}" not in settings.TEMPLATE:
-            raise ValueError(f"{node}.TEMPLATE {settings.TEMPLATE!r} has no {{}} for the class name")
+        check_template(f"{node}.TEMPLATE", settings.TEMPLATE or DEFAULT)
         for template in settings.TEMPLATES:
-            if "{}" not in template:
-                raise ValueError(f"{node}.TEMPLATES: {template!r} has no {{}} for the class name")
+            check_template(f"{node}.TEMPLATES:", template)
 
     @torch.no_grad()
     def class_features(self, backbone: Backbone, classnames: list[str], bank: ConceptBank | None) -> Tensor:
@@ -85,21 +76,13 @@ class FixedTextTrainer(PromptTrainer):
             return mean_features(backbone, [concept_sentences(bank, name) for name in bank.classes])
         if bank is not None:
             return clinical_features(backbone, bank)
-        return template_features(backbone, classnames, templates(settings, self.template))
+        return unit(template_features(backbone, templates(settings, self.template), classnames).mean(1))
 
 
 def templates(settings: CfgNode, template: str) -> list[str]:
     """The templates that a node asks for, each once: its own or the dataset's, and those of the ensemble."""
     own = settings.TEMPLATE or template
     return list(dict.fromkeys([own, *(settings.TEMPLATES if settings.ENSEMBLE == "templates" else [])]))
-
-
-def template_features(backbone: Backbone, classnames: Sequence[str], sentences: Sequence[str]) -> Tensor:
-    """Features of class names in templates, (C, D): CLIP's ensemble if there are several, else as they are."""
-    names = [name.replace("_", " ") for name in classnames]
-    if len(sentences) == 1:
-        return backbone.encode_text([sentences[0].format(name) for name in names])
-    return mean_features(backbone, [[template.format(name) for template in sentences] for name in names])
 
 
 def concept_sentences(bank: ConceptBank, classname: str) -> list[str]:
@@ -119,5 +102,4 @@ def mean_features(backbone: Backbone, sentences: Sequence[Sequence[str]]) -> Ten
     Returns:
         (C, D), unit.
     """
-    features = unit(backbone.encode_text([text for texts in sentences for text in texts]))  # (sum of S, D)
-    return unit(torch.stack([part.mean(0) for part in features.split([len(texts) for texts in sentences])]))
+    return unit(torch.stack([sentence_features(backbone, [texts])[0].mean(0) for texts in sentences]))

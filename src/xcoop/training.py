@@ -28,13 +28,13 @@ from xcoop.files import read_json
 from xcoop.fitting import Fitting
 from xcoop.model import PromptModel
 from xcoop.precision import PRECISIONS, Precision
+from xcoop.templates import DEFAULT
 from xcoop.tracking import Tracked, check_tracking
 
 __all__ = ["PromptModel", "PromptTrainer"]
 
 logger = logging.getLogger(__name__)
 
-TEMPLATE = "a photo of a {}."
 DETERMINISTIC = {"normalize", "instance_norm", "center_crop"}  # transforms that draw no random numbers
 
 
@@ -53,7 +53,7 @@ class PromptTrainer(Tracked, Fitting, TrainerX):
 
     node: str = ""
     needs_vit: bool = False  # whether the method works inside a vision transformer: it has no configs for ResNets
-    template: str = TEMPLATE
+    template: str = DEFAULT
     train_loader_x: Any
     val_loader: Any
     test_loader: Any
@@ -81,7 +81,7 @@ class PromptTrainer(Tracked, Fitting, TrainerX):
 
     @classmethod
     def model_of(
-        cls, cfg: Any, backbone: Backbone, classnames: list[str], bank: ConceptBank | None, template: str = TEMPLATE
+        cls, cfg: Any, backbone: Backbone, classnames: list[str], bank: ConceptBank | None, template: str = DEFAULT
     ) -> PromptModel:
         """The method's model without data, loaders and optimiser: what a finished run is loaded into.
 
@@ -143,7 +143,7 @@ class PromptTrainer(Tracked, Fitting, TrainerX):
         if self.uses_bank():
             self.bank = load_dataset_bank(cfg, dataset).for_classes(classnames)
             state_bank(self.bank)
-        self.template = getattr(dataset, "template", TEMPLATE)
+        self.template = getattr(dataset, "template", DEFAULT)
         self._seed()
         self.model = self.build_method(backbone, classnames, self.bank).to(self.device)
         if cfg.MODEL.INIT_WEIGHTS:
