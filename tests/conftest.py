@@ -1,4 +1,4 @@
-"""What all tests share: no GPU, few threads, a cache of their own, and a small CLIP with random weights."""
+"""What all tests share: no GPU, one thread, a cache of their own, and a small CLIP with random weights."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import os
 # Before torch is imported. The tests marked `gpu` are run with XCOOP_TEST_GPU=1.
 if not os.environ.get("XCOOP_TEST_GPU"):
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-os.environ["OMP_NUM_THREADS"] = str(min(2, int(os.environ.get("OMP_NUM_THREADS", "2"))))
+# One thread: on models this small, threads wait for one another, and for other processes on the cores.
+os.environ["OMP_NUM_THREADS"] = str(min(2, int(os.environ.get("OMP_NUM_THREADS", "1"))))
 
 from collections.abc import Iterator
 from pathlib import Path

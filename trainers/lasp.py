@@ -115,8 +115,7 @@ class LASPModel(PromptModel):
         own = [self.prompt_learner.ctx] if self.w is None else [self.prompt_learner.ctx, self.w]
         groups: list[dict[str, Any]] = [{"params": own, "lr": lr, "name": "prompts"}]
         if self.settings.FINETUNE_VIT_LN:
-            rate = lr * self.settings.NORM_LR_MULT
-            groups.append({"params": self.backbone.image_norms(), "lr": rate, "name": "norm layers"})
+            groups.append(self.norm_group(lr * self.settings.NORM_LR_MULT))
         return groups
 
 

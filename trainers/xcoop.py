@@ -155,8 +155,7 @@ class AlignedModel(PromptModel):
             rate = lr * self.settings.CORRECTION_LR_MULT
             groups.append({"params": self.corrections.trained, "lr": rate, "name": "corrections"})
         if self.settings.TUNE_NORMS:
-            rate = lr * self.settings.NORM_LR_MULT
-            groups.append({"params": self.backbone.image_norms(), "lr": rate, "name": "norm layers"})
+            groups.append(self.norm_group(lr * self.settings.NORM_LR_MULT))
         return groups
 
 

@@ -115,6 +115,10 @@ class PromptModel(nn.Module):
         for parameter in self.backbone.image_norms():
             parameter.requires_grad_(True)
 
+    def norm_group(self, lr: float) -> dict[str, Any]:
+        """The norm layers of the image tower as a group for the optimiser."""
+        return {"params": self.backbone.image_norms(), "lr": lr, "name": "norm layers"}
+
     def gradient_norm(self) -> Tensor:
         """The norm that clipping looks at: of all trained parameters together, a scalar."""
         return gradient_norm(self.trained_parameters().values())

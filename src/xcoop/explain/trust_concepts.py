@@ -14,8 +14,8 @@ from torch import Tensor
 from xcoop.backbones import ImageFeatures
 from xcoop.concepts.knowledge import question
 from xcoop.concepts.mining import log_odds
-from xcoop.evaluation.bootstrap import bootstrap, mean_of_known, of_rows
-from xcoop.evaluation.metrics import macro_auc
+from xcoop.evaluation.bootstrap import Ints, mean_of_known
+from xcoop.evaluation.intervals import image_intervals
 from xcoop.explain.explanation import concept_changes, concept_scores
 from xcoop.explain.schema import Control, Trust
 from xcoop.explain.textual.intervention import holds_concepts, logits_knowing
@@ -99,8 +99,7 @@ def _knowledge(run: TrainedModel, sample: Sample, features: ImageFeatures) -> li
     logits = {OWN: run.logits(features)}
     for kind, name in KINDS.items():
         logits[name] = logits_knowing(run.model, features, question(run.bank, kind, run.results["seed"]))
-    probabilities = {name: given.double().softmax(1).cpu().numpy() for name, given in logits.items()}
-    intervals = {name: _auc_interval(truth, given, sample) for name, given in probabilities.items()}
+    intervals = {name: _auc(truth, given.double().softmax(1).cpu().numpy(), sample) for name, given in logits.items()}
     value, low, high = intervals.pop(OWN)
     note = "Macro-AUC of the trained prompts on these images; for the controls, their clinical sentences are exchanged."
     controls = [Control(name=k, value=v[0], low=v[1], high=v[2]) for k, v in intervals.items()]
@@ -110,15 +109,10 @@ def _knowledge(run: TrainedModel, sample: Sample, features: ImageFeatures) -> li
     ]  # fmt: skip
 
 
-def _auc_interval(truth: np.ndarray, probabilities: Floats, sample: Sample) -> tuple[float, float, float]:
-    """Stratified by class, so that every draw has all of them."""
-    rows = np.concatenate([truth[:, None], probabilities], axis=1)
-
-    def auc(drawn: np.ndarray) -> float:
-        return macro_auc(drawn[:, 0].astype(np.int64), drawn[:, 1:]) or 0.0
-
-    found = bootstrap(rows, of_rows(auc), strata=truth.tolist(), clusters=list(sample.patients), draws=500)
-    return found.estimate, found.low, found.high
+def _auc(truth: Ints, probabilities: Floats, sample: Sample) -> tuple[float | None, float | None, float | None]:
+    """Macro-AUC and its interval; None where a draw may lack a class."""
+    found = image_intervals(truth, probabilities, list(sample.patients), metrics=("macro_auc",))["macro_auc"]
+    return (found.estimate, found.low, found.high) if found else (None, None, None)
 
 
 def _aucs(run: TrainedModel, sample: Sample, features: ImageFeatures) -> list[Trust]:
