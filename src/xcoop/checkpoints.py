@@ -7,6 +7,7 @@ Names and layout are Dassl's: `<output>/prompt_learner/model.pth.tar-<epoch>`, `
 from __future__ import annotations
 
 import io
+import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -88,12 +89,28 @@ def restore_optimiser(optimiser: Any, scheduler: Any, content: dict[str, Any]) -
     A schedule is a function of the epoch: it is stepped there from its start, so no schedule's inner objects have to
     be stored, whichever engine made it. (Dassl stores its warm-up's successor as an object; after a resume that
     drives a copy of the optimiser, and the learning rate never changes again.)
+
+    Raises:
+        ValueError: the rates were others when the checkpoint was written, so that its epochs are not those of this run.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch expects optimiser steps between those of a schedule
         for _ in range(content["epoch"]):
             scheduler.step()
     rates = [group["lr"] for group in optimiser.param_groups]
+    _require_same_rates(content, rates)
     optimiser.load_state_dict(content["optimizer"])
     for group, rate in zip(optimiser.param_groups, rates, strict=True):
         group["lr"] = rate
+
+
+def _require_same_rates(content: dict[str, Any], rates: list[float]) -> None:
+    """Of Dassl's own schedules, whose rates are those of an inner object, nothing is asked."""
+    schedule = content.get("scheduler") or {}
+    before = [] if "successor" in schedule else schedule.get("_last_lr", [])
+    for one, two in zip(before, rates, strict=False):
+        if not math.isclose(one, two, rel_tol=1e-6, abs_tol=1e-12):
+            raise ValueError(
+                f"its learning rate after {content['epoch']} epochs is {one:g}, and this run's would be {two:g}: "
+                "resume with the same OPTIM.LR, MAX_EPOCH, schedule and warm-up, or train anew in another folder"
+            )

@@ -35,6 +35,7 @@ class Resumable:
         content = {
             "state_dict": self.model.trained_state(),
             "epoch": epoch + 1,
+            "max_epoch": self.max_epoch,
             **stepped,
             "scaler": self.precision.state(),
             "val_result": None if val_result is None else float(val_result),
@@ -70,6 +71,7 @@ class Resumable:
         epoch: int = content["epoch"]
         if not 0 <= epoch <= self.max_epoch:
             raise ValueError(f"{path} was written after epoch {epoch}; this run has OPTIM.MAX_EPOCH {self.max_epoch}")
+        _require_same_length(path, content.get("max_epoch", self.max_epoch), self.max_epoch)
         try:
             self._restore(content)
         except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
@@ -119,6 +121,16 @@ def _require_same_classes(path: Path, trained: list[str] | None, wanted: list[st
             f"{path} holds contexts of the classes {trained}, and this dataset has {wanted}: class-specific contexts, "
             "caches and classifiers do not transfer; only what all classes share does (e.g. CoOp with "
             "TRAINER.COOP.CSC False, CoCoOp, CLIPAdapter)"
+        )
+
+
+def _require_same_length(path: Path, total: int, wanted: int) -> None:
+    """ValueError if a checkpoint was written on the way to another number of epochs; old checkpoints do not tell."""
+    if total != wanted:
+        raise ValueError(
+            f"{path} belongs to a training with OPTIM.MAX_EPOCH {total}, and this one has {wanted}. Learning rates and "
+            "means over epochs follow the whole length, so the result would be that of neither: train from the start "
+            f"in another folder, or begin a new training at these weights with MODEL.INIT_WEIGHTS {path}"
         )
 
 

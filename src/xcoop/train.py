@@ -82,8 +82,10 @@ def run(args: argparse.Namespace, words: Sequence[str], once: bool = False) -> i
         evaluated_from=_evaluated_from(args, cfg),
         load_epoch=args.load_epoch if args.eval_only else None,
     )
-    from xcoop.workplace import occupied
+    from xcoop.workplace import check_resumed, occupied
 
+    if not args.eval_only:
+        check_resumed(cfg)
     with occupied(Path(cfg.OUTPUT_DIR), cfg, origin, once):
         _work(cfg, args, origin)
     return 0

@@ -99,6 +99,23 @@ def check_free(folder: Path, cfg: Mapping[str, Any], origin: Origin) -> None:
         raise UserError(conflict(folder, state, saved, cfg))
 
 
+def check_resumed(cfg: Mapping[str, Any]) -> None:
+    """UserError if RESUME names a run with other settings: its epochs are not the first ones of the run of `cfg`."""
+    saved = _saved(Path(cfg["RESUME"]), cfg) if cfg["RESUME"] else None
+    if saved is None:  # nothing to resume, or a run of another programme: the checkpoint itself is looked at later
+        return
+    lines = [*differences(saved, cfg), *filter(None, [other_data(saved, cfg)])]
+    if saved.get("SEED") != cfg["SEED"]:
+        lines.append(f"SEED: {saved.get('SEED')!r} there, {cfg['SEED']!r} now")
+    if lines:
+        what = "\n  ".join(lines)
+        raise UserError(
+            f"RESUME {cfg['RESUME']} holds a run with other settings, so its epochs are not the first of this one:\n  "
+            f"{what}\nResume with the same settings; or train from the start in another folder, without RESUME; or "
+            "begin a new training at its weights with MODEL.INIT_WEIGHTS <a file of its prompt_learner>"
+        )
+
+
 def conflict(folder: Path, state: str, saved: Mapping[str, Any] | None, cfg: Mapping[str, Any]) -> str:
     """What differs between a run that is there and the one that is wanted, and what can be done."""
     lines = differences(saved, cfg) if saved else []
