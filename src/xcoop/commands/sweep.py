@@ -27,7 +27,8 @@ examples:
   xcoop sweep phantom all 16 --slurm --partition gpu --time 120 --array-parallelism 8
 
 A grid file holds any of: datasets, trainers, shots, seeds, cfgs, backbones, setting, targets, and KEY: [values].
-Everything is crossed; words of the command line win over the file.
+Everything is crossed; words of the command line win over the file. What is to change alone stands in
+  variants: [{}, {KEY: value}, {KEY: value, KEY: value}]       {} is the method as it is; crossed with all the rest
 
 Runs lie where `xcoop run` puts them. What is finished is skipped, what was interrupted goes on, what fails is tried
 once more in a fresh process. Several launchers may work on one output folder. Exit code 1: a run failed.

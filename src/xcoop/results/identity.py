@@ -51,7 +51,7 @@ def settings(cfg: Mapping[str, Any]) -> dict[str, Any]:
     """What the hash covers: all leaves of `cfg` but those of the machine, the seed, and other trainers' nodes."""
     trainer, nodes = cfg["TRAINER"]["NAME"], cfg["TRAINER"]
     own = {key: value for key, value in flatten(cfg).items() if not _below(key, (*MACHINE, SEED))}
-    own = {key: value for key, value in own.items() if _concerns(key, trainer, nodes)}
+    own = {key: value for key, value in own.items() if concerns(key, trainer, nodes)}
     return {key: Path(value).name if key in FILES and value else value for key, value in own.items()}
 
 
@@ -89,7 +89,7 @@ def _below(key: str, nodes: Iterable[str]) -> bool:
     return any(key == node or key.startswith(f"{node}.") for node in nodes)
 
 
-def _concerns(key: str, trainer: str, nodes: Mapping[str, Any]) -> bool:
+def concerns(key: str, trainer: str, nodes: Mapping[str, Any]) -> bool:
     """Whether a trainer can see a key: below TRAINER only its own node, the one spelled like it, counts."""
     section, _, rest = key.partition(".")
     node, _, leaf = rest.partition(".")

@@ -1,4 +1,4 @@
-"""What a sweep runs: every combination of datasets, trainers, shots, seeds, configurations and values of keys."""
+"""What a sweep runs: every combination of datasets, trainers, shots, seeds, configurations, keys and variants."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from xcoop.sweep.transfer import (
     evaluation_job,
     evaluations,
 )
+from xcoop.sweep.variants import Variant, require_readers, spelled
 from xcoop.workplace import check_free
 
 
@@ -39,6 +40,7 @@ class Grid:
         cfgs: configurations of the methods; () for the default of each dataset.
         backbones: names such as "ViT-B/16"; () for those of the configurations.
         keys: (KEY, values) each; a single value is the same for all runs.
+        variants: (KEY, value) pairs each, which change together; () is the method as it is.
         setting: one of `SETTINGS`.
         targets: of `cross`: the datasets that each trained model is tested on, too.
         data: the data root.
@@ -52,6 +54,7 @@ class Grid:
     cfgs: tuple[str, ...] = ()
     backbones: tuple[str, ...] = ()
     keys: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    variants: tuple[Variant, ...] = ((),)
     setting: str = FEW_SHOT
     targets: tuple[str, ...] = ()
     data: str = "data"
@@ -67,10 +70,14 @@ def plans(grid: Grid) -> list[Plan]:
     _check(grid)
     shots = (ALL_SHOTS,) if grid.setting == FULL else grid.shots
     found: dict[Path, Plan] = {}
-    for dataset, number, trainer, pairs in itertools.product(grid.datasets, shots, grid.trainers, _crossed(grid)):
+    of: dict[Path, Variant] = {}
+    crossed = itertools.product(grid.datasets, shots, grid.trainers, _crossed(grid), grid.variants)
+    for dataset, number, trainer, pairs, variant in crossed:
+        words = (*pairs, *itertools.chain(*variant))
         for cfg, own in configurations(trainer, dataset, grid.cfgs, grid.backbones):
-            for plan in plan_methods(dataset, number, trainer, cfg, (*own, *pairs), grid.data, grid.out, grid.seeds):
+            for plan in plan_methods(dataset, number, trainer, cfg, (*own, *words), grid.data, grid.out, grid.seeds):
                 _require_own_folder(plan.folder, found.setdefault(plan.folder, plan), plan)
+                _require_own_variant(plan, of.setdefault(plan.folder, variant), variant)
     return list(found.values())
 
 
@@ -107,6 +114,15 @@ def _require_own_folder(folder: Path, one: Plan, two: Plan) -> None:
             raise UserError(f"{a} and {b} would share the folder {folder}: give one of the files another name")
 
 
+def _require_own_variant(plan: Plan, one: Variant, two: Variant) -> None:
+    """UserError if two variants make one run, e.g. since one of them sets a key to what it is anyway."""
+    if one != two:
+        raise UserError(
+            f"the variants {spelled(one)} and {spelled(two)} are the same run of {plan.trainer} ({plan.folder}): "
+            "leave one out"
+        )
+
+
 def _training(plan: Plan, cfg: Any, seed: int) -> Job:
     folder = plan.seed_folder(seed)
     check_free(folder, cfg, Origin())  # the seed is no part of what is compared
@@ -127,7 +143,7 @@ def _check(grid: Grid) -> None:
         raise UserError(unknown("setting", grid.setting, SETTINGS))
     if bool(grid.targets) != (grid.setting == CROSS):
         raise UserError("--setting cross and --targets belong together: `--setting cross --targets <dataset,...>`")
-    for key, _ in grid.keys:
+    for key in [key for key, _ in (*grid.keys, *itertools.chain(*grid.variants))]:
         if key in TAKEN:
             raise UserError(f"{key} is set by `xcoop sweep` itself (datasets, trainers, shots, seeds, --data, --out)")
         if key == SUBSAMPLE and grid.setting != FEW_SHOT:
@@ -137,6 +153,7 @@ def _check(grid: Grid) -> None:
             raise UserError(f"a sweep needs {name}: none are given")
     if "all" in grid.trainers and len(grid.trainers) > 1:
         raise UserError("trainers: `all` stands alone")
+    require_readers(grid.variants, grid.trainers)
 
 
 def _crossed(grid: Grid) -> Iterator[tuple[str, ...]]:

@@ -12,15 +12,18 @@ from xcoop.commands.base import UserError, numbers
 from xcoop.names import unknown
 from xcoop.plans import KEY, shot_number
 from xcoop.sweep.grid import Grid
+from xcoop.sweep.variants import read_variants, require_apart
 
-AXES = ("datasets", "trainers", "shots", "seeds", "cfgs", "backbones", "setting", "targets")
+AXES = ("datasets", "trainers", "shots", "seeds", "cfgs", "backbones", "setting", "targets", "variants")
+VARIANTS = "variants"
 
 
 def read_grid_file(path: Path) -> dict[str, Any]:
-    """The content of a grid file: axes and config keys, each with a value or a list of them.
+    """The content of a grid file: axes and config keys, each with a value or a list of them; `variants` are checked.
 
     Raises:
-        UserError: there is no such file, it is no YAML, or it has a name that is neither; the message names it.
+        UserError: there is no such file, it is no YAML, it has a name that is neither, or its variants are wrong; the
+            message names it.
     """
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -33,21 +36,27 @@ def read_grid_file(path: Path) -> dict[str, Any]:
     for name in map(str, tree):
         if name not in AXES and not KEY.fullmatch(name):
             raise UserError(f"--grid {path}: {unknown('axis', name, AXES)} Config keys are written as A.B: [values].")
-    return {str(name): value for name, value in tree.items()}
+    axes = {str(name): value for name, value in tree.items()}
+    if VARIANTS in axes:
+        axes[VARIANTS] = read_variants(axes[VARIANTS], f"--grid {path}")
+        require_apart(axes[VARIANTS], axes, f"--grid {path}")
+    return axes
 
 
 def make_grid(axes: Mapping[str, Any], data: str, out: str) -> Grid:
     """The grid of these axes.
 
     Args:
-        axes: of `AXES`, and config keys; each a value or a list of them.
+        axes: of `AXES`, and config keys; each a value or a list of them; `variants` as `read_grid_file` gives them.
         data: the data root.
         out: the output root.
 
     Raises:
-        UserError: a number is none, or no dataset is given.
+        UserError: a number is none, no dataset is given, or a key stands in a variant and by itself.
     """
-    lists = {name: _texts(value) for name, value in axes.items()}
+    lists = {name: _texts(value) for name, value in axes.items() if name != VARIANTS}
+    variants = axes.get(VARIANTS, ((),))
+    require_apart(variants, lists, "grid file and command line")
     if not lists.get("datasets"):
         raise UserError("no dataset is given: xcoop sweep <dataset[,dataset]>, or `datasets:` in the grid file")
     given: dict[str, Any] = {name: lists[name] for name in ("datasets", "trainers", "cfgs", "backbones", "targets")
@@ -59,7 +68,7 @@ def make_grid(axes: Mapping[str, Any], data: str, out: str) -> Grid:
     if lists.get("setting"):
         given["setting"] = lists["setting"][0]
     keys = tuple((name, values) for name, values in lists.items() if name not in AXES)
-    return Grid(**given, keys=keys, data=data, out=out)
+    return Grid(**given, keys=keys, variants=variants, data=data, out=out)
 
 
 def _texts(value: Any) -> tuple[str, ...]:
