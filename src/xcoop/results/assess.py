@@ -13,6 +13,7 @@ from xcoop.results.measures import Measure
 from xcoop.results.outcomes import Outcomes, outcomes
 from xcoop.results.predictions import aligned
 from xcoop.results.tables_shots import Place
+from xcoop.results.transfer import Transfer
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,21 @@ class Assessed:
     outcomes: Outcomes
     intervals: Mapping[str, Mapping[Place, Interval | None]]
     marks: Mapping[str, Mapping[Place, str]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class AssessedTransfer:
+    """A transfer with what its predictions tell.
+
+    Attributes:
+        transfer: the models' own dataset, and the others.
+        source: the former.
+        targets: the latter, in the order of the transfer.
+    """
+
+    transfer: Transfer
+    source: Assessed
+    targets: Sequence[Assessed]
 
 
 def assess(group: Group, measures: Sequence[Measure], damaged: list[str], draws: int = DRAWS) -> Assessed:
@@ -50,3 +66,10 @@ def assess(group: Group, measures: Sequence[Measure], damaged: list[str], draws:
     intervals = {name: {place: own[name] for place, own in by_place.items()} for name in names}
     marked = {measure.name: marks(group, measure, found) for measure in measures}
     return Assessed(group, found, intervals, marked)
+
+
+def assess_transfer(
+    transfer: Transfer, source: Assessed, measures: Sequence[Measure], damaged: list[str], draws: int = DRAWS
+) -> AssessedTransfer:
+    """The same of each target; the source was assessed before."""
+    return AssessedTransfer(transfer, source, [assess(one, measures, damaged, draws) for one in transfer.targets])
