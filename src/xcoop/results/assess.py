@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from xcoop.evaluation.bootstrap import DRAWS, Interval
+from xcoop.evaluation.harmonic import harmonic_interval
 from xcoop.evaluation.intervals import image_intervals
 from xcoop.results.benchmark import Group
 from xcoop.results.compare import marks
@@ -73,3 +74,26 @@ def assess_transfer(
 ) -> AssessedTransfer:
     """The same of each target; the source was assessed before."""
     return AssessedTransfer(transfer, source, [assess(one, measures, damaged, draws) for one in transfer.targets])
+
+
+def harmonic_intervals(
+    base: Assessed, new: Assessed, measure: Measure, draws: int = DRAWS
+) -> dict[Place, Interval | None]:
+    """Of each cell that has the same seeds on base and on new classes: the harmonic mean, with its interval.
+
+    Args:
+        base: the classes that were trained.
+        new: the other classes.
+        measure: of the table; {} for one of which less is better.
+        draws: of the bootstrap.
+    """
+    found: dict[Place, Interval | None] = {}
+    for place in base.outcomes.keys() & new.outcomes.keys() if measure.higher else ():
+        if base.group.rows[place].runs.keys() == new.group.rows[place].runs.keys():
+            halves = [aligned(one.outcomes[place]) for one in (base, new)]
+            found[place] = harmonic_interval(
+                *((half.labels, half.probabilities, half.patients) for half in halves),
+                metric=measure.name,
+                draws=draws,
+            )
+    return found

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from xcoop.evaluation.bootstrap import DRAWS
-from xcoop.results.assess import Assessed, AssessedTransfer, assess, assess_transfer
+from xcoop.results.assess import Assessed, AssessedTransfer, assess, assess_transfer, harmonic_intervals
 from xcoop.results.benchmark import REFERENCE, Benchmark, Method
 from xcoop.results.cells_csv import cells
 from xcoop.results.compare import Against, against_reference
@@ -18,7 +18,7 @@ from xcoop.results.measures import Measure
 from xcoop.results.page import Part, Section
 from xcoop.results.reliability import reliability_drawing
 from xcoop.results.sheet import Sheet
-from xcoop.results.tables_base_new import base_new_sheets
+from xcoop.results.tables_base_new import Halves, base_new_interval_sheet, base_new_sheet, halves
 from xcoop.results.tables_compare import compare_sheet, comparison_lines
 from xcoop.results.tables_cost import cost_sheet
 from xcoop.results.tables_mean import mean_sheets
@@ -91,6 +91,8 @@ def report(benchmark: Benchmark, wanted: Wanted, tell: Callable[[str], None] = l
         moved.append(assess_transfer(transfer, own, wanted.measures, damaged, wanted.draws))
     draws = wanted.figures and can_draw()
     sections = [*_overall(benchmark, labels, wanted)]
+    if both := [*_base_new(halves(found), labels, wanted)]:
+        sections.append(Section("Base and new classes", both))
     if moved:
         sections.append(Section("Cross-dataset transfer", [*_transferred(moved, labels, wanted)]))
     first = wanted.measures[0]
@@ -121,9 +123,14 @@ def _overall(benchmark: Benchmark, labels: Labels, wanted: Wanted) -> Iterator[S
     ranked = rank_drawings(benchmark, wanted.measures[0], labels, wanted.figures and can_draw())
     if means:
         yield Section("All datasets", [*means, *ranked])
-    sheets = [*base_new_sheets(benchmark, wanted.measures[0], labels, wanted.reference)]
-    if sheets:
-        yield Section("Base and new classes", sheets)
+
+
+def _base_new(pairs: Sequence[Halves], labels: Labels, wanted: Wanted) -> Iterator[Sheet]:
+    first = wanted.measures[0]
+    for pair in pairs:
+        harmonic = harmonic_intervals(*pair, first, wanted.draws)
+        yield base_new_sheet(pair, first, labels, wanted.reference)
+        yield base_new_interval_sheet(pair, first, harmonic, labels, wanted.reference)
 
 
 def _transferred(moved: Sequence[AssessedTransfer], labels: Labels, wanted: Wanted) -> Iterator[Sheet]:

@@ -35,7 +35,7 @@ def transfer_sheet(transfer: Transfer, measure: Measure, labels: Labels, referen
 
     means = [_mean_name(drawn, len(targets), mixed=len(kinds) > 1) for drawn, targets in kinds]
     notes = [
-        f"{SPREAD}; {measure.direction}. Trained on {_name(transfer.source)} alone; methods without shots on nothing.",
+        f"{SPREAD}; {measure.direction}. Trained on {_name(transfer.source)} alone{_untrained(transfer, labels)}.",
         *_mean_notes(transfer),
         *_notes(transfer, labels),
     ]
@@ -90,6 +90,11 @@ def _head(transfer: Transfer) -> tuple[str, ...]:
 def _name(group: Group) -> str:
     """A dataset's name, which says if its images are drawn."""
     return f"{group.title} (phantom)" if group.is_phantom and "phantom" not in group.title else group.title
+
+
+def _untrained(transfer: Transfer, labels: Labels) -> str:
+    names = sorted(labels[method] for method in transfer.source.untrained)
+    return f"; not trained at all: {', '.join(names)}" if names else ""
 
 
 def _mean_name(drawn: bool, targets: int, mixed: bool) -> str:
