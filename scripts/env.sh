@@ -102,7 +102,7 @@ _prepare() {
 _prepare_alone() {
     if command -v flock >/dev/null 2>&1; then
         exec 9<"$ROOT"
-        flock 9
+        flock 9 || echo "$ROOT lies on a disk without locks: let one script install at a time" >&2
         _prepare "$@"
         exec 9<&-
     else

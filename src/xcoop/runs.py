@@ -13,7 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from xcoop import child
-from xcoop.commands.base import FAILED, say
+from xcoop.commands.base import FAILED, complain, say
+from xcoop.locks import unguarded
 from xcoop.plans import Plan, environment_defaults
 from xcoop.results.record import Origin, read_run
 from xcoop.results.table import collect, render
@@ -43,12 +44,20 @@ def execute(plans: Sequence[Plan], shots: int, seeds: Sequence[int], program: Se
         if done:
             say(f"{plan.title(seed)}: finished before, in {plan.seed_folder(seed)}")
     todo = [job for job, done in zip(jobs, states, strict=True) if not done]
+    if todo:
+        warn_without_locks(Path(plans[0].out))
     with terminable():
         failed = _run_all(todo, program)
     _conclude(plans[0], shots, seeds)
     minutes, rest = divmod(round(time.monotonic() - start), 60)
     say(f"{len(todo)} run{'' if len(todo) == 1 else 's'} in {minutes} min {rest} s.")
     return FAILED if failed else 0
+
+
+def warn_without_locks(out: Path) -> None:
+    """Says, once for all runs of a launcher, if nothing keeps another launcher out of them."""
+    if why := unguarded(out):
+        complain(f"warning: {why}")
 
 
 def finished(plan: Plan, seed: int) -> bool:

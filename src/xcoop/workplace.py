@@ -1,11 +1,10 @@
 """A run's folder while a process works in it: locked, checked, logged.
 
-The lock is the operating system's own (`flock`), so it ends with the process, however that ends.
+The lock ends with the process, however that ends; see `xcoop.locks`.
 """
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import sys
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from xcoop.commands.base import BusyError, UserError
 from xcoop.files import atomic_write_text
+from xcoop.locks import take, unguarded
 from xcoop.results.identity import config_hash, differences, read_config
 from xcoop.results.places import other_data
 from xcoop.results.record import CONFIG, RESULTS, Origin, read_run
@@ -58,6 +58,8 @@ def occupied(folder: Path, cfg: CfgNode, origin: Origin, once: bool = False) -> 
             raise FinishedError(f"{folder} holds a finished run")
         atomic_write_text(folder / CONFIG, cfg.dump())
         with logged(folder):
+            if why := unguarded(folder):
+                logger.warning(why)
             yield
 
 
@@ -65,7 +67,7 @@ def occupied(folder: Path, cfg: CfgNode, origin: Origin, once: bool = False) -> 
 def locked(folder: Path) -> Iterator[None]:
     """Holds the lock of an existing folder; BusyError if another process does."""
     with (folder / LOCK).open("a+", encoding="utf-8") as file:
-        if not _lock(file.fileno()):
+        if not take(file.fileno(), folder / LOCK):
             file.seek(0)
             raise BusyError(f"{folder} is in use by another process ({file.read().strip() or 'unknown'})")
         file.truncate(0)
@@ -83,16 +85,6 @@ def busy(folder: Path) -> bool:
             return False
     except BusyError:
         return True
-
-
-def _lock(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:  # a file system without locks: better unguarded than not at all
-        logger.warning("this file system has no locks (%s): do not start a run twice", error)
-    return True
 
 
 def check_free(folder: Path, cfg: Mapping[str, Any], origin: Origin) -> None:

@@ -23,6 +23,7 @@ from slurm_cluster import Cluster, NoClusterError, missing
 from xcoop.sweep.jobs import FINISHED, FOUND, Job
 from xcoop.sweep.slurm import Options, submitter, watch
 from xcoop.sweep.slurm_display import Display
+from xcoop.sweep.slurm_held import held
 from xcoop.sweep.slurm_launcher import DONE, LOST, Launcher, State
 from xcoop.sweep.slurm_ledger import Ledger
 from xcoop.sweep.worker import Run
@@ -200,6 +201,14 @@ def launch(out: Path, *words: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
+def _held_by(jobs: Sequence[Job], folder: Path, state: str) -> list[str]:
+    return [one.where for one in held(jobs, folder).values() if one.state == state]
+
+
+def _node(ledger: Ledger) -> str:
+    return ledger.status(ledger.submissions()[0], 0).node
+
+
 def test_launchers_that_die_or_are_two_submit_nothing_twice(cluster: Cluster, tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / ".sweep" / "slurm")
     launchers = [launch(tmp_path, 5, 10, 0.2) for _ in range(2)]
@@ -207,7 +216,10 @@ def test_launchers_that_die_or_are_two_submit_nothing_twice(cluster: Cluster, tm
     for one in launchers:
         one.kill()
         one.communicate()
-    assert len(ledger.submissions()) == 1
+    (submission,) = ledger.submissions()
+    jobs = [make_job(tmp_path, f"run{number}") for number in range(6)]
+    assert _held_by(jobs[:1], ledger.folder, "running") == [f"Slurm job {submission.job}_0 on {_node(ledger)}"]
+    assert jobs[5] not in held(jobs, ledger.folder)  # nobody has it yet
     again = launch(tmp_path, 6, 10, 0.2)  # one run more than before
     text, _ = again.communicate(timeout=240)
     assert again.returncode == 0

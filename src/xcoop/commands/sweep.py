@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from xcoop.plans import environment_defaults
 if TYPE_CHECKING:
     from xcoop.sweep.grid import Grid
     from xcoop.sweep.jobs import Job
+    from xcoop.sweep.slurm_held import Held
 
 EPILOG = """\
 examples:
@@ -70,8 +71,10 @@ def execute(arguments: argparse.Namespace) -> int:
     found = grids.jobs(grid)
     for note in grids.left_out(grid, found):
         say(f"note: {note}")
+    if arguments.dry_run:
+        return _list(found, sweep_slurm.held_by_queue(found, grid.out) if arguments.slurm else {})
     run = sweep_slurm.execute if arguments.slurm else _run
-    return _list(found) if arguments.dry_run else run(found, arguments, grid.out)
+    return run(found, arguments, grid.out)
 
 
 def _run(found: Sequence[Job], arguments: argparse.Namespace, out: str) -> int:
@@ -83,15 +86,19 @@ def _run(found: Sequence[Job], arguments: argparse.Namespace, out: str) -> int:
     return FAILED if launch(found, make_slots(arguments.workers, gpus, most=todo), out) else 0
 
 
-def _list(found: Sequence[Job]) -> int:
-    """Says of each run what is done; the exit code."""
+def _list(found: Sequence[Job], held: Mapping[Job, Held]) -> int:
+    """Says of each run what is done, and which task of the cluster has it; the exit code."""
     from xcoop.sweep.launch import DONE, state
 
-    states = [state(job) for job in found]
+    states = [held[job].state if job in held else state(job) for job in found]
     width = max(map(len, states), default=0)
-    say(*(f"{what:<{width}}  {job.title}  {job.folder}" for what, job in zip(states, found, strict=True)))
-    done = states.count(DONE)
-    say(f"{len(found)} runs: {done} done, {len(found) - done} to do. Nothing was started (--dry-run).")
+    notes = [f"  ({held[job].where})" if job in held else "" for job in found]
+    rows = zip(states, found, notes, strict=True)
+    say(*(f"{what:<{width}}  {job.title}  {job.folder}{note}" for what, job, note in rows))
+    done, ids = states.count(DONE), " ".join(sorted({one.job for one in held.values()}, key=int))
+    queue = f"{len(held)} in the queue (Slurm jobs: {ids}), " if held else ""
+    say(f"{len(found)} runs: {done} done, {queue}{len(found) - done - len(held)} to do. "
+        "Nothing was started (--dry-run).")  # fmt: skip
     return 0
 
 

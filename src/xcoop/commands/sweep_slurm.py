@@ -13,6 +13,7 @@ from xcoop.commands.base import FAILED, UserError, say
 if TYPE_CHECKING:
     from xcoop.sweep.jobs import Job
     from xcoop.sweep.slurm import Options
+    from xcoop.sweep.slurm_held import Held
 
 MINUTES, CPUS, RUNS = 240, 4, 8
 # What a task needs from us, and what says it instead.
@@ -89,6 +90,14 @@ def execute(found: Sequence[Job], arguments: argparse.Namespace, out: str) -> in
     if len(ends) == len(found):
         say(*summary(found, by_folder, time.monotonic() - start, out))
     return FAILED if any(outcome.state == jobs.FAILED for outcome in ends.values()) else 0
+
+
+def held_by_queue(found: Sequence[Job], out: str) -> dict[Job, Held]:
+    """The runs that are not done and that a task of the queue has; see `slurm_held.held`."""
+    from xcoop.sweep.launch import DONE, NOTES, state
+    from xcoop.sweep.slurm_held import held
+
+    return held([job for job in found if state(job) != DONE], Path(out, NOTES, "slurm"))
 
 
 def _number(name: str, value: int | None, default: int | None) -> int | None:

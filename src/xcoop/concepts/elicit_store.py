@@ -6,8 +6,8 @@ when the file is opened again. From this file alone a bank can be made.
 
 from __future__ import annotations
 
-import fcntl
 import json
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from xcoop.concepts.elicit_prompt import Query
+from xcoop.locks import take, unguarded
+
+logger = logging.getLogger(__name__)
 
 QUERY_KEYS = frozenset(Query.__dataclass_fields__)
 
@@ -119,12 +122,10 @@ def open_store(path: Path, query: Query, resume: bool) -> Iterator[Store]:
 
 
 def _lock(path: Path, handle: int) -> None:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise AnswersError(f"{path} is in use by another process") from None
-    except OSError:  # a file system without locks: better unguarded than not at all
-        return
+    if not take(handle, path):
+        raise AnswersError(f"{path} is in use by another process")
+    if unguarded(path.parent):
+        logger.warning("%s lies on a disk without locks: do not ask for the same bank twice at a time", path.parent)
 
 
 def _append(handle: int, content: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from xcoop.commands.base import FAILED as FAILURE
 from xcoop.commands.base import guarded, say
-from xcoop.runs import terminable
+from xcoop.runs import terminable, warn_without_locks
 from xcoop.sweep.display import Display, summary
 from xcoop.sweep.forked import can_fork, prepare
 from xcoop.sweep.hand import WORKER
@@ -42,6 +42,7 @@ def launch(
         KeyboardInterrupt: Ctrl-C, or a request to terminate; the workers are ended first.
     """
     start = time.monotonic()
+    warn_without_locks(Path(out))
     display = Display(len({job.folder for job in jobs}), len(slots))
     pool = Pool(jobs, slots, Path(out, NOTES), display, retries, program or (None if can_fork(slots) else WORKER))
     try:

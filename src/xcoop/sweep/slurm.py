@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from xcoop import child
 from xcoop.commands.base import UserError
-from xcoop.runs import terminable
+from xcoop.runs import terminable, warn_without_locks
 from xcoop.sweep.jobs import FAILED, FINISHED, FOUND, Job, Outcome
 from xcoop.sweep.slots import THREADS
 from xcoop.sweep.slurm_display import Display
@@ -86,6 +86,7 @@ def run_on_slurm(
         KeyboardInterrupt: from the keyboard, or asked to terminate. The tasks are not affected.
     """
     require_slurm()
+    warn_without_locks(state)
     here = {replace(job, folder=job.folder.absolute(), after=job.after and job.after.absolute()): job for job in jobs}
     ledger = Ledger(state / "slurm")
     launcher = Launcher(list(here), ledger, submitter(options, run), options.runs_per_task)

@@ -1,0 +1,106 @@
+"""Every trainer on every dataset: two steps on a generated tree, then the test, with a small CLIP of random weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import tree_tools
+from dassl.engine import build_trainer
+from dassl.utils import set_random_seed
+from generated_trees import LAYOUTS
+from helpers_clip import tiny_clip_state
+from safetensors.torch import save_file
+from yacs.config import CfgNode
+
+from xcoop.concepts.skeleton import skeleton
+from xcoop.plugins import plugin_path, trainer_names, trains
+from xcoop.results.predictions import read_predictions
+from xcoop.results.record import read_run
+from xcoop.sharing import Shared, sharing
+
+STEPS = 2
+SIZE = 16  # pixels, 2 x 2 patches
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _shared() -> Iterator[None]:
+    """Backbone and features are loaded once for all runs of this file, as in a worker of a sweep."""
+    with sharing(Shared()):
+        yield
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("weights") / "smallest.safetensors"
+    state = tiny_clip_state(0, layers=1, vision_width=64, embed_dim=16, image_size=SIZE)
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def root(dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A generated tree; a user's own folder has a bank beside its images."""
+    made = tmp_path_factory.mktemp(dataset)
+    LAYOUTS[dataset].make(made)
+    if own := LAYOUTS[dataset].path:
+        text = skeleton(dataset, list(LAYOUTS[dataset].counts[0])).replace("atlas:  ", "atlas: a book")
+        for number in range(text.count("concept: ,")):
+            text = text.replace("concept: ,", f"concept: sign number {number},", 1)
+        (made / own / "concepts.yaml").write_text(text)
+    return made
+
+
+def config(dataset: str, trainer: str, root: Path, weights: Path, output: Path) -> CfgNode:
+    """The method as it is configured, with two images a class, all of them in one batch: an epoch is a step."""
+    path = LAYOUTS[dataset].path
+    cfg = tree_tools.config(dataset, root, NUM_SHOTS=2, **({"PATH": str(root / path)} if path else {}))
+    cfg.merge_from_file(str(plugin_path("configs", "trainers", trainer, "vit_b16.yaml")))
+    cfg.TRAINER.NAME, cfg.OUTPUT_DIR, cfg.USE_CUDA, cfg.VERBOSE = trainer, str(output), False, False
+    cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.PATH = "ViT-B/16", str(weights)
+    cfg.INPUT.SIZE, cfg.INPUT.TRANSFORMS = (SIZE, SIZE), ("normalize",)
+    cfg.INPUT.PIXEL_MEAN = [0.48145466, 0.4578275, 0.40821073]
+    cfg.INPUT.PIXEL_STD = [0.26862954, 0.26130258, 0.27577711]
+    cfg.DATALOADER.NUM_WORKERS, cfg.DATALOADER.TRAIN_X.BATCH_SIZE, cfg.DATALOADER.TEST.BATCH_SIZE = 0, 32, 64
+    cfg.OPTIM.MAX_EPOCH = STEPS
+    if "PREC" in cfg.TRAINER[trainer.upper()]:
+        cfg.TRAINER[trainer.upper()].PREC = "fp32"
+    cfg.freeze()
+    return cfg
+
+
+@pytest.mark.parametrize("trainer", trainer_names())
+@pytest.mark.parametrize("dataset", sorted(LAYOUTS), scope="module")
+def test_a_trainer_on_a_dataset(dataset: str, trainer: str, root: Path, weights: Path, tmp_path: Path) -> None:
+    cfg = config(dataset, trainer, root, weights, tmp_path / "out")
+    set_random_seed(1)
+    made: Any = build_trainer(cfg)
+    steps: list[int] = []
+    if made.optim is not None:
+        made.optim.register_step_post_hook(lambda *_: steps.append(made.epoch))
+    before = {key: tensor.clone() for key, tensor in made.model.trained_state().items()}
+    made.train()
+
+    assert steps == (list(range(STEPS)) if made.optim is not None else [])
+    after = made.model.trained_state()
+    assert all(torch.isfinite(tensor).all() for tensor in after.values())
+    moved = {key for key, tensor in after.items() if not torch.equal(tensor, before[key])}
+    assert bool(moved) is trains(trainer)
+    assert moved >= made.model.trained_parameters().keys()
+
+    results = read_run(tmp_path / "out")
+    assert results is not None
+    tested = LAYOUTS[dataset].counts[2]
+    names = list(LAYOUTS[dataset].counts[0])
+    assert results["classnames"] == names
+    assert results["n_test"] == sum(tested.values())
+    table = read_predictions(tmp_path / "out")
+    assert table.probabilities.shape == (sum(tested.values()), len(names))
+    np.testing.assert_allclose(table.probabilities.sum(1), 1, atol=1e-5)  # and so there is no NaN
+    assert [int((table.labels == label).sum()) for label in range(len(names))] == [
+        tested.get(name, 0) for name in names
+    ]
