@@ -43,7 +43,7 @@ DEFAULTS = CfgNode(
         "N_CTX": 8,  # n, context tokens a prompt
         "CTX_INIT": "concepts",  # the words of the concepts; or other words; or "" for random vectors
         "CLASS_TOKEN_POSITION": "end",  # end, middle, front
-        "SENTENCES": "all",  # of a prompt: its `share` of the concepts in one, the `whole` class's, or `all` lengths
+        "SENTENCES": "both",  # of a prompt: its share, the whole class's, each concept alone, or both (share, each)
         "CLINICAL_WEIGHT": 0.5,  # share of the clinical sentence in the class feature, in [0, 1]
         "FROM_SENTENCE": True,  # prompts count by what they changed since the start: z starts at the sentence
         "RESIDUAL_SPREAD": 2.0,  # prior spread, in logits, of what images may correct in a class feature; 0 is off

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Sequence
 
@@ -56,11 +57,16 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     """The arguments; the free words of `run` may also stand after its options."""
     top = parser()
     arguments, rest = top.parse_known_args(words)
-    if rest and hasattr(arguments, "words") and not any(word.startswith("-") for word in rest):
+    if rest and hasattr(arguments, "words") and not any(map(_is_option, rest)):
         arguments.words += rest
     elif rest:
         getattr(arguments, "own_parser", top).error(f"unrecognized arguments: {' '.join(rest)}")
     return arguments
+
+
+def _is_option(word: str) -> bool:
+    """Not so a negative number, which is the value of a key."""
+    return word.startswith("-") and not re.fullmatch(r"-\d*\.?\d+", word)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ SHARED = CfgNode(
             "CLASSES": [],  # its class names, in label order
             "SIZE": 0,  # pixels, of sets that come in several sizes; 0 is the largest at hand
             "HYGIENE": "drop",  # what stands in two splits is dropped from train and val, or left with a report
+            "VAL_SHOTS": 0,  # validation images a class beside few shots; 0 is min(shots, 4), as in CoOp; -1 is all
             "SPLIT_SEED": 0,  # of the split that is made for a user's own data
         },
         "MODEL": {"BACKBONE": {"PATH": ""}},  # local weights of the backbone

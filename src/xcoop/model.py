@@ -172,6 +172,11 @@ class PromptModel(nn.Module):
         """What a checkpoint holds, by name: trained parameters, fitted tensors, and the buffers in `kept`."""
         return {**self.trained_parameters(), **{name: getattr(self, name) for name in (*self.fitted, *self.kept)}}
 
+    def count_trained(self) -> int:
+        """How many numbers are trained or fitted; training images and labels that are only stored do not count."""
+        stored = {*self.kept, *self.per_image} - self.trained_parameters().keys()
+        return sum(tensor.numel() for name, tensor in self.state_tensors().items() if name not in stored)
+
     def trained_state(self) -> dict[str, Tensor]:
         """What a checkpoint holds of this model, copied: only what was trained or fitted, and what that rests on."""
         return {name: tensor.detach().cpu().clone() for name, tensor in self.state_tensors().items()}

@@ -168,7 +168,7 @@ def plan_methods(
     Raises:
         UserError: a name, key or value is wrong; the message says which, and what is near.
     """
-    cfg = cfg or ("phantom" if dataset == "phantom" else DEFAULT_CFG)
+    cfg = cfg or ("phantom" if dataset.startswith("phantom") else DEFAULT_CFG)
     config_file(dataset, "datasets")
     plans = [
         Plan(dataset, shots if trains else None, trainer, cfg, (*extra, *pairs),

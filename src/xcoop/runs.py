@@ -5,6 +5,7 @@ A run is finished if its `results.json` is whole and belongs to the same setting
 
 from __future__ import annotations
 
+import shlex
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -14,7 +15,7 @@ from pathlib import Path
 from xcoop import child
 from xcoop.commands.base import FAILED, complain, say
 from xcoop.locks import unguarded
-from xcoop.plans import Plan
+from xcoop.plans import Plan, environment_defaults
 from xcoop.results.record import Origin, read_run
 from xcoop.results.table import collect, render
 from xcoop.workplace import busy, check_free
@@ -123,7 +124,15 @@ def _conclude(plan: Plan, shots: int, seeds: Sequence[int]) -> None:
         render(collect(folder, shots, seeds), folder.name),
         f"Logs, predictions and checkpoints: {folder}",
         f"This table as markdown, LaTeX, CSV or JSON: xcoop table {folder.name} {shots} --out {plan.out} --format ...",
+        f"Tables, curves and comparisons of everything below {plan.out}: {_results(plan.out, seeds)}",
     )
+
+
+def _results(out: str, seeds: Sequence[int]) -> str:
+    """The command that makes the tables; with the seeds where it would expect others."""
+    given = " ".join(map(str, seeds))
+    usual = environment_defaults()["seeds"].replace(",", " ").split() == given.split()
+    return shlex.join(["xcoop", "results", out, *([] if usual else ["--seeds", given])])
 
 
 @contextmanager

@@ -148,3 +148,12 @@ def test_pretraining_gets_its_own_options(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(sys.modules, "xcoop.phantom.pretrain", module)
     assert main(["phantom", "pretrain", "--out", "file"]) == 0
     assert seen == {"out": "file"}
+
+
+def test_keys_may_stand_after_the_options_and_have_negative_values(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ("sweep", "phantom", "CoOp", "1", "1", "--dry-run", "--out", str(tmp_path))
+    assert exit_code(*words, "DATASET.VAL_SHOTS", "-1") == 0
+    assert "val_shots-1" in capsys.readouterr().out
+    assert exit_code(*words, "DATASET.VAL_SHOTS", "-1", "--dry") == 2

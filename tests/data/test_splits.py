@@ -90,6 +90,16 @@ def test_no_shots_means_everything() -> None:
     assert few_shot(dataset(), -1, 1, "x") == dataset()
 
 
+def test_validation_images_can_be_all_or_any_number_and_training_stays_the_same() -> None:
+    usual, whole = few_shot(dataset(), 2, 1, "x"), few_shot(dataset(), 2, 1, "x", val_shots=-1)
+    assert whole.val == dataset().val
+    assert whole.train == usual.train
+    assert set(per_class(few_shot(dataset(), 2, 1, "x", val_shots=3).val).values()) == {3}
+    assert few_shot(dataset(), 2, 1, "x", val_shots=2) == usual
+    with pytest.raises(ValueError, match=r"VAL_SHOTS must be -1 .* not -2"):
+        few_shot(dataset(), 2, 1, "x", val_shots=-2)
+
+
 @pytest.mark.parametrize(
     ("labels", "which", "names"),
     [

@@ -10,8 +10,10 @@ import pytest
 from tree_tools import load, picture
 from trees_pneumonia import pneumonia
 
+from xcoop.data.drawn import SEED
 from xcoop.data.items import DatasetError
 from xcoop.datasets.pneumonia import cause_of, patient_of
+from xcoop.phantom.chest_layout import VERSION
 
 
 @pytest.fixture
@@ -109,3 +111,17 @@ def test_a_patient_of_train_and_test_is_dropped_from_train(root: Path, caplog: p
     assert [i for part in (dataset.train_x, dataset.val) for i in part if "person3_bacteria" in i.impath]
     assert "2 " in caplog.text
     assert "images have their patient in test too, left out" in caplog.text
+
+
+def test_a_chest_phantom_is_drawn_once_and_read_as_the_archive_is(root: Path) -> None:
+    dataset = load("phantom_chest", root, CASES=60)
+    folder = Path(dataset.dataset_dir)
+    assert folder == root / f"phantom-chest-60-{SEED}-v{VERSION}" / "chest_xray"
+    written = folder / "test" / "NORMAL"
+    before = {path.name: path.stat().st_mtime_ns for path in written.iterdir()}
+    again = load("phantom_chest", root, CASES=60, TASK="three-class")
+    assert {path.name: path.stat().st_mtime_ns for path in written.iterdir()} == before
+    assert dataset.is_phantom
+    assert dataset.classnames == ["normal", "pneumonia"]
+    assert again.classnames == ["normal", "bacterial pneumonia", "viral pneumonia"]
+    assert len(dataset.train_x) + len(dataset.val) + len(dataset.test) == 60 - 16  # the archive's val is left alone

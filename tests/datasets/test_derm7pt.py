@@ -112,13 +112,13 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     asked: list[int] = []
 
-    def draw(out: Path, cases: int, mix: str) -> None:
+    def draw(_: object, out: Path, cases: int) -> None:
         asked.append(cases)
         with atomic_folder(out) as folder:
             derm7pt(folder)
             (folder / "derm7pt" / "release_v0").rename(folder / "release_v0")
 
-    monkeypatch.setattr(phantom, "_draw", draw)
+    monkeypatch.setattr(phantom.Phantom, "draw", draw)
     return asked
 
 
@@ -190,7 +190,7 @@ def test_a_failure_while_drawing_is_not_hidden(root: Path, monkeypatch: pytest.M
     def full(*_: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(phantom, "_draw", full)
+    monkeypatch.setattr(phantom.Phantom, "draw", full)
     with pytest.raises(OSError, match="disk full"):
         load("phantom", root)
 

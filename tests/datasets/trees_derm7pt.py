@@ -38,7 +38,8 @@ def derm7pt(root: Path) -> Path:
 
 def phantom(root: Path) -> Path:
     """A tree in Derm7pt's layout under the phantom's own folder names: found there, it is not drawn."""
-    from xcoop.datasets.phantom import CASES, SEED, VERSION
+    from xcoop.data.drawn import CASES, SEED
+    from xcoop.phantom.derm_layout import VERSION
 
     folder = root / f"phantom-derm7pt-{CASES}-{SEED}-v{VERSION}"
     folder.parent.mkdir(parents=True, exist_ok=True)

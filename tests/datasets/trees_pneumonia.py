@@ -27,18 +27,25 @@ def pneumonia(root: Path) -> Path:
     return folder
 
 
+def phantom_chest(root: Path) -> Path:
+    """The same tree under the chest phantom's own folder name: found there, it is not drawn."""
+    from xcoop.data.drawn import CASES, SEED
+    from xcoop.phantom.chest_layout import VERSION
+
+    folder = root / f"phantom-chest-{CASES}-{SEED}-v{VERSION}"
+    pneumonia(root).parent.rename(folder)
+    return folder / "chest_xray"
+
+
 def remove_images(folder: Path) -> None:
     for path in folder.iterdir():
         path.unlink()
 
 
-LAYOUTS = {
-    # Of 48 training images a class at least 4.8 are carved, in whole patients of 2.
-    "pneumonia": Layout(
-        pneumonia,
-        ({"normal": 42, "pneumonia": 42}, {"normal": 6, "pneumonia": 6}, {"normal": 12, "pneumonia": 12}),
-    ),
-}
+# Of 48 training images a class at least 4.8 are carved, in whole patients of 2.
+COUNTS = ({"normal": 42, "pneumonia": 42}, {"normal": 6, "pneumonia": 6}, {"normal": 12, "pneumonia": 12})
+
+LAYOUTS = {"pneumonia": Layout(pneumonia, COUNTS), "phantom_chest": Layout(phantom_chest, COUNTS)}
 
 DAMAGES: dict[str, Damages] = {
     "pneumonia": [
@@ -48,3 +55,4 @@ DAMAGES: dict[str, Damages] = {
         (lambda f: (f / "test/NORMAL/IM-0020-0000.jpeg").write_bytes(b"<html>"), r"IM-0020-0000\.jpeg: no known"),
     ],
 }
+DAMAGES["phantom_chest"] = DAMAGES["pneumonia"]

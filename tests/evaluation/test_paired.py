@@ -9,7 +9,8 @@ from test_ranking import draw
 
 from xcoop.evaluation.intervals import image_intervals
 from xcoop.evaluation.metrics import classification_metrics
-from xcoop.evaluation.paired import LEAST_UNITS, Difference, p_value, paired_bootstrap
+from xcoop.evaluation.multiple import holm
+from xcoop.evaluation.paired import LEAST_UNITS, Difference, draws_for, p_value, paired_bootstrap
 
 
 def one(labels: np.ndarray, a: np.ndarray, b: np.ndarray, *arguments: object, **settings: object) -> Difference:
@@ -146,3 +147,14 @@ def test_a_calibration_error_has_a_difference_but_no_p_value() -> None:
 def test_p_value_by_hand() -> None:
     assert p_value(np.array([0.1] * 97 + [-0.1] * 2)) == pytest.approx(2 * 3 / 100)
     assert p_value(np.array([1e-17] * 50 + [-1e-17] * 49)) == 1.0  # rounding is no difference
+
+
+@pytest.mark.parametrize("comparisons", [1, 85, 1000])
+def test_a_clear_difference_survives_the_correction_for_any_number(comparisons: int) -> None:
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 40)
+    right, wrong = np.eye(2)[labels], np.eye(2)[1 - labels]
+    draws = draws_for(comparisons)
+    found = one(labels, right, wrong, draws=draws)
+    assert found.p == pytest.approx(2 / (draws + 1))
+    assert holm([found.p] * comparisons)[0] < 0.05

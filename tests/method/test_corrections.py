@@ -67,7 +67,7 @@ def test_a_spread_of_zero_leaves_a_correction_out():
 
 def test_the_start_is_the_sentences_and_nothing_else(bank, features: ImageFeatures):  # noqa: F811
     own = model(bank)
-    text = prompt_sentences(own.backbone, bank, 2, "all")
+    text = prompt_sentences(own.backbone, bank, 2, "both")
     with torch.no_grad():
         want = alignment.global_similarity(features.pooled, text)
         want = own.scale * (want + 0.1 * alignment.local_similarity(features.patches, text, "softmax"))
@@ -146,19 +146,19 @@ def test_the_checkpoint_keeps_where_the_prompts_started(bank):
     torch.testing.assert_close(other.text_features(), own.text_features())
 
 
-def test_sentences_of_three_lengths_by_hand(bank):
+def test_sentences_of_every_kind_by_hand(bank):
     backbone = tiny_backbone()
-    got = prompt_sentences(backbone, bank, 2, "all")
     say = lambda *concepts: unit(  # noqa: E731
         backbone.encode_text([f"a photo of a melanoma, {', '.join(concepts)}."])
     )[0]
     with torch.no_grad():
+        shares_of = say("blue veil", "atypical network"), say("uneven streaks")
         whole = say("blue veil", "uneven streaks", "atypical network")
-        single = unit(say("blue veil") + say("uneven streaks") + say("atypical network"))
-        torch.testing.assert_close(got[0, 1], unit(say("blue veil", "atypical network") + whole + single))
-        torch.testing.assert_close(got[1, 1], unit(say("uneven streaks") + whole + single))
-        torch.testing.assert_close(prompt_sentences(backbone, bank, 2, "whole")[1, 1], whole)
-        torch.testing.assert_close(prompt_sentences(backbone, bank, 2, "share")[1, 1], say("uneven streaks"))
+        each = unit(say("blue veil") + say("uneven streaks") + say("atypical network"))
+        for k, share in enumerate(shares_of):
+            wanted = {"share": share, "whole": whole, "each": each, "both": unit(share + each)}
+            for kind, feature in wanted.items():
+                torch.testing.assert_close(prompt_sentences(backbone, bank, 2, kind)[k, 1], feature)
 
 
 def test_concept_weighting_is_a_share_of_the_similarity(bank, features: ImageFeatures):  # noqa: F811
@@ -171,7 +171,7 @@ def test_concept_weighting_is_a_share_of_the_similarity(bank, features: ImageFea
 
 
 def test_unknown_sentences_are_refused(bank):
-    with pytest.raises(ValueError, match="'long'; known: share, whole, all"):
+    with pytest.raises(ValueError, match="'long'; known: share, whole, each, both"):
         prompt_sentences(tiny_backbone(), bank, 2, "long")
 
 

@@ -66,6 +66,16 @@ def test_all_seeds_then_the_table(launch: Launch, tmp_path: Path, capsys: pytest
     assert (tmp_path / "phantom" / "CoOp" / "phantom_4shots" / "seed3" / "results.json").is_file()
 
 
+def test_the_end_names_the_command_that_compares(
+    launch: Launch, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SEEDS", raising=False)
+    for seeds, ending in (("1 2 3", ""), ("2", " --seeds 2"), ("2,3", " --seeds '2 3'")):
+        assert launch("phantom", "4", "CoOp", seeds=seeds) == 0
+        *_, line, _ = capsys.readouterr().out.splitlines()
+        assert line.endswith(f": xcoop results {tmp_path}{ending}")
+
+
 def test_finished_seeds_are_skipped_by_their_results_not_by_their_folder(
     launch: Launch, training: Training, tmp_path: Path
 ) -> None:

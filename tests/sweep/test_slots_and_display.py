@@ -99,6 +99,7 @@ def test_summary() -> None:
         "1 runs finished, 1 failed, in 1 min 5 s.",
         "FAILED b: bad weather",
         "Results: xcoop table data --out out",
+        "All of them, with curves and comparisons: xcoop results out",
     ]
 
 

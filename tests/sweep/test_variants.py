@@ -49,7 +49,7 @@ def test_variants_are_crossed_with_everything_but_each_other_in_their_order(tmp_
         (f"[{{{X}: {{N_CTX: 4}}}}]", r"grid\.yaml: variant 1: .*takes one value, not \{'N_CTX': 4\}"),
         ("[{}, {OPTIM.LR: 0.5}, {}]", r"grid\.yaml: variants 1 and 3 are the same \(\{\}\)"),
         ("[{OPTIM.LR: 0.5, SEED: 3}]", "SEED is set by `xcoop sweep` itself"),
-        (f"[{{}}, {{{X}.SENTENCES: all}}]", r"\{\} and \{TRAINER.XCOOP.SENTENCES: all\} are the same run of XCoOp"),
+        (f"[{{}}, {{{X}.SENTENCES: both}}]", r"\{\} and \{TRAINER.XCOOP.SENTENCES: both\} are the same run of XCoOp"),
         ("[{TRAINER.COOP.N_CTX: 3}]", r"variant \{TRAINER.COOP.N_CTX: 3\} changes nothing in XCoOp"),
     ],
 )  # fmt: skip
@@ -101,7 +101,7 @@ def test_the_grid_of_everything_has_every_trainer() -> None:
 def test_the_ablation_has_every_part_of_its_table_once() -> None:
     (path,) = (path for path in GRIDS if path.stem == "ablation")
     names = [plan.folder.name for plan in plans(make_grid(read_grid_file(path), "data", "out"))]
-    assert len(set(names)) == len(names) == 3 * len(yaml.safe_load(path.read_text())["variants"]) == 60
+    assert len(set(names)) == len(names) == 3 * len(yaml.safe_load(path.read_text())["variants"])
     assert names[:3] == ["phantom_1shots", "phantom_1shots_n_prompts-1", "phantom_1shots_ctx_init-a-photo-of-a"]
     table = (path.parents[2] / "docs" / "method.md").read_text().partition("### Ablation")[2].partition("Validation")[0]
     off = {line.split("TRAINER.XCOOP.")[1].split()[0] for line in table.splitlines() if "TRAINER.XCOOP." in line}

@@ -156,8 +156,9 @@ def test_the_record_of_the_run_is_written_last(name: str, make_cfg: ConfigMaker)
     assert all(seconds >= 0 for seconds in results["seconds"].values())
     assert results["backbone_sha256"] == trainer.backbone.fingerprint()
     model = trainer.model
-    learned = model.trained_state().keys() - set(model.kept)
-    assert results["trained_parameters"] == sum(model.state_tensors()[name].numel() for name in learned)
+    expected = sum(parameter.numel() for parameter in model.trained_parameters().values())
+    expected += sum(getattr(model, name).numel() for name in {*model.fitted} - {"keys", "values"})
+    assert results["trained_parameters"] == expected
     assert bool(results["trained_parameters"]) is (name != "ZeroshotCLIP")
 
 

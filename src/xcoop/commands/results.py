@@ -57,7 +57,7 @@ def execute(arguments: argparse.Namespace) -> int:
     folder = Path(arguments.to) if arguments.to else out / FOLDER
     runs = sum(len(group.runs) for group in benchmark.groups)
     intro = [f"{runs} finished runs of {len(benchmark.methods())} methods below {out}."]
-    files = publish(found, folder, intro, benchmark.is_phantom)
+    files = publish(found, folder, intro)
     say(*(terminal(sheet) for sheet in found.sheets if not sheet.minor))
     say(f"{intro[0]} {len(files)} files: {folder / PAGE}, {folder / 'cells.csv'}, tables/ and figures/ beside them.")
     for line in found.notes:

@@ -13,7 +13,7 @@ from xcoop.concepts.bank import ConceptBank
 from xcoop.concepts.sentences import clinical_sentences
 from xcoop.concepts.shares import shares
 
-SENTENCES = ("share", "whole", "all")  # which concepts the clinical sentence of a prompt holds
+SENTENCES = ("share", "whole", "each", "both")  # which concepts the clinical sentence of a prompt holds
 
 
 class TextTower(Protocol):
@@ -64,8 +64,8 @@ def prompt_sentences(backbone: TextTower, bank: ConceptBank, prompts: int, kind:
         bank: of the dataset's classes, in label order.
         prompts: K.
         kind: `share`: prompt k's own concepts in one sentence; `whole`: all concepts of the class in one, the same for
-            every prompt; `all`: the mean of sentences of three lengths, share, whole, and one for each concept. What a
-            long sentence hides in a text tower, short ones say; what depends on the company, the long one.
+            every prompt; `each`: the mean of one sentence for each concept, the same for every prompt; `both`: the mean
+            of `share` and `each`. What a long sentence hides in a text tower, short ones say.
 
     Returns:
         (K, C, D), unit.
@@ -75,14 +75,13 @@ def prompt_sentences(backbone: TextTower, bank: ConceptBank, prompts: int, kind:
     """
     if kind not in SENTENCES:
         raise ValueError(f"unknown kind of sentences {kind!r}; known: {', '.join(SENTENCES)}")
-    whole = clinical_features(backbone, bank)
     if kind == "whole":
-        return whole.repeat(prompts, 1, 1)
-    own = torch.stack([clinical_features(backbone, share) for share in shares(bank, prompts)])
+        return clinical_features(backbone, bank).repeat(prompts, 1, 1)
+    own = torch.stack([clinical_features(backbone, share) for share in shares(bank, prompts)])  # (K, C, D)
     if kind == "share":
         return own
-    single = torch.stack([features.mean(0) for features in single_features(backbone, bank)])  # (C, D)
-    return normalize(own + whole + normalize(single, dim=-1), dim=-1)
+    each = normalize(torch.stack([features.mean(0) for features in single_features(backbone, bank)]), dim=-1)  # (C, D)
+    return each.repeat(prompts, 1, 1) if kind == "each" else normalize(own + each, dim=-1)
 
 
 def single_features(backbone: TextTower, bank: ConceptBank) -> list[Tensor]:

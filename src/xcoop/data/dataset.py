@@ -146,12 +146,13 @@ class MedicalDataset(DatasetBase):
             raise DatasetError(f"{folder}: no test image")
 
     def _few_shot(self, cfg: CfgNode, folder: Path, full: Splits) -> Splits:
-        shots, seed = int(cfg.DATASET.NUM_SHOTS), int(cfg.SEED)
+        shots, seed, val_shots = int(cfg.DATASET.NUM_SHOTS), int(cfg.SEED), int(cfg.DATASET.VAL_SHOTS)
         if shots < 1:
             return full
-        chosen = few_shot(full, shots, seed, salt=f"{self.name}|{self.task}")
+        chosen = few_shot(full, shots, seed, salt=f"{self.name}|{self.task}", val_shots=val_shots)
         facts = {"dataset": self.name, "task": self.task, "shots": shots, "seed": seed, "source": self.split_hash}
         suffix = "" if self.task == next(iter(self.tasks)) else f"-{self.task}"
+        suffix += f"-val_{val_shots}" if val_shots else ""
         path = record(chosen, folder, facts, f"shot_{shots}-seed_{seed}{suffix}.json")
         logger.info("%s: few-shot subset of %d images: %s", self.name, len(chosen.train), path)
         return chosen

@@ -28,11 +28,12 @@ logger = logging.getLogger(__name__)
 Thing = TypeVar("Thing")
 
 MAX_VAL_SHOTS = 4  # as in CoOp: a few-shot learner has no large validation set
+ALL_VAL = -1
 TOLERANCE = 1e-6  # images: 0.1 / 0.7 of 7 is one, whatever the rounding
 SUBSAMPLES = ("all", "base", "new")
 
 
-def few_shot(splits: Splits, shots: int, seed: int, salt: str) -> Splits:
+def few_shot(splits: Splits, shots: int, seed: int, salt: str, val_shots: int = 0) -> Splits:
     """K training and min(K, 4) validation items a class; all of a class that has fewer. Test stays whole.
 
     Args:
@@ -40,11 +41,20 @@ def few_shot(splits: Splits, shots: int, seed: int, salt: str) -> Splits:
         shots: K; below 1 nothing is left out.
         seed: another seed, another subset.
         salt: the dataset's name and task.
+        val_shots: another number of validation items a class; 0: min(K, 4); `ALL_VAL`: all.
+
+    Raises:
+        ValueError: `val_shots` is below -1.
     """
+    if val_shots < ALL_VAL:
+        raise ValueError(
+            f"DATASET.VAL_SHOTS must be -1 (all), 0 (min(shots, {MAX_VAL_SHOTS})) or more, not {val_shots}"
+        )
     if shots < 1:
         return splits
     train = _take(splits.train, shots, f"{salt}|train|{seed}")
-    val = _take(splits.val, min(shots, MAX_VAL_SHOTS), f"{salt}|val|{seed}")
+    wanted = val_shots or min(shots, MAX_VAL_SHOTS)
+    val = splits.val if wanted == ALL_VAL else _take(splits.val, wanted, f"{salt}|val|{seed}")
     return Splits.of(train, val, splits.test)
 
 

@@ -23,8 +23,13 @@ from xcoop.evaluation.bootstrap import Floats
 from xcoop.evaluation.drawn import mean_over_seeds, unpacked
 from xcoop.evaluation.intervals import NO_INTERVAL, Patients, clusters_of, draws_of, interval, once, rows_of_seeds
 
-PAIRED_DRAWS = 5000  # the least p-value is 2 / 5001, which survives a correction for a hundred comparisons
+PAIRED_DRAWS = 5000
 LEAST_UNITS = 20  # images, or patients: with fewer, the draws are too much alike for a p-value
+
+
+def draws_for(comparisons: int) -> int:
+    """As many draws as tell so many comparisons: the least p-value, 2 / (R + 1), times their number is below 0.025."""
+    return max(PAIRED_DRAWS, 80 * comparisons)
 
 
 class Difference(NamedTuple):

@@ -13,8 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from xcoop.results.record import read_run
-from xcoop.results.rows import Row, collect
+from xcoop.results.rows import Row, collect, read_or_name
 
 REFERENCE = "XCoOp"
 ALL, BASE, NEW = "all", "base", "new"
@@ -191,18 +190,10 @@ def _on_new_classes(row: Row, damaged: list[str]) -> Row | None:
         if run.get("subsample") != BASE:
             continue
         for folder in sorted((row.folder / f"seed{seed}" / "evaluation").glob(f"*_{NEW}")):
-            if (found := _read(folder, damaged)) and found["dataset"] == run["dataset"]:
+            if (found := read_or_name(folder, damaged)) and found["dataset"] == run["dataset"]:
                 runs[seed], places[seed] = found, folder
     missing = tuple(sorted({*row.runs, *row.missing} - runs.keys()))
     return replace(row, runs=runs, missing=missing, places=places) if runs else None
-
-
-def _read(folder: Path, damaged: list[str]) -> dict[str, Any] | None:
-    try:
-        return read_run(folder)
-    except ValueError as error:
-        damaged.append(str(error))
-        return None
 
 
 def _first(row: Row) -> dict[str, Any]:

@@ -16,14 +16,27 @@ from xcoop.results.tables_shots import Place
 
 
 def cells(
-    group: Group, measure: Measure, intervals: Mapping[Place, Interval | None], marks: Mapping[Place, str]
+    group: Group,
+    measure: Measure,
+    intervals: Mapping[Place, Interval | None],
+    marks: Mapping[Place, str],
+    source: str = "",
 ) -> Iterator[dict[str, Any]]:
-    """A line for each cell of a table, fractions in the place of percents; what is missing is empty."""
+    """A line for each cell of a table, fractions in the place of percents; what is missing is empty.
+
+    Args:
+        group: the cells.
+        measure: of the table.
+        intervals: by cell.
+        marks: by cell.
+        source: the dataset that was trained on, if it is not the one that was tested on. Such lines bear a `dataset`
+            of their own, "<source> to <target>", so that no other line is taken for one of them.
+    """
     for place, row in group.rows.items():
         method, shots = place
         found = intervals.get(place)
         yield {
-            "dataset": group.dataset,
+            "dataset": f"{source} to {group.dataset}" if source else group.dataset,
             "task": group.task,
             "classes": group.subsample,
             "trainer": method.trainer,
@@ -41,6 +54,8 @@ def cells(
             "mark": marks.get(place, ""),
             "folder": row.folder.as_posix(),
             **_origin(row),
+            "source": source or group.dataset,
+            "target": group.dataset,
         }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from xcoop.evaluation.paired import PAIRED_DRAWS
+from xcoop.evaluation.paired import PAIRED_DRAWS, draws_for
 from xcoop.results.benchmark import Group, Method, complete
 from xcoop.results.comparisons import Comparison, compare_all, corrected
 from xcoop.results.measures import Measure
@@ -42,7 +42,7 @@ def reference_method(group: Group, trainer: str) -> Method | None:
 
 
 def against_reference(
-    group: Group, measure: Measure, outcomes: Outcomes, trainer: str, draws: int = PAIRED_DRAWS
+    group: Group, measure: Measure, outcomes: Outcomes, trainer: str, draws: int = 0
 ) -> list[Against]:
     """The reference against each other method, at each of its shots; [] if nothing can be compared.
 
@@ -51,22 +51,24 @@ def against_reference(
         measure: what is compared.
         outcomes: of the group's cells.
         trainer: of the reference.
-        draws: of the bootstrap.
+        draws: of the bootstrap; 0: as many as the comparisons need.
     """
     reference = reference_method(group, trainer)
     if reference is None or not group.same_images:
         return []
     order = {method: place for place, method in enumerate(group.methods(trainer))}
-    pairs: list[tuple[Place, int | None]] = []
-    found: list[Comparison] = []
+    pairs: dict[int | None, list[Place]] = {}
     for shots in sorted((shots for method, shots in group.rows if method == reference), key=lambda shots: shots or 0):
         able = _whole(group, outcomes, (shots, None))
-        places = sorted((place for place in able if place[0] != reference), key=lambda place: order[place[0]])
         if (reference, shots) in able:
-            found += _compared(outcomes, (reference, shots), places, measure, draws)
-            pairs += [(place, shots) for place in places]
-    together = zip(pairs, corrected(found), strict=True)
-    return [Against(method, shots, one) for ((method, _), shots), one in together]
+            others = (place for place in able if place[0] != reference)
+            pairs[shots] = sorted(others, key=lambda place: order[place[0]])
+    draws = draws or draws_for(sum(map(len, pairs.values())))
+    found: list[Comparison] = []
+    for shots, places in pairs.items():
+        found += _compared(outcomes, (reference, shots), places, measure, draws)
+    named = ((method, shots) for shots, places in pairs.items() for method, _ in places)
+    return [Against(method, shots, one) for (method, shots), one in zip(named, corrected(found), strict=True)]
 
 
 def marks(group: Group, measure: Measure, outcomes: Outcomes, draws: int = PAIRED_DRAWS) -> dict[Place, str]:

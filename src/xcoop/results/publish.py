@@ -20,7 +20,7 @@ _NAME = re.compile(r"(?:(?:tables|figures)/)?[A-Za-z0-9_-]+\.(?:html|csv|txt|md|
 STYLES = {"txt": terminal, "md": markdown, "tex": latex, "csv": table_csv}
 
 
-def publish(found: Report, folder: Path, intro: Sequence[str], is_phantom: bool) -> list[Path]:
+def publish(found: Report, folder: Path, intro: Sequence[str]) -> list[Path]:
     """Writes all files below a folder; their paths, the page first.
 
     A list of them is kept. Files of the list before that are not made any more, and that nobody has changed, go: a
@@ -31,7 +31,7 @@ def publish(found: Report, folder: Path, intro: Sequence[str], is_phantom: bool)
     """
     before = _listed(folder)
     written = {}
-    for name, data in _files(found, intro, is_phantom):
+    for name, data in _files(found, intro):
         atomic_write_bytes(folder / name, data)
         written[name] = hashlib.sha256(data).hexdigest()
     for name in before.keys() - written.keys():
@@ -52,9 +52,9 @@ def _listed(folder: Path) -> dict[str, str]:
     return {name: key for name, key in found.items() if _NAME.fullmatch(name)}
 
 
-def _files(found: Report, intro: Sequence[str], is_phantom: bool) -> Iterator[tuple[str, bytes]]:
+def _files(found: Report, intro: Sequence[str]) -> Iterator[tuple[str, bytes]]:
     warnings = [f"Damaged, and counted as missing: {line}" for line in found.damaged]
-    yield PAGE, page(found.sections, [*intro, *found.notes], warnings, is_phantom).encode()
+    yield PAGE, page(found.sections, [*intro, *found.notes], warnings, found.is_phantom).encode()
     yield "cells.csv", lines_csv(found.cells).encode()
     yield "comparisons.csv", lines_csv(found.comparisons).encode()
     for sheet in found.sheets:

@@ -218,10 +218,8 @@ def _bank(trainer: Any) -> dict[str, Any] | None:
 
 def _trained_parameters(trainer: Any) -> int | None:
     """How many numbers were trained or fitted; None for a trainer that cannot tell."""
-    state = getattr(getattr(trainer, "model", None), "state_tensors", None)
-    if not callable(state):
-        return None
-    return sum(tensor.numel() for name, tensor in state().items() if name not in trainer.model.kept)
+    count = getattr(getattr(trainer, "model", None), "count_trained", None)
+    return count() if callable(count) else None
 
 
 def _fingerprint(trainer: Any) -> str | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from xcoop.evaluation.bootstrap import DRAWS
-from xcoop.results.assess import Assessed, assess
+from xcoop.results.assess import Assessed, AssessedTransfer, assess, assess_transfer, harmonic_intervals
 from xcoop.results.benchmark import REFERENCE, Benchmark, Method
 from xcoop.results.cells_csv import cells
 from xcoop.results.compare import Against, against_reference
@@ -18,11 +18,13 @@ from xcoop.results.measures import Measure
 from xcoop.results.page import Part, Section
 from xcoop.results.reliability import reliability_drawing
 from xcoop.results.sheet import Sheet
-from xcoop.results.tables_base_new import base_new_sheets
+from xcoop.results.tables_base_new import Halves, base_new_interval_sheet, base_new_sheet, halves
 from xcoop.results.tables_compare import compare_sheet, comparison_lines
 from xcoop.results.tables_cost import cost_sheet
 from xcoop.results.tables_mean import mean_sheets
 from xcoop.results.tables_shots import interval_sheet, shots_sheet
+from xcoop.results.tables_transfer import transfer_interval_sheet, transfer_sheet
+from xcoop.results.transfer import transfers
 
 Labels = Mapping[Method, str]
 
@@ -54,6 +56,7 @@ class Report:
         comparisons: with the reference, see `tables_compare`.
         damaged: what is wrong with records that count as missing.
         notes: what the reader of the terminal ought to know, e.g. that there are no figures, and why.
+        is_phantom: whether any of the images are drawn.
     """
 
     sections: tuple[Section, ...]
@@ -61,6 +64,7 @@ class Report:
     comparisons: tuple[dict[str, Any], ...]
     damaged: tuple[str, ...]
     notes: tuple[str, ...]
+    is_phantom: bool = False
 
     @property
     def sheets(self) -> list[Sheet]:
@@ -80,8 +84,17 @@ def report(benchmark: Benchmark, wanted: Wanted, tell: Callable[[str], None] = l
     for group in benchmark.groups:
         tell(f"{group.title}: intervals and comparisons of {len(group.rows)} cells")
         found.append(assess(group, wanted.measures, damaged, wanted.draws))
+    sources, moved = {one.group.title: one for one in found}, []
+    for transfer in transfers(benchmark, damaged):
+        tell(f"{transfer.source.title} to {', '.join(group.title for group in transfer.targets)}: intervals")
+        own = sources[transfer.source.title]
+        moved.append(assess_transfer(transfer, own, wanted.measures, damaged, wanted.draws))
     draws = wanted.figures and can_draw()
     sections = [*_overall(benchmark, labels, wanted)]
+    if both := [*_base_new(halves(found), labels, wanted)]:
+        sections.append(Section("Base and new classes", both))
+    if moved:
+        sections.append(Section("Cross-dataset transfer", [*_transferred(moved, labels, wanted)]))
     first = wanted.measures[0]
     compared = [against_reference(one.group, first, one.outcomes, wanted.reference) for one in found]
     sections += [
@@ -93,14 +106,14 @@ def report(benchmark: Benchmark, wanted: Wanted, tell: Callable[[str], None] = l
         for one, own in zip(found, compared, strict=True)
         for line in comparison_lines(one.group, first, own, wanted.reference)
     ]
-    lines = [
-        line
-        for one in found
-        for measure in wanted.measures
-        for line in cells(one.group, measure, one.intervals[measure.name], one.marks[measure.name])
-    ]
+    lines = [line for one in found for line in _cells(one, wanted)]
+    lines += [line for one in moved for target in one.targets
+              for line in _cells(target, wanted, one.transfer.source.dataset)]  # fmt: skip
     notes = [NEEDS] if wanted.figures and not draws else []
-    return Report(tuple(sections), tuple(lines), tuple(against), tuple(dict.fromkeys(damaged)), tuple(notes))
+    is_phantom = benchmark.is_phantom or any(one.transfer.is_phantom for one in moved)
+    return Report(
+        tuple(sections), tuple(lines), tuple(against), tuple(dict.fromkeys(damaged)), tuple(notes), is_phantom
+    )
 
 
 def _overall(benchmark: Benchmark, labels: Labels, wanted: Wanted) -> Iterator[Section]:
@@ -110,9 +123,27 @@ def _overall(benchmark: Benchmark, labels: Labels, wanted: Wanted) -> Iterator[S
     ranked = rank_drawings(benchmark, wanted.measures[0], labels, wanted.figures and can_draw())
     if means:
         yield Section("All datasets", [*means, *ranked])
-    sheets = [*base_new_sheets(benchmark, wanted.measures[0], labels, wanted.reference)]
-    if sheets:
-        yield Section("Base and new classes", sheets)
+
+
+def _base_new(pairs: Sequence[Halves], labels: Labels, wanted: Wanted) -> Iterator[Sheet]:
+    first = wanted.measures[0]
+    for pair in pairs:
+        harmonic = harmonic_intervals(*pair, first, wanted.draws)
+        yield base_new_sheet(pair, first, labels, wanted.reference)
+        yield base_new_interval_sheet(pair, first, harmonic, labels, wanted.reference)
+
+
+def _transferred(moved: Sequence[AssessedTransfer], labels: Labels, wanted: Wanted) -> Iterator[Sheet]:
+    for one in moved:
+        for measure in wanted.measures:
+            intervals = [group.intervals[measure.name] for group in (one.source, *one.targets)]
+            yield transfer_sheet(one.transfer, measure, labels, wanted.reference)
+            yield transfer_interval_sheet(one.transfer, measure, labels, intervals, wanted.reference)
+
+
+def _cells(one: Assessed, wanted: Wanted, source: str = "") -> Iterator[dict[str, Any]]:
+    for measure in wanted.measures:
+        yield from cells(one.group, measure, one.intervals[measure.name], one.marks[measure.name], source)
 
 
 def _parts(one: Assessed, compared: Sequence[Against], labels: Labels, wanted: Wanted, draws: bool) -> Iterator[Part]:

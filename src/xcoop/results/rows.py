@@ -120,7 +120,7 @@ def parse_folder(path: Path) -> Setting:
 
 def _rows(setting: Setting, path: Path, seeds: Iterable[int], damaged: list[str] | None) -> list[Row]:
     begun = {int(child.name[4:]): child for child in path.glob("seed*") if child.name[4:].isdigit()}
-    runs = {seed: run for seed, child in sorted(begun.items()) if (run := _read(child, damaged))}
+    runs = {seed: run for seed, child in sorted(begun.items()) if (run := read_or_name(child, damaged))}
     wanted = set(begun) if setting.shots is None else {*seeds, *begun}
     missing = tuple(sorted(wanted - runs.keys()))
     groups: dict[tuple[str, str | None], dict[int, dict[str, Any]]] = defaultdict(dict)
@@ -131,7 +131,8 @@ def _rows(setting: Setting, path: Path, seeds: Iterable[int], damaged: list[str]
     return [Row(setting, group, missing, _difference(key, groups), path) for key, group in groups.items()]
 
 
-def _read(folder: Path, damaged: list[str] | None) -> dict[str, Any] | None:
+def read_or_name(folder: Path, damaged: list[str] | None) -> dict[str, Any] | None:
+    """The record in a folder; None if there is none, or it is damaged and there is a list that takes what is wrong."""
     try:
         return read_run(folder)
     except ValueError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 BEST, TIED = "best", "tied"
-MISSING, NONE = "missing", "-"
+MISSING, NONE, UNKNOWN = "missing", "-", "n/a"
 LEGEND = {
     BEST: "best of its column",
     TIED: "not significantly worse than the best (paired bootstrap over the images, Holm over the column, level 0.05)",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from xcoop.evaluation.paired import PAIRED_DRAWS
+from xcoop.evaluation.paired import draws_for
 from xcoop.results.benchmark import Group
 from xcoop.results.compare import LEVEL, Against, reference_method
 from xcoop.results.facts import facts, short
@@ -31,13 +31,13 @@ def compare_sheet(
         return f"Nothing is compared on {group.title}: not all runs were tested on the same images ({_images(group)})."
     if not found:
         return f"Nothing is compared on {group.title}: no other method has all its seeds where {labels[reference]} has."
-    count = max(one.found.n_comparisons for one in found)
+    count, tested = len(found), max(one.found.n_comparisons for one in found)
     exact = sum(one.found.mcnemar is not None for one in found)
     notes = [
         f"Differences in points (percent): the method less {labels[reference]}, each the mean over its seeds, on the "
-        f"same images; {measure.direction}. Interval and p-value: paired bootstrap over the images, {PAIRED_DRAWS} "
+        f"same images; {measure.direction}. Interval and p-value: paired bootstrap over the images, {draws_for(count)} "
         "draws, patients whole where they are known. They speak of other images, not of other trainings.",
-        f"Corrected: Holm, over the {count} comparisons of this table; below {LEVEL:g} it is significant.",
+        f"Corrected: Holm, over the {tested} comparisons of this table; below {LEVEL:g} it is significant.",
         _mcnemar_note(measure, exact),
     ]
     rows = tuple(_row(one, labels) for one in found)

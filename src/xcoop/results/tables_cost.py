@@ -9,9 +9,8 @@ from typing import Any
 from xcoop.results.benchmark import Group, Method
 from xcoop.results.facts import facts
 from xcoop.results.rows import Row
-from xcoop.results.sheet import NONE, Sheet, Shown
+from xcoop.results.sheet import NONE, UNKNOWN, Sheet, Shown
 
-UNKNOWN = "n/a"
 HEAD = ("Method", "Shots", "Trained parameters", "Training s", "Features s", "Test s", "Memory MiB", "GPU memory MiB")
 
 

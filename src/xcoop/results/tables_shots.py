@@ -9,10 +9,14 @@ from xcoop.results.benchmark import Group, Method, complete, slug
 from xcoop.results.facts import SPREAD, facts
 from xcoop.results.measures import Measure
 from xcoop.results.rows import Row
-from xcoop.results.sheet import MISSING, NONE, Sheet, Shown, percent
+from xcoop.results.sheet import MISSING, NONE, UNKNOWN, Sheet, Shown, percent
 
 Place = tuple[Method, int | None]
 Labels = Mapping[Method, str]
+INTERVALS = (
+    "Percent; mean over the seeds and, in brackets, its 95 % interval over the test images (bootstrap within classes, "
+    "patients drawn whole where they are known); the spread over seeds is no part of it"
+)
 OTHER_IMAGES = "WARNING: these runs were not all tested on the same images; nothing is compared or marked here."
 
 
@@ -28,11 +32,7 @@ def shots_sheet(group: Group, measure: Measure, labels: Labels, marks: Mapping[P
     """
 
     def cell(place: Place, row: Row) -> Shown:
-        mean = row.mean(measure.name)
-        if mean is None:
-            return Shown(MISSING if not row.runs else "n/a")
-        part = f" ({_done(row)})" if not complete(row) else ""
-        return Shown(percent(mean, row.std(measure.name)) + part, marks.get(place, ""))
+        return mean_cell(row, measure.name, marks.get(place, ""))
 
     notes = [f"{SPREAD}; {measure.direction}.", *_notes(group)]
     title = f"{measure.title} on {group.title}, by shots a class"
@@ -47,20 +47,9 @@ def interval_sheet(
     """The mean over the seeds with its 95 % interval over the test images."""
 
     def cell(place: Place, row: Row) -> Shown:
-        if not row.runs:
-            return Shown(MISSING)
-        found = intervals.get(place)
-        if found is None:
-            return Shown("n/a")
-        part = f" ({_done(row)})" if not complete(row) else ""
-        return Shown(f"{percent(found.estimate)} [{percent(found.low)}, {percent(found.high)}]{part}")
+        return interval_cell(row, intervals.get(place))
 
-    notes = [
-        "Percent; mean over the seeds and, in brackets, its 95 % interval over the test images (bootstrap within "
-        f"classes, patients drawn whole where they are known); the spread over seeds is no part of it; "
-        f"{measure.direction}.",
-        *_notes(group),
-    ]
+    notes = [f"{INTERVALS}; {measure.direction}.", *_notes(group)]
     title = f"{measure.title} on {group.title}, with intervals over the test images, by shots a class"
     key = f"{group.key}-{slug(measure.name)}-intervals"
     head, rows = _grid(group, labels, reference, cell)
@@ -83,14 +72,31 @@ def _grid(
     return ("Method", *map(column, columns)), tuple(lines)
 
 
+def mean_cell(row: Row | None, metric: str, mark: str = "") -> Shown:
+    """Mean ± std over the seeds; those that are there are named where one is missing."""
+    if row is None or not row.runs:
+        return Shown(MISSING)
+    mean = row.mean(metric)
+    return Shown(UNKNOWN if mean is None else percent(mean, row.std(metric)) + _part(row), mark)
+
+
+def interval_cell(row: Row | None, found: Interval | None) -> Shown:
+    """The mean over the seeds with its interval, which is None where the images cannot tell it."""
+    if row is None or not row.runs:
+        return Shown(MISSING)
+    if found is None:
+        return Shown(UNKNOWN)
+    return Shown(f"{percent(found.estimate)} [{percent(found.low)}, {percent(found.high)}]{_part(row)}")
+
+
 def column(shots: int | None) -> str:
     """A column's name."""
     return "0 shots" if shots is None else f"{shots} shot{'' if shots == 1 else 's'}"
 
 
-def _done(row: Row) -> str:
+def _part(row: Row) -> str:
     """Which seeds are there, of a row that lacks some."""
-    return f"seeds {' '.join(map(str, sorted(row.runs)))}"
+    return "" if complete(row) else f" (seeds {' '.join(map(str, sorted(row.runs)))})"
 
 
 def _notes(group: Group) -> list[str]:

@@ -128,7 +128,8 @@ def summary(jobs: Sequence[Job], ends: Mapping[Path, Outcome], seconds: float, o
         lines += [f"    log: {job.log}"] if job.log.is_file() else []
     where = "" if out == "output" else f" --out {shlex.quote(out)}"
     names = dict.fromkeys(job.folder.relative_to(out).parts[0] for job in jobs if job.after is None)
-    return [*lines, *(f"Results: xcoop table {shlex.quote(name)}{where}" for name in names)]
+    lines += [f"Results: xcoop table {shlex.quote(name)}{where}" for name in names]
+    return [*lines, f"All of them, with curves and comparisons: xcoop results {shlex.quote(out)}"]
 
 
 def first_line(message: str) -> str:
