@@ -34,6 +34,11 @@ DEFAULTS = CfgNode(
 class CLIPAdapterModel(FixedTextModel):
     """A bottleneck beside the identity, on image features (B, D)."""
 
+    class_vector = FixedTextModel.class_vector._replace(
+        about="This method learns no prompt: the text feature of a class comes from fixed sentences; what is trained "
+        "changes the image features that it is compared with."
+    )
+
     def __init__(self, backbone: Backbone, classnames: list[str], text: Tensor, settings: CfgNode) -> None:
         super().__init__(backbone, classnames, text)
         self.ratio = settings.RATIO

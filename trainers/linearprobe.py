@@ -25,7 +25,7 @@ from xcoop.alignment import unit
 from xcoop.backbones import Backbone, ImageFeatures
 from xcoop.concepts import ConceptBank
 from xcoop.features import LabelledFeatures
-from xcoop.model import PromptModel
+from xcoop.model import Compared, PromptModel
 from xcoop.plugins import register_trainer
 from xcoop.selection import best, scores
 from xcoop.training import PromptTrainer
@@ -48,6 +48,11 @@ class LinearProbeModel(PromptModel):
     """A linear classifier (C, D) with bias (C,); before it is fitted, all classes are equally probable."""
 
     fitted = ("weight", "bias")
+    class_vector = Compared(
+        "weight vector",
+        learned=True,
+        about="This method has neither prompts nor text: the weight vector of a class was fitted to image features.",
+    )
     weight: Tensor
     bias: Tensor
 

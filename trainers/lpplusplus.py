@@ -33,7 +33,7 @@ from xcoop.backbones import Backbone, ImageFeatures
 from xcoop.concepts import ConceptBank
 from xcoop.features import LabelledFeatures
 from xcoop.fixed_text import TEXT, FixedTextModel, FixedTextTrainer
-from xcoop.model import PromptModel
+from xcoop.model import Compared, PromptModel
 from xcoop.plugins import register_trainer
 
 logger = logging.getLogger(__name__)
@@ -52,6 +52,12 @@ class LPPlusPlusModel(FixedTextModel):
     """Visual prototypes w and blending weights alpha; before it is fitted, CLIP's own logits (w = 0, alpha = scale)."""
 
     fitted = ("w", "alpha")
+    class_vector = Compared(
+        "class vector",
+        learned=True,
+        about="This method learns no prompt: the vector of a class is the feature of fixed sentences, scaled, plus one "
+        "that was fitted to image features.",
+    )
     w: Tensor
     alpha: Tensor
 

@@ -47,6 +47,10 @@ class CacheModel(FixedTextModel):
     trains_keys: bool = False  # whether the keys are parameters
     fitted = ("keys", "values", "alpha", "beta")
     per_image = ("keys", "values")
+    class_vector = FixedTextModel.class_vector._replace(
+        about="This method learns no prompt: the text feature of a class comes from fixed sentences. What its cache of "
+        "training images adds to the logits is no part of it."
+    )
     keys: Tensor
     values: Tensor
     alpha: Tensor

@@ -18,7 +18,7 @@ from xcoop.backbones import Backbone
 from xcoop.concepts import ConceptBank
 from xcoop.concepts.features import clinical_features
 from xcoop.concepts.sentences import fill
-from xcoop.model import PromptModel
+from xcoop.model import Compared, PromptModel
 from xcoop.names import unknown
 from xcoop.teachers import sentence_features, template_features
 from xcoop.templates import DEFAULT, MEDICAL, check_template
@@ -38,6 +38,12 @@ TEXT = {
 class FixedTextModel(PromptModel):
     """CLIP's logits with text features (C, D) that never change."""
 
+    class_vector = Compared(
+        "text feature",
+        learned=False,
+        about="This method learns no prompt: the text feature of a class comes from fixed sentences, and training does "
+        "not change it.",
+    )
     text: Tensor
 
     def __init__(self, backbone: Backbone, classnames: Sequence[str], text: Tensor) -> None:

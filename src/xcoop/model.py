@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,20 @@ from xcoop.features import LabelledFeatures
 # CoOp stores these beside its contexts; they belong to the class names of the training, not to what was learned.
 NOT_LEARNED = ("token_prefix", "token_suffix")
 REPORTED = ("acc",)  # entries of `losses` that are shown, and are not part of the sum
+
+
+class Compared(NamedTuple):
+    """What images are compared with, one vector a class, in the words of an explanation.
+
+    Attributes:
+        noun: names the vector, in the singular.
+        learned: whether training changes it.
+        about: a plain sentence on it, for methods without learned prompts.
+    """
+
+    noun: str
+    learned: bool
+    about: str = ""
 
 
 class PromptModel(nn.Module):
@@ -37,6 +51,7 @@ class PromptModel(nn.Module):
     fitted: tuple[str, ...] = ()  # names of tensors that `prepare` or `conclude` set
     per_image: tuple[str, ...] = ()  # those of them with one row a training image, which is none before `prepare`
     kept: tuple[str, ...] = ()  # buffers that a checkpoint holds beside what was trained
+    class_vector: Compared = Compared("prompt", learned=True)  # what `text_features` are
 
     def __init__(self, backbone: Backbone, classnames: Sequence[str]) -> None:
         super().__init__()

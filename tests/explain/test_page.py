@@ -33,6 +33,21 @@ def test_hostile_names_stay_text(hostile: str) -> None:
     assert [tag for tag, _ in page.tags] == [tag for tag, _ in Page(report(content())).tags]
 
 
+def test_what_images_are_compared_with_has_its_own_name() -> None:
+    given = content()
+    assert report(given).count("What the prompts learned") == 2  # a file of an older version does not say
+    given["class_vector"] = {"noun": f"vector{HOSTILE}", "learned": False, "about": f"Nothing is learned.{HOSTILE}"}
+    html = report(given)
+    assert "What the prompts learned" not in html
+    assert "<script" not in html.lower()
+    assert "Before training" not in html
+    assert html.count(">Cosine</th>") == 2
+    assert "Nothing is learned.&lt;script&gt;" in html
+    given["class_vector"] = {"noun": "vector", "learned": "no", "about": ""}
+    with pytest.raises(ValueError, match=r"class_vector\.learned is 'no'; it must be of type bool"):
+        report(given)
+
+
 def test_nothing_leads_outside() -> None:
     html = report(content())
     assert "http:" not in html

@@ -39,6 +39,12 @@ def test_a_class_by_its_numbers():
     ]
 
 
+def test_what_is_no_prompt_is_not_called_one():
+    said = class_sentences("nevus", 0.62, 0.4, [("streaks", 0.25)], noun="weight vector")
+    assert said[0] == "A sum of the bank's concepts accounts for 62% of what sets the weight vector of nevus apart."
+    assert not any("prompt" in sentence for sentence in said)
+
+
 def test_what_was_not_measured_is_not_said():
     assert class_sentences("nevus", None, None, []) == []
     assert class_sentences("nevus", None, 0.0, []) == [

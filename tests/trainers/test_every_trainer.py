@@ -170,6 +170,19 @@ def test_text_features_are_there_for_explanations(name: str, make_cfg: ConfigMak
     assert features.dim() in (2, 3)
 
 
+@pytest.mark.parametrize("name", TRAINERS)
+def test_explanations_call_what_images_are_compared_with_by_its_name(name: str, make_cfg: ConfigMaker) -> None:
+    """A prompt where contexts are trained; and said to be learned just where training changes it."""
+    trainer = tiny_run.build(make_cfg(name))
+    before = trainer.model.text_features().detach().clone()
+    trainer.train()
+    changed = not torch.equal(trainer.model.text_features(), before)
+    noun, learned, about = trainer.model.class_vector
+    assert learned == changed
+    assert (noun == "prompt") == any("ctx" in key for key in trainer.model.trained_parameters())
+    assert (noun == "prompt") == (not about)
+
+
 def _with_epochs(trainer: Any) -> Any:
     """The trainer, if it has an optimiser; else the test is skipped."""
     if trainer.optim is None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -52,6 +54,37 @@ def test_a_page_of_test_images(run: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "http://" not in page.replace("http://www.w3.org/2000/svg", "")
     assert "https://" not in page
     assert "Deletion AUC" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("trainer", "noun", "title", "columns"),
+    [
+        ("LinearProbe", "weight vector", "What the weight vectors learned", ["Learned", "Weight"]),
+        ("LPPlusPlus", "class vector", "What the class vectors learned",
+         ["Before training", "Learned", "Shift", "Weight"]),
+        ("CLIPAdapter", "text feature", "What images are compared with", ["Cosine", "Weight"]),
+        ("TipAdapter", "text feature", "What images are compared with", ["Cosine", "Weight"]),
+        ("ZeroshotCLIP", "text feature", "What images are compared with", ["Cosine", "Weight"]),
+    ],
+)  # fmt: skip
+def test_methods_without_prompts_are_not_said_to_have_any(
+    trainer: str, noun: str, title: str, columns: list[str], make_cfg: ConfigMaker
+) -> None:
+    run = finished(make_cfg, trainer)
+    assert main(["explain", str(run), "--images", "2", "--asked", "6"]) == 0
+    page = unescape((run / "explanations" / "report.html").read_text(encoding="utf-8"))
+    assert f'<h2 id="classes-title">{title}</h2>' in page
+    assert f"of what sets the {noun} of dark_spot apart" in page
+    for heads in re.findall(r"Listed for this class</th>(.*?)</tr>", page):
+        assert re.findall(r">([^<>]+)</th>", heads) == columns
+    sentences = re.findall(r"[^.<>]*\bprompts?\b[^.<>]*", page)
+    assert sentences
+    assert all(
+        re.match("This method (learns no prompt|has neither prompts nor text)", one.strip()) for one in sentences
+    )
+    (row,) = (row for row in json.loads((run / "explanations" / "explanations.json").read_text())["trust"]
+              if row["metric"] == "Correlation with an untrained model's map")  # fmt: skip
+    assert row["note"] == f"Between the map and that of the same {noun}s over a random image tower."
 
 
 def test_own_images(run: Path, pictures: Path, tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from xcoop.explain.explanation import Explanation, concept_changes, explain_feat
 from xcoop.explain.page.pictures import thumbnail
 from xcoop.explain.schema import (
     SCHEMA,
+    ClassVector,
     Explanations,
     ImageEntry,
     Map,
@@ -102,6 +103,7 @@ def report_of(
         run=_run(run),
         methods=[_described(run, used.of_class, "class"), _described(run, used.of_concept, "concept")],
         trust=table,
+        class_vector=_class_vector(run),
         classes=prompt_classes(run),
         images=[image_entry(run, item, run.preprocess([item.path]), method, truth) for item in shown],
     )
@@ -164,6 +166,11 @@ def _is_number(value: object) -> bool:
 # What the prompts learned.
 
 
+def _class_vector(run: TrainedModel) -> ClassVector:
+    noun, learned, about = run.model.class_vector
+    return ClassVector(noun=noun, learned=learned, about=about)
+
+
 def prompt_classes(run: TrainedModel) -> list[PromptClass]:
     """What each class's learned prompt says, in concepts and in words."""
     tokens, found = context_words(run), _affinity(run)
@@ -204,7 +211,8 @@ def _prompt_class(run: TrainedModel, label: int, tokens: Sequence[TokenWords], f
             for token in own
         ],
         prose=class_sentences(
-            name, explained, share, [pair for pair in strongest[:STRONGEST] if pair[1] > 0], noise
+            name, explained, share, [pair for pair in strongest[:STRONGEST] if pair[1] > 0], noise,
+            noun=run.model.class_vector.noun,
         ),
     )  # fmt: skip
 
@@ -223,13 +231,14 @@ def _prompt_concepts(run: TrainedModel, label: int, found: Affinity | None) -> l
     known, parts = run.concepts, run.decomposition
     if known is None or found is None:
         return []
+    began = bool(found.before[label].any())  # weights of a probe that is not fitted yet are zero
     return [
         PromptConcept(
             concept=text,
             own_class=bool(known.own[label, j]),
-            before=float(found.before[label, j]),
+            before=float(found.before[label, j]) if began else None,
             after=float(found.after[label, j]),
-            shift=float(found.shift[label, j]),
+            shift=float(found.shift[label, j]) if began else None,
             weight=float(parts.weights[label, j]) if parts else None,
         )
         for j, text in enumerate(known.texts)

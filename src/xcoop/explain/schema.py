@@ -64,12 +64,20 @@ class Trust(TypedDict):
     note: str
 
 
+class ClassVector(TypedDict):
+    """What images are compared with, one a class."""
+
+    noun: str  # names it, e.g. "prompt"
+    learned: bool  # whether training changes it
+    about: str  # a plain sentence on it; "" for none
+
+
 class PromptConcept(TypedDict):
-    """What a class's learned prompt has to do with one concept."""
+    """What a class's prompt, or whatever images are compared with, has to do with one concept."""
 
     concept: str
     own_class: bool  # whether the bank lists it for this class
-    before: float | None  # cosine with the prompt before training
+    before: float | None  # cosine with the prompt before training; None if there was nothing then
     after: float | None  # cosine with the learned prompt
     shift: float | None  # after - before
     weight: float | None  # in the learned prompt as a sparse sum of concepts, >= 0
@@ -92,7 +100,7 @@ class Vector(TypedDict):
 
 
 class PromptClass(TypedDict):
-    """What the prompt of one class learned."""
+    """What the prompt of one class learned; in the methods without prompts, see `ClassVector.noun`."""
 
     name: str
     concepts: list[PromptConcept]
@@ -152,15 +160,19 @@ class ImageEntry(TypedDict):
     prose: list[str]
 
 
-class Explanations(TypedDict):
-    """The whole file."""
-
+class _Explanations(TypedDict):
     schema: int
     run: Run
     methods: list[Method]
     trust: list[Trust]
     classes: list[PromptClass]
     images: list[ImageEntry]
+
+
+class Explanations(_Explanations, total=False):
+    """The whole file. Without `class_vector`, as files of older versions, it is a learned prompt."""
+
+    class_vector: ClassVector
 
 
 def check(content: object, kind: Any = Explanations, name: str = "explanations") -> None:

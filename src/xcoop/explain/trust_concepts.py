@@ -101,7 +101,7 @@ def _knowledge(run: TrainedModel, sample: Sample, features: ImageFeatures) -> li
         logits[name] = logits_knowing(run.model, features, question(run.bank, kind, run.results["seed"]))
     intervals = {name: _auc(truth, given.double().softmax(1).cpu().numpy(), sample) for name, given in logits.items()}
     value, low, high = intervals.pop(OWN)
-    note = "Macro-AUC of the trained prompts on these images; for the controls, their clinical sentences are exchanged."
+    note = "Macro-AUC of the trained model on these images; for the controls, its clinical sentences are exchanged."
     controls = [Control(name=k, value=v[0], low=v[1], high=v[2]) for k, v in intervals.items()]
     return [
         Trust(metric="Knowledge intervention", direction="higher", unit="", value=value, low=low, high=high,
@@ -145,7 +145,7 @@ def _aucs(run: TrainedModel, sample: Sample, features: ImageFeatures) -> list[Tr
 
 
 def _ranks(run: TrainedModel, sample: Sample) -> list[Trust]:
-    """Whether a class's prompt is nearest to the concepts that mark the class in the labels, before and after."""
+    """Whether a class's vector is nearest to the concepts that mark the class in the labels, before and after."""
     if sample.truth is None or run.concepts is None or len(set(sample.labels)) < 2:
         return []
     odds = {text: _odds(run, sample, text) for text in run.concepts.texts if text in sample.truth.labels}
@@ -154,23 +154,25 @@ def _ranks(run: TrainedModel, sample: Sample) -> list[Trust]:
     with run.at_start():
         before = run.learned_vectors()
     values = {}
-    for name, prompts in ((OWN, after), ("before training", before)):
-        near = prompts @ run.concepts.vectors[places].T  # (C, J)
-        near = near - (near.sum(0) - near) / max(1, len(near) - 1)  # nearer than the other classes' prompts are
+    compared = run.model.class_vector
+    for name, vectors in ((OWN, after), *([("before training", before)] if compared.learned else [])):
+        near = vectors @ run.concepts.vectors[places].T  # (C, J)
+        near = near - (near.sum(0) - near) / max(1, len(near) - 1)  # nearer than the other classes' are
         found = [rank_agreement(near[c], [row[c] for row in odds.values()]) for c in range(len(near))]
         values[name] = [value for value in found if value is not None]
     if not values[OWN]:
         return []
     note = (
-        f"Spearman's correlation over {len(odds)} concepts, mean over the classes: how much nearer a class's prompt is "
-        "to a concept than the others' are, with the log-odds of the class given the concept, by the images' labels."
+        f"Spearman's correlation over {len(odds)} concepts, mean over the classes: how much nearer a class's "
+        f"{compared.noun} is to a concept than the others' are, with the log-odds of the class given the concept, by "
+        "the images' labels."
     )
     controls = [Control(name="chance", value=0.0, low=None, high=None)]
-    if values["before training"]:
+    if values.get("before training"):
         start = float(np.mean(values["before training"]))
         controls.insert(0, Control(name="before training", value=start, low=None, high=None))
     return [
-        Trust(metric="Rank agreement of prompts and log-odds", direction="higher", unit="Spearman's rho",
+        Trust(metric=f"Rank agreement of {compared.noun}s and log-odds", direction="higher", unit="Spearman's rho",
               value=float(np.mean(values[OWN])), low=None, high=None, n=len(sample.paths), controls=controls, note=note)
     ]  # fmt: skip
 

@@ -171,9 +171,10 @@ def _sanity(
         lost[which] = _in_parts(
             run, sample.images[which], partial(explain_maps, method, shaken.image_backbone, target=target)
         ).cpu()
+    noun = run.model.class_vector.noun
     both = {
         "class_correlation": (others, "Between the maps of the predicted class and of another one."),
-        "randomised_correlation": (lost, "Between the map and that of the same prompts over a random image tower."),
+        "randomised_correlation": (lost, f"Between the map and that of the same {noun}s over a random image tower."),
     }
     return [
         known_row(name, {OWN: rank_correlation(maps, given).numpy()}, sample.patients, note)

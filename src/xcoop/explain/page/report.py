@@ -6,12 +6,12 @@ import math
 from collections.abc import Iterator
 
 from xcoop.explain.page.card import card, is_right
-from xcoop.explain.page.classes import class_block
+from xcoop.explain.page.classes import PROMPT, class_block, heading
 from xcoop.explain.page.style import CSS
 from xcoop.explain.page.trust import trust_table
-from xcoop.explain.schema import Explanations, ImageEntry, Method, Run, check
+from xcoop.explain.schema import ClassVector, Explanations, ImageEntry, Method, Run, check
 from xcoop.page.document import DRAWN, contents, document
-from xcoop.page.markup import facts, number, percent, table, text
+from xcoop.page.markup import facts, number, paragraphs, percent, table, text
 
 CAUTION = (
     "A heat map shows what moved this model's score. It is no evidence of clinical validity: neither that the model is "
@@ -29,9 +29,8 @@ def report(content: Explanations) -> str:
     """
     check(content)
     run = content["run"]
-    body = (
-        f'{_header(run)}<main id="main" tabindex="-1">{_summary(content)}{_classes(content)}{_images(content)}</main>'
-    )
+    inner = f"{_summary(content)}{_classes(content)}{_images(content)}"
+    body = f'{_header(run, _compared(content))}<main id="main" tabindex="-1">{inner}</main>'
     return document(f"Explanations: {run['trainer']} on {run['dataset']}", body, style=CSS)
 
 
@@ -51,8 +50,12 @@ def by_certainty(images: list[ImageEntry]) -> list[ImageEntry]:
     return sorted(images, key=key)
 
 
-def _header(run: Run) -> str:
-    links = [("summary", "Summary"), ("classes", "What the prompts learned"), ("images", "Images")]
+def _compared(content: Explanations) -> ClassVector:
+    return content.get("class_vector", PROMPT)
+
+
+def _header(run: Run, compared: ClassVector) -> str:
+    links = [("summary", "Summary"), ("classes", heading(compared)), ("images", "Images")]
     title = f"{text(run['trainer'])} on {text(run['dataset'])}, explained"
     return f"<header><h1>{title}</h1>{banner(run['is_phantom'])}{contents(links)}</header>"
 
@@ -102,10 +105,14 @@ def _metrics(run: Run) -> str:
 
 
 def _classes(content: Explanations) -> str:
-    blocks = "".join(class_block(one, f"class-{place}") for place, one in enumerate(content["classes"], start=1))
+    compared = _compared(content)
+    blocks = "".join(
+        class_block(one, f"class-{place}", compared) for place, one in enumerate(content["classes"], start=1)
+    )
     return (
-        '<section id="classes" aria-labelledby="classes-title"><h2 id="classes-title">What the prompts learned</h2>'
-        f"{blocks or '<p>No prompt was looked at.</p>'}</section>"
+        '<section id="classes" aria-labelledby="classes-title">'
+        f'<h2 id="classes-title">{text(heading(compared))}</h2>{paragraphs(filter(None, [compared["about"]]))}'
+        f"{blocks or '<p>No class was looked at.</p>'}</section>"
     )
 
 

@@ -33,8 +33,9 @@ def class_sentences(
     own_share: float | None,
     strongest: Sequence[tuple[str, float]],
     noise: tuple[int, int] | None = None,
+    noun: str = "prompt",
 ) -> list[str]:
-    """What the learned prompt of a class says.
+    """What the prompt of a class says, or whatever else the method compares images with.
 
     Args:
         name: of the class.
@@ -42,11 +43,12 @@ def class_sentences(
         own_share: share of the weights on the class's own concepts.
         strongest: concepts with their weights, the largest first.
         noise: of how many context vectors the nearest word is no nearer than chance, and how many there are.
+        noun: names what is spoken of.
     """
     sentences = []
     if explained is not None:
         sentences.append(
-            f"A sum of the bank's concepts accounts for {explained:.0%} of what sets the prompt of {name} apart."
+            f"A sum of the bank's concepts accounts for {explained:.0%} of what sets the {noun} of {name} apart."
         )
     if own_share is not None:
         sentences.append(f"{own_share:.0%} of its weights lie on the concepts that the bank lists for {name}.")
