@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from xcoop.commands.base import UserError
-from xcoop.commands.settings import as_pairs, config_file, config_names
+from xcoop.commands.settings import as_pairs, config_file, config_names, method_folder
 from xcoop.names import unknown
 from xcoop.results.identity import settings
 
@@ -210,7 +210,7 @@ def _trainers(asked: str, cfg: str) -> list[tuple[str, bool, tuple[str, ...]]]:
             known = [*TRAINER_REGISTRY.registered_names(), "all"]
             raise UserError(unknown("trainer", asked, known)) from None
         return [(asked, trains(asked), ())]
-    able = [name for name in trainer_names() if Path(cfg).is_file() or cfg in config_names("trainers", name)]
+    able = [name for name in trainer_names() if Path(cfg).is_file() or cfg in config_names(*method_folder(name))]
     if not able:
         raise UserError(f"no trainer has a configuration {cfg!r}")
     ordered = sorted(able, key=lambda name: (trains(name), name))

@@ -123,12 +123,12 @@ def merged(args: argparse.Namespace) -> CfgNode:
 
 
 def _method_file(name: str, trainer: str) -> Path:
-    from xcoop.commands.settings import SUFFIXES, config_file
+    from xcoop.commands.settings import SUFFIXES, config_file, method_folder
 
     if trainer:
         check_trainer(trainer)
         if not (Path(name).suffix in SUFFIXES or Path(name).is_file()):
-            return config_file(name, "trainers", trainer)
+            return config_file(name, *method_folder(trainer))
     elif Path(name).suffix not in SUFFIXES:
         raise UserError(f"--config-file {name}: a short name needs --trainer; or give the path of the YAML file")
     return config_file(name, "trainers")

@@ -17,8 +17,9 @@ from helpers_clip import tiny_clip_state
 from safetensors.torch import save_file
 from yacs.config import CfgNode
 
+from xcoop.commands.settings import config_file, method_folder
 from xcoop.concepts.skeleton import skeleton
-from xcoop.plugins import plugin_path, trainer_names, trains
+from xcoop.plugins import trainer_names, trains
 from xcoop.results.predictions import read_predictions
 from xcoop.results.record import read_run
 from xcoop.sharing import Shared, sharing
@@ -59,7 +60,7 @@ def config(dataset: str, trainer: str, root: Path, weights: Path, output: Path) 
     """The method as it is configured, with two images a class, all of them in one batch: an epoch is a step."""
     path = LAYOUTS[dataset].path
     cfg = tree_tools.config(dataset, root, NUM_SHOTS=2, **({"PATH": str(root / path)} if path else {}))
-    cfg.merge_from_file(str(plugin_path("configs", "trainers", trainer, "vit_b16.yaml")))
+    cfg.merge_from_file(str(config_file("vit_b16", *method_folder(trainer))))
     cfg.TRAINER.NAME, cfg.OUTPUT_DIR, cfg.USE_CUDA, cfg.VERBOSE = trainer, str(output), False, False
     cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.PATH = "ViT-B/16", str(weights)
     cfg.INPUT.SIZE, cfg.INPUT.TRANSFORMS = (SIZE, SIZE), ("normalize",)

@@ -8,6 +8,7 @@ import pytest
 from dassl.engine import TRAINER_REGISTRY
 
 from xcoop.backbones import backbone_names
+from xcoop.commands.settings import config_file, config_names, method_folder
 from xcoop.config import get_cfg
 from xcoop.plugins import plugin_path, trainer_names
 
@@ -30,7 +31,7 @@ def test_a_config_merges_and_fits_its_backbone(path: Path) -> None:
 
 @pytest.mark.parametrize("trainer", trainer_names())
 def test_every_trainer_has_the_configs_that_runs_start_from(trainer: str) -> None:
-    have = {path.stem for path in FILES if path.parent.name == trainer}
+    have = set(config_names(*method_folder(trainer)))
     needs_vit = TRAINER_REGISTRY.get(trainer).needs_vit
     assert {"phantom", "vit_b16", "vit_b32"} <= have
     assert ("rn50" in have) is not needs_vit
@@ -39,6 +40,6 @@ def test_every_trainer_has_the_configs_that_runs_start_from(trainer: str) -> Non
 @pytest.mark.parametrize("trainer", trainer_names())
 def test_on_the_phantom_features_can_be_kept(trainer: str) -> None:
     cfg = get_cfg()
-    cfg.merge_from_file(str(plugin_path("configs", "trainers", trainer, "phantom.yaml")))
+    cfg.merge_from_file(str(config_file("phantom", *method_folder(trainer))))
     assert list(cfg.INPUT.TRANSFORMS) == ["normalize"]
     assert cfg.FEATURES.CACHE

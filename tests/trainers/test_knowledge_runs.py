@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import tiny_run
 import torch
-from conftest import ConfigMaker
+from tiny_run import ConfigMaker
 
 from xcoop.concepts.features import clinical_features
 from xcoop.concepts.knowledge import KNOWLEDGE

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from yacs.config import CfgNode
 
 SUFFIXES = (".yaml", ".yml")
+USUAL = "CoOp"  # whose configurations a trainer without any of its own runs with
 
 
 def config_file(name: str, *folder: str) -> Path:
@@ -43,6 +44,12 @@ def config_file(name: str, *folder: str) -> Path:
 def config_names(*folder: str) -> list[str]:
     """The short names of the configuration files in a folder below `configs`, sorted."""
     return sorted(path.stem for path in plugin_path("configs", *folder).glob("*.yaml"))
+
+
+def method_folder(trainer: str) -> tuple[str, str]:
+    """Where a trainer's configurations lie, below `configs`: in its own folder, or CoOp's if it has none."""
+    own = plugin_path("configs", "trainers", trainer).is_dir()
+    return "trainers", trainer if own else USUAL
 
 
 def _by_path(path: Path) -> Path:

@@ -41,7 +41,7 @@ def show_list(arguments: argparse.Namespace) -> int:
     from dassl.engine import TRAINER_REGISTRY
 
     from xcoop.backbones import backbone_names
-    from xcoop.commands.settings import config_names
+    from xcoop.commands.settings import config_names, method_folder
     from xcoop.plugins import dataset_names, plugin_path, trainer_names
 
     banks = sorted(path.stem for path in plugin_path("concept_banks").glob("*.yaml"))
@@ -52,7 +52,8 @@ def show_list(arguments: argparse.Namespace) -> int:
         say(f"  {name}: {_summary(DATASET_REGISTRY.get(name))}")
     say("trainers and their configurations:")
     for name in trainer_names():
-        say(f"  {name}: {_summary(TRAINER_REGISTRY.get(name))}", f"      {', '.join(config_names('trainers', name))}")
+        configs = ", ".join(config_names(*method_folder(name)))
+        say(f"  {name}: {_summary(TRAINER_REGISTRY.get(name))}", f"      {configs}")
     return 0
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from xcoop.commands.base import UserError
-from xcoop.commands.settings import config_file, config_names
+from xcoop.commands.settings import config_file, config_names, method_folder
 from xcoop.names import unknown
 
 Choice = tuple[str, tuple[str, ...]]  # a configuration ("" is the default one), and KEY VALUE pairs
@@ -51,15 +51,15 @@ def _example(trainer: str) -> str:
         return trainer
     from xcoop.plugins import trainer_names
 
-    return max(trainer_names(), key=lambda name: len(config_names("trainers", name)))
+    return max(trainer_names(), key=lambda name: len(config_names(*method_folder(name))))
 
 
 @cache
 def _by_backbone(trainer: str) -> dict[str, str]:
     """Backbone name -> the short name of the (first) configuration that has it."""
     found: dict[str, str] = {}
-    for cfg in config_names("trainers", trainer):
-        tree: Any = yaml.safe_load(config_file(cfg, "trainers", trainer).read_text(encoding="utf-8")) or {}
+    for cfg in config_names(*method_folder(trainer)):
+        tree: Any = yaml.safe_load(config_file(cfg, *method_folder(trainer)).read_text(encoding="utf-8")) or {}
         name = tree.get("MODEL", {}).get("BACKBONE", {}).get("NAME")
         if name:
             found.setdefault(str(name), cfg)
