@@ -49,9 +49,9 @@ class LinearProbeModel(PromptModel):
 
     fitted = ("weight", "bias")
     class_vector = Compared(
-        "weight vector",
+        "class vector",
         learned=True,
-        about="This method has neither prompts nor text: the weight vector of a class was fitted to image features.",
+        about="This method has neither prompts nor text: the vector of a class is its row of the fitted classifier.",
     )
     weight: Tensor
     bias: Tensor

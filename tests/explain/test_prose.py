@@ -40,8 +40,8 @@ def test_a_class_by_its_numbers():
 
 
 def test_what_is_no_prompt_is_not_called_one():
-    said = class_sentences("nevus", 0.62, 0.4, [("streaks", 0.25)], noun="weight vector")
-    assert said[0] == "A sum of the bank's concepts accounts for 62% of what sets the weight vector of nevus apart."
+    said = class_sentences("nevus", 0.62, 0.4, [("streaks", 0.25)], noun="class vector")
+    assert said[0] == "A sum of the bank's concepts accounts for 62% of what sets the class vector of nevus apart."
     assert not any("prompt" in sentence for sentence in said)
 
 

@@ -59,7 +59,7 @@ def test_a_page_of_test_images(run: Path, capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.parametrize(
     ("trainer", "noun", "title", "columns"),
     [
-        ("LinearProbe", "weight vector", "What the weight vectors learned", ["Learned", "Weight"]),
+        ("LinearProbe", "class vector", "What the class vectors learned", ["Learned", "Weight"]),
         ("LPPlusPlus", "class vector", "What the class vectors learned",
          ["Before training", "Learned", "Shift", "Weight"]),
         ("CLIPAdapter", "text feature", "What images are compared with", ["Cosine", "Weight"]),
