@@ -32,11 +32,12 @@ def smooth_coop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any
     ((name, body),) = BLOCK.findall(TEXT.read_text(encoding="utf-8"))
     (tmp_path / "trainers").mkdir()
     (tmp_path / name).write_text(body, encoding="utf-8")
+    plugins.load_plugins()  # what is imported from here on is forgotten afterwards
     for table in ("_trainers", "_nodes"):
         monkeypatch.setattr(plugins, table, dict(getattr(plugins, table)))
     monkeypatch.setattr(xcoop.trainers, "__path__", [*xcoop.trainers.__path__, str(tmp_path / "trainers")])
     cls = importlib.import_module("xcoop.trainers.smooth_coop").SmoothCoOp
-    monkeypatch.setitem(TRAINER_REGISTRY._obj_map, "SmoothCoOp", cls)
+    monkeypatch.setattr(TRAINER_REGISTRY, "_objects", {**TRAINER_REGISTRY._objects, "SmoothCoOp": cls})
     yield cls
     sys.modules.pop("xcoop.trainers.smooth_coop")
 
