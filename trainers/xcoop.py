@@ -48,7 +48,8 @@ DEFAULTS = CfgNode(
         "FROM_SENTENCE": True,  # prompts count by what they changed since the start: z starts at the sentence
         "RESIDUAL_SPREAD": 2.0,  # prior spread, in logits, of what images may correct in a class feature; 0 is off
         "OFFSET_SPREAD": 3.0,  # that of a class's offset, in logits; 0 is off
-        "CORRECTION_LR_MULT": 100.0,  # learning rate of these two, as a multiple of OPTIM.LR
+        "TRUST_SPREAD": 1.0,  # that of the trust in what the sentences say apart, around 1; 0 is off
+        "CORRECTION_LR_MULT": 100.0,  # learning rate of these three, as a multiple of OPTIM.LR
         "LOCAL_WEIGHT": 0.1,  # of the pooled local similarity, beside 1 for the global one
         "LOCAL_POOL": "softmax",  # mean, topk, softmax
         "CONCEPT_WEIGHTING": 0.0,  # share, in [0, 1], of concepts weighted by the image in the similarity
@@ -85,7 +86,7 @@ class AlignedModel(PromptModel):
         )
         single = single_features(backbone, bank) if settings.CONCEPT_WEIGHTING else []
         self.single = nn.ParameterList(nn.Parameter(own, requires_grad=False) for own in single)  # per class (m_c, D)
-        spreads = settings.RESIDUAL_SPREAD, settings.OFFSET_SPREAD
+        spreads = settings.RESIDUAL_SPREAD, settings.OFFSET_SPREAD, settings.TRUST_SPREAD
         self.corrections = Corrections(len(classnames), backbone.embed_dim, *spreads)
         with torch.no_grad():
             start = unit(self.soft_features()) if settings.FROM_SENTENCE else self.clinical
@@ -105,7 +106,7 @@ class AlignedModel(PromptModel):
     def class_features(self, soft: Tensor) -> Tensor:
         """Clinical sentences h, what the prompts learned, and what images correct: (K, C, D), unit.
 
-        z = u((1 - a) t' + a h + r / s), where t' is u(t) or, FROM_SENTENCE, h + u(t) - u(t at the start).
+        z = u(trusted((1 - a) t' + a h) + r / s), where t' is u(t) or, FROM_SENTENCE, h + u(t) - u(t at the start).
         """
         a, learned = self.settings.CLINICAL_WEIGHT, unit(soft)
         if self.settings.FROM_SENTENCE:
@@ -209,7 +210,7 @@ class XCoOp(PromptTrainer):
                 raise ValueError(f"TRAINER.XCOOP.{key} is {settings[key]}; it is a share, in [0, 1]")
         if settings.TOKEN_TEMPERATURE <= 0:
             raise ValueError("TRAINER.XCOOP.TOKEN_TEMPERATURE must be above 0")
-        for key in ("RESIDUAL_SPREAD", "OFFSET_SPREAD"):
+        for key in ("RESIDUAL_SPREAD", "OFFSET_SPREAD", "TRUST_SPREAD"):
             if not 0 <= settings[key] < float("inf"):
                 raise ValueError(f"TRAINER.XCOOP.{key} is {settings[key]}; it is a spread, 0 (off) or more, and finite")
 

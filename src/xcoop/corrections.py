@@ -1,11 +1,13 @@
 """What a few labelled images may correct in knowledge that was stated beforehand, and how far.
 
 Clinical sentences are a good first guess at a classifier, and a fixed one: a backbone that hears some of their words
-differently, or that leans to one class, stays wrong however many images are shown. So each class gets a residual r_c of
-its feature and an offset b_c of its logit. Both are zero at the start and have a normal prior, whose spread is stated
-in logits so that it means the same for every backbone:
+differently, that leans to one class, or that never saw such images, stays wrong however many images are shown. So what
+the sentences say apart is multiplied by a trust k, and each class gets a residual r_c of its feature and an offset b_c
+of its logit. With k = 1 and the others 0 nothing is changed. All have normal priors; the spreads of residual and offset
+are stated in logits so that they mean the same for every backbone:
 
-    z_c = u( ... + r_c / s ),    logit_c = ... + b_c,    L = (1/N) ( sum_c |r_c|^2 / (2 S_r^2) + |b|^2 / (2 S_b^2) )
+    z_c = u( h + k (h_c - h) + r_c / s ),    logit_c = ... + b_c,    h the mean of the h_c
+    L = (1/N) ( (k - 1)^2 / (2 S_k^2) + sum_c |r_c|^2 / (2 S_r^2) + |b|^2 / (2 S_b^2) )
 
 Beside the mean cross entropy of N training images this makes the most probable correction given the images: one image a
 class hardly moves it, many do. A residual of the class feature is the idea of TaskRes (Yu et al., CVPR 2023, arXiv
@@ -19,9 +21,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+START = {"residual": 0.0, "offset": 0.0, "trust": 1.0}  # where the priors have their means
+
 
 class Corrections(nn.Module):
-    """Residuals r (C, D) and offsets b (C,), both in logits; one of spread 0 is left out.
+    """Residuals r (C, D) and offsets b (C,), both in logits, and a trust k, a scalar; one of spread 0 is left out.
 
     Args:
         classes: C.
@@ -29,13 +33,21 @@ class Corrections(nn.Module):
         residual_spread: S_r, the standard deviation of the prior in any direction, in logits of a feature that points
             there.
         offset_spread: S_b, the standard deviation of the prior, in logits.
+        trust_spread: S_k, that of the trust.
     """
 
-    def __init__(self, classes: int, width: int, residual_spread: float, offset_spread: float) -> None:
+    residual: nn.Parameter | None
+    offset: nn.Parameter | None
+    trust: nn.Parameter | None
+
+    def __init__(
+        self, classes: int, width: int, residual_spread: float, offset_spread: float, trust_spread: float
+    ) -> None:
         super().__init__()
-        self.spreads = {"residual": residual_spread, "offset": offset_spread}
-        self.residual = nn.Parameter(torch.zeros(classes, width)) if residual_spread else None
-        self.offset = nn.Parameter(torch.zeros(classes)) if offset_spread else None
+        self.spreads = {"residual": residual_spread, "offset": offset_spread, "trust": trust_spread}
+        shapes = {"residual": (classes, width), "offset": (classes,), "trust": ()}
+        for name, shape in shapes.items():
+            self.register_parameter(name, nn.Parameter(torch.full(shape, START[name])) if self.spreads[name] else None)
 
     @property
     def trained(self) -> list[nn.Parameter]:
@@ -43,7 +55,10 @@ class Corrections(nn.Module):
         return list(self.parameters())
 
     def moved(self, text: Tensor, scale: Tensor) -> Tensor:
-        """Class features (..., C, D) with the residual, not normalised."""
+        """Class features (..., C, D) with trust and residual, not normalised."""
+        if self.trust is not None:
+            shared = text.mean(-2, keepdim=True)  # (..., 1, D)
+            text = shared + self.trust * (text - shared)
         return text if self.residual is None else text + self.residual / scale
 
     def shifted(self, logits: Tensor) -> Tensor:
@@ -56,5 +71,8 @@ class Corrections(nn.Module):
         Args:
             images: N >= 1.
         """
-        parts = [part.square().sum() / (2 * self.spreads[name] ** 2) for name, part in self.named_parameters()]
+        parts = [
+            (part - START[name]).square().sum() / (2 * self.spreads[name] ** 2)
+            for name, part in self.named_parameters()
+        ]
         return torch.stack(parts).sum() / images

@@ -49,7 +49,13 @@ def features() -> ImageFeatures:
 
 
 # The method without what images correct in knowledge, which has a file of tests of its own.
-PLAIN = {"SENTENCES": "share", "FROM_SENTENCE": False, "RESIDUAL_SPREAD": 0.0, "OFFSET_SPREAD": 0.0}
+PLAIN = {
+    "SENTENCES": "share",
+    "FROM_SENTENCE": False,
+    "RESIDUAL_SPREAD": 0.0,
+    "OFFSET_SPREAD": 0.0,
+    "TRUST_SPREAD": 0.0,
+}
 
 
 def settings(**changes: object) -> CfgNode:

@@ -20,7 +20,8 @@ from xcoop.corrections import Corrections
 from xcoop.explain.textual.intervention import holds_concepts
 from xcoop.trainers.xcoop import DEFAULTS, AlignedModel
 
-NEW = {key: DEFAULTS[key] for key in ("SENTENCES", "FROM_SENTENCE", "RESIDUAL_SPREAD", "OFFSET_SPREAD")}
+SPREADS = ("RESIDUAL_SPREAD", "OFFSET_SPREAD", "TRUST_SPREAD")
+NEW = {key: DEFAULTS[key] for key in ("SENTENCES", "FROM_SENTENCE", *SPREADS)}
 
 
 @pytest.fixture
@@ -35,18 +36,19 @@ def model(bank, **changes: object) -> AlignedModel:
 
 
 def test_the_penalty_by_hand():
-    own = Corrections(2, 3, residual_spread=2.0, offset_spread=0.5)
+    own = Corrections(2, 3, residual_spread=2.0, offset_spread=0.5, trust_spread=0.25)
     assert own.penalty(4).item() == 0
     with torch.no_grad():
         own.residual[0, 1], own.residual[1, 2] = 3.0, -1.0
         own.offset.copy_(torch.tensor([1.0, -2.0]))
-    # (9 + 1) / (2 * 4) + (1 + 4) / (2 * 0.25) = 11.25, for each of 4 images
-    assert own.penalty(4).item() == pytest.approx(11.25 / 4)
-    assert own.penalty(1).item() == pytest.approx(11.25)
+        own.trust.fill_(0.5)
+    # (9 + 1) / (2 * 4) + (1 + 4) / (2 * 0.25) + 0.25 / (2 * 0.0625) = 13.25, for each of 4 images
+    assert own.penalty(4).item() == pytest.approx(13.25 / 4)
+    assert own.penalty(1).item() == pytest.approx(13.25)
 
 
 def test_residual_and_offset_are_counted_in_logits():
-    own = Corrections(2, 3, 1.0, 1.0)
+    own = Corrections(2, 3, 1.0, 1.0, 0.0)
     with torch.no_grad():
         own.residual[1] = torch.tensor([0.0, 5.0, 0.0])
         own.offset.copy_(torch.tensor([0.25, -0.5]))
@@ -55,10 +57,35 @@ def test_residual_and_offset_are_counted_in_logits():
     assert torch.equal(own.shifted(torch.tensor([[1.0, 1.0]])), torch.tensor([[1.25, 0.5]]))
 
 
+def test_trust_scales_what_the_sentences_say_apart():
+    own = Corrections(2, 2, 0.0, 0.0, 1.0)
+    text = torch.tensor([[[3.0, 1.0], [1.0, 5.0]], [[0.0, 0.0], [2.0, 0.0]]])  # (K, C, D); means (2, 3) and (1, 0)
+    assert torch.equal(own.moved(text, torch.tensor(10.0)), text)
+    with torch.no_grad():
+        own.trust.fill_(0.5)
+    wanted = torch.tensor([[[2.5, 2.0], [1.5, 4.0]], [[0.5, 0.0], [1.5, 0.0]]])
+    assert torch.equal(own.moved(text, torch.tensor(10.0)), wanted)
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_images_that_contradict_the_sentences_turn_the_trust(right: bool):
+    """Six images that lie on the sentence of their class, or on that of the other one."""
+    own = Corrections(2, 2, 0.0, 0.0, trust_spread=1.0)
+    text, optimiser = torch.eye(2), torch.optim.SGD(own.trained, lr=0.5)
+    images = text[LABELS if right else 1 - LABELS]
+    for _ in range(200):
+        optimiser.zero_grad()
+        logits = 4 * images @ unit(own.moved(text, torch.tensor(4.0))).T
+        (F.cross_entropy(logits, LABELS) + own.penalty(6)).backward()
+        optimiser.step()
+    assert own.trust.item() > 1 if right else own.trust.item() < 0
+
+
 def test_a_spread_of_zero_leaves_a_correction_out():
-    assert [name for name, _ in Corrections(2, 3, 0.0, 1.0).named_parameters()] == ["offset"]
-    assert [name for name, _ in Corrections(2, 3, 1.0, 0.0).named_parameters()] == ["residual"]
-    none = Corrections(2, 3, 0.0, 0.0)
+    assert [name for name, _ in Corrections(2, 3, 0.0, 1.0, 0.0).named_parameters()] == ["offset"]
+    assert [name for name, _ in Corrections(2, 3, 1.0, 0.0, 0.0).named_parameters()] == ["residual"]
+    assert [name for name, _ in Corrections(2, 3, 0.0, 0.0, 1.0).named_parameters()] == ["trust"]
+    none = Corrections(2, 3, 0.0, 0.0, 0.0)
     assert none.trained == []
     text, logits = torch.randn(2, 3), torch.randn(4, 2)
     assert torch.equal(none.moved(text, torch.tensor(10.0)), text)
@@ -80,16 +107,18 @@ def test_class_features_by_an_independent_formula(bank):
     with torch.no_grad():
         own.prompt_learner.ctx.add_(0.1 * torch.randn(own.prompt_learner.ctx.shape))
         own.corrections.residual.normal_()
+        own.corrections.trust.fill_(0.4)
         now, got = own.soft_features(), own.text_features()
         for k in range(2):
+            changes = [now[k, c] / now[k, c].norm() - begin[k, c] / begin[k, c].norm() for c in range(2)]
+            told = [own.clinical[k, c] + 0.7 * changes[c] for c in range(2)]
             for c in range(2):
-                change = now[k, c] / now[k, c].norm() - begin[k, c] / begin[k, c].norm()
-                z = own.clinical[k, c] + 0.7 * change + own.corrections.residual[c] / own.scale
+                z = 0.4 * told[c] + 0.6 * (told[0] + told[1]) / 2 + own.corrections.residual[c] / own.scale
                 torch.testing.assert_close(got[k, c], z / z.norm(), atol=1e-5, rtol=1e-4)
 
 
 def test_everything_off_is_the_plain_method(bank, features: ImageFeatures):  # noqa: F811
-    own = model(bank, SENTENCES="share", FROM_SENTENCE=False, RESIDUAL_SPREAD=0.0, OFFSET_SPREAD=0.0)
+    own = model(bank, SENTENCES="share", FROM_SENTENCE=False, **dict.fromkeys(SPREADS, 0.0))
     soft = own.soft_features()
     text = unit(0.5 * unit(soft) + 0.5 * torch.stack([clinical_features(own.backbone, one) for one in shares(bank, 2)]))
     similarity = alignment.global_similarity(features.pooled, text)
@@ -122,7 +151,7 @@ def test_few_images_move_the_class_features_less_than_many(bank, features: Image
 
 def test_an_offset_mends_a_lean_to_one_class():
     """Each of many images looks like the first class by 3 logits more than it should; half of them are of the other."""
-    own = Corrections(2, 4, residual_spread=0.0, offset_spread=2.0)
+    own = Corrections(2, 4, residual_spread=0.0, offset_spread=2.0, trust_spread=0.0)
     leaning = torch.tensor([[3.0, 0.0]]).expand(6, 2)
     optimiser = torch.optim.SGD(own.trained, lr=2.0)
     for images, wanted in ((100_000, 3.0), (2, 2.385)):  # two images: x / 16 = sigmoid(3 - x) - 1 / 2
@@ -136,7 +165,7 @@ def test_an_offset_mends_a_lean_to_one_class():
 def test_the_checkpoint_keeps_where_the_prompts_started(bank):
     own = model(bank)
     state = own.trained_state()
-    assert set(state) == {"ctx", "corrections.residual", "corrections.offset", "start"}
+    assert set(state) == {"ctx", *(f"corrections.{name}" for name in ("residual", "offset", "trust")), "start"}
     torch.manual_seed(7)
     other = AlignedModel(tiny_backbone(), NAMES, bank, settings(**NEW, CTX_INIT=""))  # a random start of its own
     assert not torch.allclose(other.start, own.start)
