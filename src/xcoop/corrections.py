@@ -2,12 +2,12 @@
 
 Clinical sentences are a good first guess at a classifier, and a fixed one: a backbone that hears some of their words
 differently, that leans to one class, or that never saw such images, stays wrong however many images are shown. So what
-the sentences say apart is multiplied by a trust k, and each class gets a residual r_c of its feature and an offset b_c
-of its logit. With k = 1 and the others 0 nothing is changed. All have normal priors; the spreads of residual and offset
+the sentences say apart is multiplied by a trust q, and each class gets a residual r_c of its feature and an offset b_c
+of its logit. With q = 1 and the others 0 nothing is changed. All have normal priors; the spreads of residual and offset
 are stated in logits so that they mean the same for every backbone:
 
-    z_c = u( h + k (h_c - h) + r_c / s ),    logit_c = ... + b_c,    h the mean of the h_c
-    L = (1/N) ( (k - 1)^2 / (2 S_k^2) + sum_c |r_c|^2 / (2 S_r^2) + |b|^2 / (2 S_b^2) )
+    z_c = u( h + q (h_c - h) + r_c / s ),    logit_c = ... + b_c,    h the mean of the h_c
+    L = (1/N) ( (q - 1)^2 / (2 S_q^2) + sum_c |r_c|^2 / (2 S_r^2) + |b|^2 / (2 S_b^2) )
 
 Beside the mean cross entropy of N training images this makes the most probable correction given the images: one image a
 class hardly moves it, many do. A residual of the class feature is the idea of TaskRes (Yu et al., CVPR 2023, arXiv
@@ -25,7 +25,7 @@ START = {"residual": 0.0, "offset": 0.0, "trust": 1.0}  # where the priors have 
 
 
 class Corrections(nn.Module):
-    """Residuals r (C, D) and offsets b (C,), both in logits, and a trust k, a scalar; one of spread 0 is left out.
+    """Residuals r (C, D) and offsets b (C,), both in logits, and a trust q, a scalar; one of spread 0 is left out.
 
     Args:
         classes: C.
@@ -33,7 +33,7 @@ class Corrections(nn.Module):
         residual_spread: S_r, the standard deviation of the prior in any direction, in logits of a feature that points
             there.
         offset_spread: S_b, the standard deviation of the prior, in logits.
-        trust_spread: S_k, that of the trust.
+        trust_spread: S_q, that of the trust.
     """
 
     residual: nn.Parameter | None
