@@ -22,7 +22,7 @@ from xcoop.concepts.features import SENTENCES, prompt_sentences, single_features
 from xcoop.concepts.knowledge import KNOWLEDGE, question, words_around_class
 from xcoop.concepts.shares import shares
 from xcoop.corrections import Corrections
-from xcoop.model import PromptModel, accuracy
+from xcoop.model import Compared, PromptModel, accuracy
 from xcoop.names import unknown
 from xcoop.plugins import register_trainer
 from xcoop.prompts import PromptLearner, context_from_words, start_context
@@ -94,6 +94,17 @@ class AlignedModel(PromptModel):
         self.kept = ("start",) if settings.FROM_SENTENCE else ()  # another bank or seed would start elsewhere
         if settings.TUNE_NORMS:
             self.tune_norms()
+
+    @property
+    def class_vector(self) -> Compared:
+        """A prompt; and how far the images back what the sentences say apart."""
+        trust = self.corrections.trust
+        if trust is None:
+            return super().class_vector
+        about = (
+            f"Of what the bank's sentences say apart, the training images back {trust:.2f} (1: as told, 0: nothing)."
+        )
+        return Compared("prompt", learned=True, about=about)
 
     def sentences(self, bank: ConceptBank) -> Tensor:
         """Features of the clinical sentences that a bank makes for the K prompts, (K, C, D), unit."""

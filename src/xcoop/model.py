@@ -29,7 +29,7 @@ class Compared(NamedTuple):
     Attributes:
         noun: names the vector, in the singular.
         learned: whether training changes it.
-        about: a plain sentence on it, for methods without learned prompts.
+        about: a plain sentence on it; "" if there is nothing to say.
     """
 
     noun: str
@@ -51,12 +51,16 @@ class PromptModel(nn.Module):
     fitted: tuple[str, ...] = ()  # names of tensors that `prepare` or `conclude` set
     per_image: tuple[str, ...] = ()  # those of them with one row a training image, which is none before `prepare`
     kept: tuple[str, ...] = ()  # buffers that a checkpoint holds beside what was trained
-    class_vector: Compared = Compared("prompt", learned=True)  # what `text_features` are
 
     def __init__(self, backbone: Backbone, classnames: Sequence[str]) -> None:
         super().__init__()
         self.backbone = backbone
         self.classnames = list(classnames)
+
+    @property
+    def class_vector(self) -> Compared:
+        """What `text_features` are."""
+        return Compared("prompt", learned=True)
 
     def text_features(self) -> Tensor:
         """The features of the prompts, not normalised: (C, D), or (K, C, D)."""

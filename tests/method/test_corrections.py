@@ -208,3 +208,11 @@ def test_sentences_count_as_held_wherever_class_features_rest_on_them(bank):
     assert holds_concepts(model(bank, CLINICAL_WEIGHT=0.0))
     assert not holds_concepts(model(bank, CLINICAL_WEIGHT=0.0, FROM_SENTENCE=False))
     assert holds_concepts(model(bank, CLINICAL_WEIGHT=0.5, FROM_SENTENCE=False))
+
+
+def test_an_explanation_says_how_far_images_back_the_sentences(bank):
+    own = model(bank)
+    with torch.no_grad():
+        own.corrections.trust.fill_(0.427)
+    assert "the training images back 0.43 (1: as told, 0: nothing)" in own.class_vector.about
+    assert model(bank, TRUST_SPREAD=0.0).class_vector.about == ""
