@@ -102,7 +102,7 @@ class AlignedModel(PromptModel):
         if trust is None:
             return super().class_vector
         about = (
-            f"Of what the bank's sentences say apart, the training images back {trust:.2f} (1: as told, 0: nothing)."
+            f"Of what the bank's sentences say apart, the training images back {trust.item():.2f} (1: as told, 0: nothing)."
         )
         return Compared("prompt", learned=True, about=about)
 
