@@ -101,9 +101,8 @@ class AlignedModel(PromptModel):
         trust = self.corrections.trust
         if trust is None:
             return super().class_vector
-        about = (
-            f"Of what the bank's sentences say apart, the training images back {trust.item():.2f} (1: as told, 0: nothing)."
-        )
+        back = f"the training images back {trust.item():.2f} (1: as told, 0: nothing)"
+        about = f"Of what the bank's sentences say apart, {back}."
         return Compared("prompt", learned=True, about=about)
 
     def sentences(self, bank: ConceptBank) -> Tensor:
