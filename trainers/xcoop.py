@@ -48,7 +48,7 @@ DEFAULTS = CfgNode(
         "FROM_SENTENCE": True,  # prompts count by what they changed since the start: z starts at the sentence
         "RESIDUAL_SPREAD": 2.0,  # prior spread, in logits, of what images may correct in a class feature; 0 is off
         "OFFSET_SPREAD": 3.0,  # that of a class's offset, in logits; 0 is off
-        "TRUST_SPREAD": 1.0,  # that of the trust in what the sentences say apart, around 1; 0 is off
+        "TRUST_SPREAD": 0.7,  # that of the trust in what the sentences say apart, around 1; 0 is off
         "CORRECTION_LR_MULT": 100.0,  # learning rate of these three, as a multiple of OPTIM.LR
         "LOCAL_WEIGHT": 0.1,  # of the pooled local similarity, beside 1 for the global one
         "LOCAL_POOL": "softmax",  # mean, topk, softmax
