@@ -57,7 +57,7 @@ def _row(metric: Trust) -> list[str]:
     unit = f" {text(metric['unit'])}" if metric["unit"] else ""
     sign = "\N{UPWARDS ARROW}" if metric["direction"] == "higher" else "\N{DOWNWARDS ARROW}"
     controls = "<br>".join(
-        f'<span class="whole">{text(one["name"])}: {_value(one["value"], one["low"], one["high"])}</span>'
+        f'{text(one["name"])}: <span class="whole">{_value(one["value"], one["low"], one["high"])}</span>'
         for one in metric["controls"]
     )
     return [
