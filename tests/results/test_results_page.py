@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 import re
-import shutil
 import statistics
-import subprocess
 from pathlib import Path
 from unittest.mock import Mock
 
 import pytest
+from browser import needs_browser, on_a_phone
 from html_page import Page
 from many_runs import write_cell
 
@@ -26,11 +25,6 @@ pytest.importorskip("matplotlib")
 
 HOSTILE = "<script>alert(1)</script>\"onload='x' & http://evil.example $x^2$"
 MEASURES = (measure("accuracy"), measure("ece"))
-BROWSER = next(filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "google-chrome"))), None)
-MEASURE = (
-    "<script>root = document.documentElement;"
-    "document.title = `${innerWidth} over ${root.scrollWidth - root.clientWidth}`</script></body>"
-)
 
 
 @pytest.fixture(scope="module")
@@ -161,12 +155,6 @@ def test_matplotlib_settings_of_others_stay(root: Path) -> None:
         assert matplotlib.rcParams["font.size"] == 33.0
 
 
-@pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
+@needs_browser
 def test_a_phone_shows_the_whole_width(tmp_path: Path, html: str) -> None:
-    policy = html[html.index("<meta http-equiv") : html.index('<meta name="viewport"')]
-    file = tmp_path / "page.html"
-    file.write_text(html.replace(policy, "").replace("</body>", MEASURE), encoding="utf-8")
-    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--window-size=500,800", "--dump-dom"]
-    command = [str(BROWSER), *flags, f"--user-data-dir={tmp_path / 'profile'}", file.as_uri()]
-    dom = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
-    assert re.search(r"<title>\d+ over 0</title>", dom)
+    assert on_a_phone(html, tmp_path) == "360 over 0"

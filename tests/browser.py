@@ -1,0 +1,33 @@
+"""Pages in a real browser, where a Chromium is installed."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from html import escape
+from pathlib import Path
+
+import pytest
+
+BROWSER = next(filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "google-chrome"))), None)
+needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
+# A phone is a frame of its width, since a browser's own window has a least width (Debian's Chromium: 500 px).
+PHONE = """<!DOCTYPE html><body><iframe style="width: 360px; height: 800px; border: 0" srcdoc="{page}"
+onload="page = contentDocument.documentElement;
+document.title = `${{contentWindow.innerWidth}} over ${{page.scrollWidth - page.clientWidth}}`"></iframe></body>"""
+
+
+def dump(html: str, folder: Path) -> tuple[str, str]:
+    """The page's DOM, and what the browser said."""
+    page = folder / "page.html"
+    page.write_text(html, encoding="utf-8")
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr"]
+    command = [str(BROWSER), *flags, f"--user-data-dir={folder / 'profile'}", "--dump-dom", page.as_uri()]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    return done.stdout, done.stderr
+
+
+def on_a_phone(html: str, folder: Path) -> str:
+    """How wide the window is, and by how much the page is wider, in px: `360 over 0`."""
+    dom, _ = dump(PHONE.format(page=escape(html)), folder)
+    return dom[dom.index("<title>") + len("<title>") : dom.index("</title>")]
