@@ -1,13 +1,36 @@
-"""Unknown names answered with the nearest known one."""
+"""What messages say of a value: unknown names answered with the nearest known one, and long values cut."""
 
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
+
+SHOWN = 100  # characters of a value in a message; who reads it has the file
+_LIMITS = reprlib.Repr()
+_LIMITS.maxstring = _LIMITS.maxother = _LIMITS.maxlong = SHOWN
+_LIMITS.maxlevel = 4
+
+
+def cut(text: str, most: int = SHOWN) -> str:
+    """A text, or as many characters of it as a message should have."""
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+def shown(value: object) -> str:
+    """A value as a message shows it, however long, deep or self-referring it is: `repr`, cut."""
+    if isinstance(value, str):  # `reprlib` would leave out the middle of a text
+        return repr(cut(value))
+    try:
+        return cut(_LIMITS.repr(value))
+    except ValueError:  # an integer of thousands of digits
+        return f"a {type(value).__name__} of thousands of digits"
 
 
 def closest(word: str, options: Iterable[str]) -> str | None:
     """The option nearest to `word` (case does not count), or None if nothing is near."""
+    if len(word) > SHOWN:  # comparing takes time in its square
+        return None
     by_lower = {option.lower(): option for option in options}
     near = difflib.get_close_matches(word.lower(), by_lower, n=1, cutoff=0.5)
     return by_lower[near[0]] if near else None
@@ -18,4 +41,4 @@ def unknown(kind: str, word: str, options: Iterable[str]) -> str:
     known = sorted(options)
     near = closest(word, known)
     hint = f" Did you mean {near!r}?" if near else ""
-    return f"Unknown {kind} {word!r}.{hint} Known: {', '.join(known) or 'none'}."
+    return f"Unknown {kind} {shown(word)}.{hint} Known: {', '.join(known) or 'none'}."

@@ -269,6 +269,12 @@ def test_weights_that_are_no_numbers_are_named(tiny_state, bad, says):
         build_clip(tiny_state | {"ln_final.bias": bad}, "some.pt")
 
 
+def test_a_file_cannot_ask_for_a_mask_of_gigabytes(tiny_state):
+    width = tiny_state["positional_embedding"].shape[1]
+    with pytest.raises(ValueError, match=r"some\.pt: texts of 100000 tokens"):
+        build_clip(tiny_state | {"positional_embedding": torch.zeros(100_000, width)}, "some.pt")
+
+
 def without(state, name):
     return {key: value for key, value in state.items() if key != name}
 

@@ -80,6 +80,15 @@ def test_faults_are_named(state, tmp_path):
     save_file({ROWS: torch.zeros(1, 64), IDS: torch.tensor([50000])}, path, metadata=META)
     with pytest.raises(ValueError, match="50000"):
         load_state_dict(path)
+    for meta, message in (
+        ({"seed": "3", "vocab": "1" + "0" * 9}, "1000000000 x 64 token embeddings"),  # 256 GB of 400 bytes
+        ({"seed": "3", "vocab": "9" * 5000}, "'vocab' and 'seed'"),
+        ({"seed": "-1", "vocab": "64"}, "'vocab' and 'seed'"),
+    ):
+        save_file({ROWS: torch.zeros(1, 64), IDS: torch.tensor([0])}, path, metadata=meta)
+        with pytest.raises(ValueError, match=message) as caught:
+            load_state_dict(path)
+        assert len(str(caught.value)) < 400
     with pytest.raises(ValueError, match="'vocab' and 'seed'"):
         save_state_dict(state, path, {"seed": "one", "vocab": "49408"})
     with pytest.raises(ValueError, match="logit_scale"):

@@ -13,6 +13,8 @@ from xcoop.backbones.clip_import import import_clip
 COUNTS = "num_batches_tracked"  # the one integer among the weights
 NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # OpenAI's archives carry these along
 
+MOST_POSITIONS = 4096  # CLIP has 77; the mask is square
+
 
 def build_clip(state: dict[str, Tensor], source: str) -> Any:
     """An unmodified `clip.model.CLIP` in fp32 that holds a copy of these weights.
@@ -40,7 +42,7 @@ def build_clip(state: dict[str, Tensor], source: str) -> Any:
         raise ValueError(
             f"{source} is no CLIP in OpenAI's layout: {_short(error)} (its weights are named {some}, ...)"
         ) from error
-    _restore_masks(model)
+    _restore_masks(model, source)
     return model.eval()
 
 
@@ -60,8 +62,14 @@ def _own(tensor: Tensor, name: str, source: str) -> Tensor:
     return tensor.detach().to(torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True)
 
 
-def _restore_masks(model: Any) -> None:
-    """The causal masks are plain attributes, no weights: they are still on the meta device."""
+def _restore_masks(model: Any, source: str) -> None:
+    """The causal masks are plain attributes, no weights: they are still on the meta device.
+
+    Raises:
+        ValueError: a file with so many positions would ask for a mask of gigabytes.
+    """
+    if model.context_length > MOST_POSITIONS:
+        raise ValueError(f"{source}: texts of {model.context_length} tokens; at most {MOST_POSITIONS}")
     mask = model.build_attention_mask()
     for block in model.transformer.resblocks:
         block.attn_mask = mask

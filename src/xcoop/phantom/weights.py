@@ -7,6 +7,7 @@ file holds those rows; the rest are drawn again from a stored seed, as they were
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,10 +17,13 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from xcoop.files import atomic_path
+from xcoop.names import shown
 
 ROWS, IDS, FULL = "token_embedding.rows", "token_embedding.ids", "token_embedding.weight"
 # CLIP draws its token embeddings from N(0, 0.02).
 _TOKEN_STD = 0.02
+# The largest table of OpenAI's models has 49,408 x 1,280 numbers. A file states its size in a few characters.
+_MOST_NUMBERS = 1 << 26
 
 
 def pretrained_path() -> Path:
@@ -76,6 +80,10 @@ def load_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         raise ValueError(f"{path}: {ROWS} (N, W) and {IDS} (N,) are needed; was it written by save_state_dict?")
     if len(ids) and not 0 <= int(ids.min()) <= int(ids.max()) < vocab:
         raise ValueError(f"{path}: {IDS} go from {int(ids.min())} to {int(ids.max())}; the vocabulary has {vocab}")
+    if vocab * rows.shape[1] > _MOST_NUMBERS:
+        raise ValueError(
+            f"{path}: a table of {vocab} x {rows.shape[1]} token embeddings; at most {_MOST_NUMBERS:,} numbers"
+        )
     full = untrained_rows(vocab, rows.shape[1], seed)
     full[ids.long()] = rows.float()
     return {name: tensor.float() for name, tensor in tensors.items()} | {FULL: full}
@@ -95,10 +103,11 @@ def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, st
 
 
 def _numbers(metadata: Mapping[str, str], path: str | os.PathLike[str]) -> tuple[int, int]:
-    try:
-        return int(metadata["vocab"]), int(metadata["seed"])
-    except (KeyError, ValueError) as error:
-        raise ValueError(f"{path}: the metadata need whole numbers 'vocab' and 'seed', got {dict(metadata)}") from error
+    found = [metadata.get(key, "") for key in ("vocab", "seed")]
+    if not all(re.fullmatch(r"\d{1,18}", text) for text in found):
+        raise ValueError(f"{path}: the metadata need whole numbers 'vocab' and 'seed', got {shown(found)}")
+    vocab, seed = map(int, found)
+    return vocab, seed
 
 
 def _half(name: str, tensor: Tensor) -> Tensor:
