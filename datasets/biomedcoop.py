@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -11,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from xcoop.data.family import FamilyDataset
 from xcoop.data.items import SPLITS, DatasetError, Item, Splits
+from xcoop.names import shown
 from xcoop.plugins import register_dataset
+from xcoop.reading import MOST_JSON, parse_json, read_bytes
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -49,9 +50,9 @@ def read_splits(source: Path) -> Splits:
         DatasetError: the file is no JSON, lacks a split, or has a row of another form.
     """
     try:
-        tree = json.loads(source.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # what is no UTF-8 is a ValueError, too
-        raise DatasetError(f"{source} is damaged: it is not valid JSON ({error}); fetch it again") from error
+        tree = parse_json(read_bytes(source, MOST_JSON), "it")
+    except ValueError as error:
+        raise DatasetError(f"{source} is damaged: {error}; fetch it again") from error
     found = list(tree) if isinstance(tree, dict) else type(tree).__name__
     if not isinstance(tree, dict) or not set(SPLITS) <= set(tree):
         raise DatasetError(f"{source} must hold the keys {', '.join(SPLITS)}; it has {found}")
@@ -61,13 +62,13 @@ def read_splits(source: Path) -> Splits:
 
 def _items(source: Path, split: str, rows: Any) -> list[Item]:
     if not isinstance(rows, list) or not rows:
-        raise DatasetError(f"{source}: {split} must be a list of rows, not {_shown(rows)}")
+        raise DatasetError(f"{source}: {split} must be a list of rows, not {shown(rows)}")
     return [_item(f"{source}: {split}[{index}]", row) for index, row in enumerate(rows)]
 
 
 def _item(where: str, row: Any) -> Item:
     if not isinstance(row, list) or [type(value) for value in row] != [str, int, str]:
-        raise DatasetError(f"{where} must be [path, whole number, class name], not {_shown(row)}")
+        raise DatasetError(f"{where} must be [path, whole number, class name], not {shown(row)}")
     path, label, classname = row
     if not is_inner(path):
         raise DatasetError(f"{where}: {path!r} leads out of the folder of the images, or is no relative path with '/'")
@@ -96,13 +97,8 @@ def require_files(source: Path, folder: Path, items: Iterable[Item]) -> None:
     """One DatasetError with the number of the listed images that are absent, and the first few of them."""
     paths = [item.path for item in items]
     if absent := [path for path in paths if not (folder / path).is_file()]:
-        shown = "\n".join(f"  {path}" for path in absent[:MAX_NAMED])
+        few = "\n".join(f"  {path}" for path in absent[:MAX_NAMED])
         more = f"\n  ... and {len(absent) - MAX_NAMED} more" if len(absent) > MAX_NAMED else ""
         raise DatasetError(
-            f"{len(absent)} of the {len(paths)} images that {source} lists are not in {folder}:\n{shown}{more}"
+            f"{len(absent)} of the {len(paths)} images that {source} lists are not in {folder}:\n{few}{more}"
         )
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from xcoop.files import atomic_write_text, read_json
+from xcoop.files import atomic_write_text
 from xcoop.progress import progress
+from xcoop.reading import read_json
 from xcoop.web import WebError, ask, check_address
 
 logger = logging.getLogger(__name__)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 MOST_INFLATED = 4  # times its own size that an archive of weights may unpack to; torch.save does not compress
 
@@ -89,19 +87,6 @@ def cache_dir() -> Path:
     if own := os.environ.get("XCOOP_CACHE"):
         return Path(own).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "xcoop"
-
-
-def read_json(path: str | os.PathLike[str]) -> Any:
-    """The content of a JSON file.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is no JSON; the message names the file and the place.
-    """
-    try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); delete it to have it made anew") from error
 
 
 def _flush_to_disk(path: Path) -> None:

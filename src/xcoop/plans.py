@@ -15,7 +15,7 @@ from typing import Any
 
 from xcoop.commands.base import UserError
 from xcoop.commands.settings import as_pairs, config_file, config_names, method_folder
-from xcoop.names import unknown
+from xcoop.names import shown, unknown
 from xcoop.results.identity import settings
 
 DEFAULT_TRAINER = "XCoOp"
@@ -189,7 +189,7 @@ def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
 def shot_number(text: str) -> int:
     """Training images a class; UserError for anything but a whole number above 0."""
     if not text.isdecimal() or int(text) < 1:
-        raise UserError(f"<shots> must be a whole number above 0 (such as 1, 2, 4, 8 or 16), not {text!r}")
+        raise UserError(f"<shots> must be a whole number above 0 (such as 1, 2, 4, 8 or 16), not {shown(text)}")
     return int(text)
 
 

@@ -24,10 +24,10 @@ from xcoop.backbones import Backbone, ImageFeatures
 from xcoop.checks import check_input, load_dataset_bank, state_bank, with_workers_that_exist
 from xcoop.concepts import ConceptBank
 from xcoop.features import FeatureLoader, FeatureStore
-from xcoop.files import read_json
 from xcoop.fitting import Fitting
 from xcoop.model import PromptModel
 from xcoop.precision import PRECISIONS, Precision
+from xcoop.reading import read_json
 from xcoop.templates import DEFAULT
 from xcoop.tracking import Tracked, check_tracking
 

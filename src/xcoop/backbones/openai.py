@@ -15,6 +15,7 @@ from xcoop.backbones.clip_import import import_clip
 from xcoop.backbones.download import fetch_openai
 from xcoop.backbones.registry import TextLimits, register_backbone
 from xcoop.backbones.weights import read_state_dict
+from xcoop.names import shown
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -90,7 +91,7 @@ class ClipBackbone(Backbone):
         texts = [texts] if isinstance(texts, str) else list(texts)
         for text in texts:
             if (count := self.count_tokens(text)) > self.context_length:
-                raise ValueError(f"{count} tokens, but {self.name} takes {self.context_length}: {text!r}")
+                raise ValueError(f"{count} tokens, but {self.name} takes {self.context_length}: {shown(text)}")
         return import_clip().tokenize(texts, context_length=self.context_length).long()
 
     def count_tokens(self, text: str) -> int:

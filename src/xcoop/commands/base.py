@@ -11,8 +11,9 @@ import traceback
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
-from xcoop.names import closest
+from xcoop.names import closest, cut, shown
 
+LONGEST_MESSAGE = 10_000  # characters: all known names, or a dataset's layout, but never a whole file
 USER_ERROR = 2  # as argparse's own
 FAILED = 1
 BUSY = 75  # EX_TEMPFAIL of sysexits.h: another process is at it
@@ -56,7 +57,7 @@ class Parser(argparse.ArgumentParser):
         if chosen := INVALID_CHOICE.search(message):
             near = closest(chosen[1], re.findall(r"[\w-]+", chosen[2]))
             hint = f"; did you mean {near}?" if near else ""
-        super().error(message + hint)
+        super().error(cut(message, LONGEST_MESSAGE) + hint)
 
 
 def say(*lines: str) -> None:
@@ -92,7 +93,7 @@ def guarded(command: Callable[[], int]) -> int:
             return _broken_pipe()
         if debugging():
             traceback.print_exc()
-        complain(describe(error))
+        complain(cut(describe(error), LONGEST_MESSAGE))
         return error.code if isinstance(error, UserError) else USER_ERROR
     except KeyboardInterrupt:
         complain("interrupted")
@@ -109,9 +110,9 @@ def numbers(text: str, name: str) -> list[int]:
     try:
         found = [int(word) for word in text.replace(",", " ").split()]
     except ValueError:
-        raise UserError(f"{name} must be integers such as '1 2 3', not {text!r}") from None
+        raise UserError(f"{name} must be integers such as '1 2 3', not {shown(text)}") from None
     if not found or len(set(found)) < len(found) or min(found) < 0:
-        raise UserError(f"{name} must be different integers >= 0, such as '1 2 3', not {text!r}")
+        raise UserError(f"{name} must be different integers >= 0, such as '1 2 3', not {shown(text)}")
     return found
 
 

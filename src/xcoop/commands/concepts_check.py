@@ -8,12 +8,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 
-import yaml
-
 from xcoop.commands.base import FAILED, UserError, say
 from xcoop.concepts.bank import bank_names
 from xcoop.concepts.lint import SEVERITIES, Finding, Limit, Use, check
 from xcoop.plugins import plugin_path
+from xcoop.reading import read_yaml
 
 ERROR = SEVERITIES[0]
 
@@ -70,7 +69,7 @@ def _uses_of(name: str, bank: str) -> list[Use]:
 
     from xcoop.plugins import dataset_names
 
-    stated = yaml.safe_load(plugin_path("configs", "datasets", f"{name}.yaml").read_text(encoding="utf-8"))["DATASET"]
+    stated = read_yaml(plugin_path("configs", "datasets", f"{name}.yaml"))["DATASET"]
     if stated.get("CLASSES"):
         return [Use(name, "all", tuple(map(str, stated["CLASSES"])))] if name == bank else []
     reader = DATASET_REGISTRY.get(stated["NAME"]) if stated["NAME"] in dataset_names() else None

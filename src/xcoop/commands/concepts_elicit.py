@@ -15,7 +15,7 @@ from xcoop.concepts.elicit_client import Client, Secret, read_address, read_key
 from xcoop.concepts.elicit_prompt import Query, picture_of
 from xcoop.concepts.elicit_store import Store, answers_path, open_store, read_store
 from xcoop.concepts.elicit_votes import Dropped, Elected
-from xcoop.names import unknown
+from xcoop.names import shown, unknown
 
 TEMPLATE = "a photo of a {class}, {concepts}."
 KEY = "OPENAI_API_KEY"
@@ -116,7 +116,7 @@ def _query(arguments: argparse.Namespace, host: str) -> Query:
     cfg, dataset = _dataset(arguments)
     template = arguments.template or _template(cfg, dataset, Path(arguments.words[0]).stem)
     if template.count("{class}") != 1 or template.count("{concepts}") != 1:
-        raise UserError(f"--template {template!r} must hold {{class}} and {{concepts}} once each")
+        raise UserError(f"--template {shown(template)} must hold {{class}} and {{concepts}} once each")
     return Query(
         dataset=str(cfg.DATASET.NAME),
         classes=_classes(arguments, cfg, dataset),

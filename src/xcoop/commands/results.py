@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from xcoop.commands.base import FAILED, UserError, complain, names_like, numbers, say
+from xcoop.names import shown
 from xcoop.plans import environment_defaults
 
 FOLDER = "results"
@@ -75,7 +76,9 @@ def _check(arguments: argparse.Namespace, out: Path) -> None:
     have = [path.name for path in out.glob("*") if path.is_dir()]
     for name in arguments.datasets:
         if name not in have:
-            raise UserError(f"nothing was run on {name!r}: there is no folder {out / name}.{names_like(name, have)}")
+            raise UserError(
+                f"nothing was run on {shown(name)}: there is no folder {out / name}.{names_like(name, have)}"
+            )
 
 
 def _reference(name: str, known: set[str]) -> str:

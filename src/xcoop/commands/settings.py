@@ -7,11 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from xcoop.commands.base import UserError, names_like
-from xcoop.names import unknown
+from xcoop.names import shown, unknown
 from xcoop.plugins import plugin_path
+from xcoop.reading import read_yaml
 from xcoop.results.identity import flatten
 
 if TYPE_CHECKING:
@@ -68,9 +67,9 @@ def merge_file(cfg: CfgNode, path: Path) -> None:
         UserError: it is no YAML, or has an unknown key or a value of a wrong type; the message names all of it.
     """
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {error}") from error
+        tree = read_yaml(path) or {}
+    except ValueError as error:
+        raise UserError(str(error)) from error
     if not isinstance(tree, dict):
         raise UserError(f"{path} must hold keys and values, not a {type(tree).__name__}")
     for key, value in flatten(tree).items():
@@ -97,9 +96,13 @@ def as_pairs(words: Sequence[str]) -> list[tuple[str, str]]:
         if word.startswith("--"):
             raise UserError(f"{word} stands among the KEY VALUE pairs; flags go before them")
         if "=" in word and word.partition("=")[0].isupper():
-            raise UserError(f"write {word.replace('=', ' ', 1)!r} (a blank between key and value) instead of {word!r}")
+            raise UserError(
+                f"write {word.replace('=', ' ', 1)!r} (a blank between key and value) instead of {shown(word)}"
+            )
     if len(words) % 2:
-        raise UserError(f"KEY VALUE pairs expected, but {words[-1]!r} stands alone at the end of: {' '.join(words)}")
+        raise UserError(
+            f"KEY VALUE pairs expected, but {shown(words[-1])} stands alone at the end of: {' '.join(words)}"
+        )
     return list(zip(words[::2], words[1::2], strict=True))
 
 
@@ -148,9 +151,9 @@ def _fitting(old: Any, new: Any, key: str, where: str) -> Any:
         return new.lower() == "true"
     if isinstance(old, str) and type(new) in (int, float):
         return str(new)  # a name made of digits
-    raise UserError(f"{where}{key} takes {_kind(old)}, not {new!r}")
+    raise UserError(f"{where}{key} takes {_kind(old)}, not {shown(new)}")
 
 
 def _kind(value: Any) -> str:
     words = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
-    return f"{words.get(type(value), 'a list such as (1, 2)')} (its default is {value!r})"
+    return f"{words.get(type(value), 'a list such as (1, 2)')} (its default is {shown(value)})"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xcoop.commands.base import FAILED, UserError, say
+from xcoop.names import shown
 
 if TYPE_CHECKING:
     from xcoop.sweep.jobs import Job
@@ -110,7 +111,7 @@ def _gpus(text: str | None) -> int:
     if text is None:
         return 1
     if not text.isdecimal():
-        raise UserError(f"--gpus: with --slurm, how many a task gets (0 for none), not {text!r}")
+        raise UserError(f"--gpus: with --slurm, how many a task gets (0 for none), not {shown(text)}")
     return int(text)
 
 

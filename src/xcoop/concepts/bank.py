@@ -28,12 +28,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from xcoop import names
 from xcoop.concepts.elicited import Elicited
 from xcoop.concepts.schema import BankError, check_keys, items, mapping, text, whole
+from xcoop.names import shown
 from xcoop.plugins import plugin_path
+from xcoop.reading import MOST_YAML, parse_yaml, read_bytes
 
 KEYS = ("name", "version", "dataset", "template", "reviewed_by", "sources", "classes")
 CONCEPT_KEYS = ("concept", "source")
@@ -92,7 +92,7 @@ class ConceptBank:
         return [concept.text for concept in self.classes[classname]]
 
     def _mismatch(self, missing: Sequence[str], classnames: Sequence[str]) -> str:
-        near = [f"{name!r} (nearest: {names.closest(name, self.classes)!r})" for name in missing]
+        near = [f"{shown(name)} (nearest: {names.closest(name, self.classes)!r})" for name in missing]
         return (
             f"{self.path}: the bank has no concepts for {', '.join(near)}.\n"
             f"  classes of the dataset: {', '.join(classnames)}\n  classes of the bank:    {', '.join(self.classes)}"
@@ -112,8 +112,12 @@ def load_bank(name_or_path: str | Path) -> ConceptBank:
         BankError: the file breaks the schema.
     """
     path = _find(name_or_path)
-    data = path.read_bytes()
-    return _parse(path, _read_yaml(path, data), hashlib.sha256(data).hexdigest())
+    try:
+        data = read_bytes(path, MOST_YAML)
+        content = parse_yaml(data, str(path))
+    except ValueError as error:
+        raise BankError(str(error)) from error
+    return _parse(path, content, hashlib.sha256(data).hexdigest())
 
 
 def bank_names() -> list[str]:
@@ -130,36 +134,6 @@ def _find(name_or_path: str | Path) -> Path:
     if str(name_or_path) not in bank_names():
         raise FileNotFoundError(names.unknown("concept bank", str(name_or_path), bank_names()))
     return plugin_path("concept_banks", f"{name_or_path}.yaml")
-
-
-def _read_yaml(path: Path, data: bytes) -> Any:
-    """The content of the file as plain data; a key that stands twice is an error (YAML would drop the first)."""
-    try:
-        content = data.decode("utf-8-sig")
-        if tree := yaml.compose(content, Loader=yaml.SafeLoader):
-            _refuse_duplicate_keys(path, tree)
-        return yaml.safe_load(content)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise BankError(f"{path}: not valid YAML ({error})") from error
-
-
-def _refuse_duplicate_keys(path: Path, tree: yaml.Node) -> None:
-    stack, visited = [tree], set()
-    while stack:
-        node = stack.pop()
-        if id(node) in visited:  # an alias may lead here again
-            continue
-        visited.add(id(node))
-        if isinstance(node, yaml.MappingNode):
-            keys: set[str] = set()
-            for key, value in node.value:
-                if key.value in keys:
-                    raise BankError(f"{path}, line {key.start_mark.line + 1}: the key {key.value!r} stands twice")
-                if isinstance(key, yaml.ScalarNode):
-                    keys.add(key.value)
-                stack += [key, value]
-        elif isinstance(node, yaml.SequenceNode):
-            stack += node.value
 
 
 def _parse(path: Path, data: Any, sha256: str) -> ConceptBank:
@@ -181,26 +155,27 @@ def _parse(path: Path, data: Any, sha256: str) -> ConceptBank:
 
 def _classes(path: Path, data: Any, sources: Mapping[str, str]) -> dict[str, tuple[Concept, ...]]:
     classes: dict[str, tuple[Concept, ...]] = {}
+    spelt: dict[str, str] = {}
     for name, entries in mapping(path, "classes", data).items():
         text(path, "a class name", name)
-        if same := [other for other in classes if same_name(other) == same_name(name)]:
-            raise BankError(f"{path}: the classes {same[0]!r} and {name!r} are the same (case, '_', '-' do not count)")
+        if (other := spelt.setdefault(same_name(name), name)) != name:
+            raise BankError(f"{path}: the classes {other!r} and {name!r} are the same (case, '_', '-' do not count)")
         classes[name] = _concepts(path, name, entries, sources)
     return classes
 
 
 def _concepts(path: Path, classname: str, entries: Any, sources: Mapping[str, str]) -> tuple[Concept, ...]:
-    where = f"class {classname!r}"
+    where = f"class {shown(classname)}"
     concepts: dict[str, Concept] = {}
     for entry in items(path, where, entries):
-        check_keys(path, f"{where}, concept {entry!r}", entry, CONCEPT_KEYS, ("votes",))
+        check_keys(path, f"{where}, concept {shown(entry)}", entry, CONCEPT_KEYS, ("votes",))
         words = text(path, f"{where}, concept", entry["concept"])
-        source = text(path, f"{where}, source of {words!r}", entry["source"])
-        votes = whole(path, f"{where}, votes of {words!r}", entry["votes"]) if "votes" in entry else None
+        source = text(path, f"{where}, source of {shown(words)}", entry["source"])
+        votes = whole(path, f"{where}, votes of {shown(words)}", entry["votes"]) if "votes" in entry else None
         if source not in sources:
-            raise BankError(f"{path}: {where}, concept {words!r}: {names.unknown('source', source, sources)}")
+            raise BankError(f"{path}: {where}, concept {shown(words)}: {names.unknown('source', source, sources)}")
         if same_name(words) in concepts:
-            raise BankError(f"{path}: {where} holds the concept {words!r} twice")
+            raise BankError(f"{path}: {where} holds the concept {shown(words)} twice")
         concepts[same_name(words)] = Concept(words, source, votes)
     if not concepts:
         raise BankError(f"{path}: {where} has no concepts")
@@ -218,5 +193,7 @@ def _template(path: Path, value: Any) -> str:
     template = text(path, "template", value)
     fields = re.findall(r"\{[^{}]*\}", template)
     if sorted(fields) != ["{class}", "{concepts}"] or template.count("{") != 2 or template.count("}") != 2:
-        raise BankError(f"{path}: template {template!r} must hold {{class}} and {{concepts}} once each, nothing else")
+        raise BankError(
+            f"{path}: template {shown(template)} must hold {{class}} and {{concepts}} once each, nothing else"
+        )
     return template

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from xcoop.concepts.bank import same_name
+from xcoop.reading import parse_json
 
 LONGEST_FINDING = 80  # characters
 THOUGHTS = re.compile(r"<think(ing)?>.*?</think(ing)?>", re.DOTALL)
@@ -76,8 +76,8 @@ def _json(text: str) -> tuple[Any, list[str]]:
     if start < 0 and not text.startswith("["):
         raise AnswerError("no JSON")
     try:
-        return json.loads(text[start:end] if 0 <= start < end else text), remarks
-    except (ValueError, RecursionError):
+        return parse_json(text[start:end] if 0 <= start < end else text, "the answer"), remarks
+    except ValueError:
         raise AnswerError("truncated or malformed JSON") from None
 
 

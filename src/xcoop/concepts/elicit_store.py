@@ -17,6 +17,7 @@ from typing import Any
 
 from xcoop.concepts.elicit_prompt import Query
 from xcoop.locks import take, unguarded
+from xcoop.reading import MOST_JSON, parse_json, read_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -137,7 +138,7 @@ def _append(handle: int, content: dict[str, Any]) -> None:
 
 def _whole_lines(path: Path) -> tuple[list[bytes], int]:
     """The lines that have an end, and the bytes that they take."""
-    whole = path.read_bytes()
+    whole = read_bytes(path, MOST_JSON)
     whole = whole[: whole.rfind(b"\n") + 1]
     return whole.splitlines(), len(whole)
 
@@ -156,8 +157,8 @@ def _answer(path: Path, number: int, line: bytes) -> Stored:
 
 def _content(path: Path, number: int, line: bytes, keys: frozenset[str]) -> dict[str, Any]:
     try:
-        content = json.loads(line)
-    except (ValueError, RecursionError):
+        content = parse_json(line, str(path))
+    except ValueError:
         content = None
     if not isinstance(content, dict) or content.keys() != keys or not isinstance(content["classes"], list):
         raise AnswersError(f"{path}, line {number}: not a line of a file of answers")

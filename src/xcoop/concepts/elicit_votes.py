@@ -9,10 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from xcoop.concepts.circular import names_class
 from xcoop.concepts.words import Phrase, nonvisual, normal
+from xcoop.reading import read_yaml
 
 Meaning = tuple[str, frozenset[str]]
 """The head of a finding, and the words that qualify it."""
@@ -138,7 +137,7 @@ class _Vocabulary:
 
 @cache
 def _vocabulary() -> _Vocabulary:
-    content: Any = yaml.safe_load(Path(__file__).with_name("elicit_words.yaml").read_text(encoding="utf-8"))
+    content: Any = read_yaml(Path(__file__).with_name("elicit_words.yaml"))
     same = [(normal(words), "-".join(normal(line[0]))) for line in content["same"] for words in line]
     fillers = [normal(words) for words in content["fillers"]]
     return _Vocabulary(

@@ -9,8 +9,8 @@ from typing import Any
 
 from xcoop.concepts.bank import ConceptBank, same_name
 from xcoop.concepts.sentences import fill
-from xcoop.files import read_json
-from xcoop.names import closest
+from xcoop.names import closest, shown
+from xcoop.reading import read_json
 
 CONCEPTS = 3  # in a sentence
 # Beside the bank's own template, which knows what kind of image it is.
@@ -43,12 +43,12 @@ def bank_ensemble(bank: ConceptBank, count: int, fits: Callable[[str], bool]) ->
 
 
 def _sentences(bank: ConceptBank, name: str, fits: Callable[[str], bool]) -> list[str]:
-    shown = name.replace("_", " ")
+    spoken = name.replace("_", " ")
     for size in range(min(CONCEPTS, len(bank.texts(name))), 0, -1):
         pairs = product((bank.template, *PHRASES), groups(bank.texts(name), size))
-        if fitting := [text for phrase, concepts in pairs if fits(text := fill(phrase, shown, concepts))]:
+        if fitting := [text for phrase, concepts in pairs if fits(text := fill(phrase, spoken, concepts))]:
             return fitting
-    raise ValueError(f"{bank.path}: class {name!r}: no sentence fits the text context of this backbone")
+    raise ValueError(f"{bank.path}: class {shown(name)}: no sentence fits the text context of this backbone")
 
 
 def groups(concepts: Sequence[str], size: int) -> list[list[str]]:
@@ -85,7 +85,7 @@ def read_ensemble(path: Path, classnames: Sequence[str], count: int) -> list[lis
         raise ValueError(f"{path}: an object with a list of sentences a class is needed, not {type(content).__name__}")
     known = {same_name(name): _listed(path, name, sentences) for name, sentences in content.items()}
     if missing := [name for name in classnames if same_name(name) not in known]:
-        near = ", ".join(f"{name!r} (nearest: {closest(name, content)!r})" for name in missing)
+        near = ", ".join(f"{shown(name)} (nearest: {closest(name, content)!r})" for name in missing)
         raise ValueError(f"{path} has no sentences for {near}; its classes: {', '.join(content)}")
     return [list(islice(cycle(known[same_name(name)]), count)) for name in classnames]
 
@@ -93,5 +93,5 @@ def read_ensemble(path: Path, classnames: Sequence[str], count: int) -> list[lis
 def _listed(path: Path, name: str, sentences: Any) -> list[str]:
     good = isinstance(sentences, list) and all(isinstance(text, str) and text.strip() for text in sentences)
     if not good or not sentences:
-        raise ValueError(f"{path}: class {name!r}: a list of sentences is needed, not {sentences!r:.80}")
+        raise ValueError(f"{path}: class {shown(name)}: a list of sentences is needed, not {shown(sentences)}")
     return list(sentences)

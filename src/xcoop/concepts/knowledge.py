@@ -10,13 +10,12 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import cache
-from importlib import resources
 from itertools import product
-
-import yaml
+from pathlib import Path
 
 from xcoop.concepts.bank import Concept, ConceptBank
 from xcoop.names import unknown
+from xcoop.reading import read_yaml
 
 KNOWLEDGE = ("bank", "shuffled", "random", "none")
 UNRELATED = "unrelated"  # the source of unrelated concepts
@@ -96,9 +95,7 @@ def unrelated_to(bank: ConceptBank) -> list[str]:
 
 @cache
 def _lists() -> Mapping[str, list[str]]:
-    lists: Mapping[str, list[str]] = yaml.safe_load(
-        resources.files("xcoop.concepts").joinpath("unrelated.yaml").read_text(encoding="utf-8")
-    )
+    lists: Mapping[str, list[str]] = read_yaml(Path(__file__).with_name("unrelated.yaml"))
     return lists
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from xcoop.concepts.bank import ConceptBank
+from xcoop.names import shown
 
 
 def clinical_sentences(bank: ConceptBank, classname: str, fits: Callable[[str], bool]) -> list[str]:
@@ -28,9 +29,10 @@ def clinical_sentences(bank: ConceptBank, classname: str, fits: Callable[[str], 
         if all(fits(sentence) for sentence in sentences):
             return sentences
     too_long = next((text for text in concepts if not fits(fill(bank.template, classname, [text]))), None)
-    what = f"the concept {too_long!r} alone" if too_long else "its name"
+    what = f"the concept {shown(too_long)} alone" if too_long else "its name"
     raise ValueError(
-        f"{bank.path}: class {classname!r}: {what} is longer than the text context of this backbone; word it shorter"
+        f"{bank.path}: class {shown(classname)}: {what} is longer than the text context of this backbone; "
+        "word it shorter"
     )
 
 

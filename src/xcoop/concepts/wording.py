@@ -20,11 +20,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import yaml
-
 from xcoop.concepts.words import plain_words
 from xcoop.names import unknown
 from xcoop.plugins import plugin_path
+from xcoop.reading import read_yaml
 
 PRESENT, ABSENT = "present", "absent"
 YES = {"present", "yes", "true", "1", "1.0", "positive"}
@@ -89,7 +88,7 @@ def load_wording(*names: str) -> Wording:
     for name in names:
         path = plugin_path("configs", "datasets", "concepts", f"{name}.yaml")
         if name and path.is_file():
-            return parse_wording(yaml.safe_load(path.read_text(encoding="utf-8")))
+            return parse_wording(read_yaml(path))
     return Wording()
 
 

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
+from xcoop.reading import read_yaml
 
 WORD = re.compile(r"[a-z0-9]+")
 PATTERN = re.compile(r"[a-z0-9*]+")
@@ -162,7 +162,7 @@ class Vocabulary:
 @cache
 def vocabulary() -> Vocabulary:
     """The words of `words.yaml`."""
-    content = yaml.safe_load(Path(__file__).with_name("words.yaml").read_text(encoding="utf-8"))
+    content = read_yaml(Path(__file__).with_name("words.yaml"))
     return Vocabulary(content.pop("spellings"), content.pop("plurals"), content)
 
 

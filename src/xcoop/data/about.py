@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from xcoop.data.facts import Reader
 from xcoop.data.items import WHOLE, Splits, per_class
 from xcoop.plugins import plugin_path
+from xcoop.reading import read_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -82,11 +81,7 @@ def about(name: str) -> About:
 
 def read_about(path: Path) -> About:
     """The facts in a file; see `about`."""
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not valid YAML: {error}") from error
-    top = Reader(tree, str(path), About, filled=("name",))
+    top = Reader(read_yaml(path), str(path), About, filled=("name",))
     texts = ("title", "homepage", "licence", "citation", "layout", "phantom", "request", "caution")
     return About(
         **{key: top.text(key) for key in texts},

@@ -8,7 +8,7 @@ from dataclasses import MISSING, fields
 from typing import Any
 
 from xcoop.data.items import SPLITS, WHOLE
-from xcoop.names import unknown
+from xcoop.names import shown, unknown
 
 MAX_SIZE = 1 << 50  # bytes
 
@@ -28,7 +28,7 @@ class Reader:
 
     def __init__(self, tree: Any, where: str, kind: type, filled: Iterable[str] = ()) -> None:
         if not isinstance(tree, dict):
-            raise ValueError(f"{where} must hold keys and values, not {_shown(tree)}")
+            raise ValueError(f"{where} must hold keys and values, not {shown(tree)}")
         self._tree, self._where = tree, where
         known = {field.name: field for field in fields(kind) if field.name not in filled}
         for key in tree:
@@ -115,9 +115,4 @@ class Reader:
         return value
 
     def _wrong(self, key: str, expected: str, value: Any) -> ValueError:
-        return ValueError(f"{self._where}: {key} must be {expected}, not {_shown(value)}")
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+        return ValueError(f"{self._where}: {key} must be {expected}, not {shown(value)}")

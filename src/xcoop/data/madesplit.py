@@ -13,6 +13,7 @@ from xcoop.data.folders import writable
 from xcoop.data.items import SPLITS, DatasetError, Item, Splits
 from xcoop.data.splits import three_way
 from xcoop.files import atomic_write_text, cache_dir
+from xcoop.reading import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -92,10 +93,10 @@ def _reused(path: Path, items: Sequence[Item], recipe: Recipe) -> Splits:
 
 def _read(path: Path) -> dict[str, list[str]]:
     try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
+        tree = read_json(path)
         images = [image for split in SPLITS for image in tree[split]]
         whole = all(isinstance(image, str) for image in images) and len(set(images)) == len(images)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise DatasetError(f"{path} is damaged ({error}): restore it, or delete it for a new split") from error
     if not whole:
         raise DatasetError(f"{path} is damaged (an image stands twice, or is no path): restore or delete it")

@@ -19,7 +19,8 @@ from tqdm import tqdm
 
 from xcoop.data.images import reason_unreadable
 from xcoop.data.items import DatasetError
-from xcoop.files import atomic_write_text, cache_dir, read_json
+from xcoop.files import atomic_write_text, cache_dir
+from xcoop.reading import read_json
 from xcoop.sharing import fact
 
 logger = logging.getLogger(__name__)

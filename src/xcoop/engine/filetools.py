@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xcoop import files
+from xcoop import files, reading
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -29,8 +29,8 @@ def check_isfile(fpath: str) -> bool:
 
 
 def read_json(fpath: str) -> Any:
-    """The content of a JSON file; see `xcoop.files.read_json`."""
-    return files.read_json(fpath)
+    """The content of a JSON file; see `xcoop.reading`."""
+    return reading.read_json(fpath)
 
 
 def write_json(obj: Any, fpath: str) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from xcoop.files import atomic_path, atomic_write_text, read_json
+from xcoop.files import atomic_path, atomic_write_text
 from xcoop.names import unknown
 from xcoop.phantom.chest import draw_chest
 from xcoop.phantom.chest_tables import CHEST_TABLE
@@ -20,6 +20,7 @@ from xcoop.phantom.dermoscopy import draw_dermoscopy
 from xcoop.phantom.folders import draw_cases
 from xcoop.phantom.tables import ABSENT, DERM_TABLE, ConceptTable
 from xcoop.phantom.terms import concepts, terms
+from xcoop.reading import read_json
 
 # Share of each diagnostic group among the pictures that have one.
 _GROUP_SHARES: dict[str, dict[str, float]] = {

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
+from xcoop.reading import read_yaml
 
 # Where things lie, how fast and how talkative: none of these changes what a run computes.
 MACHINE = (
@@ -78,9 +78,9 @@ def read_config(path: Path) -> dict[str, Any]:
         ValueError: the file is no such config; the message names it.
     """
     try:
-        saved = yaml.safe_load(path.read_text(encoding="utf-8"))
+        saved = read_yaml(path)
         config_hash(saved)
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"{path} is not the saved config of a run ({error})") from error
     return dict(saved)
 

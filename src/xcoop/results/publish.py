@@ -8,7 +8,8 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from xcoop.files import atomic_write_bytes, atomic_write_text, read_json, sha256_file
+from xcoop.files import atomic_write_bytes, atomic_write_text, sha256_file
+from xcoop.reading import read_json
 from xcoop.results.cells_csv import lines_csv
 from xcoop.results.page import page
 from xcoop.results.report import Report

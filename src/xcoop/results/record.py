@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from xcoop.evaluation.metrics import Floats, Ints, checked, classification_metrics, confusion
-from xcoop.files import atomic_write_text, read_json, sha256_file
+from xcoop.files import atomic_write_text, sha256_file
+from xcoop.reading import read_json
 from xcoop.results.identity import config_hash
 from xcoop.results.provenance import git_revision, hardware, peak_memory_mb, versions
 from xcoop.sharing import fact

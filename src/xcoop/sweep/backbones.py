@@ -6,11 +6,10 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
-import yaml
-
 from xcoop.commands.base import UserError
 from xcoop.commands.settings import config_file, config_names, method_folder
 from xcoop.names import unknown
+from xcoop.reading import read_yaml
 
 Choice = tuple[str, tuple[str, ...]]  # a configuration ("" is the default one), and KEY VALUE pairs
 
@@ -59,7 +58,7 @@ def _by_backbone(trainer: str) -> dict[str, str]:
     """Backbone name -> the short name of the (first) configuration that has it."""
     found: dict[str, str] = {}
     for cfg in config_names(*method_folder(trainer)):
-        tree: Any = yaml.safe_load(config_file(cfg, *method_folder(trainer)).read_text(encoding="utf-8")) or {}
+        tree: Any = read_yaml(config_file(cfg, *method_folder(trainer))) or {}
         name = tree.get("MODEL", {}).get("BACKBONE", {}).get("NAME")
         if name:
             found.setdefault(str(name), cfg)

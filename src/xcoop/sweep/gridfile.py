@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from xcoop.commands.base import UserError, numbers
 from xcoop.names import unknown
 from xcoop.plans import KEY, shot_number
+from xcoop.reading import read_yaml
 from xcoop.sweep.grid import Grid
 from xcoop.sweep.variants import read_variants, require_apart
 
@@ -26,11 +25,11 @@ def read_grid_file(path: Path) -> dict[str, Any]:
             message names it.
     """
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = read_yaml(path)
     except OSError as error:
         raise UserError(f"--grid {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"--grid {path} is not valid YAML: {error}") from error
+    except ValueError as error:
+        raise UserError(f"--grid {error}") from error
     if not isinstance(tree, dict):
         raise UserError(f"--grid {path} must hold axes such as `datasets: [phantom]`, not a {type(tree).__name__}")
     for name in map(str, tree):

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xcoop.files import atomic_write_text, read_json
+from xcoop.files import atomic_write_text
+from xcoop.reading import read_json
 from xcoop.results.record import read_run
 
 SCHEMA = 1

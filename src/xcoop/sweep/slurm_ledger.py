@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from xcoop.commands.base import BusyError
-from xcoop.files import atomic_write_text, read_json
+from xcoop.files import atomic_write_text
+from xcoop.reading import read_json
 from xcoop.results.record import now
 from xcoop.sweep.jobs import Job, Outcome
 from xcoop.workplace import locked

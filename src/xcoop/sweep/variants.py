@@ -9,7 +9,7 @@ from typing import Any
 from xcoop.commands.base import UserError
 from xcoop.commands.settings import merge_pairs
 from xcoop.config import get_cfg
-from xcoop.names import unknown
+from xcoop.names import shown, unknown
 from xcoop.plans import KEY
 from xcoop.plugins import trainer_names
 from xcoop.results.identity import concerns, flatten
@@ -29,7 +29,7 @@ def read_variants(value: Any, where: str) -> tuple[Variant, ...]:
         UserError: no list of mappings, or a key or value that a run cannot have; the message names it.
     """
     if not isinstance(value, list) or not value:
-        raise UserError(f"{where}: {SHAPE}, not {value!r}")
+        raise UserError(f"{where}: {SHAPE}, not {shown(value)}")
     found = tuple(_variant(one, f"{where}: variant {number}") for number, one in enumerate(value, 1))
     for number, one in enumerate(found):
         if one in found[:number]:
@@ -70,13 +70,13 @@ def spelled(variant: Variant) -> str:
 
 def _variant(value: Any, where: str) -> Variant:
     if not isinstance(value, dict):
-        raise UserError(f"{where}: {SHAPE}; this one is {value!r}")
+        raise UserError(f"{where}: {SHAPE}; this one is {shown(value)}")
     for key, setting in value.items():
         if not KEY.fullmatch(str(key)):
             near = unknown("key", str(key), flatten(_defaults())).partition(" Known:")[0]
             raise UserError(f"{where}: {near} Config keys are written as A.B: value.")
         if setting is None or isinstance(setting, dict):
-            raise UserError(f"{where}: {key} takes one value, not {setting!r}")
+            raise UserError(f"{where}: {key} takes one value, not {shown(setting)}")
     pairs = tuple(sorted((str(key), str(setting)) for key, setting in value.items()))
     try:
         merge_pairs(_defaults().clone(), [word for pair in pairs for word in pair])

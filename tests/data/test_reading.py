@@ -1,0 +1,177 @@
+"""What is read from files is bounded: nothing that stands for gigabytes, never ends or refers to itself is followed."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from xcoop.commands.settings import merge_file
+from xcoop.concepts import load_bank
+from xcoop.concepts.elicit_store import read_store
+from xcoop.concepts.ensembles import read_ensemble
+from xcoop.config import get_cfg
+from xcoop.data.about import read_about
+from xcoop.data.tables import read_csv
+from xcoop.datasets.biomedcoop import read_splits
+from xcoop.names import SHOWN, shown
+from xcoop.reading import MOST_YAML, parse_json, parse_yaml, read_bytes
+from xcoop.results.identity import read_config
+from xcoop.results.record import read_run
+from xcoop.sweep.gridfile import read_grid_file
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
+LETTERS = "abcdefgh"
+CFG = get_cfg()
+
+
+def laughs(row: str) -> bytes:
+    """Nine copies of nine copies of ...: 9^8 values in some hundred bytes."""
+    pairs = pairwise(LETTERS)
+    return ("a: &a {k: 1}\n" + "".join(f"{b}: &{b} {row % ','.join([f'*{a}'] * 9)}\n" for a, b in pairs)).encode()
+
+
+YAML = {
+    "aliases": (laughs("[%s]"), "more than 50,000 values"),
+    "merge keys": (laughs("{<<: [%s]}"), "more than 50,000 values"),
+    "a list in itself": (b"classes: &a [*a]", "refers to what it stands in"),
+    "a mapping in itself": (b"classes: &a {x: *a}", "refers to what it stands in"),
+    "deep": (b"[" * 60 + b"]" * 60, "more than 50 lists"),
+    "deeper than Python": (b"- " * 5000, "nested too deeply"),
+    "a long number": (b"classes: " + b"9" * 5000, "4300 digits"),
+    "a large number": (b"classes: " + b"9" * 30, "too large a number"),
+    "no date": (b"classes: 2024-13-45", "month must be in"),
+    "no number": (b'classes: !!int ""', "not valid YAML"),
+    "no switch": (b"classes: !!bool perhaps", "not valid YAML"),
+    "an object": (b"!!python/object/apply:os.system [ls]", "could not determine a constructor"),
+    "a long tag": (b"!<" + b"t" * 80_000 + b"> x", "could not determine a constructor"),
+    "a key twice": (b"classes: 1\nname: 2\nclasses: 3\n", "line 3: the key 'classes' stands twice"),
+    "binary": (b"\x89PNG\r\n\x1a\n\x00\x00", "not valid YAML"),
+    "a pointer": (POINTER, r"pointer of Git LFS.*git lfs pull"),
+    "too large": (b"#" * (MOST_YAML + 1), "larger than 1,048,576 bytes"),
+}
+JSON = {
+    "deep": (b"[" * 60 + b"]" * 60, "more than 50 lists"),
+    "deeper than Python": (b"[" * 100_000, "nested too deeply"),
+    "a long number": (b"9" * 5000, "4300 digits"),
+    "a large number": (b'{"seed": 1' + b"0" * 400 + b"}", "too large a number"),
+    "binary": (b"\x89PNG\r\n\x1a\n\x00\x00", "not valid JSON"),
+    "a pointer": (POINTER, r"pointer of Git LFS.*git lfs pull"),
+}
+YAML_READERS: dict[str, Callable[[Path], Any]] = {
+    "bank": load_bank,
+    "config": lambda path: merge_file(CFG.clone(), path),
+    "grid": read_grid_file,
+    "facts": read_about,
+    "saved config": read_config,
+}
+JSON_READERS: dict[str, Callable[[Path], Any]] = {
+    "sentences": lambda path: read_ensemble(path, ["a"], 1),
+    "splits": read_splits,
+    "record": lambda path: read_run(path.parent),
+}
+
+
+@pytest.mark.parametrize("attack", YAML)
+@pytest.mark.parametrize("reader", YAML_READERS)
+def test_yaml(tmp_path: Path, reader: str, attack: str) -> None:
+    content, message = YAML[attack]
+    refused(tmp_path / "some.yaml", content, YAML_READERS[reader], message)
+
+
+@pytest.mark.parametrize("attack", JSON)
+@pytest.mark.parametrize("reader", JSON_READERS)
+def test_json(tmp_path: Path, reader: str, attack: str) -> None:
+    content, message = JSON[attack]
+    refused(tmp_path / "results.json", content, JSON_READERS[reader], message)
+
+
+def refused(path: Path, content: bytes, read: Callable[[Path], Any], message: str) -> None:
+    path.write_bytes(content)
+    start = time.process_time()
+    with pytest.raises(Exception, match=f"(?s){message}") as caught:
+        read(path)
+    assert str(path) in str(caught.value)
+    assert len(str(caught.value)) < 1000
+    assert time.process_time() - start < 10
+
+
+def test_what_is_within_the_limits_is_read() -> None:
+    assert parse_yaml(b"\xef\xbb\xbfa: &a [1, 2]\nb: {<<: {x: 1}, x: 2, y: *a}\n", "f") == {
+        "a": [1, 2],
+        "b": {"x": 2, "y": [1, 2]},
+    }
+    assert parse_yaml(b"", "f") is None
+    assert parse_json(b'{"a": [1, -9223372036854775808, 1e3, null]}', "f") == {"a": [1, -(2**63), 1000.0, None]}
+
+
+def test_a_pipe_or_a_device_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.yaml")
+    for path in (tmp_path / "pipe.yaml", Path("/dev/zero")):
+        with pytest.raises(ValueError, match=f"{path} is no regular file"):
+            read_bytes(path, 100)
+
+
+def test_a_file_of_gigabytes_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "bank.yaml"
+    with path.open("wb") as file:
+        file.truncate(1 << 36)  # a hole: it takes no room on the disk
+    with pytest.raises(ValueError, match=r"bank\.yaml is larger than"):
+        load_bank(path)
+
+
+def test_a_table_that_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    for content, message in (
+        (POINTER, "pointer of Git LFS"),
+        (b"\x89PNG\r\n\x1a\n\xff", "no CSV text"),
+        (b"image,label\na.png," + b"x" * 200_000, "no CSV text"),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=rf"table\.csv.*{message}"):
+            read_csv(path, ["image"])
+
+
+def test_a_store_of_answers(tmp_path: Path) -> None:
+    for content in (b"[" * 100_000 + b"\n", b"9" * 5000 + b"\n", json.dumps({"a": 10**400}).encode() + b"\n"):
+        (tmp_path / "a.jsonl").write_bytes(content)
+        with pytest.raises(ValueError, match=r"a\.jsonl, line 1: not a line of a file of answers"):
+            read_store(tmp_path / "a.jsonl")
+
+
+def test_messages_show_the_beginning_of_a_value() -> None:
+    own: list[Any] = []
+    own.append(own)
+    for value in ("x" * 10**6, ["x" * 10**6] * 3, 10**4999, {"a": {"b": {"c": {"d": {"e": 1}}}}}, own, [[]] * 10**6):
+        assert len(shown(value)) <= SHOWN + 5
+    assert shown("it's") == '"it\'s"'
+    assert shown([1, "a", None]) == "[1, 'a', None]"
+
+
+@pytest.mark.parametrize(
+    "bank",
+    [
+        "classes: {a: [{concept: %s, source: s}]}" % ("x" * 80_000),
+        "classes: {a: [{concept: floppy, source: %s}]}" % ("x" * 80_000),
+        "classes: {%s: []}" % ("x" * 80),
+        "template: %s" % ("x" * 80_000),
+        "version: [%s]" % ("x, " * 30_000),
+    ],
+)
+def test_a_long_value_in_a_bank_is_not_repeated_whole(tmp_path: Path, bank: str) -> None:
+    rows = {
+        "name": "x", "version": '"1"', "dataset": "X", "template": '"{class}, {concepts}"', "reviewed_by": "[]",
+        "sources": "{book: a}", "classes": "{a: [{concept: b, source: book}]}",
+    }  # fmt: skip
+    key, _, value = bank.partition(": ")
+    path = tmp_path / "bank.yaml"
+    path.write_text("".join(f"{name}: {row}\n" for name, row in {**rows, key: value}.items()))
+    with pytest.raises(ValueError, match=r"bank\.yaml") as caught:
+        load_bank(path)
+    assert len(str(caught.value)) < 1000
