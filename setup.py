@@ -71,6 +71,7 @@ setup(
         "scipy>=1.11",
         "tensorboard>=2.14",
         "safetensors>=0.4",
+        "filelock>=3.30",
     ],
     extras_require=EXTRAS | {"all": sorted({need for needs in EXTRAS.values() for need in needs})},
     entry_points={"console_scripts": ["xcoop = xcoop.cli:main"]},

@@ -81,8 +81,11 @@ def fingerprint(source: Path) -> str:
     return hashlib.sha256(repr(rows).encode()).hexdigest()[:16]
 
 
-def export(source: Path, out: Path, classes: int) -> None:
+def export(source: Path, out: Path, classes: int) -> int:
     """Writes each image as `<split>/<index>_<label>.png`; of the images, one at a time is in memory.
+
+    Returns:
+        How many files were written.
 
     Raises:
         DatasetError: the file is damaged, or an array is missing or of another shape, type or range; or a label is
@@ -97,6 +100,7 @@ def export(source: Path, out: Path, classes: int) -> None:
             bar = tqdm(images, total=len(labels[split]), desc=f"exporting {split}", disable=None, leave=False)
             for index, (image, label) in enumerate(zip(bar, labels[split], strict=True)):
                 Image.fromarray(image).save(out / split / f"{index:06d}_{label}.png")
+        return sum(map(len, labels.values()))
 
 
 @contextmanager

@@ -22,6 +22,7 @@ import os
 import sys
 
 needed = "torch torchvision numpy PIL yacs clip gdown tabulate yaml tqdm sklearn scipy tensorboard safetensors".split()
+needed += ["filelock"]
 needed += "pytest ruff mypy openai".split() if sys.argv[2] == "test" else []
 spec = util.find_spec("xcoop")
 here = os.path.join(sys.argv[1], "src", "xcoop", "__init__.py")

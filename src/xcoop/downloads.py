@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import logging
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from xcoop.files import atomic_write_text
+from xcoop.locks import POLL, is_at, take, unlinked
 from xcoop.progress import progress
 from xcoop.reading import read_json
 from xcoop.web import WebError, ask, check_address
@@ -72,9 +72,9 @@ def download(job: Job) -> str:
     check_address(job.url)
     job.target.parent.mkdir(parents=True, exist_ok=True)
     while True:
-        with job.part.open("ab") as file:
+        with open(job.part, "ab", opener=unlinked) as file:
             _wait_for_others(file, job)
-            if _is_at(file, job.part):
+            if is_at(file.fileno(), job.part):
                 return _complete(job, file)
         if job.target.is_file():  # another process has just made it
             return check(job.target, job)
@@ -210,21 +210,12 @@ def _require_space(job: Job, needed: int) -> None:
 
 
 def _wait_for_others(file: BinaryIO, job: Job) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        logger.info("another process downloads %s; waiting for it", job.target)
-        fcntl.flock(file, fcntl.LOCK_EX)
-    except OSError as error:  # a file system without locks
-        logger.debug("no lock on %s (%s)", job.part, error)
-
-
-def _is_at(file: BinaryIO, path: Path) -> bool:
-    """Whether an open file still has its name: another process may have moved it into place, or removed it."""
-    try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
-    except FileNotFoundError:
-        return False
+    said = False
+    while take(file.fileno(), job.part) is False:
+        if not said:
+            logger.info("another process downloads %s; waiting for it", job.target)
+        said = True
+        time.sleep(POLL)
 
 
 def _text(job: Job, message: str) -> str:

@@ -1,15 +1,24 @@
-"""Files that are whole or absent: writing, hashing, and where derived files go."""
+"""Files and folders that are whole or absent: writing, hashing, and where derived files go.
+
+What is being written has a temporary name, `.<name>.<8 characters>.tmp`, and whoever writes it holds the lock
+`.<name>.lock` beside it. What is found under such a name while nobody holds the lock was left by a process that died.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
+import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from xcoop.locks import held
+
+TEMPORARY = re.compile(r"\.(.+)\.[a-z0-9_]{8}\.tmp", re.DOTALL)
 MOST_INFLATED = 4  # times its own size that an archive of weights may unpack to; torch.save does not compress
 
 
@@ -30,20 +39,88 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        _flush_to_disk(temporary)
-        temporary.chmod(0o666 & ~_umask())
-        os.replace(temporary, path)
-    except OSError as error:
-        if error.filename is not None or error.errno is None:
-            raise
-        raise OSError(error.errno, error.strerror, str(path)) from error  # "no space left": where?
-    finally:
-        temporary.unlink(missing_ok=True)
+    sweep(path.parent)
+    with held(_lock_of(path)):
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            _flush_to_disk(temporary)
+            temporary.chmod(0o666 & ~_umask())
+            os.replace(temporary, path)
+        except OSError as error:
+            if error.filename is not None or error.errno is None:
+                raise
+            raise OSError(error.errno, error.strerror, str(path)) from error  # "no space left": where?
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def staging(final: Path) -> Iterator[Path]:
+    """A new folder to be filled, of one process at a time; gone at the end, with what is still in it.
+
+    It is never made a second time: whoever finds it gone must fail.
+
+    Args:
+        final: what is to be made of it. It is not touched, but another process may have made it meanwhile.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    sweep(final.parent)
+    with held(_lock_of(final)):
+        folder = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}.", suffix=".tmp"))
+        try:
+            folder.chmod(0o777 & ~_umask())  # mkdtemp makes it private
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def make_folder(final: Path, write: Callable[[Path], int]) -> None:
+    """Makes a folder that is whole or absent.
+
+    Args:
+        final: it must be absent or empty; its parents are made.
+        write: fills the folder that it is given (another name for `final`); returns how many files it wrote.
+
+    Raises:
+        FileExistsError: `final` holds something.
+        OSError: it cannot be written, or what was written is not all there.
+    """
+    with staging(final) as folder:
+        _refuse_existing(final)
+        require_whole(folder, write(folder))
+        _refuse_existing(final)
+        if final.exists():
+            final.rmdir()
+        os.rename(folder, final)
+
+
+def require_whole(folder: Path, files: int) -> None:
+    """Writes a folder's content to the disk; OSError if there are not as many files in it as were written."""
+    found = sum(len(names) for _, _, names in os.walk(folder))
+    if found != files:
+        raise OSError(
+            f"{folder}: {files:,} files were written, and {found:,} are there: something has removed some while it was "
+            "filled; nothing is kept of it"
+        )
+    if hasattr(os, "sync"):
+        os.sync()
+
+
+def sweep(folder: Path) -> None:
+    """Removes what processes that died while writing have left in a folder; what somebody holds stays."""
+    with os.scandir(folder) as entries:
+        left = [(Path(entry.path), match[1]) for entry in entries if (match := TEMPORARY.fullmatch(entry.name))]
+    for path, name in left:
+        with suppress(OSError), held(folder / f".{name}.lock", wait=False) as taken:
+            if not taken:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
 def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
@@ -87,6 +164,15 @@ def cache_dir() -> Path:
     if own := os.environ.get("XCOOP_CACHE"):
         return Path(own).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "xcoop"
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")
+
+
+def _refuse_existing(path: Path) -> None:
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise FileExistsError(f"{path} exists already; remove it, or name another folder")
 
 
 def _flush_to_disk(path: Path) -> None:

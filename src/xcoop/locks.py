@@ -1,38 +1,109 @@
-"""The operating system's own locks (`flock`), which end with the process that holds them; and disks without any."""
+"""The operating system's own locks, through `filelock`; they end with the process that holds them. Disks without any.
+
+`filelock` locks an open file by its handle on every system. What it leaves to us: that a link is not followed to what
+is locked (`unlinked`), that a lock file may be removed (`held`), and what is said of a disk without locks.
+"""
 
 from __future__ import annotations
 
 import errno
-import fcntl
+import logging
 import os
 import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-# What `flock` answers where a file system has no locks; anything else is trouble.
+with warnings.catch_warnings():  # that there are no locks here is said where it matters, by `unguarded`
+    warnings.simplefilter("ignore")
+    from filelock import lock_descriptor
+
+logger = logging.getLogger(__name__)
+
+# What the system answers where a file system has no locks; anything else is trouble.
 WITHOUT = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
+POLL = 0.05  # seconds between two looks at a lock that somebody else holds
 
 
-def take(handle: int, path: Path) -> bool:
-    """Locks an open file for as long as it stays open; False if another process has it.
-
-    Where there are no locks, the answer is True: better unguarded than not at all. Whoever starts something says so,
-    by `unguarded`.
+def take(handle: int, path: Path) -> bool | None:
+    """Locks an open file for as long as it stays open.
 
     Args:
         handle: of the file, open for writing.
         path: its name, for the message.
 
+    Returns:
+        True; False if another process has it; None where there are no locks. (Better unguarded than not at all:
+        whoever starts something says so, by `unguarded`.)
+
     Raises:
         OSError: it can be neither locked nor said to be locked; the message names it.
     """
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
+        return lock_descriptor(handle, blocking=False)
     except OSError as error:
         if error.errno not in WITHOUT:
             raise OSError(error.errno, f"cannot be locked ({error.strerror})", str(path)) from error
-    return True
+    return None
+
+
+def unlinked(path: str, flags: int) -> int:
+    """An opener for `open` that does not follow a link: what it leads to is not ours to write.
+
+    Raises:
+        OSError: there is a link; the message names it.
+    """
+    try:
+        if os.path.islink(path):
+            raise OSError(errno.ELOOP, "")
+        return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        raise OSError(errno.ELOOP, "is a link, and links are not followed for writing: remove it", path) from None
+
+
+@contextmanager
+def held(path: Path, wait: bool = True) -> Iterator[bool | None]:
+    """Holds a lock file that is there only as long as somebody does.
+
+    Args:
+        path: made if it is missing, and removed at the end; its folder is there.
+        wait: for the process that has it.
+
+    Yields:
+        What `take` answered; False only where it is not waited for.
+    """
+    said = False
+    while True:
+        with open(path, "ab", opener=unlinked) as file:
+            taken = take(file.fileno(), path)
+            if taken is False and wait:
+                if not said:
+                    logger.info("another process holds %s; waiting for it", path)
+                said = True
+            elif taken is False:
+                yield False
+                return
+            elif is_at(file.fileno(), path):
+                try:
+                    yield taken
+                finally:
+                    with suppress(OSError):
+                        path.unlink()
+                return
+        if taken is False:
+            time.sleep(POLL)
+
+
+def is_at(handle: int, path: Path) -> bool:
+    """Whether an open file still has its name: another process may have moved it into place, or removed it."""
+    try:
+        return os.path.samestat(os.fstat(handle), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def unguarded(folder: Path) -> str:
@@ -46,7 +117,7 @@ def unguarded(folder: Path) -> str:
         place = place.parent
     try:
         with tempfile.TemporaryFile(dir=place) as file:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock_descriptor(file.fileno(), blocking=False)
     except OSError as error:
         if error.errno in WITHOUT:
             return (

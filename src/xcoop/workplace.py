@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import platform
 import sys
 import time
 import traceback
@@ -16,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xcoop.commands.base import BusyError, UserError
-from xcoop.files import atomic_write_text
-from xcoop.locks import take, unguarded
+from xcoop.files import atomic_write_text, sweep
+from xcoop.locks import take, unguarded, unlinked
 from xcoop.results.identity import config_hash, differences, read_config
 from xcoop.results.places import other_data
 from xcoop.results.record import CONFIG, RESULTS, Origin, read_run
@@ -53,6 +54,8 @@ def occupied(folder: Path, cfg: CfgNode, origin: Origin, once: bool = False) -> 
         raise UserError(f"OUTPUT_DIR {folder} is a file, not a folder")
     folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
+        for place in (folder, *(path for path in folder.iterdir() if path.is_dir())):
+            sweep(place)
         check_free(folder, cfg, origin)
         if once and read_run(folder) is not None:  # asked under the lock: nobody can finish it after the answer
             raise FinishedError(f"{folder} holds a finished run")
@@ -66,12 +69,16 @@ def occupied(folder: Path, cfg: CfgNode, origin: Origin, once: bool = False) -> 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Holds the lock of an existing folder; BusyError if another process does."""
-    with (folder / LOCK).open("a+", encoding="utf-8") as file:
-        if not take(file.fileno(), folder / LOCK):
-            file.seek(0)
-            raise BusyError(f"{folder} is in use by another process ({file.read().strip() or 'unknown'})")
+    with open(folder / LOCK, "a+", encoding="utf-8", errors="replace", opener=unlinked) as file:
+        taken = take(file.fileno(), folder / LOCK)
+        file.seek(0)
+        said = file.read(200).strip()
+        if taken is False:
+            raise BusyError(f"{folder} is in use by another process ({said or 'unknown'})")
+        if said and not said.startswith("process "):
+            raise UserError(f"{folder / LOCK} is not xcoop's: it is not overwritten; use another OUT (or --output-dir)")
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {os.uname().nodename}\n")
+        file.write(f"process {os.getpid()} on {platform.node()}\n")
         file.flush()
         yield
 
@@ -177,13 +184,13 @@ class _Printer(logging.Handler):
 
 
 def _set_aside(log: Path) -> None:
-    if log.is_file():
-        stamp = time.strftime("-%Y-%m-%d-%H-%M-%S", time.localtime(log.stat().st_mtime))
+    if os.path.lexists(log):  # a link, even to nothing, would be written through
+        stamp = time.strftime("-%Y-%m-%d-%H-%M-%S", time.localtime(log.lstat().st_mtime))
         log.replace(_unused(log.with_name(log.name + stamp)))
 
 
 def _unused(path: Path) -> Path:
     number, free = 1, path
-    while free.exists():
+    while os.path.lexists(free):
         number, free = number + 1, path.with_name(f"{path.name}.{number + 1}")
     return free

@@ -1,67 +1,13 @@
-"""Folders: whole or absent, found whatever the case of a name, and closed ones left alone."""
+"""Folders: found whatever the case of a name, and closed ones left alone."""
 
 from __future__ import annotations
 
-import os
-import threading
-import time
 from pathlib import Path
 
 import pytest
 
-from xcoop.data.folders import CaseBlindIndex, StemIndex, list_images, make_once, name_some, writable
+from xcoop.data.folders import CaseBlindIndex, StemIndex, list_images, name_some, writable
 from xcoop.data.items import DatasetError
-
-
-def fill(out: Path) -> None:
-    (out / "a.txt").write_text("whole")
-
-
-def test_a_folder_is_made_once(tmp_path: Path) -> None:
-    calls: list[Path] = []
-    for _ in range(2):
-        make_once(tmp_path / "x" / "y", lambda out: calls.append(out) or fill(out))
-    assert len(calls) == 1
-    assert (tmp_path / "x" / "y" / "a.txt").read_text() == "whole"
-    assert [path.name for path in (tmp_path / "x").iterdir()] == ["y"]
-
-
-def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
-    def fail(out: Path) -> None:
-        fill(out)
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        make_once(tmp_path / "y", fail)
-    assert not list(tmp_path.iterdir())
-
-
-def test_of_two_makers_both_get_the_folder(tmp_path: Path) -> None:
-    barrier, results = threading.Barrier(2), []
-
-    def slow(out: Path) -> None:
-        fill(out)
-        barrier.wait(5)  # both are writing at this moment
-
-    def run() -> None:
-        results.append(make_once(tmp_path / "y", slow))
-
-    threads = [threading.Thread(target=run) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(10)
-    assert results == [tmp_path / "y"] * 2
-    assert [path.name for path in tmp_path.iterdir()] == ["y"]
-
-
-def test_what_killed_makers_left_is_swept_but_not_what_is_being_made(tmp_path: Path) -> None:
-    old, young = tmp_path / ".y.12345678.tmp", tmp_path / ".y.87654321.tmp"
-    old.mkdir()
-    young.mkdir()
-    os.utime(old, (time.time() - 7200,) * 2)
-    make_once(tmp_path / "y", fill)
-    assert sorted(path.name for path in tmp_path.iterdir()) == [young.name, "y"]
 
 
 def test_names_are_found_whatever_their_case(tmp_path: Path) -> None:

@@ -298,8 +298,8 @@ class TestTheTarget:
     def test_disk_errors_name_the_member_and_leave_nothing(
         self, place: Path, archive: Path, monkeypatch: pytest.MonkeyPatch, number: int
     ) -> None:
-        def fails(member: object, path: Path) -> None:
-            path.parent.mkdir(parents=True)
+        def fails(member: object, folder: Path, parts: tuple[str, ...]) -> None:
+            folder.joinpath(*parts).parent.mkdir(parents=True)
             raise OSError(number, os.strerror(number))
 
         monkeypatch.setattr(module, "_write", fails)

@@ -12,8 +12,8 @@ from trees_derm7pt import DIAGNOSES, derm7pt
 
 from xcoop.data.dataset import PHANTOM_MARK
 from xcoop.datasets.derm7pt import CONCEPTS, group_of
+from xcoop.files import make_folder
 from xcoop.phantom.derm_layout import VERSION
-from xcoop.phantom.folders import atomic_folder
 
 
 @pytest.fixture
@@ -114,9 +114,13 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     def draw(_: object, out: Path, cases: int) -> None:
         asked.append(cases)
-        with atomic_folder(out) as folder:
+
+        def write(folder: Path) -> int:
             derm7pt(folder)
             (folder / "derm7pt" / "release_v0").rename(folder / "release_v0")
+            return sum(path.is_file() for path in folder.rglob("*"))
+
+        make_folder(out, write)
 
     monkeypatch.setattr(phantom.Phantom, "draw", draw)
     return asked

@@ -11,7 +11,7 @@ from PIL import Image
 from xcoop.phantom import chest_layout
 from xcoop.phantom.chest_layout import write_chest
 from xcoop.phantom.chest_tables import CONCEPTS, best_normal_or_pneumonia
-from xcoop.phantom.folders import atomic_folder, draw_cases
+from xcoop.phantom.folders import draw_cases
 
 CASES, SEED, SIZE = 60, 3, 64
 
@@ -139,22 +139,6 @@ def test_bad_numbers_are_refused(tmp_path, cases, seed, words):
     with pytest.raises(ValueError, match=words):
         write_chest(tmp_path / "new", cases, seed, progress=False)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_an_empty_folder_may_be_filled(tmp_path):
-    (tmp_path / "new").mkdir()
-    with atomic_folder(tmp_path / "new") as folder:
-        (folder / "file").write_text("whole")
-        assert list((tmp_path / "new").iterdir()) == []
-    assert contents(tmp_path) == {"new/file": b"whole"}
-
-
-def test_a_folder_that_came_into_being_meanwhile_is_kept(tmp_path):
-    with pytest.raises(FileExistsError), atomic_folder(tmp_path / "new") as folder:  # noqa: PT012
-        (folder / "file").write_text("ours")
-        (tmp_path / "new").mkdir()
-        (tmp_path / "new" / "file").write_text("theirs")
-    assert contents(tmp_path) == {"new/file": b"theirs"}
 
 
 def test_results_come_in_the_order_of_the_jobs():

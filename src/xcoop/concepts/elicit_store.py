@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from xcoop.concepts.elicit_prompt import Query
-from xcoop.locks import take, unguarded
+from xcoop.locks import take, unguarded, unlinked
 from xcoop.reading import MOST_JSON, parse_json, read_bytes
 
 logger = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ def open_store(path: Path, query: Query, resume: bool) -> Iterator[Store]:
         AnswersError: the file holds answers and is not to be resumed, belongs to another query, or is in use.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+    handle = unlinked(str(path), os.O_RDWR | os.O_CREAT | os.O_APPEND)
     try:
         _lock(path, handle)
         lines, length = _whole_lines(path)
@@ -123,7 +123,7 @@ def open_store(path: Path, query: Query, resume: bool) -> Iterator[Store]:
 
 
 def _lock(path: Path, handle: int) -> None:
-    if not take(handle, path):
+    if take(handle, path) is False:
         raise AnswersError(f"{path} is in use by another process")
     if unguarded(path.parent):
         logger.warning("%s lies on a disk without locks: do not ask for the same bank twice at a time", path.parent)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xcoop.data.dataset import MedicalDataset
-from xcoop.data.folders import absolute, sweep, writable
+from xcoop.data.folders import absolute, writable
 from xcoop.files import cache_dir
 
 if TYPE_CHECKING:
@@ -52,7 +52,6 @@ class DrawnDataset(MedicalDataset):
         if folder.exists() and any(folder.iterdir()):
             raise self.missing([folder])
         logger.info("drawing %d phantom cases into %s, once", cases, folder)
-        sweep(folder)
         try:
             self.draw(folder, cases)
         except OSError:

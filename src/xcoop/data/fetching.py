@@ -11,6 +11,7 @@ from xcoop.data.about import RemoteFile
 from xcoop.data.unpack import unpack
 from xcoop.downloads import Job, accept, check, download
 from xcoop.files import atomic_write_text
+from xcoop.locks import held
 
 logger = logging.getLogger(__name__)
 
@@ -69,10 +70,15 @@ def _address(file: RemoteFile) -> str:
 
 
 def _from_drive(file: RemoteFile, job: Job) -> str:
-    """Through gdown, which answers Google's questions; the SHA-256 (hex)."""
+    """Through gdown, which answers Google's questions; the SHA-256 (hex). Others wait, and find the file."""
+    job.target.parent.mkdir(parents=True, exist_ok=True)
+    with held(job.target.with_name(f".{job.target.name}.lock")):
+        return check(job.target, job) if job.target.is_file() else _ask_drive(file, job)
+
+
+def _ask_drive(file: RemoteFile, job: Job) -> str:
     import gdown
 
-    job.target.parent.mkdir(parents=True, exist_ok=True)
     try:
         if not job.part.exists():  # else it was whole, and only the check did not come to an end
             identity = file.url.removeprefix(DRIVE)

@@ -1,23 +1,19 @@
-"""Folders: where data lies, what may be written, and folders that are whole or absent."""
+"""Folders: where data lies, what may be written, and which pictures are in them."""
 
 from __future__ import annotations
 
 import logging
 import os
 import posixpath
-import shutil
-import time
 import unicodedata
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from xcoop.data.images import is_image_name
 from xcoop.data.items import DatasetError
+from xcoop.files import make_folder
 
 logger = logging.getLogger(__name__)
-
-ABANDONED_S = 3600.0  # a temporary folder of that age was left by a process that died
 
 
 def absolute(path: str | os.PathLike[str]) -> Path:
@@ -35,35 +31,14 @@ def writable(folder: Path) -> bool:
     return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK) and bool(folder.stat().st_mode & 0o222)
 
 
-def make_once(final: Path, write: Callable[[Path], None]) -> Path:
-    """A folder filled by `write`, or the one that is there.
-
-    It is written under a temporary name and moved into place, so `final` is never half-made. Of several processes
-    that start at once the first to end wins, and the others use its folder.
-
-    Args:
-        final: the folder; its parents are made.
-        write: fills the folder that it is given.
-    """
-    if final.is_dir():
-        return final
-    final.parent.mkdir(parents=True, exist_ok=True)
-    sweep(final)
-    temporary = final.parent / f".{final.name}.{uuid.uuid4().hex[:8]}.tmp"
-    temporary.mkdir()
-    try:
-        write(temporary)
-        _move(temporary, final)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+def make_once(final: Path, write: Callable[[Path], int]) -> Path:
+    """A folder filled by `write`, or the one that is there; see `xcoop.files.make_folder`."""
+    if not final.is_dir():
+        try:
+            make_folder(final, write)
+        except FileExistsError:
+            logger.info("another process made %s first; it is used", final)
     return final
-
-
-def sweep(final: Path) -> None:
-    """Removes what processes that were killed while writing this folder have left beside it."""
-    for left in final.parent.glob(f".{final.name}.*.tmp"):
-        if time.time() - left.stat().st_mtime > ABANDONED_S:
-            shutil.rmtree(left, ignore_errors=True)
 
 
 def list_images(folder: Path, deep: bool = False) -> list[str]:
@@ -154,12 +129,3 @@ def _walk(folder: Path, prefix: str, deep: bool, above: frozenset[str]) -> Itera
                 yield from _walk(Path(entry.path), f"{prefix}{entry.name}/", deep, above | {here})
         elif is_image_name(entry.name):
             yield prefix + entry.name
-
-
-def _move(temporary: Path, final: Path) -> None:
-    try:
-        os.rename(temporary, final)
-    except OSError:
-        if not final.is_dir():
-            raise
-        logger.info("another process made %s first; it is used", final)

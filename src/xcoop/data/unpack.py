@@ -5,18 +5,15 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import shutil
-import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
 from xcoop.data.archive_limits import ArchiveError, Limits, refused
-from xcoop.data.folders import sweep
 from xcoop.data.member_names import FOLDER, Names
 from xcoop.data.members import Member, members
+from xcoop.files import require_whole, staging
 
 logger = logging.getLogger(__name__)
 
@@ -47,28 +44,16 @@ def unpack(archives: Sequence[Path], target: Path, limits: Limits = DEFAULT, joi
     target = Path(os.path.realpath(target))
     if not join and target.exists() and any(target.iterdir()):
         raise FileExistsError(f"{target} is not empty, and nothing in it is overwritten: move it away, or name another")
-    with _staging(target) as staging:
+    # On the file system of the target: beside it if it is to be made, within it if it is not empty.
+    within = target.is_dir() and any(target.iterdir())
+    with staging(target / "unpacking" if within else target) as folder:
         names = Names()
-        for archive in archives:
-            _unpack_one(archive, staging, names, limits)
-        return _move(staging, target)
+        require_whole(folder, sum(_unpack_one(archive, folder, names, limits) for archive in archives))
+        return _move(folder, target)
 
 
-@contextmanager
-def _staging(target: Path) -> Iterator[Path]:
-    """A new folder on the file system of the target: beside it if it is to be made, within it if it is not empty."""
-    final = target / "unpacking" if target.is_dir() and any(target.iterdir()) else target
-    final.parent.mkdir(parents=True, exist_ok=True)
-    sweep(final)
-    staging = final.parent / f".{final.name}.{uuid.uuid4().hex[:8]}.tmp"
-    staging.mkdir()
-    try:
-        yield staging
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def _unpack_one(archive: Path, staging: Path, names: Names, limits: Limits) -> None:
+def _unpack_one(archive: Path, folder: Path, names: Names, limits: Limits) -> int:
+    """How many files were written."""
     logger.info("unpacking %s", archive)
     written = 0
     for member in tqdm(members(archive, limits), desc=archive.name, unit="file", disable=None, leave=False):
@@ -77,19 +62,23 @@ def _unpack_one(archive: Path, staging: Path, names: Names, limits: Limits) -> N
         except ValueError as error:
             raise refused(archive, member.name, str(error)) from error
         try:
-            _write(member, staging.joinpath(*parts))
+            _write(member, folder, parts)
         except OSError as error:
             raise _disk_error(archive, member, error) from error
         written += member.kind != FOLDER
     if not written:
         raise ArchiveError(f"{archive} holds no files")
+    return written
 
 
-def _write(member: Member, path: Path) -> None:
+def _write(member: Member, folder: Path, parts: Sequence[str]) -> None:
+    path = folder
+    for part in parts if member.kind == FOLDER else parts[:-1]:
+        path = path / part  # one by one: the staging folder itself must not come back if it has vanished
+        path.mkdir(exist_ok=True)
     if member.kind == FOLDER:
-        path.mkdir(parents=True, exist_ok=True)
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = path / parts[-1]
     with path.open("xb") as file:  # a name that is there, however it came there, is an error
         for block in member.blocks():
             file.write(block)
@@ -101,10 +90,10 @@ def _disk_error(archive: Path, member: Member, error: OSError) -> OSError:
     return OSError(error.errno, text)
 
 
-def _move(staging: Path, target: Path) -> list[Path]:
-    names = sorted(os.listdir(staging))
+def _move(folder: Path, target: Path) -> list[Path]:
+    names = sorted(os.listdir(folder))
     if not target.is_dir() or not any(target.iterdir()):
-        staging.rename(target)  # an empty folder gives way
+        folder.rename(target)  # an empty folder gives way
         return [target / name for name in names]
     present = {name.casefold() for name in os.listdir(target)}
     if clashes := [name for name in names if name.casefold() in present]:
@@ -112,10 +101,10 @@ def _move(staging: Path, target: Path) -> list[Path]:
     moved: list[Path] = []
     try:
         for name in names:
-            (staging / name).rename(target / name)
+            (folder / name).rename(target / name)
             moved.append(target / name)
     except OSError:
         for path in moved:
-            path.rename(staging / path.name)
+            path.rename(folder / path.name)
         raise
     return moved

@@ -22,10 +22,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from xcoop.files import make_folder
 from xcoop.phantom.bayes import BestReachable
 from xcoop.phantom.chest import draw_chest
 from xcoop.phantom.chest_tables import CONCEPTS, best_normal_or_pneumonia, sample_profile
-from xcoop.phantom.folders import atomic_folder, draw_cases
+from xcoop.phantom.folders import draw_cases
 
 VERSION = 1
 """Raised whenever equal seeds give other images."""
@@ -106,12 +107,16 @@ def write_chest(
     plan = _plan(counts, seed, size)
     best = best_normal_or_pneumonia(counts["test"])
     out = Path(out)
-    with atomic_folder(out) as folder:
+
+    def write(folder: Path) -> int:
         _make_folders(folder)
         jobs = [(case, str(folder)) for case in plan]
-        profiles = draw_cases(_write_case, jobs, progress, workers, "chest phantom")
-        _write_truth(folder / "chest_xray_masks" / "concepts.csv", plan, profiles)
+        drawn = draw_cases(_write_case, jobs, progress, workers, "chest phantom")
+        _write_truth(folder / "chest_xray_masks" / "concepts.csv", plan, [profile for profile, _ in drawn])
         (folder / "phantom.json").write_text(json.dumps(_card(counts, cases, seed, size, best), indent=2) + "\n")
+        return sum(files for _, files in drawn) + 2  # and concepts.csv, and the card
+
+    make_folder(out, write)
     return Summary(out, len(plan), counts, best)
 
 
@@ -165,8 +170,8 @@ def _make_folders(folder: Path) -> None:
         (folder / "chest_xray_masks" / split).mkdir(parents=True)
 
 
-def _write_case(job: tuple[_Case, str]) -> dict[str, str]:
-    """Draws and writes one image with its masks; returns its concepts."""
+def _write_case(job: tuple[_Case, str]) -> tuple[dict[str, str], int]:
+    """Draws and writes one image with its masks; its concepts, and how many files were written."""
     case, folder = job
     rng = np.random.default_rng([case.seed, 1, case.index])
     profile = sample_profile(case.group, rng)
@@ -176,12 +181,12 @@ def _write_case(job: tuple[_Case, str]) -> dict[str, str]:
     grey.save(Path(folder, "chest_xray", case.split, name, f"{case.stem}.jpeg"), quality=92)
     masks = Path(folder, "chest_xray_masks", case.split, case.stem)
     masks.mkdir()
-    for concept, mask in drawing.masks.items():
-        if mask.any():
-            _save_mask(masks / f"{concept}.png", mask)
+    shown = {concept: mask for concept, mask in drawing.masks.items() if mask.any()}
     if drawing.lesion is not None:
-        _save_mask(masks / "lungs.png", drawing.lesion)
-    return profile
+        shown["lungs"] = drawing.lesion
+    for concept, mask in shown.items():
+        _save_mask(masks / f"{concept}.png", mask)
+    return profile, 1 + len(shown)
 
 
 def _save_mask(path: Path, mask: np.ndarray) -> None:

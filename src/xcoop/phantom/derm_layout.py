@@ -24,10 +24,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from xcoop.files import make_folder
 from xcoop.names import unknown
 from xcoop.phantom.bayes import BestReachable, best_reachable
 from xcoop.phantom.dermoscopy import draw_clinical, draw_dermoscopy
-from xcoop.phantom.folders import atomic_folder, draw_cases
+from xcoop.phantom.folders import draw_cases
 from xcoop.phantom.tables import CONCEPTS, DERM_TABLE, Profile, sample_profile, seven_point_score
 
 VERSION = 1
@@ -170,15 +171,21 @@ def write_derm7pt(
     splits = _split(rng, groups, fractions)
     best = _best(mix)
     out = Path(out)
-    with atomic_folder(out) as folder:
+
+    def write(folder: Path) -> int:
         release = folder / "release_v0"
+        for name in ("meta", "masks", *(f"images/{name}" for name in _FOLDERS)):
+            (release / name).mkdir(parents=True)
         jobs = [_Case(seed, index, group, size, str(release)) for index, group in enumerate(groups)]
-        rows = draw_cases(_write_case, jobs, progress, workers, "dermoscopy phantom")
-        _write_csv(release / "meta" / "meta.csv", COLUMNS, rows)
+        drawn = draw_cases(_write_case, jobs, progress, workers, "dermoscopy phantom")
+        _write_csv(release / "meta" / "meta.csv", COLUMNS, [row for row, _ in drawn])
         for split, indexes in splits.items():
             _write_csv(release / "meta" / f"{split}_indexes.csv", ("indexes",), [{"indexes": i} for i in indexes])
         card = _card(cases, seed, mix, size, best)
         (folder / "phantom.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+        return sum(files for _, files in drawn) + len(splits) + 2  # and meta.csv, and the card
+
+    make_folder(out, write)
     counts = {split: _count(groups[i] for i in indexes) for split, indexes in splits.items()}
     return Summary(out, cases, counts, best)
 
@@ -227,8 +234,8 @@ def _split(rng: np.random.Generator, groups: list[str], fractions: tuple[float, 
     return {split: sorted(indexes) for split, indexes in splits.items()}
 
 
-def _write_case(case: _Case) -> dict[str, Any]:
-    """Draws one case and gives its row of meta.csv."""
+def _write_case(case: _Case) -> tuple[dict[str, Any], int]:
+    """Draws one case; its row of meta.csv, and how many files were written."""
     profile_seed, picture_seed, remark_seed = np.random.SeedSequence([case.seed, case.index]).spawn(3)
     profile = sample_profile(case.group, np.random.default_rng(profile_seed))
     derm, clinic = _file_names(case.index)
@@ -237,8 +244,10 @@ def _write_case(case: _Case) -> dict[str, Any]:
     release = Path(case.release)
     _save_picture(release / "images" / derm, drawing.image)
     _save_picture(release / "images" / clinic, clinical)
-    _save_masks(release / "masks" / Path(derm).stem, {**drawing.masks, "lesion": drawing.lesion})
-    return _row(case, profile, np.random.default_rng(remark_seed)) | {"clinic": clinic, "derm": derm}
+    masks = {**drawing.masks, "lesion": drawing.lesion}
+    _save_masks(release / "masks" / Path(derm).stem, masks)
+    row = _row(case, profile, np.random.default_rng(remark_seed)) | {"clinic": clinic, "derm": derm}
+    return row, 2 + len(masks)
 
 
 def _file_names(index: int) -> tuple[str, str]:
@@ -264,18 +273,16 @@ def _pick(rng: np.random.Generator, shares: Mapping[str, float]) -> str:
 
 
 def _save_picture(path: Path, image: NDArray[np.uint8]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(image).save(path, format="JPEG", quality=92)
 
 
 def _save_masks(folder: Path, masks: Mapping[str, NDArray[np.bool_]]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir()  # its parents are made once: a folder that vanished meanwhile must not come back
     for name, mask in masks.items():
         Image.fromarray(mask.astype(np.uint8) * np.uint8(255)).save(folder / f"{name}.png", compress_level=1)
 
 
 def _write_csv(path: Path, columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(columns))
         writer.writeheader()

@@ -1,17 +1,13 @@
-"""Folders that are whole or absent, and drawing many cases with every core."""
+"""Drawing many cases with every core."""
 
 from __future__ import annotations
 
 import logging
 import multiprocessing
 import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from pathlib import Path
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -23,32 +19,6 @@ log = logging.getLogger(__name__)
 
 # Starting a process costs about a second: fewer jobs than this are done at home.
 _JOBS_WORTH_A_POOL = 400
-
-
-@contextmanager
-def atomic_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Gives a temporary sibling folder, and moves it into place once it is full.
-
-    A process that dies half-way leaves no `path`: at most a hidden `.name.*.tmp` folder beside it.
-
-    Args:
-        path: the final folder; it must not exist, or be empty. Its parents are made if missing.
-
-    Yields:
-        The temporary folder, on the same file system as `path`.
-
-    Raises:
-        FileExistsError: `path` exists and is not an empty folder.
-    """
-    path = Path(path)
-    _refuse_existing(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp"))
-    try:
-        yield temporary
-        _move_folder(temporary, path)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def draw_cases(
@@ -111,17 +81,3 @@ def _cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return min(32, len(os.sched_getaffinity(0)))
     return min(32, os.cpu_count() or 1)
-
-
-def _refuse_existing(path: Path) -> None:
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise FileExistsError(f"{path} exists already; remove it, or name another folder")
-
-
-def _move_folder(temporary: Path, path: Path) -> None:
-    """Renames a finished folder to `path`, which may have come into being meanwhile."""
-    _refuse_existing(path)
-    temporary.chmod(0o755)  # mkdtemp makes it private
-    if path.exists():
-        path.rmdir()
-    os.rename(temporary, path)

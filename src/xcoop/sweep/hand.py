@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -54,7 +55,7 @@ class Hand:
         self.served = 0
         self.since = time.monotonic()
         folder.mkdir(parents=True, exist_ok=True)
-        self.log = folder / f"worker-{os.uname().nodename}-{os.getpid()}-{re.sub(r'[^A-Za-z0-9]+', '', slot.name)}.log"
+        self.log = folder / f"worker-{platform.node()}-{os.getpid()}-{re.sub(r'[^A-Za-z0-9]+', '', slot.name)}.log"
         self._rest = b""
         with self.log.open("wb") as log:
             self._process = _start(slot, folder, program, log)
