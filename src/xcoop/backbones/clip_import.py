@@ -1,18 +1,21 @@
-"""The one place that imports `clip`, and makes sure that it is OpenAI's.
+"""The one place that imports OpenAI's `clip`: the installed package, under a name of ours.
 
-It may be the installed `clip-anytorch`, OpenAI's own package, or the copy that a CoOp checkout carries (and which
-hides the installed one there). All three have the same functions; where they differ, nothing here relies on them.
+A CoOp checkout carries a folder `clip`, which hides the installed package there, and which some forks have changed
+(prompts inside the towers, other arguments of `build_model`). What `import clip` gives is left to its owner; here the
+files of the installed distribution are loaded as `xcoop._clip`, so that both live in one process.
 """
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import ModuleType
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
 from typing import Any
+
+NAME = "xcoop._clip"
+DISTRIBUTIONS = ("clip-anytorch", "clip")  # the second is the name of OpenAI's own, and of another project on PyPI
 
 _lock = threading.Lock()
 
@@ -21,50 +24,31 @@ def import_clip() -> Any:
     """OpenAI's `clip`, with `tokenize`, `model.build_model` and the table of released weights.
 
     Raises:
-        ImportError: there is none, or another package answers to that name; the message says which.
+        ImportError: it is not installed.
     """
     with _lock:
-        module = _import()
-    _check(module)
-    return module
+        if NAME not in sys.modules:
+            _load(_installed() / "__init__.py")
+        return sys.modules[NAME]
 
 
-def _import() -> ModuleType:
+def _installed() -> Path:
+    """The folder of the installed package."""
+    for name in DISTRIBUTIONS:
+        try:
+            folder = Path(str(distribution(name).locate_file("clip")))
+        except PackageNotFoundError:
+            continue
+        if all((folder / file).is_file() for file in ("__init__.py", "clip.py", "model.py")):
+            return folder
+    raise ImportError("OpenAI's CLIP is not installed: pip install clip-anytorch")
+
+
+def _load(path: Path) -> None:
+    spec: Any = importlib.util.spec_from_file_location(NAME, path, submodule_search_locations=[str(path.parent)])
+    module = sys.modules[NAME] = importlib.util.module_from_spec(spec)
     try:
-        return importlib.import_module("clip")
-    except (ImportError, AttributeError):  # AttributeError: a pkg_resources that is too old for this Python
-        pass
-    try:
-        with _pkg_resources_stand_in():
-            return importlib.import_module("clip")
-    except ImportError as error:
-        raise ImportError(f"OpenAI's clip cannot be imported ({error}): pip install clip-anytorch") from error
-
-
-@contextmanager
-def _pkg_resources_stand_in() -> Iterator[None]:
-    """While it lasts, `from pkg_resources import packaging` works.
-
-    clip-anytorch 2.6.0 compares versions that way; setuptools 70 dropped `packaging` from there, and setuptools 82
-    dropped pkg_resources. Nobody else sees the stand-in once clip is imported.
-    """
-    stand_in: Any = ModuleType("pkg_resources")
-    importlib.import_module("packaging.version")
-    stand_in.packaging = sys.modules["packaging"]
-    before = {name: module for name, module in sys.modules.items() if name == "pkg_resources"}
-    sys.modules["pkg_resources"] = stand_in
-    try:
-        yield
-    finally:
-        del sys.modules["pkg_resources"]
-        sys.modules.update(before)
-
-
-def _check(module: Any) -> None:
-    inner = getattr(module, "clip", None)
-    model = getattr(module, "model", None)
-    if not (hasattr(module, "tokenize") and hasattr(model, "build_model") and hasattr(inner, "_MODELS")):
-        raise ImportError(
-            f"the package `clip` found at {getattr(module, '__file__', None)} is not OpenAI's CLIP (the one called "
-            "`clip` on PyPI is another project): pip uninstall clip, then pip install clip-anytorch"
-        )
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[NAME]
+        raise

@@ -1,7 +1,8 @@
 """How `import dassl` is answered: by the real Dassl, mended as it is loaded, or by our facade.
 
-A finder stands first on `sys.meta_path` and looks only at `dassl` and what is below it. It asks the other finders; if
-one of them knows a Dassl, each of its modules is mended right after it ran. If none does, our own modules answer.
+A finder stands first on `sys.meta_path` and looks only at `dassl` and what is below it, and at copies of CLIP. It asks
+the other finders; if one of them knows a Dassl, each of its modules is mended right after it ran. If none does, our own
+modules answer.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from types import ModuleType
 from typing import Any
 
 from xcoop.engine.facade import MODULES, Facade, fill
+
+CLIPS = ("clip.clip", "xcoop._clip.clip")  # a checkout's copy, or the installed one as we import it
 
 
 class FacadeLoader(Loader):
@@ -29,12 +32,15 @@ class FacadeLoader(Loader):
 
 
 class DasslFinder(MetaPathFinder):
-    """Finds `dassl` and its modules; leaves every other name to the other finders."""
+    """Finds `dassl` and its modules, and the modules of CLIP; leaves every other name to the other finders."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         """The real module's spec with the mend attached, ours if there is no real one, or None."""
+        if fullname in CLIPS:
+            spec = _other_spec(self, fullname, path, target)
+            return spec and _mended(spec)
         if fullname.partition(".")[0] != "dassl":
             return None
         top = sys.modules.get("dassl")

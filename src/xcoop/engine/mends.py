@@ -1,15 +1,17 @@
-"""What current PyTorch, numpy and Python broke in the real Dassl, mended in memory.
+"""What current PyTorch, numpy and Python broke in the real Dassl and in copies of CLIP, mended in memory.
 
-Nothing is written to Dassl's files. Each mend changes objects in place (the methods of a class, the code of a
+Nothing is written to their files. Each mend changes objects in place (the methods of a class, the code of a
 function, a name of one of Dassl's modules), so it also reaches those who imported them earlier. Mending twice is the
 same as mending once, and a Dassl that lacks what is to be mended (a fork, a later version) is left alone there.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import logging
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FunctionType, ModuleType
@@ -39,8 +41,8 @@ class Overlay(ModuleType):
 
 @contextmanager
 def mending(module: ModuleType) -> Iterator[None]:
-    """Surrounds the execution of one of Dassl's modules, and mends it afterwards."""
-    with _as_wilds_needs(module.__name__):
+    """Surrounds the execution of a module of Dassl or CLIP, and mends it afterwards."""
+    with _as_wilds_needs(module.__name__), _as_clip_needs(module.__name__):
         yield
     mend(module)
 
@@ -92,6 +94,36 @@ def _as_wilds_needs(name: str) -> Iterator[None]:
         for missing in stubs:  # nobody else shall find them
             sys.modules.pop(missing, None)
         logging.disable(level)
+
+
+@contextmanager
+def _as_clip_needs(name: str) -> Iterator[None]:
+    """Lets `from pkg_resources import packaging` work, by which many copies of CLIP compare versions.
+
+    setuptools 70 dropped `packaging` from there, setuptools 82 pkg_resources. Nobody else sees the stand-in.
+    """
+    if not name.endswith("clip.clip") or _has_packaging():
+        yield
+        return
+    stand_in: Any = ModuleType("pkg_resources")
+    importlib.import_module("packaging.version")
+    stand_in.packaging = sys.modules["packaging"]
+    before = {there: module for there, module in sys.modules.items() if there == "pkg_resources"}
+    sys.modules["pkg_resources"] = stand_in
+    try:
+        yield
+    finally:
+        del sys.modules["pkg_resources"]
+        sys.modules.update(before)
+
+
+def _has_packaging() -> bool:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is deprecated, and says so
+        try:
+            return hasattr(importlib.import_module("pkg_resources"), "packaging")
+        except (ImportError, AttributeError):  # AttributeError: one that is too old for this Python
+            return False
 
 
 def _is_absent(name: str) -> bool:
