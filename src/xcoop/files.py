@@ -12,11 +12,13 @@ import re
 import shutil
 import tempfile
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from xcoop.locks import held
+from xcoop.names import cut
 
 TEMPORARY = re.compile(r"\.(.+)\.[a-z0-9_]{8}\.tmp", re.DOTALL)
 MOST_INFLATED = 4  # times its own size that an archive of weights may unpack to; torch.save does not compress
@@ -143,20 +145,28 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
-def check_inflated_size(path: str | os.PathLike[str]) -> None:
-    """Refuses a zip archive that would unpack to far more than it holds, before anything of it is unpacked.
+def check_archive(path: str | os.PathLike[str]) -> bool:
+    """Whether a file of weights is a TorchScript archive, which holds code: `torch.load` before 2.6 would run it.
 
     Raises:
-        ValueError: it would, or its list of contents is damaged; the message does not name the file.
+        ValueError: it is a zip archive that is damaged, has a name twice, or would unpack to far more than it holds;
+            the message does not name the file.
     """
+    with open(path, "rb") as file:
+        if file.read(2) != b"PK" and not zipfile.is_zipfile(path):
+            return False
     try:
         with zipfile.ZipFile(path) as archive:
-            inflated = sum(entry.file_size for entry in archive.infolist())
+            entries = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError) as error:
         raise ValueError(f"a damaged zip archive ({error})") from error
-    size = os.path.getsize(path)
+    names = Counter(entry.filename for entry in entries)
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise ValueError(f"it holds {cut(twice[0])!r} twice")
+    size, inflated = os.path.getsize(path), sum(entry.file_size for entry in entries)
     if inflated > MOST_INFLATED * size + (1 << 20):
         raise ValueError(f"its {size:,} bytes would unpack to {inflated:,}: weights are not compressed like this")
+    return any(name.rpartition("/")[2] == "constants.pkl" for name in names)
 
 
 def cache_dir() -> Path:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import tarfile
-import warnings
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError
@@ -15,7 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from xcoop.files import check_inflated_size
+from xcoop.backbones.torchscript import read_torchscript
+from xcoop.files import check_archive
 
 SPARSE_ROWS = "token_embedding.rows"  # the mark of the phantom's weights: only the used rows are stored
 
@@ -35,9 +34,12 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         raise FileNotFoundError(f"no weights file {path}; MODEL.BACKBONE.PATH takes a .safetensors, .pt or .pth file")
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
-    _check_size(path)
-    if _is_torchscript(path):
-        return _read_torchscript(path)
+    try:
+        is_torchscript = check_archive(path)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read as weights (nothing in it was executed): {error}") from error
+    if is_torchscript:
+        return read_torchscript(path)
     return _unwrap(_read_pickle(path), path)
 
 
@@ -52,39 +54,6 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     from xcoop.phantom.weights import load_state_dict  # the writer of this form also reads it
 
     return dict(load_state_dict(path))
-
-
-def _check_size(path: Path) -> None:
-    if not zipfile.is_zipfile(path):
-        return
-    try:
-        check_inflated_size(path)
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be read as weights (nothing in it was executed): {error}") from error
-
-
-def _is_torchscript(path: Path) -> bool:
-    """Whether this is a TorchScript archive: a zip file with constants.pkl and a folder of code."""
-    if not zipfile.is_zipfile(path):
-        return False
-    with zipfile.ZipFile(path) as archive:
-        inner = [name.partition("/")[2] for name in archive.namelist()]
-    return "constants.pkl" in inner and any(name.startswith("code/") for name in inner)
-
-
-def _read_torchscript(path: Path) -> dict[str, Tensor]:
-    """OpenAI ships its weights so.
-
-    Loading such an archive runs no Python that it brings along, only TorchScript (an object's `__setstate__`, if it
-    has one), which is why this is tried for files of that very form and for no others. Nothing of it is called: only
-    the weights are taken.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch.jit is deprecated; OpenAI's files will not change
-            return dict(torch.jit.load(str(path), map_location="cpu").state_dict())
-    except (RuntimeError, OSError, ValueError) as error:
-        raise ValueError(f"{path} is a damaged TorchScript archive: {_reason(error)}") from error
 
 
 def _read_pickle(path: Path) -> Any:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import struct
-import zipfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 import torch
 
-from xcoop.files import check_inflated_size
+from xcoop.files import check_archive
 
 _OPTIMISERS = {
     "torch.optim.sgd": ("SGD",),
@@ -70,8 +69,8 @@ def read(path: str | Path) -> Any:
             or it is damaged. Nothing of it was executed, and there is no unsafe second try.
     """
     try:
-        if zipfile.is_zipfile(path):
-            check_inflated_size(path)
+        if check_archive(path):
+            raise ValueError("it is a TorchScript archive, which holds code")
         with _allowing(_stand_ins()):
             return torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 from tqdm import tqdm
 
+from xcoop.engine import safeload
 from xcoop.files import atomic_path
 from xcoop.phantom.augment import augment
 from xcoop.phantom.captions import DIAGNOSES, make_caption, phrase
@@ -222,7 +223,7 @@ class Pretraining:
     def _resume(self) -> None:
         if not self._checkpoint.exists():
             return
-        content = torch.load(self._checkpoint, map_location=self.device, weights_only=True)
+        content = safeload.read(self._checkpoint)
         if content["settings"] != json.dumps(asdict(self.settings), sort_keys=True):
             raise ValueError(
                 f"{self._checkpoint} was made with {content['settings']}; move it away, or use these settings"
