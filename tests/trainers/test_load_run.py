@@ -98,6 +98,29 @@ def test_paths_pictures_arrays_and_tensors_are_the_same_image(make_cfg: ConfigMa
     assert run.predict(grey16).probabilities.shape == (1, 2)
 
 
+def test_a_turned_picture_is_one_image_in_every_form(make_cfg: ConfigMaker, tmp_path: Path) -> None:
+    run = xcoop.load_run(finished(make_cfg, "ZeroshotCLIP"), device="cpu")
+    array = np.random.default_rng(3).integers(0, 120, (40, 30, 3), np.uint8)
+    array[:12] = 255  # the turn matters
+    exif, path = Image.Exif(), tmp_path / "turned.png"
+    exif[0x0112] = 6
+    Image.fromarray(np.ascontiguousarray(np.rot90(array))).save(path, exif=exif)
+    channels_first = torch.from_numpy(array).permute(2, 0, 1)
+    opaque = np.concatenate([array, np.full((40, 30, 1), 255, np.uint8)], 2)
+    ways = [
+        path, path.read_bytes(), bytearray(path.read_bytes()), Image.open(path), Image.fromarray(array), array, opaque,
+        array.astype(np.int32), array.astype(np.int64), array.astype(np.uint16) * 256, array / 255,
+        array.transpose(2, 0, 1), channels_first, channels_first.int(),
+    ]  # fmt: skip
+    expected = run.predict(array).probabilities
+    for way in ways:
+        np.testing.assert_array_equal(run.predict(way).probabilities, expected)
+    assert len(run.predict(ways).probabilities) == len(ways)
+    for several in (np.stack([array, array]), torch.stack([channels_first] * 2)):
+        np.testing.assert_allclose(run.predict(several).probabilities, expected.repeat(2, 0), atol=1e-6)
+    assert len(run.explain(np.stack([array, array]))) == 2  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -106,6 +129,11 @@ def test_paths_pictures_arrays_and_tensors_are_the_same_image(make_cfg: ConfigMa
         (np.zeros((4, 4, 7), np.uint8), r"\(4, 4, 7\)"),
         (np.full((8, 8), 3.0), r"\[0, 1\]"),
         (torch.zeros(1, 8, 8), "preprocessed"),
+        (torch.full((3, 32, 32), 0.5), "not normalised yet"),
+        (torch.rand(2, 3, 32, 32), "not normalised yet"),
+        (np.full((8, 8, 3), 200, np.uint16), "8 bits or a dark one of 16"),
+        (np.zeros((3, 9, 3), np.uint8), "first or last"),
+        ([7], "int is no image"),
     ],
 )
 def test_what_is_no_image_is_refused(given: object, message: str, make_cfg: ConfigMaker) -> None:

@@ -6,6 +6,7 @@ Symbols: B images, S their side, C classes, J concepts, D joint width.
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from torch import Tensor
 from xcoop.alignment import unit
 from xcoop.backbones import Backbone, ImageFeatures
 from xcoop.concepts import ConceptBank
-from xcoop.data.images import open_image, stretch, to_rgb
+from xcoop.data.images import from_array, open_bytes, open_image, upright
 from xcoop.explain.explanation import Explanation, explain_features
 from xcoop.explain.target import class_vectors
 from xcoop.explain.textual.concept_set import ConceptSet, concept_set
@@ -31,7 +32,7 @@ from xcoop.explain.textual.intervention import Change, changes
 from xcoop.model import PromptModel
 
 BATCH = 64
-ImageLike = str | Path | Image.Image | NDArray[Any] | Tensor
+ImageLike = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any] | Tensor
 
 
 @dataclass(frozen=True)
@@ -107,30 +108,53 @@ class TrainedModel:
         """Images as the backbone takes them, (B, 3, S, S).
 
         Args:
-            images: one image or several: paths, PIL images, arrays (H, W) or (H, W, 3) of 8 bit, of 16 bit, or real
-                in [0, 1]; or tensors (3, S, S) or (B, 3, S, S) that are preprocessed already.
+            images: one image or several. A path, the bytes of a file, a PIL image, an array (see
+                `xcoop.data.images.from_array`; of four axes: several) and a tensor of integers, (H, W) or (3, H, W),
+                are an image as it was taken, and all give the same; a tensor of real values, (3, S, S) or
+                (B, 3, S, S), is preprocessed already.
 
         Raises:
             FileNotFoundError: no such file.
-            ValueError: what is no image; the message names it.
+            ValueError: what is no image, or may be two; the message says what to hand over instead.
         """
-        if isinstance(images, Tensor) and images.dim() == 4:
-            return images.to(self.device)
-        single = isinstance(images, (str, Path, Image.Image, np.ndarray, Tensor))
-        listed = [images] if single else list(images)  # type: ignore[arg-type]
+        if isinstance(images, Tensor) and images.dim() == 4 and images.is_floating_point():
+            return self._preprocessed(images).to(self.device)
+        listed = [images] if _is_one(images) else list(images)  # type: ignore[arg-type]
         if not listed:
             raise ValueError("no image is given")
         return torch.stack([self._one(image) for image in listed]).to(self.device)  # type: ignore[arg-type]
 
     def _one(self, image: ImageLike) -> Tensor:
         if isinstance(image, Tensor):
-            if image.dim() != 3 or image.shape[0] != 3 or not image.is_floating_point():
-                raise ValueError(f"a tensor must be preprocessed, (3, S, S) or (B, 3, S, S), not {tuple(image.shape)}")
-            return image
-        if isinstance(image, (str, Path)):
+            if image.is_floating_point():
+                return self._preprocessed(image)
+            image = image.cpu().numpy()
+        if isinstance(image, np.ndarray):
+            image = from_array(image)
+        elif isinstance(image, (bytes, bytearray, memoryview)):
+            image = open_bytes(bytes(image), "the image given as bytes")
+        elif isinstance(image, Image.Image):
+            image = upright(image)
+        elif isinstance(image, (str, os.PathLike)):
             image = open_image(image)
-        tensor: Tensor = self._transform(to_rgb(image) if isinstance(image, Image.Image) else _from_array(image))
+        else:
+            raise ValueError(f"{type(image).__name__} is no image: hand over a path, a PIL image, an array or a tensor")
+        tensor: Tensor = self._transform(image)
         return tensor
+
+    def _preprocessed(self, images: Tensor) -> Tensor:
+        """Real values, (3, S, S) or (B, 3, S, S); refused if they may be an image that is not normalised yet."""
+        if images.ndim not in (3, 4) or images.shape[-3] != 3:
+            raise ValueError(
+                f"a tensor of real values must be preprocessed, (3, S, S) or (B, 3, S, S), not {tuple(images.shape)}; "
+                "hand over an image as it was taken as integers, an array or a PIL image"
+            )
+        if "normalize" in self.cfg.INPUT.TRANSFORMS and images.numel() and images.min() >= 0 and images.max() <= 1:
+            raise ValueError(
+                "all values of a tensor lie in [0, 1], so it may be an image that is not normalised yet; hand that "
+                "over as an array, or as integers (x.mul(255).round().byte())"
+            )
+        return images
 
     @torch.no_grad()
     def features(self, images: ImageLike | Iterable[ImageLike]) -> ImageFeatures:
@@ -169,12 +193,9 @@ class TrainedModel:
             An explanation; a list of them if several images were given.
         """
         batch = self.preprocess(images)
-        many = not isinstance(images, (str, Path, Image.Image, np.ndarray)) and not (
-            isinstance(images, Tensor) and images.dim() == 3
-        )
         size = 1 if self.mixes_batches else BATCH
         found = [one for part in batch.split(size) for one in explain_features(self, part, method, concepts)]
-        return found if many else found[0]
+        return found[0] if _is_one(images) else found
 
     @cached_property
     def concepts(self) -> ConceptSet | None:
@@ -225,18 +246,8 @@ class TrainedModel:
             self.model.load_trained_state(learned)
 
 
-def _from_array(array: NDArray[Any]) -> Image.Image:
-    """An array of grey or colour values as a picture.
-
-    Raises:
-        ValueError: another shape, or real values outside of [0, 1].
-    """
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (1, 3)):
-        raise ValueError(f"an array must be (H, W) or (H, W, 3), not {array.shape}")
-    if array.dtype.kind == "f":
-        if not np.isfinite(array).all() or array.min() < 0 or array.max() > 1:
-            raise ValueError("real values of an image must lie in [0, 1]; integer arrays may hold 8 or 16 bit")
-        array = np.rint(array * 255).astype(np.uint8)
-    elif array.dtype != np.uint8:
-        array = stretch(array)
-    return to_rgb(Image.fromarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array))
+def _is_one(images: ImageLike | Iterable[ImageLike]) -> bool:
+    """Whether it is one image, and not several: arrays and tensors of four axes are."""
+    if isinstance(images, (np.ndarray, Tensor)):
+        return images.ndim != 4
+    return isinstance(images, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image))
