@@ -1,10 +1,14 @@
 """BiomedCoOp: a context that learns from many sentences about each class (Koleilat et al., CVPR 2025, 2411.15232).
 
+The release (HealthX-Lab/BiomedCoOp at 7ceb5a8) chose weights and TAU for each of its eleven sets, anew for base to new:
+they stand in these sets' files, `configs/datasets/<set>.yaml`. In those of the phantoms and the chest X-rays stand
+ours, chosen on their validation splits (docs/benchmark.md). All other sets have the release's own defaults.
 Symbols: B images, C classes, N sentences a class, D joint width.
 """
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,8 @@ from xcoop.trainers.coop import DEFAULTS as COOP
 from xcoop.trainers.coop import CoOpModel
 from xcoop.training import PromptTrainer
 
+logger = logging.getLogger(__name__)
+
 DEFAULTS = CfgNode(
     {
         **COOP,
@@ -30,7 +36,8 @@ DEFAULTS = CfgNode(
         "CTX_INIT": "a photo of a",
         "SCCM_LAMBDA": 1.0,  # of the squared error against the mean of all sentences
         "KDSP_LAMBDA": 1.0,  # of the divergence from the teacher with selected sentences
-        "TAU": 1.5,  # robust standard deviations from the median score beyond which a sentence is left out
+        "TAU": 1.5,  # standard deviations from the mean score beyond which a sentence is left out
+        "BASE_TO_NEW": [],  # these three where DATASET.SUBSAMPLE_CLASSES is base or new; [] leaves them
         "N_PROMPTS": 50,  # N
         "SENTENCES": "",  # a JSON file, {"class": ["sentence", ...]}; "" makes them of the concept bank
     }
@@ -42,14 +49,14 @@ class BiomedCoOpModel(CoOpModel):
 
     w are the unit class features of the prompts and h those of the mean of each class's sentences; the squared error
     is a mean over C x D numbers. The teacher is CLIP with the mean of the sentences whose score is no outlier: the
-    n-th one's score is the mean over the batch of the largest logit that the n-th sentences of the classes give.
+    n-th one's score is the mean over the batch of the largest logit that the n-th sentences of the classes give, and
+    an outlier is beyond TAU standard deviations of the mean score. (The released code, trainers/BiomedCoOp/
+    biomedcoop_clip.py, first takes the median and divides by the median absolute deviation, as the paper says; it then
+    standardises once more, which undoes both.)
 
-    Departures from the released code (HealthX-Lab/BiomedCoOp, trainers/BiomedCoOp/biomedcoop_clip.py): outliers are
-    those beyond TAU robust standard deviations (1.4826 median absolute deviations) of the median. The release divides
-    by the median absolute deviation, too, and then standardises once more, which undoes it: what it cuts is beyond TAU
-    plain standard deviations of the mean. For normal scores both are the same. The sentences come from a concept bank
-    or a file in the place of a list by GPT-4, the teacher shares the frozen image features in the place of a second
-    CLIP, and AMP works (the release's branch for it stops with an error).
+    Departures from it: the sentences come from a concept bank or a file in the place of a list by GPT-4, the teacher
+    shares the frozen image features in the place of a second CLIP, and AMP works (the release's branch for it stops
+    with an error).
     """
 
     sentences: Tensor
@@ -83,6 +90,16 @@ class BiomedCoOpModel(CoOpModel):
         return (self.sentences * kept[:, None]).sum(1) / kept.sum()
 
 
+def in_force(cfg: Any) -> CfgNode:
+    """The settings of a run: with those for base to new in their places, if it is one."""
+    settings = cfg.TRAINER.BIOMEDCOOP.clone()
+    settings.defrost()
+    if settings.BASE_TO_NEW and cfg.DATASET.SUBSAMPLE_CLASSES != "all":
+        settings.SCCM_LAMBDA, settings.KDSP_LAMBDA, settings.TAU = settings.BASE_TO_NEW
+        logger.info("base to new: SCCM_LAMBDA %g, KDSP_LAMBDA %g, TAU %g", *settings.BASE_TO_NEW)
+    return settings
+
+
 @register_trainer("BIOMEDCOOP", DEFAULTS)
 class BiomedCoOp(PromptTrainer):
     """Trains BiomedCoOp's contexts."""
@@ -92,7 +109,9 @@ class BiomedCoOp(PromptTrainer):
     def check_cfg(self, cfg: Any) -> None:
         """Refuses settings that could not work."""
         super().check_cfg(cfg)
-        settings = cfg.TRAINER.BIOMEDCOOP
+        if len(cfg.TRAINER.BIOMEDCOOP.BASE_TO_NEW) not in (0, 3):
+            raise ValueError("TRAINER.BIOMEDCOOP.BASE_TO_NEW needs three numbers, for SCCM_LAMBDA, KDSP_LAMBDA and TAU")
+        settings = in_force(cfg)
         if settings.N_PROMPTS < 1:
             raise ValueError(f"TRAINER.BIOMEDCOOP.N_PROMPTS is {settings.N_PROMPTS}; at least 1 is needed")
         if settings.TAU <= 0:
@@ -111,4 +130,4 @@ class BiomedCoOp(PromptTrainer):
             sentences = bank_ensemble(bank, count, lambda text: backbone.count_tokens(text) <= backbone.context_length)
         else:
             sentences = read_ensemble(Path(self.settings.SENTENCES).expanduser(), classnames, count)
-        return BiomedCoOpModel(backbone, classnames, self.settings, sentences)
+        return BiomedCoOpModel(backbone, classnames, in_force(self.cfg), sentences)

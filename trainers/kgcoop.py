@@ -33,9 +33,10 @@ class KgCoOpModel(CoOpModel):
     """CoOp's loss + W * d(w, h): w the learned class features, h those of a hand-written sentence.
 
     d is the mean over the classes of 1 - cos(w_c, h_c), as in the released code (htyao89/KgCoOp,
-    KgCoOp/trainers/kgcoop.py): half of the squared distance of the unit features, the paper's regulariser. W = 8 is
-    the paper's. Departures: the sentence is the dataset's own (the release has a list for its datasets), a bias vector
-    that the release trains and never uses is not there, and AMP works (the release's branch for it fails).
+    KgCoOp/trainers/kgcoop.py at c43ccc3): half of the squared distance of the unit features, the paper's regulariser.
+    W = 8 is the paper's. Departures: the sentence is the dataset's own (the release has a list for its datasets), a
+    bias vector and two networks that the release makes but neither trains nor uses are not there, and AMP works (the
+    release's branch for it fails).
     """
 
     hand_written: Tensor

@@ -1,26 +1,27 @@
 """LP++: a linear probe that blends image and text (Huang et al., CVPR 2024, arXiv 2404.02285).
 
-    logits_ik = f_i^T (w_k + alpha_k t_k)        f_i, t_k unit; minimised: mean cross entropy over w (C, D), alpha (C,)
+    logits_ik = f_i^T (w_k + alpha_k t_k) + b_k        f_i, t_k unit; minimised: mean cross entropy over w, alpha, b
 
-Full-batch descent on the two blocks in turn, with step sizes from upper bounds of the curvature: since the softmax's
-Hessian diag(p) - p p^T <= I / 2,
+The arithmetic is that of the released code (FereshteShakeri/FewShot-CLIP-Strong-Baseline, methods/linear_probe_p2.py
+at f81054f), on the whole batch:
 
-    step_w = 2 N / lambda_max(F^T F)        step_alpha = 2 N / max_k sum_i (f_i^T t_k)^2
+    w, b: gradient descent with momentum 0.9 and the step 4 N / lambda_max(F^T F), in each of ITERATIONS steps
+    alpha: after every ALPHA_EVERY of them, minus N / (4 max_k sum_i (f_i^T t_k)^2) times the *sum* of its gradients
+        in all steps so far (there, they are never set to zero)
 
-so no step increases the loss, and nothing is searched on validation images. w starts at the class means, alpha at one
-number: INIT_SCALE times the mean over the classes of t_k^T (class mean). ITERATIONS steps of w; after every
-ALPHA_EVERY of them one of alpha.
+w starts at each class's *sum* of features, b at a linear layer's random numbers, alpha at one number: INIT_SCALE times
+the mean over the classes of t_k^T (class mean). Kept is the iterate that classifies most validation images right, of
+equals the last; without a validation split it is the last of all.
 
-That start supposes that images and their texts have a positive cosine, as in OpenAI's models. Where it is not, alpha
-would be negative, and the text read the wrong way round: there it starts at CLIP's own scale.
-
-Differences from the released code: it takes 4 N / lambda_max with momentum 0.9 and N / (4 max_k ...), which is not
-sure to descend; adds a random bias; and keeps the iterate that is best on validation images. Here it is the last one.
+Differences: training images are not augmented; validation images are min(shots, 4) a class, as everywhere here (there,
+as many as shots); and alpha's start supposes that images and their texts have a positive cosine, as in OpenAI's
+models: where it is not, alpha would be negative and the text read the wrong way round, so it starts at CLIP's scale.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -46,12 +47,13 @@ DEFAULTS = CfgNode(
         "ALPHA_EVERY": 10,
     }
 )
+MOMENTUM = 0.9
 
 
 class LPPlusPlusModel(FixedTextModel):
-    """Visual prototypes w and blending weights alpha; before it is fitted, CLIP's own logits (w = 0, alpha = scale)."""
+    """Visual prototypes w, biases b, blending weights alpha; unfitted, CLIP's own logits (w, b = 0, alpha = scale)."""
 
-    fitted = ("w", "alpha")
+    fitted = ("w", "alpha", "bias")
     class_vector = Compared(
         "class vector",
         learned=True,
@@ -60,12 +62,14 @@ class LPPlusPlusModel(FixedTextModel):
     )
     w: Tensor
     alpha: Tensor
+    bias: Tensor
 
     def __init__(self, backbone: Backbone, classnames: list[str], text: Tensor, settings: CfgNode) -> None:
         super().__init__(backbone, classnames, unit(text))
         self.settings = settings
         self.register_buffer("w", torch.zeros_like(text), persistent=False)
         self.register_buffer("alpha", self.scale.detach().expand(len(classnames)).clone(), persistent=False)
+        self.register_buffer("bias", torch.zeros_like(self.alpha), persistent=False)
 
     def text_features(self) -> Tensor:
         """What images are compared with, w_k + alpha_k t_k: (C, D)."""
@@ -77,47 +81,55 @@ class LPPlusPlusModel(FixedTextModel):
 
     def logits(self, features: ImageFeatures) -> Tensor:
         """Of the blended classifier, (B, C)."""
-        return unit(features.pooled) @ self.text_features().T
+        return unit(features.pooled) @ self.text_features().T + self.bias
 
     @torch.no_grad()
     def prepare(self, training: LabelledFeatures, validation: LabelledFeatures | None) -> None:
-        """Block descent from the class means."""
+        """Block descent from the class sums; see above."""
         images, target = unit(training.features.pooled), F.one_hot(training.labels, len(self.classnames))
         self.start(images, target.to(images))
-        steps = step_sizes(images, self.text)
+        step_w, step_alpha = step_sizes(images, self.text)
+        speed_w, speed_b, pull = torch.zeros_like(self.w), torch.zeros_like(self.bias), torch.zeros_like(self.alpha)
+        most, kept = -1, self.trained_state()
         for iteration in range(1, self.settings.ITERATIONS + 1):
-            self.step_w(images, target, steps[0])
+            excess = (self.logits(training.features).softmax(-1) - target) / len(images)  # (N, C)
+            speed_w = MOMENTUM * speed_w + excess.T @ images
+            speed_b = MOMENTUM * speed_b + excess.sum(0)
+            pull += (excess * (images @ self.text.T)).sum(0)
+            self.w -= step_w * speed_w
+            self.bias -= step_w * speed_b
             if iteration % self.settings.ALPHA_EVERY == 0:
-                self.step_alpha(images, target, steps[1])
-        loss = F.cross_entropy(self._logits(images), training.labels)
-        logger.info("LP++: loss %.4f; step sizes %.3g (w), %.3g (alpha)", loss, *steps)
+                self.alpha -= step_alpha * pull
+            if validation is not None:
+                right = int((self.logits(validation.features).argmax(-1) == validation.labels).sum())
+                if right >= most:
+                    most, kept = right, self.trained_state()
+        if most >= 0:
+            self.load_trained_state(kept)
+        loss = F.cross_entropy(self.logits(training.features), training.labels)
+        logger.info("LP++: loss %.4f; step sizes %.3g (w, b), %.3g (alpha)", loss, step_w, step_alpha)
 
     def start(self, images: Tensor, target: Tensor) -> None:
-        """Sets w to the class means (C, D), and alpha from their cosines with the text; see above."""
-        self.w = target.T @ images / target.sum(0)[:, None].clamp(min=1)
-        cosine = (self.w * self.text).sum(-1).mean()
+        """Sets w, b and alpha to where the descent begins.
+
+        Args:
+            images: unit, (N, D).
+            target: one-hot labels, (N, C).
+        """
+        self.w = target.T @ images
+        self.bias.uniform_(-1, 1).mul_(images.shape[1] ** -0.5)  # as `torch.nn.Linear` draws it
+        cosine = ((self.w * self.text).sum(-1) / target.sum(0).clamp(min=1)).mean()
         self.alpha.copy_(self.settings.INIT_SCALE * cosine if cosine > 0 else self.scale)
 
-    def step_w(self, images: Tensor, target: Tensor, size: float) -> None:
-        """One descent step of w; the gradient is (p - y)^T F / N."""
-        self.w -= size * self._excess(images, target).T @ images
-
-    def step_alpha(self, images: Tensor, target: Tensor, size: float) -> None:
-        """One descent step of alpha; the gradient is sum_i (p - y)_ik f_i^T t_k / N."""
-        self.alpha -= size * (self._excess(images, target) * (images @ self.text.T)).sum(0)
-
-    def _excess(self, images: Tensor, target: Tensor) -> Tensor:
-        """(p - y) / N, (N, C)."""
-        return (self._logits(images).softmax(-1) - target) / len(images)
-
-    def _logits(self, images: Tensor) -> Tensor:
-        return images @ self.text_features().T
+    def load_trained_state(self, state: Mapping[str, Tensor], source: str = "the given state") -> None:
+        """See `PromptModel`; a checkpoint from before there was a bias has none."""
+        super().load_trained_state({"bias": torch.zeros_like(self.bias), **state}, source)
 
 
 def step_sizes(images: Tensor, text: Tensor) -> tuple[float, float]:
-    """The steps of w and alpha at which no step increases the loss, from unit features (N, D) and (C, D)."""
+    """The steps of w (and b) and of alpha, from unit features (N, D) and (C, D)."""
     largest = float(torch.linalg.eigvalsh((images.T @ images).double())[-1])
-    return 2 * len(images) / largest, 2 * len(images) / float((images @ text.T).square().sum(0).max())
+    return 4 * len(images) / largest, len(images) / (4 * float((images @ text.T).square().sum(0).max()))
 
 
 @register_trainer("LPPLUSPLUS", DEFAULTS)

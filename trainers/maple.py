@@ -5,6 +5,8 @@ Symbols: n prompts a layer, J layers, W text width, V width of the image tower.
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
@@ -26,13 +28,18 @@ DEFAULTS = CfgNode(
 
 
 class MaPLeModel(DeepPromptModel):
-    """Layer j has text prompts P_j (n, W), and vision prompts F_j(P_j) (n, V) by a linear map of its own."""
+    """Layer j has text prompts P_j (n, W), and vision prompts F_j(P_j) (n, V) by a linear map of its own.
+
+    As in the released code (muzairkhattak/multimodal-prompt-learning, trainers/maple.py at 69bce21) the first map has
+    random numbers of its own, and all later ones start as copies of one other.
+    """
 
     def __init__(self, backbone: Backbone, classnames: list[str], settings: CfgNode) -> None:
         J = depth_within(settings.PROMPT_DEPTH, backbone, "MaPLe")
         super().__init__(backbone, classnames, settings.CTX_INIT, settings.N_CTX, J, "MaPLe")
         W, V = backbone.text_width, vision_width(backbone, "MaPLe")
-        self.coupling = nn.ModuleList(nn.Linear(W, V) for _ in range(J))
+        first, later = nn.Linear(W, V), nn.Linear(W, V)
+        self.coupling = nn.ModuleList([first, *(deepcopy(later) for _ in range(J - 1))])
 
     def vision_prompts(self) -> Tensor:
         """F_j(P_j), (J, n, V)."""

@@ -1,9 +1,14 @@
 """Tip-Adapter: a cache of the training images beside zero-shot CLIP, without training (Zhang et al., ECCV 2022).
 
-The formula, and the search of alpha and beta, stand in `xcoop.cache_model` (arXiv 2111.03930). Differences from the
-released code: keys are features of images that are not augmented (there, means over ten augmented views); the grid
-is searched on the validation split only, and the configured values hold where there is none; settings that are
-equally accurate are told apart by their cross entropy.
+The formula, and the search of alpha and beta, stand in `xcoop.cache_model` (arXiv 2111.03930). The released code
+(gaopengcuhk/Tip-Adapter at d0e2d6f) has a grid for each of its eleven sets: up to 7 (beta) and 3 (alpha) for ImageNet,
+pets and actions, up to 50 and 50 for flowers, between them for the others; 200 betas and 20 alphas. No one of them is
+for medical sets, so the widest is searched, with the 200 alphas of those who ran Tip-Adapter on many sets by one grid
+(FereshteShakeri/FewShot-CLIP-Strong-Baseline; HealthX-Lab/BiomedCoOp, on medical ones): every tenth is the release's.
+
+Differences: keys are features of images that are not augmented (there, means over ten augmented views); the configured
+values hold where there is no validation split; settings that are equally accurate are told apart by their cross
+entropy (there, the first of equals is taken: on few images mostly the smallest beta).
 """
 
 from __future__ import annotations

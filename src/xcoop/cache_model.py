@@ -33,8 +33,8 @@ CACHE = {
     "INIT_BETA": 1.0,  # sharpness; Tip-Adapter-F trains with it
     "INIT_ALPHA": 1.17,  # weight of the cache
     "SEARCH_HP": True,  # choose both on the validation split, if there is one
-    "SEARCH_SCALE": [7.0, 3.0],  # largest beta and alpha of the grid, which begins at 0.1
-    "SEARCH_STEP": [200, 20],  # how many of each
+    "SEARCH_SCALE": [50.0, 50.0],  # largest beta and alpha of the grid, which begins at 0.1
+    "SEARCH_STEP": [200, 200],  # how many of each
 }
 
 

@@ -15,29 +15,32 @@ from xcoop.alignment import unit
 from xcoop.backbones import Backbone
 from xcoop.templates import fill
 
-NORMAL_MAD = 1.4826  # a normal distribution's standard deviation is this many median absolute deviations
 AT_ONCE = 256  # sentences that are encoded together
 
 
 @torch.no_grad()
-def sentence_features(backbone: Backbone, sentences: Sequence[Sequence[str]]) -> Tensor:
+def sentence_features(backbone: Backbone, sentences: Sequence[Sequence[str]], raw: bool = False) -> Tensor:
     """Features of the sentences of each class.
 
     Args:
         backbone: encodes them.
         sentences: N for each of C classes.
+        raw: as they come out of the text tower, instead of unit.
 
     Returns:
-        (C, N, D), unit.
+        (C, N, D).
     """
     texts = [text for row in sentences for text in row]
     parts = [backbone.encode_text(texts[start : start + AT_ONCE]) for start in range(0, len(texts), AT_ONCE)]
-    return unit(torch.cat(parts)).unflatten(0, (len(sentences), -1))
+    features = torch.cat(parts)
+    return (features if raw else unit(features)).unflatten(0, (len(sentences), -1))
 
 
-def template_features(backbone: Backbone, templates: Sequence[str], classnames: Sequence[str]) -> Tensor:
-    """Features of each class's name in each of N templates: (C, N, D), unit."""
-    return sentence_features(backbone, [[fill(template, name) for template in templates] for name in classnames])
+def template_features(
+    backbone: Backbone, templates: Sequence[str], classnames: Sequence[str], raw: bool = False
+) -> Tensor:
+    """Features of each class's name in each of N templates: (C, N, D), unit unless `raw`."""
+    return sentence_features(backbone, [[fill(template, name) for template in templates] for name in classnames], raw)
 
 
 def distillation(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
@@ -77,18 +80,15 @@ def sentence_scores(images: Tensor, sentences: Tensor, scale: Tensor | float) ->
 
 @torch.no_grad()
 def inliers(scores: Tensor, tau: float) -> Tensor:
-    """Which scores lie within `tau` robust standard deviations of the median.
-
-    The robust standard deviation is the median absolute deviation times 1.4826: a few outliers hardly move it, where
-    they would widen a plain standard deviation and so hide themselves.
+    """Which scores lie within `tau` standard deviations (n - 1) of their mean.
 
     Args:
         scores: (N,).
         tau: > 0.
 
     Returns:
-        (N,) bool; what is nearest to the median is always in, so that something is.
+        (N,) bool; what is nearest to the mean is always in, so that something is.
     """
-    distance = (scores - scores.quantile(0.5)).abs()
-    limit = tau * NORMAL_MAD * distance.quantile(0.5)
+    distance = (scores - scores.mean()).abs()
+    limit = tau * scores.std(correction=min(1, len(scores) - 1))  # one score has none
     return distance <= torch.maximum(limit, distance.min())

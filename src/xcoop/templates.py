@@ -46,6 +46,25 @@ MEDICAL = (
 
 ALL = GENERIC + MEDICAL
 
+# Sixty of the eighty that CLIP's authors wrote for ImageNet (Radford et al., as above), after the way they are made of
+# a manner and a determiner: PromptSRC's frozen text is their mean (muzairkhattak/PromptSRC at bb95c77).
+_BOTH = ("bad photo", "blurry photo", "bright photo", "close-up photo", "cropped photo", "low resolution photo",
+         "pixelated photo", "doodle", "painting", "rendering", "rendition", "sculpture", "sketch")  # fmt: skip
+_WITH_A = ("a drawing", "a jpeg corrupted photo", "a tattoo", "art", "graffiti")
+_WITH_THE = ("a black and white photo", "a dark photo", "a good photo", "itap")
+_PHOTO_OF = ("a", "the", "one", "my", "many", "a clean", "the clean", "a dirty", "the dirty", "a hard to see",
+             "the hard to see", "the cool", "a large", "a nice", "a weird")  # fmt: skip
+_MADE_OF = ("a embroidered", "the embroidered", "a origami", "the origami", "a plastic", "the plastic", "a cartoon",
+            "the toy")  # fmt: skip
+IMAGENET = (
+    *(f"a {manner} of {which} {{}}." for manner in _BOTH for which in ("a", "the")),
+    *(f"{manner} of a {{}}." for manner in _WITH_A),
+    *(f"{manner} of the {{}}." for manner in _WITH_THE),
+    *(f"a photo of {which} {{}}." for which in _PHOTO_OF),
+    *(f"{which} {{}}." for which in _MADE_OF),
+    *(f"{which} {{}} in a video game." for which in ("a", "the")),
+)
+
 
 def fill(template: str, classname: str) -> str:
     """A template with a class name in place; underscores stand for spaces."""

@@ -50,7 +50,7 @@ def test_what_is_in_the_test_split_changes_nothing(
         assert torch.equal(tensor, state(other)[key]), key
 
 
-@pytest.mark.parametrize("name", ["TipAdapter", "TipAdapterF", "LinearProbe"])
+@pytest.mark.parametrize("name", ["TipAdapter", "TipAdapterF", "LinearProbe", "LPPlusPlus"])
 def test_what_is_in_the_validation_split_does(name: str, make_cfg: ConfigMaker, planted: Path) -> None:
     swap_labels(planted / "val")
     first = tiny_run.trained(make_cfg(name))
