@@ -6,7 +6,6 @@ Names and layout are Dassl's: `<output>/prompt_learner/model.pth.tar-<epoch>`, `
 
 from __future__ import annotations
 
-import io
 import math
 import warnings
 from pathlib import Path
@@ -14,7 +13,8 @@ from typing import Any
 
 import torch
 
-from xcoop.files import atomic_write_bytes, atomic_write_text
+from xcoop.engine import safeload
+from xcoop.files import atomic_write_text
 
 BEST = "model-best.pth.tar"
 POINTER = "checkpoint"
@@ -31,9 +31,7 @@ def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
     Raises:
         OSError: it cannot be written; an older one is still there.
     """
-    buffer = io.BytesIO()  # a full disk makes torch.save itself fail with a RuntimeError about its own archive
-    torch.save(content, buffer)
-    atomic_write_bytes(path, buffer.getvalue())
+    safeload.write(content, path)
     if path.name != BEST:
         atomic_write_text(path.parent / POINTER, path.name + "\n")
 

@@ -2,7 +2,8 @@
 
 A file holds the features of one list of images. Its name is a hash of all that they depend on: the backbone's
 weights, the preprocessing, and each image's path, size and time of change. Nothing else is asked, so a wrong hit would
-need a file that was changed within its own size and time stamp.
+need an image that was changed within its own size and time stamp. A file carries its name and the hash of its numbers:
+one that was damaged, renamed, or written before there were hashes is removed and made anew.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +25,7 @@ from tqdm import tqdm
 
 from xcoop import sharing
 from xcoop.backbones import Backbone, ImageFeatures
+from xcoop.backbones.base import tensors_sha256
 from xcoop.files import atomic_path, cache_dir
 
 logger = logging.getLogger(__name__)
@@ -146,27 +149,37 @@ class FeatureStore:
         return ImageFeatures(torch.cat([p.pooled for p in parts]), torch.cat([p.patches for p in parts]))
 
     def _read(self, path: Path, n: int) -> ImageFeatures | None:
-        """What a file holds for n images; None if it is missing or is not that."""
+        """What a file holds for n images; None, and the file is removed, if it is not what was written for them."""
         if not path.is_file():
             return None
         try:
             with safe_open(path, framework="pt") as file:
                 # Copies: what the file maps into memory would vanish with it.
-                features = ImageFeatures(file.get_tensor("pooled").clone(), file.get_tensor("patches").clone())
+                tensors = {name: file.get_tensor(name).clone() for name in ("pooled", "patches")}
+                if file.metadata() != _stated(path, tensors):
+                    raise ValueError("its name or its numbers are not those that were written")
+            features = ImageFeatures(**tensors)
             if features.pooled.shape != (n, self.backbone.embed_dim) or len(features.patches) != n:
                 raise ValueError(f"features of shape {tuple(features.pooled.shape)} for {n} images")
             return features
         except (SafetensorError, OSError, ValueError) as error:
-            logger.warning("%s cannot be read (%s): its features are computed anew", path, error)
+            logger.warning("%s cannot be used (%s): it is removed, and its features are computed anew", path, error)
+            with suppress(OSError):
+                path.unlink()
             return None
 
     def _write(self, path: Path, features: ImageFeatures) -> None:
         tensors = {"pooled": features.pooled.contiguous(), "patches": features.patches.contiguous()}
         try:
             with atomic_path(path) as temporary:
-                save_file(tensors, temporary)
+                save_file(tensors, temporary, _stated(path, tensors))
         except (OSError, SafetensorError) as error:  # a full or read-only disk costs time, not the run
             logger.warning("features are not kept for the next run: %s", error)
+
+
+def _stated(path: Path, tensors: dict[str, Tensor]) -> dict[str, str]:
+    """What a file of features says of itself."""
+    return {"name": path.name, "sha256": tensors_sha256(tensors)}
 
 
 def _stamps(paths: Sequence[str]) -> Iterator[str]:

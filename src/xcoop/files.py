@@ -21,6 +21,8 @@ from xcoop.locks import held
 from xcoop.names import cut
 
 TEMPORARY = re.compile(r"\.(.+)\.[a-z0-9_]{8}\.tmp", re.DOTALL)
+_END = b"PK\5\6"  # begins the last 22 bytes of a zip archive; the last two are the length of its comment
+_SEALED = 22 + len("sha256:") + 64  # bytes of such an end with a seal
 MOST_INFLATED = 4  # times its own size that an archive of weights may unpack to; torch.save does not compress
 
 
@@ -143,6 +145,36 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def sealed(archive: bytes) -> bytes:
+    """A zip archive with the SHA-256 of its bytes in its comment, which all readers of zip files pass over."""
+    if archive[-22:-18] != _END or archive[-2:] != b"\0\0":
+        raise ValueError("no zip archive without a comment")
+    seal = b"sha256:" + hashlib.sha256(archive[:-2]).hexdigest().encode()
+    return archive[:-2] + len(seal).to_bytes(2, "little") + seal
+
+
+def is_sealed(path: str | os.PathLike[str]) -> bool:
+    """Whether a file carries the hash that `sealed` gave it.
+
+    Raises:
+        ValueError: it does, and its content is not what was written; the message does not name the file.
+    """
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        file.seek(max(0, size - _SEALED))
+        tail = file.read()
+        if len(tail) < _SEALED or tail[:4] != _END:
+            return False
+        file.seek(0)
+        digest, left = hashlib.sha256(), size - _SEALED + 20
+        while block := file.read(min(1 << 20, left)):
+            digest.update(block)
+            left -= len(block)
+    if tail[22:] != b"sha256:" + digest.hexdigest().encode():
+        raise ValueError("it is not what was written: its SHA-256 differs from the one that it carries")
+    return True
 
 
 def check_archive(path: str | os.PathLike[str]) -> bool:

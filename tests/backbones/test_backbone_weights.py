@@ -11,11 +11,11 @@ import pytest
 import torch
 from yacs.config import CfgNode
 
-from xcoop.backbones import load_backbone
+from xcoop.backbones import load_backbone, openai
 from xcoop.backbones.build import build_clip
 from xcoop.backbones.clip_import import import_clip
 from xcoop.backbones.weights import read_state_dict
-from xcoop.phantom.weights import load_state_dict, save_state_dict
+from xcoop.phantom.weights import load_state_dict, pretrained_path, save_state_dict
 
 
 def load(path, name="ViT-B/16"):
@@ -296,3 +296,38 @@ def test_state_dicts_that_do_not_fit(tiny_state, change, says):
         build_clip(change(tiny_state), "some.pt")
     assert str(caught.value).startswith("some.pt is no CLIP in OpenAI's layout: ")
     assert len(str(caught.value)) < 700
+
+
+def test_weights_of_another_architecture_are_said_and_recorded_as_such(tiny_weights_file, caplog):
+    holds = "ViT of 3 layers, width 128, patch 8, 32 pixels; text of 3 layers, width 64, 77 tokens; joint width 48"
+    backbone = load(tiny_weights_file, "ViT-B/16")
+    assert (backbone.architecture, backbone.fits_name) == (holds, False)
+    (said,) = [record for record in caplog.records if record.levelname == "WARNING"]
+    published = (
+        "ViT of 12 layers, width 768, patch 16, 224 pixels; text of 12 layers, width 512, 77 tokens; joint width 512"
+    )
+    assert (
+        f"NAME is ViT-B/16 ({published}), but {tiny_weights_file} holds another architecture ({holds})" in said.message
+    )
+    assert load(tiny_weights_file, "phantom").fits_name  # a name that stands for no published size
+
+
+@pytest.mark.parametrize("name", ["RN50", "RN50x4", "ViT-B/32", "ViT-L/14@336px"])
+def test_the_published_sizes_fit_their_names(name):
+    """Built on the meta device, by OpenAI's own constructor and the sizes of its paper."""
+    layers, width, patch, pixels, joint, text = openai.PUBLISHED[name]
+    with torch.device("meta"):
+        sizes = (joint, pixels, layers, width, patch or None, 77, 49408, text, text // 64, 12)
+        backbone = openai.ClipBackbone(name, import_clip().model.CLIP(*sizes))
+    assert backbone.fits_name
+    backbone.name = "RN101"
+    assert not backbone.fits_name
+
+
+def test_a_changed_phantom_is_refused(tmp_path, monkeypatch):
+    data = bytearray(pretrained_path().read_bytes())
+    data[-1000] ^= 1
+    (tmp_path / "phantom.safetensors").write_bytes(data)
+    monkeypatch.setattr("xcoop.phantom.weights.pretrained_path", lambda: tmp_path / "phantom.safetensors")
+    with pytest.raises(ValueError, match=r"phantom\.safetensors is not the file that comes with xcoop"):
+        load("", "phantom")

@@ -14,7 +14,7 @@ import torch
 from dassl.utils import load_checkpoint, load_pretrained_weights
 from torch import nn
 
-from xcoop.engine import safeload
+from xcoop.engine import checkpoint, safeload
 from xcoop.engine.safeload import CheckpointError
 
 
@@ -135,3 +135,37 @@ def test_allowance_ends_with_the_load(tmp_path: Path) -> None:
     load_checkpoint(str(tmp_path / "o.pth"))
     with pytest.raises(Exception, match="SGD"):
         torch.load(tmp_path / "o.pth", weights_only=True)
+
+
+def test_every_flipped_bit_is_noticed(tmp_path: Path, caplog: Any) -> None:
+    """Of the file of a checkpoint; what is left unread (the mark of the checksum itself) is said."""
+    path, generator = tmp_path / "model.pth.tar-1", torch.Generator().manual_seed(0)
+    state = {"ctx": torch.randn(4, 3, generator=generator)}
+    checkpoint.save_checkpoint({"state_dict": state, "epoch": 1, "val_result": 87.5}, str(tmp_path))
+    whole = path.read_bytes()
+    refused = 0
+    for place in range(0, len(whole), max(1, len(whole) // 150)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        caplog.clear()
+        try:
+            content = safeload.read(path)
+        except CheckpointError as error:
+            assert str(path) in str(error)  # noqa: PT017
+            refused += 1
+        else:
+            assert torch.equal(content["state_dict"]["ctx"], state["ctx"])
+            assert content["val_result"] == 87.5
+    assert refused > 140
+
+
+def test_a_checksum_is_no_hindrance_to_others_and_its_lack_is_said(tmp_path: Path, caplog: Any) -> None:
+    path = tmp_path / "model.pth.tar-1"
+    safeload.write({"state_dict": {"ctx": torch.ones(2)}, "epoch": 1}, path)
+    assert torch.load(path, weights_only=False)["epoch"] == 1  # as Dassl reads it
+    assert zipfile.ZipFile(path).testzip() is None
+    assert (safeload.read(path)["epoch"], caplog.text) == (1, "")
+    torch.save({"state_dict": {}, "epoch": 2}, path)
+    assert safeload.read(path)["epoch"] == 2
+    assert f"{path} carries no checksum" in caplog.text

@@ -130,6 +130,30 @@ def test_a_damaged_file_is_made_anew(
     assert torch.equal(load(path.read_bytes())["pooled"], whole["pooled"])
 
 
+@pytest.mark.parametrize("kind", ["flipped", "renamed", "without a hash"])
+def test_numbers_that_are_not_those_of_these_images_are_made_anew(
+    kind: str, make_cfg: ConfigMaker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trainer = tiny_run.build(make_cfg("CoOp", "FEATURES.DIR", str(tmp_path / "cache")))
+    path, other = (trainer.store.path(loader) for loader in (trainer.test_loader, trainer.train_loader_x))
+    right = trainer.store.features(trainer.test_loader, 4)
+    whole = bytearray(path.read_bytes())
+    if kind == "flipped":
+        whole[-1] ^= 64  # an exponent
+    elif kind == "renamed":  # as many images, whole, and others
+        wrong = {"pooled": right.pooled.flip(0), "patches": right.patches}
+        whole = bytearray(save(wrong, features._stated(other, wrong)))
+    else:
+        whole = bytearray(save({"pooled": right.pooled.flip(0), "patches": right.patches}))
+    path.write_bytes(whole)
+    again = trainer.store.features(trainer.test_loader, 4)
+    assert torch.equal(again.pooled, right.pooled)
+    assert f"{path} cannot be used" in caplog.text
+    caplog.clear()
+    assert torch.equal(trainer.store.features(trainer.test_loader, 4).pooled, right.pooled)
+    assert not caplog.text
+
+
 def test_a_folder_that_cannot_be_written_costs_no_run(
     make_cfg: ConfigMaker, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

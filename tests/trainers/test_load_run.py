@@ -176,12 +176,23 @@ def test_other_weights_of_the_backbone_are_refused(make_cfg: ConfigMaker, tmp_pa
     from safetensors.torch import save_file
 
     folder = finished(make_cfg, "CoOp")
-    other = tmp_path / "other.safetensors"
+    other = tmp_path / "elsewhere" / Path(make_cfg("CoOp").MODEL.BACKBONE.PATH).name
+    other.parent.mkdir()
     save_file({name: tensor.contiguous() for name, tensor in tiny_clip_state(seed=9).items()}, other)
     config = (folder / "config.yaml").read_text(encoding="utf-8")
     old = next(line for line in config.splitlines() if line.strip().startswith("PATH:") and "safetensors" in line)
     (folder / "config.yaml").write_text(config.replace(old, f"{old.partition('PATH:')[0]}PATH: {other}"))
     with pytest.raises(ValueError, match="SHA-256"):
+        xcoop.load_run(folder)
+
+
+@pytest.mark.parametrize(("key", "value"), [("SEED: 1", "SEED: 2"), ("LR: 0.01", "LR: 0.02")])
+def test_an_edited_config_is_not_explained(key: str, value: str, make_cfg: ConfigMaker) -> None:
+    folder = finished(make_cfg, "CoOp")
+    config = folder / "config.yaml"
+    assert key in config.read_text()
+    config.write_text(config.read_text().replace(key, value))
+    with pytest.raises(ValueError, match=r"config\.yaml was changed after the run"):
         xcoop.load_run(folder)
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -146,7 +146,7 @@ class Backbone(nn.Module, ABC):
         tensors = self.state_dict(keep_vars=True)
         key = _key(tensors)
         if self._fingerprint is None or self._fingerprint[0] != key:
-            self._fingerprint = (key, _digest(tensors))
+            self._fingerprint = (key, tensors_sha256(tensors))
         return self._fingerprint[1]
 
     def take_fingerprint(self, known: str) -> None:
@@ -167,7 +167,8 @@ def _key(tensors: dict[str, Tensor]) -> object:
     return tuple((tensor.data_ptr(), tensor._version, tensor.dtype) for tensor in tensors.values())
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """The SHA-256 of named tensors (hex): of names, types, shapes and numbers, in the order of the names."""
     digest = hashlib.sha256()
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,31 @@ from xcoop.names import shown
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-NAMES = ("RN50", "RN101", "RN50x4", "RN50x16", "RN50x64", "ViT-B/32", "ViT-B/16", "ViT-L/14", "ViT-L/14@336px")
+# What OpenAI published under each name: layers, width, patch (0: a ResNet) and pixels of the image tower, the widths of
+# joint space and text tower (Radford et al., ICML 2021, arXiv 2103.00020, tables 19 and 20).
+PUBLISHED = {
+    "RN50": ((3, 4, 6, 3), 64, 0, 224, 1024, 512),
+    "RN101": ((3, 4, 23, 3), 64, 0, 224, 512, 512),
+    "RN50x4": ((4, 6, 10, 6), 80, 0, 288, 640, 640),
+    "RN50x16": ((6, 8, 18, 8), 96, 0, 384, 768, 768),
+    "RN50x64": ((3, 15, 36, 10), 128, 0, 448, 1024, 1024),
+    "ViT-B/32": (12, 768, 32, 224, 512, 512),
+    "ViT-B/16": (12, 768, 16, 224, 512, 512),
+    "ViT-L/14": (24, 1024, 14, 224, 768, 768),
+    "ViT-L/14@336px": (24, 1024, 14, 336, 768, 768),
+}
+NAMES = tuple(PUBLISHED)
+
+logger = logging.getLogger(__name__)
+
+
+def described(
+    layers: object, width: int, patch: int, pixels: int, joint: int, text: int, depth: int = 12, length: int = 77
+) -> str:
+    """The architecture of a CLIP in words; `depth` and `length` are the text tower's layers and tokens."""
+    tower = f"ViT of {layers} layers, width {width}, patch {patch}"
+    tower = tower if patch else f"ResNet of {layers} blocks, width {width}"
+    return f"{tower}, {pixels} pixels; text of {depth} layers, width {text}, {length} tokens; joint width {joint}"
 
 
 def count_tokens(text: str) -> int:
@@ -33,9 +58,20 @@ TEXT = TextLimits(context_length=77, count_tokens=count_tokens)
 
 @register_backbone(*NAMES, text=TEXT)
 def load_openai(name: str, path: str) -> Backbone:
-    """OpenAI's weights of that name, or those of a local file; a file's shapes decide the model, not the name."""
-    path = path or str(fetch_openai(name))
-    return ClipBackbone(name, build_clip(read_state_dict(path), path))
+    """OpenAI's weights of that name, or those of a local file; a file's shapes decide the model, not the name.
+
+    A file of another architecture is taken, since only these names are to be had; it is said, here and in the record.
+    """
+    file = path or str(fetch_openai(name))
+    backbone = ClipBackbone(name, build_clip(read_state_dict(file), file))
+    if not backbone.fits_name:
+        logger.warning(
+            "MODEL.BACKBONE.NAME is %s (%s), but %s holds another architecture (%s): it is used, and recorded as such",
+            name, described(*PUBLISHED[name]), file, backbone.architecture,
+        )  # fmt: skip
+    elif path:
+        logger.info("%s holds %s, as %s has it", file, backbone.architecture, name)
+    return backbone
 
 
 class ClipBackbone(Backbone):
@@ -63,6 +99,21 @@ class ClipBackbone(Backbone):
         side = self.input_size // (model.visual.conv1.kernel_size[0] if self.is_vit else 32)
         self.grid = (side, side)
         self.eval()
+
+    @property
+    def architecture(self) -> str:
+        """What the weights are of; see `described`."""
+        visual, text = self.model.visual, self.model.transformer
+        sizes = tuple(len(stage) for stage in self.image_blocks) if not self.is_vit else len(self.image_blocks)  # type: ignore[arg-type]
+        width = visual.conv1.out_channels if self.is_vit else visual.layer1[0].conv1.out_channels
+        patch = visual.conv1.kernel_size[0] if self.is_vit else 0
+        joint = int(self.embed_dim)
+        return described(sizes, width, patch, self.input_size, joint, self.text_width, text.layers, self.context_length)
+
+    @property
+    def fits_name(self) -> bool:
+        """Whether the weights are of the architecture that is published under their name, if any is."""
+        return self.name not in PUBLISHED or self.architecture == described(*PUBLISHED[self.name])
 
     @property
     def logit_scale(self) -> Tensor:

@@ -7,7 +7,6 @@ stopped. Files are whole or absent, whenever the process dies: the pointer is wr
 
 from __future__ import annotations
 
-import io
 import os
 import shutil
 from collections import OrderedDict
@@ -47,9 +46,7 @@ def save_checkpoint(
         state["state_dict"] = OrderedDict((key.removeprefix("module."), weights[key]) for key in weights)
     name = model_name or epoch_file(state["epoch"])
     path = os.path.join(save_dir, name)
-    buffer = io.BytesIO()
-    torch.save(state, buffer)
-    files.atomic_write_bytes(path, buffer.getvalue())
+    safeload.write(state, path)
     files.atomic_write_text(os.path.join(save_dir, POINTER), f"{name}\n")
     print(f"Checkpoint saved to {path}")
     if is_best:

@@ -7,6 +7,8 @@ themselves but as inert stand-ins: objects of an empty class that only keep the 
 
 from __future__ import annotations
 
+import io
+import logging
 import re
 import struct
 from collections.abc import Iterator
@@ -16,7 +18,9 @@ from typing import Any
 
 import torch
 
-from xcoop.files import check_archive
+from xcoop.files import atomic_write_bytes, check_archive, is_sealed, sealed
+
+logger = logging.getLogger(__name__)
 
 _OPTIMISERS = {
     "torch.optim.sgd": ("SGD",),
@@ -71,12 +75,25 @@ def read(path: str | Path) -> Any:
     try:
         if check_archive(path):
             raise ValueError("it is a TorchScript archive, which holds code")
+        if not is_sealed(path):
+            logger.warning("%s carries no checksum (another programme, or an older version, wrote it)", path)
         with _allowing(_stand_ins()):
             return torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
     except Exception as error:  # whatever a damaged or hostile file sets off
         raise CheckpointError(_explain(path, error)) from error
+
+
+def write(content: Any, path: str | Path) -> None:
+    """Writes a checkpoint, whole or not at all, with a checksum that `read` compares and others pass over.
+
+    Raises:
+        OSError: it cannot be written; an older one is still there.
+    """
+    buffer = io.BytesIO()  # a full disk makes torch.save itself fail with a RuntimeError about its own archive
+    torch.save(content, buffer)
+    atomic_write_bytes(path, sealed(buffer.getvalue()))
 
 
 def _explain(path: str | Path, error: Exception) -> str:

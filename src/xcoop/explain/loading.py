@@ -15,7 +15,7 @@ from xcoop.concepts import ConceptBank, load_bank
 from xcoop.config import add_missing, get_cfg
 from xcoop.explain.trained import TrainedModel
 from xcoop.model import PromptModel
-from xcoop.results.identity import read_config
+from xcoop.results.identity import config_hash, read_config
 from xcoop.results.record import CONFIG, RESULTS, read_run
 
 logger = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ def load_run(folder: Path, device: str | None = None) -> TrainedModel:
     from dassl.engine import TRAINER_REGISTRY
 
     results = _finished(folder)
-    cfg = _config(folder / CONFIG)
+    cfg = _config(folder / CONFIG, results)
     where = torch.device(device or ("cuda" if torch.cuda.is_available() and cfg.USE_CUDA else "cpu"))
     backbone = load_backbone(cfg).to(where)
     bank = _bank(cfg, results)
@@ -53,9 +53,20 @@ def _finished(folder: Path) -> dict[str, Any]:
     return results
 
 
-def _config(path: Path) -> Any:
-    """The saved config; keys that are newer than it have their defaults."""
+def _config(path: Path, results: dict[str, Any]) -> Any:
+    """The saved config; keys that are newer than it have their defaults.
+
+    Raises:
+        ValueError: it is not that of the recorded run.
+    """
     cfg = CfgNode(read_config(path))
+    found = config_hash(cfg)
+    if (found, cfg.get("SEED")) != (results["config_hash"], results["seed"]):
+        raise ValueError(
+            f"{path} was changed after the run: its settings have the SHA-256 {found[:12]}... and the seed "
+            f"{cfg.get('SEED')}, and {RESULTS} records {results['config_hash'][:12]}... and {results['seed']}. Restore "
+            "it; data and weights may lie in another folder (DATASET.ROOT, MODEL.BACKBONE.PATH), under their old names"
+        )
     add_missing(cfg, get_cfg())
     cfg.freeze()
     return cfg
@@ -67,7 +78,8 @@ def _check_backbone(backbone: Backbone, results: dict[str, Any], folder: Path) -
     if wanted and wanted != found:
         raise ValueError(
             f"{folder / RESULTS}: the run's backbone {results['backbone']} had weights with SHA-256 {wanted[:12]}..., "
-            f"those found now have {found[:12]}...: set MODEL.BACKBONE.PATH in {CONFIG} to the run's own weights"
+            f"those found now have {found[:12]}...: set MODEL.BACKBONE.PATH in {CONFIG} "
+            "to where the run's own weights lie, under their old name"
         )
 
 

@@ -27,7 +27,6 @@ from torch.nn.functional import cross_entropy, normalize
 from tqdm import tqdm
 
 from xcoop.engine import safeload
-from xcoop.files import atomic_path
 from xcoop.phantom.augment import augment
 from xcoop.phantom.captions import DIAGNOSES, make_caption, phrase
 from xcoop.phantom.corpus import GROUP, TO_LEARN_FROM, Corpus, draw_corpus, value_counts, value_numbers
@@ -145,8 +144,7 @@ class Pretraining:
             "student": self.student.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
-        with atomic_path(self._checkpoint) as temporary:
-            torch.save(content, temporary)
+        safeload.write(content, self._checkpoint)
 
     def _losses(self) -> dict[str, Tensor]:
         settings = self.settings

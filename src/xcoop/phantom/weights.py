@@ -26,6 +26,9 @@ _TOKEN_STD = 0.02
 _MOST_NUMBERS = 1 << 26
 
 
+SHIPPED = "fb8d9b3da724dc23e398656bfaaab6ddbf0af91b2da34663f6b7f564ac40c6fb"  # SHA-256 of the file that comes along
+
+
 def pretrained_path() -> Path:
     """Where the weights that come with the package lie."""
     return Path(__file__).parent / "pretrained" / "phantom.safetensors"

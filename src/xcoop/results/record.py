@@ -29,6 +29,7 @@ from xcoop.sharing import fact
 
 SCHEMA = 1
 RESULTS, PREDICTIONS, CONFIG = "results.json", "predictions.csv", "config.yaml"
+OTHER = " (another architecture)"  # stands behind the backbone's name where a file of weights is not what it says
 UNTRAINED = "untrained"  # an evaluation of what a training would start from
 CARD = "phantom.json"  # lies in a folder of drawn images
 _NEEDED = ("schema", "dataset", "trainer", "seed", "metrics", "config_hash", "predictions_sha256", "checksum")
@@ -166,13 +167,15 @@ def checksum(results: Mapping[str, Any]) -> str:
 def _describe(trainer: Any, labels: Ints, probabilities: Floats) -> dict[str, Any]:
     cfg, dataset = trainer.cfg, trainer.dm.dataset
     origin = getattr(trainer, "origin", None) or Origin()
+    backbone = getattr(trainer, "backbone", None)
     return {
         "schema": SCHEMA,
         "dataset": getattr(dataset, "name", cfg.DATASET.NAME),
         "task": getattr(dataset, "task", cfg.DATASET.get("TASK", "")),
         "subsample": cfg.DATASET.get("SUBSAMPLE_CLASSES", "all"),
         "trainer": cfg.TRAINER.NAME,
-        "backbone": cfg.MODEL.BACKBONE.NAME,
+        "backbone": cfg.MODEL.BACKBONE.NAME + ("" if getattr(backbone, "fits_name", True) else OTHER),
+        "architecture": getattr(backbone, "architecture", None),
         "backbone_sha256": _fingerprint(trainer),
         "shots": cfg.DATASET.NUM_SHOTS if cfg.DATASET.NUM_SHOTS > 0 else None,
         "seed": cfg.SEED,
