@@ -6,6 +6,7 @@ import hashlib
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -29,17 +30,17 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files that are read."""
     names: list[str] = []
     inner = module._read
-    monkeypatch.setattr(module, "_read", lambda path: names.append(path.name) or inner(path))
+    monkeypatch.setattr(module, "_read", lambda path, *how: names.append(path.name) or inner(path, *how))
     return names
 
 
 PATHS = ["0.png", "1.png", "2.png"]
 
 
-def test_the_hash_is_that_of_the_content(folder: Path) -> None:
+def test_the_hash_is_that_of_the_pixels(folder: Path) -> None:
     findings = survey(folder, PATHS)
-    for name in PATHS:
-        assert findings[name].sha256 == hashlib.sha256((folder / name).read_bytes()).hexdigest()
+    for shade, name in enumerate(PATHS):
+        assert findings[name].content == hashlib.sha256(b"4 4 " + bytes([shade]) * 48).hexdigest()
         assert findings[name].reason == ""
 
 
@@ -98,3 +99,52 @@ def test_every_unreadable_image_is_named_at_once(folder: Path) -> None:
 
 def test_readable_images_pass(folder: Path) -> None:
     refuse_unreadable(folder, survey(folder, PATHS))
+
+
+TURN = Image.Exif()
+TURN[0x0112] = 6
+
+
+def pictures(folder: Path) -> dict[str, bool]:
+    """One picture in many files, and others that only look like it: whether each is the first's equal."""
+    rng = np.random.default_rng(0)
+    grey = rng.integers(0, 255, (24, 16), np.uint8)
+    grey[0, 0], grey[0, 1] = 0, 255  # deep greys are stretched from their range
+    image = Image.fromarray(grey)
+    image.save(folder / "first.png")
+    image.save(folder / "other.bmp")
+    image.save(folder / "slow.png", compress_level=0, dpi=(72, 72))
+    image.convert("RGB").save(folder / "colour.tif", compression="tiff_lzw")
+    Image.fromarray(grey.astype(np.uint16) * 257).save(folder / "deep.png")
+    image.transpose(Image.Transpose.ROTATE_90).save(folder / "turned.png", exif=TURN)
+    image.save(folder / "lossy.jpg", quality=80)
+    image.transpose(Image.Transpose.ROTATE_90).save(folder / "lying.png")
+    image.crop((0, 0, 16, 23)).save(folder / "smaller.png")
+    Image.fromarray(grey ^ np.uint8(1)).save(folder / "noisy.png")
+    same = ("first.png", "other.bmp", "slow.png", "colour.tif", "deep.png", "turned.png")
+    return {path.name: path.name in same for path in folder.iterdir()}
+
+
+def test_equal_pixels_are_one_picture_whatever_the_file(tmp_path: Path) -> None:
+    equal = pictures(tmp_path)
+    findings = survey(tmp_path, equal)
+    assert {name: found.content == findings["first.png"].content for name, found in findings.items()} == equal
+    assert findings["smaller.png"].content == ""  # no other picture has its sides
+
+
+def test_a_jpeg_with_other_metadata_is_the_same_picture(tmp_path: Path) -> None:
+    Image.effect_noise((40, 24), 60).save(tmp_path / "a.jpg", quality=90)
+    data = (tmp_path / "a.jpg").read_bytes()
+    (tmp_path / "b.jpg").write_bytes(data[:2] + b"\xff\xfe\x00\x07hello" + data[2:])  # with a comment
+    Image.open(tmp_path / "a.jpg").save(tmp_path / "c.png")
+    findings = survey(tmp_path, ["a.jpg", "b.jpg", "c.png"])
+    assert len({found.content for found in findings.values()}) == 1
+
+
+def test_a_picture_that_gets_company_is_looked_at_again(tmp_path: Path, reads: list[str]) -> None:
+    Image.effect_noise((9, 7), 50).save(tmp_path / "a.png")
+    assert survey(tmp_path, ["a.png"])["a.png"].content == ""
+    Image.open(tmp_path / "a.png").save(tmp_path / "b.bmp")
+    findings = survey(tmp_path, ["a.png", "b.bmp"])
+    assert findings["a.png"].content == findings["b.bmp"].content != ""
+    assert sorted(reads) == ["a.png", "a.png", "b.bmp"]

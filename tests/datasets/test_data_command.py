@@ -60,6 +60,13 @@ def serious(report: Report) -> list[tuple[str, str]]:
     return [(finding.severity, finding.kind) for finding in report.findings if finding.severity != "note"]
 
 
+def turned(source: Path, target: Path) -> None:
+    """The same picture in another format, turned, with the EXIF orientation that turns it back."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(source).transpose(Image.Transpose.ROTATE_90).save(target, "PNG", exif=exif)
+
+
 class TestCheck:
     def test_a_clean_tree(self, root: Path, chest: Path) -> None:
         report = checked(root)
@@ -89,6 +96,11 @@ class TestCheck:
                 f"have their content in test too, left out: train/NORMAL/IM-0001-0001.jpeg = {TEST_NORMAL}",
             ),
             (
+                lambda f: turned(f / TEST_NORMAL, f / "train/NORMAL/IM-0001-0001.jpeg"),
+                [("matters", "content")],
+                f"have their content in test too, left out: train/NORMAL/IM-0001-0001.jpeg = {TEST_NORMAL}",
+            ),
+            (
                 lambda f: shutil.copy(f / "train/NORMAL/IM-0001-0000.jpeg", f / "train/PNEUMONIA/person1_virus_2.jpeg"),
                 [("matters", "content")],
                 "1 of them under another label",
@@ -105,7 +117,7 @@ class TestCheck:
                 f"1 of 120 images cannot be read, and runs refuse them: {TEST_NORMAL}: ",
             ),
         ],
-        ids=["lost", "leaked", "contradicting", "patient", "cut off"],
+        ids=["lost", "leaked", "leaked, turned", "contradicting", "patient", "cut off"],
     )  # fmt: skip
     def test_planted_faults_are_found_and_no_others(
         self, root: Path, chest: Path, damage: Callable[[Path], object], kinds: list[tuple[str, str]], text: str

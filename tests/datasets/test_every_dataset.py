@@ -19,6 +19,7 @@ from generated_trees import DAMAGES, LAYOUTS
 from xcoop.commands.settings import config_names
 from xcoop.concepts import load_bank
 from xcoop.data.about import About, MissingDatasetError, about
+from xcoop.data.images import open_image
 from xcoop.data.items import DatasetError
 from xcoop.plugins import dataset_names, plugin_path
 
@@ -82,7 +83,7 @@ class TestEvery:
         dataset = load(name, root)
         seen: set[object] = set()
         for items in (dataset.train_x, dataset.val, dataset.test):
-            own: set[object] = {item.impath for item in items} | {Path(item.impath).read_bytes() for item in items}
+            own: set[object] = {item.impath for item in items} | {open_image(item.impath).tobytes() for item in items}
             own |= {("patient", dataset.patients[item.impath]) for item in items} if dataset.patients else set()
             assert not seen & own
             seen |= own

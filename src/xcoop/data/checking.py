@@ -100,7 +100,7 @@ def check(raw: Raw, facts: About | None) -> Report:
     paths = [item.path for item in raw.splits.all()]
     surveyed = survey(raw.folder, paths)
     reasons = {path: found.reason for path, found in surveyed.items() if found.reason}
-    hashes = {path: found.sha256 for path, found in surveyed.items() if not found.reason}
+    hashes = {path: found.content for path, found in surveyed.items() if not found.reason}
     sizes, modes = _looks(raw.folder, list(hashes))
     _, clashes = hygiene.clean(raw.splits, hashes, raw.drops)
     published = facts.counts.get(raw.task, {}) if facts and not raw.is_phantom else {}

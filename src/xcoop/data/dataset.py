@@ -117,7 +117,7 @@ class MedicalDataset(DatasetBase):
         self._require_every_class(folder, splits)
         findings = survey(folder, [item.path for item in splits.all()])
         refuse_unreadable(folder, findings)
-        hashes = {path: finding.sha256 for path, finding in findings.items()}
+        hashes = {path: finding.content for path, finding in findings.items()}
         splits = self._divide(splits, float(cfg.DATASET.VAL_PERCENT), hashes)
         splits, clashes = hygiene.clean(splits, hashes, hygiene.drops(cfg.DATASET.HYGIENE))
         hygiene.report(self.name, clashes)

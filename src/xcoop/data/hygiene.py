@@ -1,5 +1,6 @@
 """No image, no image content and no patient in two splits: finds what violates it, and drops it from train or val.
 
+Content is the upright pixels as RGB (`xcoop.data.survey`): a picture that was compressed anew has another.
 The test split is never changed, so that results stay comparable with those of others.
 """
 

@@ -12,6 +12,7 @@ What PIL would read wrong is refused by name.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -133,13 +134,17 @@ def reason_unreadable(path: PathLike, data: bytes | None = None) -> str:
         path: the file.
         data: its content, if the caller has read it already.
     """
-    try:
-        _with_reason(path, lambda: _probe(Path(path).read_bytes() if data is None else data))
-    except FileNotFoundError:
-        return "no such file"
-    except ImageError as error:
-        return str(error).removeprefix(f"{path}: ")
-    return ""
+    return _tried(path, lambda: _probe(Path(path).read_bytes() if data is None else data))[1]
+
+
+def pixel_hash(path: PathLike, data: bytes) -> tuple[str, str]:
+    """SHA-256 (hex) of a file's picture as `open_image` gives it, and why it cannot be read: one of them is empty."""
+
+    def read() -> str:
+        image = upright(_open(data))
+        return hashlib.sha256(b"%d %d " % image.size + image.tobytes()).hexdigest()
+
+    return _tried(path, read)
 
 
 def header(path: PathLike) -> tuple[int, int, str] | None:
@@ -166,6 +171,16 @@ def stretch(values: np.ndarray, black: np.ndarray | None = None) -> np.ndarray:
     values = np.where(shown, values, low)
     scaled = np.clip(values, 0, 255) if high == low else (values - low) * (255.0 / (high - low))
     return np.where(shown, np.rint(scaled), 0).astype(np.uint8)
+
+
+def _tried(path: PathLike, read: Callable[[], str]) -> tuple[str, str]:
+    """What `read` gives, and why it fails; one of them is empty, or both."""
+    try:
+        return _with_reason(path, read), ""
+    except FileNotFoundError:
+        return "", "no such file"
+    except ImageError as error:
+        return "", str(error).removeprefix(f"{path}: ")
 
 
 def _with_reason(path: PathLike, read: Callable[[], Result]) -> Result:
@@ -196,11 +211,12 @@ def _open(data: bytes) -> Image.Image:
     return image
 
 
-def _probe(data: bytes) -> None:
+def _probe(data: bytes) -> str:
     """Decodes without building the full picture where the format can (JPEG: an eighth of the size)."""
     image = _open(data)
     image.draft("RGB", (1, 1))
     upright(image)
+    return ""
 
 
 def _tiff_kind(data: bytes) -> str:

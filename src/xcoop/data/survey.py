@@ -1,4 +1,8 @@
-"""Reads every picture of a dataset once: its content hash, and whether it can be decoded.
+"""Reads every picture of a dataset once: whether it can be decoded, and whether another has the same pixels.
+
+Equal pictures are equal in what a model sees of them: upright, as 8-bit RGB (see `xcoop.data.images`), whatever the
+format, the metadata and the turn of the file. A picture that was compressed anew has other pixels, and is another. Only
+pictures whose sides another one has are decoded in full, the others at the coarsest scale.
 
 Both take a full read, so the answers are kept below `cache_dir()` and asked again only for files whose size or
 modification time has changed.
@@ -10,14 +14,17 @@ import hashlib
 import json
 import logging
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
+import PIL
+from PIL import features
 from tqdm import tqdm
 
-from xcoop.data.images import reason_unreadable
+from xcoop.data.images import header, pixel_hash, reason_unreadable
 from xcoop.data.items import DatasetError
 from xcoop.files import atomic_write_text, cache_dir
 from xcoop.reading import read_json
@@ -25,6 +32,8 @@ from xcoop.sharing import fact
 
 logger = logging.getLogger(__name__)
 
+# Another decoder may give other pixels, and is asked anew.
+READER = f"2, Pillow {PIL.__version__}, JPEG {features.version('jpg')}"
 MAX_NAMED = 200  # beyond that the fault is not in single files
 
 
@@ -35,13 +44,15 @@ class Finding:
     Attributes:
         size: bytes.
         mtime: last modification, in ns.
-        sha256: of the content, hex; empty if the file cannot be opened.
+        sides: in pixels, the shorter first (a turn swaps them); empty if the picture cannot be read.
+        content: SHA-256 (hex) of the upright pixels; empty if no other picture had its sides.
         reason: why the picture cannot be read; empty if it can.
     """
 
     size: int
     mtime: int
-    sha256: str
+    sides: str
+    content: str
     reason: str
 
 
@@ -54,13 +65,23 @@ def survey(folder: Path, paths: Iterable[str]) -> dict[str, Finding]:
     """
     wanted = list(dict.fromkeys(paths))
     known = dict(_known(folder))
-    new = [path for path in wanted if not _is_current(known.get(path), folder / path)]
-    if new:
-        logger.info("reading %d images of %s once, for their hashes and faults", len(new), folder)
-        try:
-            known |= _read_all(folder, new)
-        finally:
-            _store(folder, known)
+    current = {path: known[path] for path in wanted if _is_current(known.get(path), folder / path)}
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        new = [path for path in wanted if path not in current]
+        sides = {path: found.sides for path, found in current.items()}
+        sides |= zip(new, pool.map(_sides, [folder / path for path in new]), strict=True)
+        often = Counter(sides.values())
+        decode = {path: often[sides[path]] > 1 and not (path in current and current[path].content) for path in wanted}
+        read = [path for path in wanted if decode[path] or path not in current]
+        if read:
+            logger.info("reading %d images of %s once, for their faults and what they share", len(read), folder)
+            try:
+                # Decoders release the interpreter lock: threads use all cores without the cost of processes.
+                found = pool.map(lambda path: _read(folder / path, sides[path], decode[path]), read)
+                bar = tqdm(found, total=len(read), desc="checking images", unit="image", disable=None, leave=False)
+                known |= zip(read, bar, strict=True)
+            finally:
+                _store(folder, known)
     return {path: known[path] for path in wanted}
 
 
@@ -73,20 +94,18 @@ def refuse_unreadable(folder: Path, findings: Mapping[str, Finding]) -> None:
         raise DatasetError("\n".join([head, *bad[:MAX_NAMED], *more]))
 
 
-def _read_all(folder: Path, paths: list[str]) -> dict[str, Finding]:
-    # Decoders release the interpreter lock: threads use all cores without the cost of processes.
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        findings = pool.map(_read, [folder / path for path in paths])
-        bar = tqdm(findings, total=len(paths), desc="checking images", unit="image", disable=None, leave=False)
-        return dict(zip(paths, bar, strict=True))
+def _sides(path: Path) -> str:
+    found = header(path)
+    return "" if found is None else "x".join(map(str, sorted(found[:2])))
 
 
-def _read(path: Path) -> Finding:
+def _read(path: Path, sides: str, decode: bool) -> Finding:
     try:
         stat, data = path.stat(), path.read_bytes()
     except OSError as error:
-        return Finding(0, 0, "", error.strerror or type(error).__name__)
-    return Finding(stat.st_size, stat.st_mtime_ns, hashlib.sha256(data).hexdigest(), reason_unreadable(path, data))
+        return Finding(0, 0, "", "", error.strerror or type(error).__name__)
+    content, reason = pixel_hash(path, data) if decode and sides else ("", reason_unreadable(path, data))
+    return Finding(stat.st_size, stat.st_mtime_ns, sides, content, reason)
 
 
 def _is_current(finding: Finding | None, path: Path) -> bool:
@@ -100,7 +119,7 @@ def _is_current(finding: Finding | None, path: Path) -> bool:
 
 
 def _store_path(folder: Path) -> Path:
-    key = hashlib.sha256(os.fsencode(os.path.realpath(folder))).hexdigest()[:16]
+    key = hashlib.sha256(os.fsencode(os.path.realpath(folder)) + READER.encode()).hexdigest()[:16]
     return cache_dir() / "surveys" / f"{key}.json"
 
 
@@ -124,10 +143,10 @@ def _load(folder: Path) -> dict[str, Finding]:
 
 
 def _finding(row: list[object]) -> Finding:
-    size, mtime, sha256, reason = row
-    if not (isinstance(size, int) and isinstance(mtime, int) and isinstance(sha256, str) and isinstance(reason, str)):
+    found = Finding(*row)  # type: ignore[arg-type]
+    if [type(value) for value in row] != [int, int, str, str, str]:
         raise TypeError(f"{row!r} is no finding")
-    return Finding(size, mtime, sha256, reason)
+    return found
 
 
 def _store(folder: Path, findings: Mapping[str, Finding]) -> None:
