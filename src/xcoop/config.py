@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import logging
+from typing import Any
+
 from yacs.config import CfgNode
+
+from xcoop.names import shown
+
+logger = logging.getLogger(__name__)
 
 SHARED = CfgNode(
     {
@@ -32,6 +39,9 @@ SHARED = CfgNode(
 )
 
 
+PREFIX = "xcoop."  # before the name of a trainer or dataset of ours, where the programme has its own of that name
+
+
 def add_missing(cfg: CfgNode, defaults: CfgNode) -> None:
     """Adds to `cfg`, in place, each key of `defaults` that it lacks; what it has stays as it is."""
     for key, value in defaults.items():
@@ -39,6 +49,48 @@ def add_missing(cfg: CfgNode, defaults: CfgNode) -> None:
             cfg[key] = value.clone() if isinstance(value, CfgNode) else value
         elif isinstance(value, CfgNode) and isinstance(cfg[key], CfgNode):
             add_missing(cfg[key], value)
+
+
+def as_ours(cfg: CfgNode, defaults: CfgNode) -> CfgNode:
+    """A frozen copy of another programme's config, as our code reads it.
+
+    A fork may use a name of ours for something else (`cfg.WANDB = False`, a `DATASET.SIZE` in words), or set it only
+    after `plug_in`. In the copy such a key has our default, and that is said; the programme's own config stays as it
+    is. `xcoop.NAME`, by which a trainer or dataset of ours is asked for where NAME is taken, is NAME in the copy.
+
+    Args:
+        cfg: what the programme made; changed in nothing.
+        defaults: the keys that our code reads.
+    """
+    own = cfg.clone()
+    own.defrost()
+    _take_defaults(own, defaults, "")
+    for node in (own.TRAINER, own.DATASET):
+        node.NAME = node.NAME.removeprefix(PREFIX)
+    own.freeze()
+    return own
+
+
+def _take_defaults(cfg: CfgNode, defaults: CfgNode, above: str) -> None:
+    for key, default in defaults.items():
+        if isinstance(default, CfgNode) and isinstance(cfg.get(key), CfgNode):
+            _take_defaults(cfg[key], default, f"{above}{key}.")
+            continue
+        if key in cfg and not _fits(cfg[key], default):
+            logger.warning(
+                "%s%s is %s in this programme, which is not what xcoop reads there; it goes by its default, %s",
+                *(above, key, shown(cfg[key]), shown(default)),
+            )
+            del cfg[key]
+        if key not in cfg:
+            cfg[key] = default.clone() if isinstance(default, CfgNode) else default
+
+
+def _fits(value: Any, default: Any) -> bool:
+    """Whether a value is of a default's type, as yacs sees it: lists and tuples are one, an integer is a float."""
+    if isinstance(default, (list, tuple)):
+        return isinstance(value, (list, tuple))
+    return type(value) is type(default) or (type(value) is int and isinstance(default, float))
 
 
 def get_cfg() -> CfgNode:

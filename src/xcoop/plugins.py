@@ -1,7 +1,7 @@
 """The plug-ins: what `trainers/` and `datasets/` offer, handed to whichever engine is running.
 
 The decorators only collect. `load_plugins` registers with the engine what the engine does not have yet, so that a
-user's own `CoOp`, registered before, stays theirs.
+user's own `CoOp`, registered before, stays theirs; ours is `xcoop.CoOp` then.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
+
+from yacs.config import CfgNode
 
 import xcoop
-from xcoop.config import SHARED, add_missing
-
-if TYPE_CHECKING:
-    from yacs.config import CfgNode
+from xcoop.config import PREFIX, SHARED, add_missing, as_ours
+from xcoop.names import unknown
 
 Class = TypeVar("Class", bound=type)
 
@@ -47,14 +47,17 @@ def register_dataset() -> Callable[[Class], Class]:
 
 
 def load_plugins() -> None:
-    """Imports every trainer and dataset of this package, and registers those that the engine lacks."""
+    """Imports every trainer and dataset of this package, and registers them.
+
+    Under their own names; or, where the engine has another of that name, as `xcoop.<name>`.
+    """
     from dassl.data.datasets import DATASET_REGISTRY
     from dassl.engine import TRAINER_REGISTRY
 
     for kind in ("trainers", "datasets"):
         _import_all(f"xcoop.{kind}")
-    _register_missing(TRAINER_REGISTRY, _trainers)
-    _register_missing(DATASET_REGISTRY, _datasets)
+    _register(TRAINER_REGISTRY, _trainers)
+    _register(DATASET_REGISTRY, _datasets)
 
 
 def plug_in(cfg: CfgNode) -> None:
@@ -66,6 +69,34 @@ def plug_in(cfg: CfgNode) -> None:
             cfg.TRAINER[node] = defaults.clone()
         else:
             add_missing(cfg.TRAINER[node], defaults)
+
+
+def own_view(cfg: CfgNode, node: str = "") -> CfgNode:
+    """A programme's config as our code reads it; see `xcoop.config.as_ours`.
+
+    Args:
+        cfg: the programme's; changed in nothing.
+        node: of the trainer that asks, below TRAINER.
+    """
+    own = {"TRAINER": {node: _nodes[node]}} if node in _nodes else {}
+    return as_ours(cfg, CfgNode({**SHARED, **own}))
+
+
+def trainer_class(name: str) -> Any:
+    """The class of a run's trainer: the one registered under its name, or ours where another programme's has it.
+
+    Raises:
+        ValueError: there is none; the message gives the nearest name.
+    """
+    from dassl.engine import TRAINER_REGISTRY
+
+    load_plugins()
+    found = TRAINER_REGISTRY.get(name) if name in TRAINER_REGISTRY.registered_names() else None
+    if not hasattr(found, "model_of"):
+        found = _trainers.get(name)
+    if found is None:
+        raise ValueError(unknown("trainer", name, _trainers))
+    return found
 
 
 def trainer_names() -> list[str]:
@@ -117,7 +148,19 @@ def _import_all(package: str) -> None:
         importlib.import_module(f"{package}.{module}")
 
 
-def _register_missing(registry: Any, offered: dict[str, type]) -> None:
+def _register(registry: Any, offered: dict[str, type]) -> None:
     for name, cls in offered.items():
         if name not in registry.registered_names():
             registry.register(cls)
+        elif registry.get(name) is not cls and f"{PREFIX}{name}" not in registry.registered_names():
+            registry.register(_named(f"{PREFIX}{name}", cls))
+
+
+def _named(name: str, cls: type) -> Callable[[Any], Any]:
+    """What makes an object of a class, under another name: registries go by `__name__`."""
+
+    def make(cfg: Any) -> Any:
+        return cls(cfg)
+
+    make.__name__ = name
+    return make

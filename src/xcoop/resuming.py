@@ -24,6 +24,7 @@ class Resumable:
     sched: Any
     best_result: float
     max_epoch: int
+    _loaded: tuple[str | None, int | None]
 
     def save_model(
         self, epoch: int, directory: str, is_best: bool = False, val_result: float | None = None, model_name: str = ""
@@ -96,6 +97,8 @@ class Resumable:
 
         Contexts that hold for all classes can be loaded for other classes.
         """
+        if directory:
+            self._loaded = directory, epoch
         if not directory or not self.model.state_tensors():
             logger.info("load_model() is skipped: nothing trained is given or needed")
             return

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,13 @@ from xcoop.concepts import ConceptBank
 from xcoop.features import FeatureLoader, FeatureStore
 from xcoop.fitting import Fitting
 from xcoop.model import PromptModel
+from xcoop.plugins import own_view
 from xcoop.precision import PRECISIONS, Precision
 from xcoop.reading import read_json
+from xcoop.results.record import UNTRAINED, Origin, write_run
 from xcoop.templates import DEFAULT
 from xcoop.tracking import Tracked, check_tracking
+from xcoop.workplace import claim
 
 __all__ = ["PromptModel", "PromptTrainer"]
 
@@ -52,6 +56,7 @@ class PromptTrainer(Tracked, Fitting, TrainerX):
     """
 
     node: str = ""
+    trains: bool = True  # whether it learns from images, in epochs or at once
     needs_vit: bool = False  # whether the method works inside a vision transformer: it has no configs for ResNets
     template: str = DEFAULT
     train_loader_x: Any
@@ -61,8 +66,11 @@ class PromptTrainer(Tracked, Fitting, TrainerX):
     def __init__(self, cfg: Any) -> None:
         self.seconds = dict.fromkeys(("build", "features", "train", "test"), 0.0)
         self.bank: ConceptBank | None = None
+        self.origin = Origin()
+        self._loaded = (UNTRAINED if self.trains else None), None  # whose weights are tested, if nothing is trained
+        self._given = cfg
         with self.phase("build"):
-            super().__init__(cfg)
+            super().__init__(own_view(cfg, self.node))
 
     # What a method states.
 
@@ -116,16 +124,16 @@ class PromptTrainer(Tracked, Fitting, TrainerX):
         Without augmentation, training images go through the transform of the test images. (The engine's own training
         transform would squeeze an image that is not square; its features would not be those of the test.)
         """
-        given = self.cfg
-        self.cfg = with_workers_that_exist(given)
+        own = self.cfg
+        self.cfg = with_workers_that_exist(self._given)  # the dataset may be the programme's, and read its own keys
         super().build_data_loader()
-        self.cfg = given
+        self.cfg = own
         if self.train_images_are_fixed:
             self.train_loader_x.dataset.transform = self.test_loader.dataset.transform
         if "val" in self._selecting_splits() and self.val_loader is None:
             raise ValueError(
-                f"{given.DATASET.NAME} has no validation split, which TEST.FINAL_MODEL {given.TEST.FINAL_MODEL!r} and "
-                f"TEST.SPLIT {given.TEST.SPLIT!r} ask for; the test split is never used to select a model"
+                f"{own.DATASET.NAME} has no validation split, which TEST.FINAL_MODEL {own.TEST.FINAL_MODEL!r} and "
+                f"TEST.SPLIT {own.TEST.SPLIT!r} ask for; the test split is never used to select a model"
             )
 
     @property
@@ -160,7 +168,7 @@ class PromptTrainer(Tracked, Fitting, TrainerX):
                 count = sum(parameter.numel() for parameter in group["params"])
                 numbers = f"{count:,}" if count else "yet to be fitted, all"
                 logger.info("training %s: %s numbers at lr %g", group.get("name", "prompts"), numbers, group["lr"])
-            self.optim = build_optimizer(self.model, self.cfg.OPTIM, param_groups=groups)
+            self.optim = build_optimizer(groups, self.cfg.OPTIM)
             self.sched = build_lr_scheduler(self.optim, self.cfg.OPTIM)
         else:
             self.max_epoch = 0  # nothing to train: straight to the test
@@ -182,6 +190,7 @@ class PromptTrainer(Tracked, Fitting, TrainerX):
 
     def before_train(self) -> None:
         """Fits or resumes what there is, and replaces images by their features where that is possible."""
+        claim(Path(self.output_dir), self.cfg, self.origin)
         self._seed()
         self._prepare()
         super().before_train()
@@ -300,10 +309,12 @@ class PromptTrainer(Tracked, Fitting, TrainerX):
         return logits
 
     def _record(self) -> None:
-        from xcoop.results.record import write_run
-
         if hasattr(self, "_since"):
             self._clock_training()
+        else:  # nothing was trained
+            source, epoch = self._loaded
+            self.origin = replace(self.origin, evaluated_from=source, load_epoch=epoch)
+            claim(Path(self.output_dir), self.cfg, self.origin)
         path = write_run(self, torch.cat(self._labels).numpy(), torch.cat(self._probabilities).numpy(), self._paths)
         self.track_metrics(read_json(path)["metrics"])
 

@@ -37,7 +37,7 @@ class FinishedError(Exception):
 
 @contextmanager
 def occupied(folder: Path, cfg: CfgNode, origin: Origin, once: bool = False) -> Iterator[None]:
-    """Takes a run's folder: locks it, checks that it may be used, saves the config, and logs what is printed.
+    """Takes a run's folder: locks it, checks that it may be used, and logs what is printed.
 
     Args:
         folder: of the run.
@@ -59,7 +59,6 @@ def occupied(folder: Path, cfg: CfgNode, origin: Origin, once: bool = False) -> 
         check_free(folder, cfg, origin)
         if once and read_run(folder) is not None:  # asked under the lock: nobody can finish it after the answer
             raise FinishedError(f"{folder} holds a finished run")
-        atomic_write_text(folder / CONFIG, cfg.dump())
         with logged(folder):
             if why := unguarded(folder):
                 logger.warning(why)
@@ -92,6 +91,15 @@ def busy(folder: Path) -> bool:
             return False
     except BusyError:
         return True
+
+
+def claim(folder: Path, cfg: CfgNode, origin: Origin) -> None:
+    """Saves the config of a run in its folder, before anything else of it lies there.
+
+    The trainer does so, whichever programme runs it; see `check_free`.
+    """
+    check_free(folder, cfg, origin)
+    atomic_write_text(folder / CONFIG, cfg.dump())
 
 
 def check_free(folder: Path, cfg: Mapping[str, Any], origin: Origin) -> None:

@@ -14,7 +14,7 @@ import tiny_run
 import torch
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import set_random_seed
-from tiny_run import ConfigMaker
+from tiny_run import ConfigMaker, table_of
 
 import xcoop.trainers
 from xcoop import plugins
@@ -37,7 +37,7 @@ def smooth_coop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any
         monkeypatch.setattr(plugins, table, dict(getattr(plugins, table)))
     monkeypatch.setattr(xcoop.trainers, "__path__", [*xcoop.trainers.__path__, str(tmp_path / "trainers")])
     cls = importlib.import_module("xcoop.trainers.smooth_coop").SmoothCoOp
-    monkeypatch.setattr(TRAINER_REGISTRY, "_objects", {**TRAINER_REGISTRY._objects, "SmoothCoOp": cls})
+    monkeypatch.setitem(table_of(TRAINER_REGISTRY), "SmoothCoOp", cls)
     yield cls
     sys.modules.pop("xcoop.trainers.smooth_coop")
 

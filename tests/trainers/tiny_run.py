@@ -138,3 +138,9 @@ def stored(trainer: Any, epoch: int) -> dict[str, Any]:
     path = Path(trainer.output_dir, "prompt_learner", f"model.pth.tar-{epoch}")
     content: dict[str, Any] = torch.load(path, weights_only=True)
     return content
+
+
+def table_of(registry: Any) -> dict[str, Any]:
+    """What a registry of either engine holds, by name: for tests that put it back."""
+    table: dict[str, Any] = next(value for value in vars(registry).values() if isinstance(value, dict))
+    return table

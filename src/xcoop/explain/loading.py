@@ -15,6 +15,7 @@ from xcoop.concepts import ConceptBank, load_bank
 from xcoop.config import add_missing, get_cfg
 from xcoop.explain.trained import TrainedModel
 from xcoop.model import PromptModel
+from xcoop.plugins import trainer_class
 from xcoop.results.identity import config_hash, read_config
 from xcoop.results.record import CONFIG, RESULTS, read_run
 
@@ -23,14 +24,12 @@ logger = logging.getLogger(__name__)
 
 def load_run(folder: Path, device: str | None = None) -> TrainedModel:
     """The trained model of a run; see `xcoop.load_run`."""
-    from dassl.engine import TRAINER_REGISTRY
-
     results = _finished(folder)
     cfg = _config(folder / CONFIG, results)
     where = torch.device(device or ("cuda" if torch.cuda.is_available() and cfg.USE_CUDA else "cpu"))
     backbone = load_backbone(cfg).to(where)
     bank = _bank(cfg, results)
-    trainer: Any = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
+    trainer = trainer_class(cfg.TRAINER.NAME)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(max(cfg.SEED, 0))  # as in training, so that `start` is where it started
         template = {"template": results["template"]} if results.get("template") else {}
@@ -87,7 +86,8 @@ def _bank(cfg: Any, results: dict[str, Any]) -> ConceptBank | None:
     """The concepts of the run's classes, also for methods that were trained without them; None if there are none."""
     from dassl.data.datasets import DATASET_REGISTRY
 
-    dataset = DATASET_REGISTRY.get(cfg.DATASET.NAME)
+    known = cfg.DATASET.NAME in DATASET_REGISTRY.registered_names()  # else it belongs to the programme that trained
+    dataset = DATASET_REGISTRY.get(cfg.DATASET.NAME) if known else None
     name = cfg.DATASET.CONCEPT_BANK or results.get("concept_bank") or getattr(dataset, "concept_bank", "")
     if not name:
         return None
