@@ -37,7 +37,7 @@ class FinishedError(Exception):
 
 @contextmanager
 def occupied(folder: Path, cfg: CfgNode, origin: Origin, once: bool = False) -> Iterator[None]:
-    """Takes a run's folder: locks it, checks that it may be used, and logs what is printed.
+    """Takes a run's folder: locks it, checks that it may be used, saves the config, and logs what is printed.
 
     Args:
         folder: of the run.
@@ -59,6 +59,7 @@ def occupied(folder: Path, cfg: CfgNode, origin: Origin, once: bool = False) -> 
         check_free(folder, cfg, origin)
         if once and read_run(folder) is not None:  # asked under the lock: nobody can finish it after the answer
             raise FinishedError(f"{folder} holds a finished run")
+        claim(folder, cfg, origin)
         with logged(folder):
             if why := unguarded(folder):
                 logger.warning(why)
@@ -94,9 +95,9 @@ def busy(folder: Path) -> bool:
 
 
 def claim(folder: Path, cfg: CfgNode, origin: Origin) -> None:
-    """Saves the config of a run in its folder, before anything else of it lies there.
+    """Saves the config of a run in its folder, if that may be used; see `check_free`.
 
-    The trainer does so, whichever programme runs it; see `check_free`.
+    Our trainers do so before they write anything else, as other programmes that run them know nothing of it.
     """
     check_free(folder, cfg, origin)
     atomic_write_text(folder / CONFIG, cfg.dump())
