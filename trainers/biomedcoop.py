@@ -22,6 +22,7 @@ from xcoop.concepts import ConceptBank
 from xcoop.concepts.ensembles import bank_ensemble, read_ensemble
 from xcoop.model import PromptModel, classification
 from xcoop.plugins import register_trainer
+from xcoop.rules import Rule, number, whole
 from xcoop.teachers import distillation, inliers, sentence_features, sentence_scores
 from xcoop.trainers.coop import DEFAULTS as COOP
 from xcoop.trainers.coop import CoOpModel
@@ -42,6 +43,20 @@ DEFAULTS = CfgNode(
         "SENTENCES": "",  # a JSON file, {"class": ["sentence", ...]}; "" makes them of the concept bank
     }
 )
+_WEIGHT, _TAU = number(0), number(above=0)
+RULES = {
+    "SCCM_LAMBDA": _WEIGHT,
+    "KDSP_LAMBDA": _WEIGHT,
+    "TAU": _TAU,
+    "BASE_TO_NEW": Rule(
+        "[], or three numbers, for SCCM_LAMBDA, KDSP_LAMBDA (0 or more) and TAU (above 0)",
+        lambda value: (
+            isinstance(value, (list, tuple))
+            and (not value or (len(value) == 3 and all(map(_WEIGHT.holds, value[:2])) and _TAU.holds(value[2])))
+        ),
+    ),
+    "N_PROMPTS": whole(1),
+}
 
 
 class BiomedCoOpModel(CoOpModel):
@@ -100,24 +115,11 @@ def in_force(cfg: Any) -> CfgNode:
     return settings
 
 
-@register_trainer("BIOMEDCOOP", DEFAULTS)
+@register_trainer("BIOMEDCOOP", DEFAULTS, RULES)
 class BiomedCoOp(PromptTrainer):
     """Trains BiomedCoOp's contexts."""
 
     node = "BIOMEDCOOP"
-
-    def check_cfg(self, cfg: Any) -> None:
-        """Refuses settings that could not work."""
-        super().check_cfg(cfg)
-        if len(cfg.TRAINER.BIOMEDCOOP.BASE_TO_NEW) not in (0, 3):
-            raise ValueError("TRAINER.BIOMEDCOOP.BASE_TO_NEW needs three numbers, for SCCM_LAMBDA, KDSP_LAMBDA and TAU")
-        settings = in_force(cfg)
-        if settings.N_PROMPTS < 1:
-            raise ValueError(f"TRAINER.BIOMEDCOOP.N_PROMPTS is {settings.N_PROMPTS}; at least 1 is needed")
-        if settings.TAU <= 0:
-            raise ValueError(f"TRAINER.BIOMEDCOOP.TAU is {settings.TAU}; it must be above 0")
-        if min(settings.SCCM_LAMBDA, settings.KDSP_LAMBDA) < 0:
-            raise ValueError("TRAINER.BIOMEDCOOP.SCCM_LAMBDA and KDSP_LAMBDA must be 0 or more")
 
     def uses_bank(self) -> bool:
         """Unless a file has the sentences."""

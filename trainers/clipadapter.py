@@ -20,6 +20,7 @@ from xcoop.concepts import ConceptBank
 from xcoop.fixed_text import TEXT, FixedTextModel, FixedTextTrainer
 from xcoop.model import PromptModel
 from xcoop.plugins import register_trainer
+from xcoop.rules import number, whole
 
 DEFAULTS = CfgNode(
     {
@@ -29,6 +30,7 @@ DEFAULTS = CfgNode(
         "REDUCTION": 4,  # D / width of the bottleneck
     }
 )
+RULES = {"RATIO": number(above=0, high=1), "REDUCTION": whole(1)}
 
 
 class CLIPAdapterModel(FixedTextModel):
@@ -56,20 +58,11 @@ class CLIPAdapterModel(FixedTextModel):
         return [{"params": list(self.adapter.parameters()), "lr": lr, "name": "adapter"}]
 
 
-@register_trainer("CLIPADAPTER", DEFAULTS)
+@register_trainer("CLIPADAPTER", DEFAULTS, RULES)
 class CLIPAdapter(FixedTextTrainer):
     """Trains the adapter."""
 
     node = "CLIPADAPTER"
-
-    def check_cfg(self, cfg: Any) -> None:
-        """Refuses settings that could not work."""
-        super().check_cfg(cfg)
-        settings = cfg.TRAINER.CLIPADAPTER
-        if not 0 < settings.RATIO <= 1:
-            raise ValueError(f"TRAINER.CLIPADAPTER.RATIO is {settings.RATIO}; it is a share, in (0, 1]")
-        if settings.REDUCTION < 1:
-            raise ValueError(f"TRAINER.CLIPADAPTER.REDUCTION is {settings.REDUCTION}; it must be at least 1")
 
     def build_method(self, backbone: Backbone, classnames: list[str], bank: ConceptBank | None) -> PromptModel:
         """A random adapter below the fixed sentences."""

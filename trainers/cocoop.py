@@ -15,6 +15,7 @@ from xcoop.concepts import ConceptBank
 from xcoop.model import PromptModel
 from xcoop.plugins import register_trainer
 from xcoop.prompts import PromptLearner, start_context
+from xcoop.rules import whole
 from xcoop.training import PromptTrainer
 
 DEFAULTS = CfgNode(
@@ -70,7 +71,7 @@ class CoCoOpModel(PromptModel):
         return self.scale * torch.einsum("bd,bcd->bc", images, unit(self._shifted(images)))
 
 
-@register_trainer("COCOOP", DEFAULTS)
+@register_trainer("COCOOP", DEFAULTS, {"SEQUENCES": whole(1)})
 class CoCoOp(PromptTrainer):
     """Trains CoCoOp's context and its network."""
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from torch import Tensor
 from yacs.config import CfgNode
 
@@ -12,8 +10,8 @@ from xcoop.backbones import Backbone, ImageFeatures
 from xcoop.concepts import ConceptBank
 from xcoop.model import PromptModel, classification
 from xcoop.plugins import register_trainer
+from xcoop.rules import number
 from xcoop.teachers import template_features
-from xcoop.templates import check_template
 from xcoop.trainers.coop import DEFAULTS as COOP
 from xcoop.trainers.coop import CoOpModel
 from xcoop.training import PromptTrainer
@@ -56,20 +54,11 @@ class KgCoOpModel(CoOpModel):
         return parts
 
 
-@register_trainer("KGCOOP", DEFAULTS)
+@register_trainer("KGCOOP", DEFAULTS, {"W": number(0)})
 class KgCoOp(PromptTrainer):
     """Trains KgCoOp's contexts."""
 
     node = "KGCOOP"
-
-    def check_cfg(self, cfg: Any) -> None:
-        """Refuses settings that could not work."""
-        super().check_cfg(cfg)
-        settings = cfg.TRAINER.KGCOOP
-        if settings.TEMPLATE:
-            check_template("TRAINER.KGCOOP.TEMPLATE", settings.TEMPLATE)
-        if settings.W < 0:
-            raise ValueError(f"TRAINER.KGCOOP.W is {settings.W}; a weight is 0 or more")
 
     def build_method(self, backbone: Backbone, classnames: list[str], bank: ConceptBank | None) -> PromptModel:
         """KgCoOp needs no concepts."""

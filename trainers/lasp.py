@@ -18,8 +18,9 @@ from xcoop.concepts import ConceptBank
 from xcoop.model import PromptModel, classification
 from xcoop.plugins import register_trainer
 from xcoop.prompts import PromptLearner, start_context
+from xcoop.rules import TEMPLATES, TEXT, each, number, whole
 from xcoop.teachers import template_features
-from xcoop.templates import ALL, check_template
+from xcoop.templates import ALL
 from xcoop.training import PromptTrainer
 
 DEFAULTS = CfgNode(
@@ -37,6 +38,7 @@ DEFAULTS = CfgNode(
         "CLIP_GRAD_NORM": 1.0,  # 0 is off
     }
 )
+RULES = {"N_GROUPS": whole(1), "LASP_PROMPTS": TEMPLATES, "LASP_LOSS_WEIGHT": number(0), "VIRTUAL_CLASSES": each(TEXT)}
 
 
 def text_to_text(learned: Tensor, written: Tensor, scale: Tensor | float) -> Tensor:
@@ -119,7 +121,7 @@ class LASPModel(PromptModel):
         return groups
 
 
-@register_trainer("LASP", DEFAULTS)
+@register_trainer("LASP", DEFAULTS, RULES)
 class LASP(PromptTrainer):
     """Trains LASP's contexts."""
 
@@ -130,9 +132,7 @@ class LASP(PromptTrainer):
         super().check_cfg(cfg)
         settings = cfg.TRAINER.LASP
         templates = settings.LASP_PROMPTS or ALL
-        for template in templates:
-            check_template("TRAINER.LASP.LASP_PROMPTS", template)
-        if not 1 <= settings.N_GROUPS <= len(templates):
+        if len(templates) < settings.N_GROUPS:
             raise ValueError(
                 f"TRAINER.LASP.N_GROUPS is {settings.N_GROUPS}; each group needs one of the {len(templates)} templates"
             )

@@ -27,6 +27,7 @@ from xcoop.concepts import ConceptBank
 from xcoop.features import LabelledFeatures
 from xcoop.model import Compared, PromptModel
 from xcoop.plugins import register_trainer
+from xcoop.rules import number, whole
 from xcoop.selection import best, scores
 from xcoop.training import PromptTrainer
 
@@ -40,6 +41,7 @@ DEFAULTS = CfgNode(
         "MAX_ITER": 1000,  # of L-BFGS
     }
 )
+RULES = {"C": number(above=0), "MAX_ITER": whole(1)}
 COARSE = tuple(range(-6, 7, 2))  # log10 C
 FINEST = 0.125  # of log10 C: eight steps a decade
 
@@ -116,7 +118,7 @@ def _best(found: dict[float, Tensor]) -> float:
     return exponents[best(torch.stack([found[exponent] for exponent in exponents]))]
 
 
-@register_trainer("LINEARPROBE", DEFAULTS)
+@register_trainer("LINEARPROBE", DEFAULTS, RULES)
 class LinearProbe(PromptTrainer):
     """Fits a linear probe; no epochs, no text."""
 

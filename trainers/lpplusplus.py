@@ -36,6 +36,7 @@ from xcoop.features import LabelledFeatures
 from xcoop.fixed_text import TEXT, FixedTextModel, FixedTextTrainer
 from xcoop.model import Compared, PromptModel
 from xcoop.plugins import register_trainer
+from xcoop.rules import number, whole
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ DEFAULTS = CfgNode(
         "ALPHA_EVERY": 10,
     }
 )
+RULES = {"INIT_SCALE": number(), "ITERATIONS": whole(0), "ALPHA_EVERY": whole(1)}
 MOMENTUM = 0.9
 
 
@@ -132,7 +134,7 @@ def step_sizes(images: Tensor, text: Tensor) -> tuple[float, float]:
     return 4 * len(images) / largest, len(images) / (4 * float((images @ text.T).square().sum(0).max()))
 
 
-@register_trainer("LPPLUSPLUS", DEFAULTS)
+@register_trainer("LPPLUSPLUS", DEFAULTS, RULES)
 class LPPlusPlus(FixedTextTrainer):
     """Fits LP++; no epochs."""
 
@@ -142,13 +144,6 @@ class LPPlusPlus(FixedTextTrainer):
     def learns_classes(cls, cfg: Any) -> bool:
         """Always: a prototype a class."""
         return True
-
-    def check_cfg(self, cfg: Any) -> None:
-        """Refuses settings that could not work."""
-        super().check_cfg(cfg)
-        for key, least in (("ITERATIONS", 0), ("ALPHA_EVERY", 1)):
-            if cfg.TRAINER.LPPLUSPLUS[key] < least:
-                raise ValueError(f"TRAINER.LPPLUSPLUS.{key} is {cfg.TRAINER.LPPLUSPLUS[key]}; at least {least}")
 
     def build_method(self, backbone: Backbone, classnames: list[str], bank: ConceptBank | None) -> PromptModel:
         """Prototypes of zeros beside the fixed sentences."""

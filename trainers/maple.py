@@ -16,6 +16,7 @@ from xcoop.concepts import ConceptBank
 from xcoop.deep_prompts import DeepPromptModel, DeepPromptTrainer, depth_within, vision_width
 from xcoop.model import PromptModel
 from xcoop.plugins import register_trainer
+from xcoop.rules import whole
 
 DEFAULTS = CfgNode(
     {
@@ -47,12 +48,11 @@ class MaPLeModel(DeepPromptModel):
         return torch.stack([couple(prompts) for couple, prompts in pairs])
 
 
-@register_trainer("MAPLE", DEFAULTS)
+@register_trainer("MAPLE", DEFAULTS, {"PROMPT_DEPTH": whole(1)})
 class MaPLe(DeepPromptTrainer):
     """Trains the text prompts of MaPLe and their couplings."""
 
     node = "MAPLE"
-    counts = ("N_CTX", "PROMPT_DEPTH")
 
     def build_method(self, backbone: Backbone, classnames: list[str], bank: ConceptBank | None) -> PromptModel:
         """MaPLe needs no concepts."""

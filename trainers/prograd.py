@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,8 +12,8 @@ from xcoop.backbones import Backbone, ImageFeatures
 from xcoop.concepts import ConceptBank
 from xcoop.model import PromptModel, classification
 from xcoop.plugins import register_trainer
+from xcoop.rules import number
 from xcoop.teachers import distillation, template_features
-from xcoop.templates import check_template
 from xcoop.trainers.coop import DEFAULTS as COOP
 from xcoop.trainers.coop import CoOpModel
 from xcoop.training import PromptTrainer
@@ -93,22 +92,11 @@ def _taken(parameters: Sequence[Tensor]) -> list[Tensor]:
     return gradients
 
 
-@register_trainer("PROGRAD", DEFAULTS)
+@register_trainer("PROGRAD", DEFAULTS, {"LAMBDA": number(0, 1), "T": number(above=0)})
 class ProGrad(PromptTrainer):
     """Trains ProGrad's contexts."""
 
     node = "PROGRAD"
-
-    def check_cfg(self, cfg: Any) -> None:
-        """Refuses settings that could not work."""
-        super().check_cfg(cfg)
-        settings = cfg.TRAINER.PROGRAD
-        if settings.TEMPLATE:
-            check_template("TRAINER.PROGRAD.TEMPLATE", settings.TEMPLATE)
-        if not 0 <= settings.LAMBDA <= 1:
-            raise ValueError(f"TRAINER.PROGRAD.LAMBDA is {settings.LAMBDA}; it is a share, in [0, 1]")
-        if settings.T <= 0:
-            raise ValueError(f"TRAINER.PROGRAD.T is {settings.T}; a temperature is above 0")
 
     def build_method(self, backbone: Backbone, classnames: list[str], bank: ConceptBank | None) -> PromptModel:
         """ProGrad needs no concepts."""

@@ -30,6 +30,7 @@ from xcoop.deep_prompts import DeepPromptModel, DeepPromptTrainer, depth_within,
 from xcoop.model import PromptModel, classification
 from xcoop.plugins import register_trainer
 from xcoop.prompts import random_context
+from xcoop.rules import number, whole
 from xcoop.teachers import distillation, template_features
 from xcoop.templates import IMAGENET
 
@@ -47,6 +48,13 @@ DEFAULTS = CfgNode(
         "GPA_STD": 1.0,  # in epochs
     }
 )
+RULES = {
+    **dict.fromkeys(("N_CTX_VISION", "N_CTX_TEXT", "PROMPT_DEPTH_TEXT"), whole(1)),
+    "PROMPT_DEPTH_VISION": whole(0),
+    **dict.fromkeys(("TEXT_LOSS_WEIGHT", "IMAGE_LOSS_WEIGHT"), number(0)),
+    "GPA_MEAN": number(),
+    "GPA_STD": number(above=0),
+}
 
 
 @dataclass(frozen=True)
@@ -114,21 +122,11 @@ class PromptSRCModel(DeepPromptModel):
         return losses
 
 
-@register_trainer("PROMPTSRC", DEFAULTS)
+@register_trainer("PROMPTSRC", DEFAULTS, RULES)
 class PromptSRC(DeepPromptTrainer):
     """Trains prompts of both towers, and ends with their mean over the epochs."""
 
     node = "PROMPTSRC"
-    counts = ("N_CTX_VISION", "N_CTX_TEXT", "PROMPT_DEPTH_TEXT")
-
-    def check_cfg(self, cfg: Any) -> None:
-        """Refuses settings that could not work."""
-        super().check_cfg(cfg)
-        settings = cfg.TRAINER.PROMPTSRC
-        if settings.PROMPT_DEPTH_VISION < 0:
-            raise ValueError(f"TRAINER.PROMPTSRC.PROMPT_DEPTH_VISION is {settings.PROMPT_DEPTH_VISION}; 0 is none")
-        if settings.GPA_STD <= 0:
-            raise ValueError(f"TRAINER.PROMPTSRC.GPA_STD is {settings.GPA_STD}; it must be above 0")
 
     def build_method(self, backbone: Backbone, classnames: list[str], bank: ConceptBank | None) -> PromptModel:
         """PromptSRC needs no concepts."""

@@ -23,15 +23,14 @@ from xcoop.concepts.knowledge import KNOWLEDGE, question, words_around_class
 from xcoop.concepts.shares import shares
 from xcoop.corrections import Corrections
 from xcoop.model import Compared, PromptModel, accuracy
-from xcoop.names import unknown
 from xcoop.plugins import register_trainer
 from xcoop.prompts import PromptLearner, context_from_words, start_context
 from xcoop.released import ReleasedModel
+from xcoop.rules import number, one_of, whole
 from xcoop.training import PromptTrainer
 
 logger = logging.getLogger(__name__)
 
-VARIANTS = ("aligned", "released")
 START_NOISE = 0.02  # tells prompts with equal words apart; the spread of CLIP's own token embeddings
 
 DEFAULTS = CfgNode(
@@ -63,6 +62,17 @@ DEFAULTS = CfgNode(
         "VISUAL_FEATURES": 2,  # `released` only: M, the copies of the image feature that it sums
     }
 )
+RULES = {
+    "VARIANT": one_of("aligned", "released"),
+    "KNOWLEDGE": one_of(*KNOWLEDGE),
+    "SENTENCES": one_of(*SENTENCES),
+    "LOCAL_POOL": one_of(*alignment.POOLINGS),
+    **dict.fromkeys(("N_PROMPTS", "VISUAL_FEATURES"), whole(1)),
+    **dict.fromkeys(("CLINICAL_WEIGHT", "CONCEPT_WEIGHTING"), number(0, 1)),
+    **dict.fromkeys(("RESIDUAL_SPREAD", "OFFSET_SPREAD", "TRUST_SPREAD", "CORRECTION_LR_MULT"), number(0)),
+    **dict.fromkeys(("LOCAL_WEIGHT", "PROMPT_WEIGHT", "TETHER_WEIGHT", "TOKEN_WEIGHT"), number(0)),
+    "TOKEN_TEMPERATURE": number(above=0),
+}
 
 
 class AlignedModel(PromptModel):
@@ -198,31 +208,11 @@ def _filled(tokens: Tensor, n: int) -> Tensor:
     return tokens.repeat(-(-n // len(tokens)), 1)[:n]
 
 
-@register_trainer("XCOOP", DEFAULTS)
+@register_trainer("XCOOP", DEFAULTS, RULES)
 class XCoOp(PromptTrainer):
     """Trains prompts that are tied to the concepts of a bank."""
 
     node = "XCOOP"
-
-    def check_cfg(self, cfg: Any) -> None:
-        """Refuses settings that could not work."""
-        super().check_cfg(cfg)
-        settings = cfg.TRAINER.XCOOP
-        for key, known in (("VARIANT", VARIANTS), ("SENTENCES", SENTENCES), ("LOCAL_POOL", alignment.POOLINGS)):
-            if settings[key] not in known:
-                raise ValueError(f"TRAINER.XCOOP.{key} is {settings[key]!r}; known: {', '.join(known)}")
-        if settings.KNOWLEDGE not in KNOWLEDGE:
-            raise ValueError(unknown("TRAINER.XCOOP.KNOWLEDGE", settings.KNOWLEDGE, KNOWLEDGE))
-        if settings.N_PROMPTS < 1 or settings.N_CTX < 1:
-            raise ValueError("TRAINER.XCOOP.N_PROMPTS and N_CTX must be at least 1")
-        for key in ("CLINICAL_WEIGHT", "CONCEPT_WEIGHTING"):
-            if not 0 <= settings[key] <= 1:
-                raise ValueError(f"TRAINER.XCOOP.{key} is {settings[key]}; it is a share, in [0, 1]")
-        if settings.TOKEN_TEMPERATURE <= 0:
-            raise ValueError("TRAINER.XCOOP.TOKEN_TEMPERATURE must be above 0")
-        for key in ("RESIDUAL_SPREAD", "OFFSET_SPREAD", "TRUST_SPREAD"):
-            if not 0 <= settings[key] < float("inf"):
-                raise ValueError(f"TRAINER.XCOOP.{key} is {settings[key]}; it is a spread, 0 (off) or more, and finite")
 
     @classmethod
     def learns_classes(cls, cfg: Any) -> bool:

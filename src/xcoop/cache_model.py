@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from xcoop.alignment import unit
 from xcoop.backbones import Backbone, ImageFeatures
 from xcoop.features import LabelledFeatures
 from xcoop.fixed_text import TEXT, FixedTextModel, FixedTextTrainer
+from xcoop.rules import Rule, each, number, whole
 from xcoop.selection import best, scores
 
 logger = logging.getLogger(__name__)
@@ -101,21 +102,18 @@ class CacheModel(FixedTextModel):
 class CacheTrainer(FixedTextTrainer):
     """Base of the trainers of such models; its node has the keys of `CACHE`."""
 
+    node_rules: ClassVar[dict[str, Rule]] = {
+        **FixedTextTrainer.node_rules,
+        "INIT_BETA": number(0),
+        "INIT_ALPHA": number(0),
+        "SEARCH_SCALE": each(number(0), 2),
+        "SEARCH_STEP": each(whole(1), 2),
+    }
+
     @classmethod
     def learns_classes(cls, cfg: Any) -> bool:
         """Always: the cache holds images of these classes."""
         return True
-
-    def check_cfg(self, cfg: Any) -> None:
-        """A grid has two sides, and each of them a number at least."""
-        super().check_cfg(cfg)
-        settings = cfg.TRAINER[self.node]
-        for key, least in (("SEARCH_SCALE", 0), ("SEARCH_STEP", 1)):
-            if len(settings[key]) != 2 or min(settings[key]) < least:
-                raise ValueError(
-                    f"TRAINER.{self.node}.{key} is {settings[key]}; it needs two numbers, of beta and of alpha, "
-                    f"not below {least}"
-                )
 
 
 def cache_logits(affinity: Tensor, values: Tensor, beta: Tensor | float) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 
 from xcoop.engine import safeload
 from xcoop.files import atomic_write_text
+from xcoop.names import cut, shown
 
 BEST = "model-best.pth.tar"
 POINTER = "checkpoint"
@@ -73,6 +74,16 @@ def latest_checkpoint(folder: Path) -> Path | None:
     if not name or Path(name).name != name or not (folder / name).is_file():
         raise ValueError(f"{pointer} names {name!r}, which is not in {folder}; delete {folder} to start anew")
     return folder / name
+
+
+def require_resumable(folder: str) -> None:
+    """ValueError if the folder that RESUME names holds no checkpoint: who names one does not want to start anew."""
+    if not any(Path(folder).glob(f"*/{POINTER}")):
+        what = "holds no checkpoint" if Path(folder).is_dir() else "is no folder"
+        raise ValueError(
+            f"RESUME {shown(folder)} {what} (looked for {cut(folder)}/prompt_learner/{POINTER}); it takes the output "
+            "folder of an interrupted run; without RESUME a run goes on in its own output folder, or starts anew"
+        )
 
 
 def optimiser_state(optimiser: Any, epoch: int) -> dict[str, Any]:

@@ -7,7 +7,10 @@ from typing import Any
 
 from yacs.config import CfgNode
 
+from xcoop.engine.config import RULES as ENGINE
 from xcoop.names import shown
+from xcoop.results.identity import flatten
+from xcoop.rules import SOUND, TEXT, Rule, each, one_of, whole
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +40,36 @@ SHARED = CfgNode(
         },
     }
 )
+
+# What every key takes that does not take anything; `register_trainer` adds those of the trainers' nodes.
+RULES: dict[str, Rule] = {
+    **ENGINE,
+    "DATASET.SUBSAMPLE_CLASSES": one_of("all", "base", "new"),
+    "DATASET.CASES": whole(0),
+    "DATASET.CLASSES": each(TEXT),
+    "DATASET.SIZE": whole(0),
+    "DATASET.HYGIENE": one_of("drop", "report"),
+    "DATASET.VAL_SHOTS": whole(-1),
+    "DATASET.SPLIT_SEED": whole(0),
+    "WANDB.MODE": one_of("offline", "online", "disabled"),
+}
+
+
+def check_settings(cfg: Any, node: str = "", section: str = "") -> None:
+    """Refuses values that no run could mean. Nothing has been built or written when it is called.
+
+    Args:
+        cfg: a merged config, of either engine.
+        node: the node below TRAINER that is read; the others are not looked at. "" looks at all.
+        section: look at this one alone, e.g. DATASET.
+
+    Raises:
+        ValueError: a value is no name of its key's closed set, is out of its range, or is of another type; the message
+            names key and value, and what would be right.
+    """
+    for key, value in flatten({section: cfg[section]} if section else cfg).items():
+        if not node or not key.startswith("TRAINER.") or key.startswith(f"TRAINER.{node}."):
+            RULES.get(key, SOUND).check(key, value)
 
 
 PREFIX = "xcoop."  # before the name of a trainer or dataset of ours, where the programme has its own of that name

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -73,21 +73,13 @@ class DeepPromptModel(PromptModel, ABC):
 
 
 class DeepPromptTrainer(PromptTrainer):
-    """What both methods' trainers check.
-
-    Attributes:
-        counts: keys of the node that must be at least 1.
-    """
+    """What both methods' trainers check."""
 
     needs_vit = True
-    counts: ClassVar[tuple[str, ...]] = ()
 
     def check_cfg(self, cfg: Any) -> None:
-        """Refuses settings that could not work, and backbones that are known to be ResNets."""
+        """Refuses backbones that are known to be ResNets."""
         super().check_cfg(cfg)
-        for key in self.counts:
-            if cfg.TRAINER[self.node][key] < 1:
-                raise ValueError(f"TRAINER.{self.node}.{key} is {cfg.TRAINER[self.node][key]}; it must be at least 1")
         name = cfg.MODEL.BACKBONE.NAME
         if name in RESNETS and not cfg.MODEL.BACKBONE.get("PATH", ""):  # a file may hold another tower than the name's
             raise ValueError(no_tokens(name, type(self).__name__))

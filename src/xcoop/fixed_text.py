@@ -7,7 +7,7 @@ Symbols: C classes, S sentences a class, D joint width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -19,12 +19,10 @@ from xcoop.concepts import ConceptBank
 from xcoop.concepts.features import clinical_features
 from xcoop.concepts.sentences import fill
 from xcoop.model import Compared, PromptModel
-from xcoop.names import unknown
+from xcoop.rules import TEMPLATES, Rule, one_of
 from xcoop.teachers import sentence_features, template_features
-from xcoop.templates import DEFAULT, MEDICAL, check_template
+from xcoop.templates import MEDICAL
 from xcoop.training import PromptTrainer
-
-ENSEMBLES = ("", "templates", "concepts")
 
 # The keys of each node whose trainer is a `FixedTextTrainer`.
 TEXT = {
@@ -58,21 +56,22 @@ class FixedTextModel(PromptModel):
 class FixedTextTrainer(PromptTrainer):
     """Base of the trainers whose text features are fixed; its node has the keys of `TEXT`."""
 
+    node_rules: ClassVar[dict[str, Rule]] = {
+        **PromptTrainer.node_rules,
+        "ENSEMBLE": one_of("", "templates", "concepts"),
+        "TEMPLATES": TEMPLATES,
+    }
+
     def uses_bank(self) -> bool:
         """Clinical sentences come from the bank."""
         return bool(self.settings.CLINICAL) or self.settings.ENSEMBLE == "concepts"
 
     def check_cfg(self, cfg: Any) -> None:
-        """A template needs a place for the name; class names and concepts are not averaged."""
+        """Class names and concepts are not averaged."""
         super().check_cfg(cfg)
         node, settings = f"TRAINER.{self.node}", cfg.TRAINER[self.node]
-        if settings.ENSEMBLE not in ENSEMBLES:
-            raise ValueError(unknown(f"{node}.ENSEMBLE", settings.ENSEMBLE, ENSEMBLES[1:]))
         if settings.CLINICAL and settings.ENSEMBLE == "templates":
             raise ValueError(f"{node}.CLINICAL has no class names for {node}.ENSEMBLE templates: choose one of them")
-        check_template(f"{node}.TEMPLATE", settings.TEMPLATE or DEFAULT)
-        for template in settings.TEMPLATES:
-            check_template(f"{node}.TEMPLATES:", template)
 
     @torch.no_grad()
     def class_features(self, backbone: Backbone, classnames: list[str], bank: ConceptBank | None) -> Tensor:

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from yacs.config import CfgNode
 
 import xcoop
-from xcoop.config import PREFIX, SHARED, add_missing, as_ours
+from xcoop.config import PREFIX, RULES, SHARED, add_missing, as_ours
 from xcoop.names import unknown
+from xcoop.rules import Rule
 
 Class = TypeVar("Class", bound=type)
 
@@ -25,17 +26,20 @@ _datasets: dict[str, type] = {}
 _nodes: dict[str, CfgNode] = {}
 
 
-def register_trainer(node: str, defaults: CfgNode) -> Callable[[Class], Class]:
+def register_trainer(node: str, defaults: CfgNode, rules: Mapping[str, Rule] | None = None) -> Callable[[Class], Class]:
     """Offers the decorated class as a trainer under its own name.
 
     Args:
         node: its config node, below `TRAINER`.
         defaults: the keys of that node with their defaults.
+        rules: what these keys take; those that the class's `node_rules` know need none.
     """
 
     def collect(cls: Class) -> Class:
         _collect(_trainers, cls)
         _nodes[node] = defaults
+        stated = {**getattr(cls, "node_rules", {}), **(rules or {})}
+        RULES.update({f"TRAINER.{node}.{key}": rule for key, rule in stated.items() if key in defaults})
         return cls
 
     return collect

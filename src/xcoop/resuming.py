@@ -61,10 +61,12 @@ class Resumable:
         """Continues from the last checkpoint below `directory`; the number of epochs that are done.
 
         Raises:
-            ValueError: it does not belong to such a run, or is damaged; the message names it.
+            ValueError: it does not belong to such a run, or is damaged; or RESUME names a folder without one.
         """
         path = self._to_resume(directory)
         if path is None:
+            if self.cfg.RESUME:
+                checkpoints.require_resumable(self.cfg.RESUME)
             logger.info("No checkpoint found, train from scratch")
             return 0
         logger.info("Found checkpoint at %s (will resume training)", directory)

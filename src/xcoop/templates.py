@@ -69,9 +69,3 @@ IMAGENET = (
 def fill(template: str, classname: str) -> str:
     """A template with a class name in place; underscores stand for spaces."""
     return template.replace("{}", classname.replace("_", " "))
-
-
-def check_template(key: str, template: str) -> None:
-    """ValueError, naming the config key, for a template without a place for the class name."""
-    if "{}" not in template:
-        raise ValueError(f"{key} {template!r} has no {{}} for the class name")

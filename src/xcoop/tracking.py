@@ -9,9 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from xcoop.names import unknown
+from xcoop.names import shown
 
-MODES = ("offline", "online", "disabled")
 STEP = "step"
 # By itself the package would send the console, the code's revision, the command line, the host's name and its load.
 QUIET = {"console": "off", "disable_git": True, "save_code": False, "x_disable_meta": True, "x_disable_stats": True}
@@ -68,16 +67,13 @@ def check_tracking(cfg: Any) -> None:
     """Refuses what could not work, before anything is loaded.
 
     Raises:
-        ValueError: an unknown WANDB.MODE.
         ImportError: the package is missing.
     """
     if not wanted(cfg):
         return
-    if cfg.WANDB.MODE not in MODES:
-        raise ValueError(f"WANDB.MODE: {unknown('mode', cfg.WANDB.MODE, MODES)}")
     if find_spec("wandb") is None:
         raise ImportError(
-            f"WANDB.PROJECT is {cfg.WANDB.PROJECT!r}, and the package wandb is not installed: "
+            f"WANDB.PROJECT is {shown(cfg.WANDB.PROJECT)}, and the package wandb is not installed: "
             "pip install 'xcoop[wandb]', or leave WANDB.PROJECT empty"
         )
 

@@ -117,7 +117,7 @@ def merged(args: argparse.Namespace) -> CfgNode:
         cfg.DATASET.PATH = os.path.abspath(os.path.expanduser(cfg.DATASET.PATH))
     if args.eval_only and args.model_dir and cfg.OUTPUT_DIR == DEFAULT_OUTPUT:
         cfg.OUTPUT_DIR = _evaluation_folder(args, cfg)
-    check_names(cfg)
+    check_values(cfg)
     cfg.freeze()
     return cfg
 
@@ -154,19 +154,27 @@ def _evaluation_folder(args: argparse.Namespace, cfg: CfgNode) -> str:
     return str(Path(args.model_dir, "evaluation", f"{cfg.DATASET.NAME}_{cfg.DATASET.SUBSAMPLE_CLASSES}{epoch}"))
 
 
-def check_names(cfg: CfgNode) -> None:
-    """UserError for a trainer, dataset or method of selection that nobody offers."""
+def check_values(cfg: CfgNode) -> None:
+    """UserError for a trainer or dataset that nobody offers, and for values that no run could mean."""
     from dassl.data.datasets import DATASET_REGISTRY
+    from dassl.engine import TRAINER_REGISTRY
+
+    from xcoop.config import check_settings
+    from xcoop.rules import one_of
+    from xcoop.training import PromptTrainer
 
     check_trainer(cfg.TRAINER.NAME)
     if cfg.DATASET.NAME not in DATASET_REGISTRY.registered_names():
         raise UserError(_missing_name("dataset", "--dataset-config-file", cfg.DATASET.NAME, DATASET_REGISTRY))
-    for key, value, known in (
-        ("TEST.FINAL_MODEL", cfg.TEST.FINAL_MODEL, ("last_step", "best_val")),
-        ("DATASET.SUBSAMPLE_CLASSES", cfg.DATASET.SUBSAMPLE_CLASSES, ("all", "base", "new")),
-    ):
-        if value not in known:
-            raise UserError(f"{key}: {unknown('value', value, known)}")
+    try:
+        check_settings(cfg)
+        if tasks := getattr(DATASET_REGISTRY.get(cfg.DATASET.NAME), "tasks", {}):
+            one_of("", *tasks).check("DATASET.TASK", cfg.DATASET.TASK)
+        trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
+        if issubclass(trainer, PromptTrainer):
+            trainer.__new__(trainer).check_cfg(cfg)
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def check_trainer(name: str) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from dassl.engine import TrainerX
@@ -21,16 +21,19 @@ from dassl.utils import set_random_seed
 from torch import Tensor
 
 from xcoop import sharing
-from xcoop.backbones import Backbone, ImageFeatures
+from xcoop.backbones import Backbone, ImageFeatures, require_backbone
 from xcoop.checks import check_input, load_dataset_bank, state_bank, with_workers_that_exist
 from xcoop.concepts import ConceptBank
+from xcoop.config import check_settings
 from xcoop.features import FeatureLoader, FeatureStore
 from xcoop.fitting import Fitting
 from xcoop.model import PromptModel
 from xcoop.plugins import own_view
 from xcoop.precision import PRECISIONS, Precision
+from xcoop.prompts import POSITIONS
 from xcoop.reading import read_json
 from xcoop.results.record import UNTRAINED, Origin, write_run
+from xcoop.rules import TEMPLATE, TEXT, Rule, number, one_of, whole
 from xcoop.templates import DEFAULT
 from xcoop.tracking import Tracked, check_tracking
 from xcoop.workplace import claim
@@ -58,6 +61,15 @@ class PromptTrainer(Tracked, Fitting, TrainerX):
     node: str = ""
     trains: bool = True  # whether it learns from images, in epochs or at once
     needs_vit: bool = False  # whether the method works inside a vision transformer: it has no configs for ResNets
+    node_rules: ClassVar[dict[str, Rule]] = {  # what keys take that mean the same in every node
+        "PREC": one_of(*PRECISIONS),
+        "N_CTX": whole(1),
+        "CTX_INIT": TEXT,
+        "CLASS_TOKEN_POSITION": one_of(*POSITIONS),
+        "TEMPLATE": TEMPLATE,
+        "CLIP_GRAD_NORM": number(0),
+        "NORM_LR_MULT": number(0),
+    }
     template: str = DEFAULT
     train_loader_x: Any
     val_loader: Any
@@ -113,10 +125,10 @@ class PromptTrainer(Tracked, Fitting, TrainerX):
 
     def check_cfg(self, cfg: Any) -> None:
         """Refuses settings that could not work, before anything is loaded."""
+        check_settings(cfg, self.node)
+        if cfg.MODEL.BACKBONE.NAME:
+            require_backbone(cfg.MODEL.BACKBONE.NAME)
         check_tracking(cfg)
-        precision = cfg.TRAINER[self.node].get("PREC", "fp32")
-        if precision not in PRECISIONS:
-            raise ValueError(f"TRAINER.{self.node}.PREC is {precision!r}; known: {', '.join(PRECISIONS)}")
 
     def build_data_loader(self) -> None:
         """The engine's loaders, with no more workers than CPUs.

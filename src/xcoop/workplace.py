@@ -116,9 +116,17 @@ def check_free(folder: Path, cfg: Mapping[str, Any], origin: Origin) -> None:
 
 
 def check_resumed(cfg: Mapping[str, Any]) -> None:
-    """UserError if RESUME names a run with other settings: its epochs are not the first ones of the run of `cfg`."""
-    saved = _saved(Path(cfg["RESUME"]), cfg) if cfg["RESUME"] else None
-    if saved is None:  # nothing to resume, or a run of another programme: the checkpoint itself is looked at later
+    """UserError if RESUME names no run, or one whose settings, and so whose first epochs, are not those of `cfg`."""
+    if not cfg["RESUME"]:
+        return
+    from xcoop.checkpoints import require_resumable
+
+    try:
+        require_resumable(cfg["RESUME"])
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    saved = _saved(Path(cfg["RESUME"]), cfg)
+    if saved is None:  # a run of another programme: the checkpoint itself is looked at later
         return
     lines = [*differences(saved, cfg), *filter(None, [other_data(saved, cfg)])]
     if saved.get("SEED") != cfg["SEED"]:

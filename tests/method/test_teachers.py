@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from xcoop import templates
+from xcoop import rules, templates
 from xcoop.backbones import Backbone
 from xcoop.teachers import distillation, inliers, sentence_features, sentence_scores, template_features
 
@@ -79,6 +79,6 @@ def test_every_template_has_one_place_and_none_stands_twice(tiny_backbone: Backb
     for template in templates.ALL:
         assert template.count("{}") == 1, template
         assert tiny_backbone.count_tokens(templates.fill(template, "benign_keratosis")) < 20, template
-    templates.check_template("KEY", templates.DEFAULT)
-    with pytest.raises(ValueError, match=r"KEY 'a photo' has no \{\}"):
-        templates.check_template("KEY", "a photo")
+    rules.TEMPLATES.check("KEY", [templates.DEFAULT])
+    with pytest.raises(ValueError, match=r"KEY is 'a photo'; it must be a sentence with \{\}"):
+        rules.TEMPLATE.check("KEY", "a photo")

@@ -98,7 +98,7 @@ def test_cross_evaluates_on_each_target(tmp_path: Path) -> None:
         ({"setting": "cross"}, "belong together"),
         ({"setting": "cross", "targets": ("pneumonia",)}, "pneumonia has the classes normal"),
         ({"setting": "base-to-new"}, "with fewer than 4, one of the halves has a single class"),
-        ({"setting": "base-to-new", "keys": (("DATASET.TASK", ("five",)),)}, "has the tasks"),
+        ({"setting": "base-to-new", "keys": (("DATASET.TASK", ("five",)),)}, "Did you mean 'five-groups'"),
     ],
 )  # fmt: skip
 def test_nothing_is_begun_with_a_wrong_name(axes: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -116,7 +116,7 @@ def test_sentences_of_a_file_need_no_bank(make_cfg: ConfigMaker, tmp_path: Path)
 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
-    [("N_PROMPTS", 0, "at least 1"), ("TAU", 0.0, "above 0"), ("SCCM_LAMBDA", -1.0, "0 or more")],
+    [("N_PROMPTS", 0, "at least 1"), ("TAU", 0.0, "above 0"), ("SCCM_LAMBDA", -1.0, "of at least 0")],
 )
 def test_settings_that_cannot_work_are_refused(key: str, value: object, message: str, make_cfg: ConfigMaker) -> None:
     with pytest.raises(ValueError, match=rf"TRAINER.BIOMEDCOOP.{key} .*{message}"):

@@ -153,11 +153,11 @@ def test_an_adapted_feature_is_the_blend_of_the_paper() -> None:
 @pytest.mark.parametrize(
     ("name", "key", "value", "message"),
     [
-        ("CLIPAdapter", "RATIO", 1.2, r"CLIPADAPTER.RATIO is 1.2; it is a share"),
-        ("CLIPAdapter", "REDUCTION", 0, "CLIPADAPTER.REDUCTION is 0; it must be at least 1"),
-        ("TipAdapter", "SEARCH_STEP", [200], r"TIPADAPTER.SEARCH_STEP is \[200\]; it needs two numbers"),
-        ("TipAdapterF", "SEARCH_STEP", [5, 0], "TIPADAPTERF.SEARCH_STEP .* not below 1"),
-        ("LPPlusPlus", "ALPHA_EVERY", 0, "LPPLUSPLUS.ALPHA_EVERY is 0; at least 1"),
+        ("CLIPAdapter", "RATIO", 1.2, r"CLIPADAPTER.RATIO is 1.2; it must be a number in \(0, 1\]"),
+        ("CLIPAdapter", "REDUCTION", 0, "CLIPADAPTER.REDUCTION is 0; it must be a whole number of at least 1"),
+        ("TipAdapter", "SEARCH_STEP", [200], r"TIPADAPTER.SEARCH_STEP is \[200\]; .* must be a list of 2 values"),
+        ("TipAdapterF", "SEARCH_STEP", [5, 0], "TIPADAPTERF.SEARCH_STEP is 0; it must be a whole number of at least 1"),
+        ("LPPlusPlus", "ALPHA_EVERY", 0, "LPPLUSPLUS.ALPHA_EVERY is 0; it must be a whole number of at least 1"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(

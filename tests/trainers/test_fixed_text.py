@@ -61,8 +61,11 @@ def test_all_are_different(make_cfg: ConfigMaker) -> None:
     [
         (("ENSEMBLE", "template"), "Did you mean 'templates'"),
         (("ENSEMBLE", "templates", "CLINICAL", True), "choose one"),
-        (("TEMPLATES", ["a {}", "a thing"]), "TEMPLATES: 'a thing' has no {}"),
-        (("TEMPLATE", "a thing"), "TEMPLATE 'a thing' has no {}"),
+        (
+            ("TEMPLATES", ["a {}", "a thing"]),
+            "TEMPLATES is 'a thing'; it must be a sentence with {} for",
+        ),
+        (("TEMPLATE", "a thing"), "TEMPLATE is 'a thing'; it must be a sentence with {} for"),
     ],
 )
 def test_what_cannot_work_is_refused(pairs: tuple[object, ...], message: str, make_cfg: ConfigMaker) -> None:

@@ -78,7 +78,9 @@ def test_the_sentence_is_the_datasets_unless_one_is_given(make_cfg: ConfigMaker)
         torch.testing.assert_close(model.hand_written, torch.nn.functional.normalize(expected, dim=-1))
 
 
-@pytest.mark.parametrize(("key", "value", "message"), [("W", -1.0, "0 or more"), ("TEMPLATE", "a scan.", "no {}")])
+@pytest.mark.parametrize(
+    ("key", "value", "message"), [("W", -1.0, "of at least 0"), ("TEMPLATE", "a scan.", "with {} for")]
+)
 def test_settings_that_cannot_work_are_refused(key: str, value: object, message: str, make_cfg: ConfigMaker) -> None:
     with pytest.raises(ValueError, match=rf"TRAINER.KGCOOP.{key} .*{message}"):
         tiny_run.build(make_cfg("KgCoOp", f"TRAINER.KGCOOP.{key}", value))

@@ -77,7 +77,7 @@ def test_without_concepts_prompts_start_from_the_template_and_differ(make_cfg: C
 
 
 def test_an_unknown_kind_is_refused_before_anything_is_loaded(make_cfg: ConfigMaker) -> None:
-    with pytest.raises(ValueError, match=r"KNOWLEDGE 'randm'. Did you mean 'random'"):
+    with pytest.raises(ValueError, match=r"KNOWLEDGE: Unknown value 'randm'. Did you mean 'random'"):
         tiny_run.build(make_cfg("XCoOp", KEY, "randm", "MODEL.BACKBONE.PATH", "/no/such/file"))
 
 

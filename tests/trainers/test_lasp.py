@@ -133,7 +133,11 @@ def test_the_templates_are_ours_unless_others_are_given(make_cfg: ConfigMaker) -
 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
-    [("N_GROUPS", 0, "each group needs"), ("N_GROUPS", 99, "each group needs"), ("LASP_PROMPTS", ["a"], "no {}")],
+    [
+        ("N_GROUPS", 0, "at least 1"),
+        ("N_GROUPS", 99, "each group needs"),
+        ("LASP_PROMPTS", ["a"], "with {} for"),
+    ],
 )
 def test_settings_that_cannot_work_are_refused(key: str, value: object, message: str, make_cfg: ConfigMaker) -> None:
     with pytest.raises(ValueError, match=rf"TRAINER.LASP.{key} .*{message}"):

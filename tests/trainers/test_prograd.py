@@ -123,7 +123,11 @@ def test_without_its_share_it_is_coop_bit_for_bit(make_cfg: ConfigMaker) -> None
 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
-    [("LAMBDA", 1.5, r"a share, in \[0, 1\]"), ("T", 0.0, "above 0"), ("TEMPLATE", "a scan.", "no {}")],
+    [
+        ("LAMBDA", 1.5, r"a number in \[0, 1\]"),
+        ("T", 0.0, "above 0"),
+        ("TEMPLATE", "a scan.", "with {} for"),
+    ],
 )
 def test_settings_that_cannot_work_are_refused(key: str, value: object, message: str, make_cfg: ConfigMaker) -> None:
     with pytest.raises(ValueError, match=rf"TRAINER.PROGRAD.{key} .*{message}"):

@@ -50,7 +50,8 @@ def test_bf16_trains_32_bit_parameters_close_to_fp32(name: str, make_cfg: Config
 
 
 def test_an_unknown_precision_is_refused_before_anything_is_loaded(make_cfg: ConfigMaker) -> None:
-    with pytest.raises(ValueError, match=r"TRAINER.COOP.PREC is 'fp8'; known: fp32, amp, fp16, bf16"):
+    message = r"TRAINER.COOP.PREC: Unknown value 'fp8'. Did you mean 'fp32'\? Known: amp, bf16, fp16, fp32"
+    with pytest.raises(ValueError, match=message):
         tiny_run.build(make_cfg("CoOp", "TRAINER.COOP.PREC", "fp8", "MODEL.BACKBONE.PATH", "/no/such/file"))
     with pytest.raises(ValueError, match="fp8"):
         Precision("fp8", torch.device("cpu"))

@@ -57,5 +57,5 @@ def test_it_trains_nothing_and_ends_with_the_lines_of_a_run(
 
 
 def test_a_template_without_a_place_for_the_name_is_refused(make_cfg: ConfigMaker) -> None:
-    with pytest.raises(ValueError, match=r"'a photo of a class' has no \{\}"):
+    with pytest.raises(ValueError, match=r"'a photo of a class'; it must be a sentence with \{\}"):
         tiny_run.build(make_cfg("ZeroshotCLIP", "TRAINER.ZEROSHOTCLIP.TEMPLATE", "a photo of a class"))

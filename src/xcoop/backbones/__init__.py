@@ -1,7 +1,14 @@
 """One interface over CLIP-like models; a new one is a new file here, and no trainer knows which it runs on."""
 
 from xcoop.backbones.base import Backbone, ImageFeatures
-from xcoop.backbones.registry import TextLimits, backbone_names, load_backbone, register_backbone, text_limits
+from xcoop.backbones.registry import (
+    TextLimits,
+    backbone_names,
+    load_backbone,
+    register_backbone,
+    require_backbone,
+    text_limits,
+)
 
 __all__ = [
     "Backbone",
@@ -10,5 +17,6 @@ __all__ = [
     "backbone_names",
     "load_backbone",
     "register_backbone",
+    "require_backbone",
     "text_limits",
 ]

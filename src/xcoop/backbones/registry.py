@@ -68,14 +68,19 @@ def backbone_names() -> list[str]:
     return sorted(_loaders)
 
 
+def require_backbone(name: str) -> None:
+    """ValueError for a backbone that nobody registered; the message gives the nearest name."""
+    if name not in backbone_names():
+        raise ValueError(names.unknown("backbone", name, _loaders))
+
+
 def text_limits(name: str) -> TextLimits | None:
     """How long the texts of a backbone may be, without loading it; None if it does not say.
 
     Raises:
         ValueError: unknown name.
     """
-    if name not in backbone_names():
-        raise ValueError(names.unknown("backbone", name, _loaders))
+    require_backbone(name)
     return _limits[name]
 
 
@@ -91,8 +96,7 @@ def load_backbone(cfg: CfgNode) -> Backbone:
         ConnectionError: the weights are not here and cannot be downloaded.
     """
     name = cfg.MODEL.BACKBONE.NAME
-    if name not in backbone_names():
-        raise ValueError(names.unknown("backbone", name, _loaders))
+    require_backbone(name)
     backbone = _loaders[name](name, cfg.MODEL.BACKBONE.get("PATH", ""))
     return backbone.float().eval().requires_grad_(False)
 

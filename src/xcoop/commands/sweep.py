@@ -118,10 +118,13 @@ def read_grid(arguments: argparse.Namespace) -> Grid:
             f"expected <datasets> [trainers] [shots] [seeds] [KEY VALUE ...], got {' '.join(arguments.words)!r}; "
             'a list is one word: "1 2 3" or 1,2,3'
         )
+    asked = dict(zip(("datasets", "trainers", "shots", "seeds"), names, strict=False))
+    options = {"--cfg": arguments.cfg, "--backbones": arguments.backbones, "--targets": arguments.targets}
+    for axis, text in (*asked.items(), *((flag, text) for flag, text in options.items() if text)):
+        if not words_of(text):
+            raise UserError(f"{axis}: {text!r} names none; leave it out, or name one")
     axes: dict[str, Any] = read_grid_file(arguments.grid) if arguments.grid else {}
-    axes |= {
-        axis: words_of(text) for axis, text in zip(("datasets", "trainers", "shots", "seeds"), names, strict=False)
-    }
+    axes |= {axis: words_of(text) for axis, text in asked.items()}
     for axis, text in (("cfgs", arguments.cfg), ("backbones", arguments.backbones), ("targets", arguments.targets)):
         axes |= {axis: words_of(text)} if text else {}
     axes |= {"setting": arguments.setting} if arguments.setting else {}

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 from dassl.data.datasets import DatasetBase, Datum
 
 from xcoop import names
+from xcoop.config import check_settings
 from xcoop.data import hygiene
 from xcoop.data.about import MissingDatasetError, about, compare_counts, missing
 from xcoop.data.folders import absolute
 from xcoop.data.items import DatasetError, Splits
 from xcoop.data.splits import carve, few_shot, record, subsample_classes, three_way
 from xcoop.data.survey import refuse_unreadable, survey
+from xcoop.plugins import own_view
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -52,6 +54,7 @@ class MedicalDataset(DatasetBase):
     is_phantom: bool = False
 
     def __init__(self, cfg: CfgNode) -> None:
+        check_settings(own_view(cfg), section="DATASET")
         self.name = self.name or type(self).__name__
         self.task = self._choose_task(cfg.DATASET.TASK)
         folder = self.find(cfg)

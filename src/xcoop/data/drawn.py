@@ -44,8 +44,6 @@ class DrawnDataset(MedicalDataset):
     def find(self, cfg: CfgNode) -> Path:
         """What is read of the phantom; drawn if it is not there."""
         cases = int(cfg.DATASET.CASES) or CASES
-        if cases < 0:
-            raise ValueError(f"DATASET.CASES must be positive, or 0 for the default {CASES}; not {cases}")
         for folder in _places(cfg, self.folder_name(cases)):
             if found := self.inside(folder):
                 return found

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from yacs.config import CfgNode
+
+from xcoop.rules import TEXT, Rule, each, number, one_of, whole
 
 
 def _sampling(sampler: str, **more: Any) -> dict[str, Any]:
@@ -100,6 +103,99 @@ _DEFAULTS: dict[str, Any] = {
         "FINAL_MODEL": "last_step",  # or best_val
     },
     "TRAINER": {"NAME": ""},
+}
+
+_SHARE, _RATE = number(0, 1), number(0)
+
+
+def _transforms() -> Iterable[str]:
+    """Those of the engine that runs: Dassl itself has two that ours does not."""
+    from dassl.data.transforms import transforms
+
+    from xcoop.engine.transforms import OFFERED
+
+    return getattr(transforms, "AVAI_CHOICES", OFFERED)
+
+
+def _evaluators() -> Iterable[str]:
+    from dassl.evaluation.build import EVALUATOR_REGISTRY
+
+    return list(EVALUATOR_REGISTRY.registered_names())
+
+
+def _sampling_rules(node: str) -> dict[str, Rule]:
+    samplers = ("RandomSampler", "SequentialSampler", "RandomDomainSampler", "SeqDomainSampler", "RandomClassSampler")
+    rules = {"SAMPLER": one_of(*samplers), "BATCH_SIZE": whole(1), "N_DOMAIN": whole(0), "N_INS": whole(1)}
+    return {f"DATALOADER.{node}.{key}": rule for key, rule in rules.items() if key in _DEFAULTS["DATALOADER"][node]}
+
+
+# What the keys take, by their dotted name; `xcoop.config.check_settings` applies it.
+RULES: dict[str, Rule] = {
+    "SEED": whole(high=2**32 - 1),  # numpy's limit
+    "INPUT.SIZE": each(whole(1, 4096), 2),
+    "INPUT.INTERPOLATION": one_of("bilinear", "bicubic", "nearest"),
+    "INPUT.TRANSFORMS": each(one_of(of=_transforms)),
+    "INPUT.PIXEL_MEAN": each(number(), 3),
+    "INPUT.PIXEL_STD": each(number(above=0), 3),
+    "INPUT.CROP_PADDING": whole(0),
+    "INPUT.RRCROP_SCALE": each(number(above=0, high=1), 2),
+    "INPUT.CUTOUT_N": whole(0),
+    "INPUT.CUTOUT_LEN": whole(0),
+    "INPUT.GN_MEAN": number(),
+    "INPUT.GN_STD": number(0),
+    "INPUT.RANDAUGMENT_N": whole(0),
+    "INPUT.RANDAUGMENT_M": whole(0, 30),
+    **{f"INPUT.COLORJITTER_{which}": number(0) for which in "BCS"},
+    "INPUT.COLORJITTER_H": number(0, 0.5),
+    "INPUT.RGS_P": _SHARE,
+    "INPUT.GB_P": _SHARE,
+    "INPUT.GB_K": Rule(
+        "an odd whole number above 0", lambda value: type(value) is int and value > 0 and value % 2 == 1
+    ),
+    "DATASET.SOURCE_DOMAINS": each(TEXT),
+    "DATASET.TARGET_DOMAINS": each(TEXT),
+    "DATASET.NUM_LABELED": whole(-1),
+    "DATASET.NUM_SHOTS": Rule(
+        "the training images a class, a whole number above 0, or -1 for all",
+        lambda value: type(value) is int and (value > 0 or value == -1),
+    ),
+    "DATASET.VAL_PERCENT": number(0, below=1),
+    "DATASET.CIFAR_C_LEVEL": whole(1, 5),
+    "DATALOADER.NUM_WORKERS": whole(0),
+    "DATALOADER.K_TRANSFORMS": whole(1),
+    **_sampling_rules("TRAIN_X"),
+    **_sampling_rules("TRAIN_U"),
+    **_sampling_rules("TEST"),
+    "MODEL.HEAD.HIDDEN_LAYERS": each(whole(1)),
+    "MODEL.HEAD.DROPOUT": _SHARE,
+    "OPTIM.NAME": one_of("adam", "amsgrad", "sgd", "rmsprop", "radam", "adamw"),
+    "OPTIM.LR": number(above=0),
+    "OPTIM.WEIGHT_DECAY": _RATE,
+    "OPTIM.MOMENTUM": _SHARE,
+    "OPTIM.SGD_DAMPNING": _SHARE,
+    "OPTIM.RMSPROP_ALPHA": _SHARE,
+    "OPTIM.ADAM_BETA1": number(0, below=1),
+    "OPTIM.ADAM_BETA2": number(0, below=1),
+    "OPTIM.BASE_LR_MULT": _RATE,
+    "OPTIM.LR_SCHEDULER": one_of("single_step", "multi_step", "cosine"),
+    "OPTIM.STEPSIZE": Rule(
+        "a list of epochs, each a whole number above 0 (or -1 alone)",
+        lambda value: (
+            isinstance(value, (list, tuple)) and bool(value) and all(type(e) is int and e >= -1 for e in value)
+        ),
+    ),
+    "OPTIM.GAMMA": number(0),
+    "OPTIM.MAX_EPOCH": whole(1),
+    "OPTIM.WARMUP_EPOCH": whole(-1),
+    "OPTIM.WARMUP_TYPE": one_of("linear", "constant"),
+    "OPTIM.WARMUP_CONS_LR": _RATE,
+    "OPTIM.WARMUP_MIN_LR": _RATE,
+    "TRAIN.CHECKPOINT_FREQ": whole(0),
+    "TRAIN.PRINT_FREQ": whole(1),
+    "TRAIN.COUNT_ITER": one_of("train_x", "train_u", "smaller_one"),
+    "TEST.EVALUATOR": one_of(of=_evaluators),
+    "TEST.SPLIT": one_of("test", "val"),
+    "TEST.FINAL_MODEL": one_of("last_step", "best_val"),
 }
 
 # Trainers of Dassl's own that this engine does not have. Their nodes exist and take any key, so that a config file

@@ -32,9 +32,13 @@ def read_grid_file(path: Path) -> dict[str, Any]:
         raise UserError(f"--grid {error}") from error
     if not isinstance(tree, dict):
         raise UserError(f"--grid {path} must hold axes such as `datasets: [phantom]`, not a {type(tree).__name__}")
-    for name in map(str, tree):
-        if name not in AXES and not KEY.fullmatch(name):
-            raise UserError(f"--grid {path}: {unknown('axis', name, AXES)} Config keys are written as A.B: [values].")
+    for name in tree:
+        if name not in AXES and not KEY.fullmatch(str(name)):
+            raise UserError(
+                f"--grid {path}: {unknown('axis', str(name), AXES)} Config keys are written as A.B: [values]."
+            )
+        if name != VARIANTS and (tree[name] in (None, []) or (name in AXES and not str(tree[name]).strip())):
+            raise UserError(f"--grid {path}: {name} names none; leave it out, or name one")
     axes = {str(name): value for name, value in tree.items()}
     if VARIANTS in axes:
         axes[VARIANTS] = read_variants(axes[VARIANTS], f"--grid {path}")

@@ -91,10 +91,7 @@ def class_names(cfg: Any) -> tuple[str, ...] | None:
     tasks = getattr(DATASET_REGISTRY.get(cfg.DATASET.NAME), "tasks", None)
     if not tasks:
         return None
-    task = cfg.DATASET.TASK or next(iter(tasks))
-    if task not in tasks:
-        raise UserError(f"DATASET.TASK {task}: {cfg.DATASET.NAME} has the tasks {', '.join(tasks)}")
-    return tuple(tasks[task])
+    return tuple(tasks[cfg.DATASET.TASK or next(iter(tasks))])
 
 
 def _require_same_classes(dataset: str, cfg: Any, target: str, other: Any) -> None:
