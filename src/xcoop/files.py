@@ -23,6 +23,17 @@ from xcoop.names import cut
 TEMPORARY = re.compile(r"\.(.+)\.[a-z0-9_]{8}\.tmp", re.DOTALL)
 _END = b"PK\5\6"  # begins the last 22 bytes of a zip archive; the last two are the length of its comment
 _SEALED = 22 + len("sha256:") + 64  # bytes of such an end with a seal
+_SCHEMA = r'\{\s+"schema": \d'
+# How the files begin that we write and may replace. What begins otherwise is somebody else's.
+OURS = {
+    "config.yaml": r"(?ms)(?=.*^OUTPUT_DIR:)(?=.*^TRAINER:)(?=.*^USE_CUDA:)(?=.*^VERSION:)",  # a merged config, whole
+    "results.json": _SCHEMA,
+    "predictions.csv": "image,patient,label,name,predicted,p_",
+    "cmat.json": r"\[\[\d",
+    "explanations.json": _SCHEMA,
+    "report.html": '<!DOCTYPE html>\\s+<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security',
+    "few-shot subset": _SCHEMA,
+}
 MOST_INFLATED = 4  # times its own size that an archive of weights may unpack to; torch.save does not compress
 
 
@@ -125,6 +136,31 @@ def sweep(folder: Path) -> None:
                 shutil.rmtree(path)
             else:
                 path.unlink()
+
+
+def require_ours(*paths: Path, kind: str = "") -> None:
+    """Raises FileExistsError for the first of these files that is not one that we wrote: it must not be replaced.
+
+    Args:
+        paths: what would be written; what is absent or empty is free, a link is not.
+        kind: a key of `OURS`; "" is the file's own name.
+    """
+    for path in paths:
+        if not os.path.lexists(path):
+            continue
+        whole = path.is_file() and not path.is_symlink()
+        text = path.read_bytes()[: 1 << 20].decode("utf-8", "replace") if whole else ""
+        if not whole or (text and not re.match(OURS[kind or path.name], text)):
+            what = "a link" if path.is_symlink() else "not written by xcoop"
+            raise FileExistsError(f"{path} is {what}, and would be replaced: move it away, or name another folder")
+
+
+def unused(path: Path) -> Path:
+    """The path, or the first of `<path>.2`, `<path>.3`, ... that nothing has."""
+    number, free = 1, path
+    while os.path.lexists(free):
+        number, free = number + 1, path.with_name(f"{path.name}.{number + 1}")
+    return free
 
 
 def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:

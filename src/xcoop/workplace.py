@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xcoop.commands.base import BusyError, UserError
-from xcoop.files import atomic_write_text, sweep
+from xcoop.files import atomic_write_text, require_ours, sweep, unused
 from xcoop.locks import take, unguarded, unlinked
 from xcoop.results.identity import config_hash, differences, read_config
 from xcoop.results.places import other_data
-from xcoop.results.record import CONFIG, RESULTS, Origin, read_run
+from xcoop.results.record import CONFIG, PREDICTIONS, RESULTS, Origin, read_run
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -47,6 +47,7 @@ def occupied(folder: Path, cfg: CfgNode, origin: Origin, once: bool = False) -> 
 
     Raises:
         BusyError: another process works in it.
+        FileExistsError: it holds a file of somebody else's under a name that is to be written; nothing is changed.
         FinishedError: it is finished, and was to be made `once`; nothing is changed.
         UserError: it holds a run with other settings; nothing is changed.
     """
@@ -56,6 +57,9 @@ def occupied(folder: Path, cfg: CfgNode, origin: Origin, once: bool = False) -> 
     with locked(folder):
         for place in (folder, *(path for path in folder.iterdir() if path.is_dir())):
             sweep(place)
+        require_ours(folder / CONFIG, folder / RESULTS, folder / PREDICTIONS)
+        if cfg.TEST.COMPUTE_CMAT:
+            require_ours(folder / "cmat.json")
         check_free(folder, cfg, origin)
         if once and read_run(folder) is not None:  # asked under the lock: nobody can finish it after the answer
             raise FinishedError(f"{folder} holds a finished run")
@@ -203,11 +207,4 @@ class _Printer(logging.Handler):
 def _set_aside(log: Path) -> None:
     if os.path.lexists(log):  # a link, even to nothing, would be written through
         stamp = time.strftime("-%Y-%m-%d-%H-%M-%S", time.localtime(log.lstat().st_mtime))
-        log.replace(_unused(log.with_name(log.name + stamp)))
-
-
-def _unused(path: Path) -> Path:
-    number, free = 1, path
-    while os.path.lexists(free):
-        number, free = number + 1, path.with_name(f"{path.name}.{number + 1}")
-    return free
+        log.replace(unused(log.with_name(log.name + stamp)))

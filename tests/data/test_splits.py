@@ -186,6 +186,21 @@ def test_a_damaged_or_stale_record_is_replaced_with_a_warning(
     assert str(path) in caplog.text
 
 
+def test_what_is_no_record_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    chosen = few_shot(dataset(), 1, 1, "x")
+    folder = tmp_path / "split_fewshot"
+    folder.mkdir()
+    (tmp_path / "mine").write_text("precious")
+    (folder / "a.json").symlink_to(tmp_path / "mine")
+    (folder / "b.json").write_text("notes")
+    for name in ("a.json", "b.json"):
+        assert record(chosen, tmp_path, FACTS, name) == folder / name
+        assert f"kept as {folder / name}.old" in caplog.text
+    assert (tmp_path / "mine").read_text() == "precious"
+    assert (folder / "b.json.old").read_text() == "notes"
+    assert (folder / "a.json").read_text() == (folder / "b.json").read_text()
+
+
 def test_an_equal_record_is_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     chosen = few_shot(dataset(), 1, 1, "x")
     path = record(chosen, tmp_path, FACTS, "a.json")

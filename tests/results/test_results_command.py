@@ -70,6 +70,24 @@ def test_a_list_cannot_name_files_elsewhere(out: Path, tmp_path: Path) -> None:
     assert victim.exists()
 
 
+@pytest.mark.parametrize("name", ["cells.csv", "tables/derm-accuracy.md", "benchmark.html", "files.json"])
+@pytest.mark.parametrize("link", [False, True])
+def test_files_of_somebody_else_are_not_replaced(
+    name: str, link: bool, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine, path = tmp_path / "mine", tmp_path / "to" / name
+    path.parent.mkdir(parents=True)
+    mine.write_text('{"a": "b"}')
+    path.symlink_to(mine) if link else path.write_text('{"a": "b"}')
+    words = ("--to", str(tmp_path / "to"), "--no-figures", "--metrics", "accuracy")
+    assert run(out, *words) == 2
+    assert str(path) in capsys.readouterr().err
+    assert path.read_text() == mine.read_text() == '{"a": "b"}'
+    assert len(state(tmp_path / "to")) == 1
+    path.unlink()
+    assert run(out, *words) == run(out, *words) == 0  # its own it replaces
+
+
 def test_without_matplotlib_tables_still_come(
     out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -22,6 +22,20 @@ def run(make_cfg: ConfigMaker) -> Path:
     return finished(make_cfg, "XCoOp")
 
 
+@pytest.mark.parametrize("name", ["report.html", "explanations.json"])
+def test_files_of_somebody_else_are_not_replaced(
+    name: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "to").mkdir()
+    (tmp_path / "to" / name).write_text("my own")
+    assert main(["explain", str(run), "--images", "1", "--asked", "0", "--out", str(tmp_path / "to")]) == 2
+    assert f"{tmp_path / 'to' / name} is not written by xcoop" in capsys.readouterr().err
+    assert (tmp_path / "to" / name).read_text() == "my own"
+    (tmp_path / "to" / name).unlink()
+    for _ in range(2):  # its own it replaces
+        assert main(["explain", str(run), "--images", "1", "--asked", "0", "--out", str(tmp_path / "to")]) == 0
+
+
 def test_a_page_of_test_images(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["explain", str(run), "--images", "4", "--asked", "6"]) == 0
     found = json.loads((run / "explanations" / "explanations.json").read_text(encoding="utf-8"))

@@ -64,8 +64,10 @@ def _check(arguments: argparse.Namespace) -> None:
 def _page(run: TrainedModel, arguments: argparse.Namespace) -> int:
     from xcoop.explain.page import report
     from xcoop.explain.report import named, report_of, test_images
-    from xcoop.files import atomic_write_text
+    from xcoop.files import atomic_write_text, require_ours
 
+    folder = Path(arguments.out) if arguments.out else run.folder / "explanations"
+    require_ours(folder / NUMBERS, folder / REPORT)
     if arguments.paths:
         found = report_of(run, named([Path(path) for path in arguments.paths]), None, len(arguments.paths),
                           arguments.method, asked=0)  # fmt: skip
@@ -73,7 +75,6 @@ def _page(run: TrainedModel, arguments: argparse.Namespace) -> int:
         items, truth = test_images(run)
         count = IMAGES if arguments.images is None else arguments.images
         found = report_of(run, items, truth, count, arguments.method, arguments.asked)
-    folder = Path(arguments.out) if arguments.out else run.folder / "explanations"
     folder.mkdir(parents=True, exist_ok=True)
     atomic_write_text(folder / NUMBERS, json.dumps(found, indent=1, allow_nan=False) + "\n")
     atomic_write_text(folder / REPORT, report(found))

@@ -11,6 +11,7 @@ import hashlib
 import json
 import logging
 import math
+import os
 import posixpath
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,7 +22,7 @@ from typing import TypeVar
 from xcoop import names
 from xcoop.data.folders import writable
 from xcoop.data.items import Item, Splits
-from xcoop.files import atomic_write_text, cache_dir
+from xcoop.files import atomic_write_text, cache_dir, require_ours, unused
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +130,7 @@ def record(splits: Splits, folder: Path, facts: Mapping[str, object], name: str)
     """Writes a few-shot subset as JSON beside the data, or below the cache if the data cannot be written to.
 
     The file is a record, never an input: the subset follows from data, shots and seed. One that says otherwise (made
-    from other data, edited or damaged) is replaced, with a warning.
+    from other data, edited or damaged) is replaced, with a warning; what does not look like a record is kept beside it.
 
     Args:
         splits: the subset; train and val are written.
@@ -188,10 +189,15 @@ def _record_paths(folder: Path, name: str) -> list[Path]:
 
 def _write_record(path: Path, text: str) -> None:
     data = text.encode("utf-8", "surrogateescape")
-    if path.exists():
-        if path.read_bytes() == data:
+    if os.path.lexists(path):
+        if path.is_file() and path.read_bytes() == data:
             return
         logger.warning("%s does not fit the data, shots and seed (stale, edited or damaged); it is replaced", path)
+        try:
+            require_ours(path, kind="few-shot subset")
+        except FileExistsError:  # past recognition, or somebody else's
+            path.rename(kept := unused(path.with_name(f"{path.name}.old")))
+            logger.warning("what was in %s is kept as %s", path, kept)
     atomic_write_text(path, text)
 
 

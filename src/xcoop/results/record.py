@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from xcoop.evaluation.metrics import Floats, Ints, checked, classification_metrics, confusion
-from xcoop.files import atomic_write_text, sha256_file
+from xcoop.files import atomic_write_text, require_ours, sha256_file
 from xcoop.reading import read_json
 from xcoop.results.identity import config_hash
 from xcoop.results.provenance import git_revision, hardware, peak_memory_mb, versions
@@ -74,6 +74,7 @@ def write_run(trainer: Any, labels: ArrayLike, probabilities: ArrayLike, impaths
 
     Raises:
         ValueError: the probabilities are none (NaN included), or the lengths differ; nothing is written then.
+        FileExistsError: either file is there and is somebody else's; nothing is written then.
     """
     y, p = checked(labels, probabilities)
     if len(impaths) != len(y):
@@ -85,6 +86,7 @@ def write_run(trainer: Any, labels: ArrayLike, probabilities: ArrayLike, impaths
     patients = getattr(dataset, "patients", None) or {}
     table = predictions_csv(y, p, images, names, [patients.get(path) for path in impaths])
 
+    require_ours(folder / RESULTS, folder / PREDICTIONS)
     (folder / RESULTS).unlink(missing_ok=True)  # while the predictions change, the run is not done
     atomic_write_text(folder / PREDICTIONS, table)
     results = _describe(trainer, y, p) | {
