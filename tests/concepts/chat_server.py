@@ -6,7 +6,7 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from typing import Any
@@ -109,15 +109,50 @@ def hangs(handler: Handler) -> None:
     handler.server.over.wait(20)
 
 
-def trickles(handler: Handler) -> None:
-    """A byte now and then, for ever: no single wait is long."""
-    handler.send_response(200)
+def _open(handler: Handler, status: int) -> None:
+    handler.send_response(status)
     handler.send_header("content-type", "application/json")
     handler.send_header("connection", "close")
     handler.end_headers()
-    while not handler.server.over.wait(0.05):
-        handler.wfile.write(b" ")
-        handler.wfile.flush()
+
+
+def floods(status: int) -> Act:
+    """As many bytes as are taken."""
+
+    def act(handler: Handler) -> None:
+        _open(handler, status)
+        with suppress(OSError):
+            while not handler.server.over.is_set():
+                handler.wfile.write(b" " * (1 << 16))
+
+    return act
+
+
+def drips(status: int) -> Act:
+    """A byte of the body now and then, for ever: no single wait is long."""
+
+    def act(handler: Handler) -> None:
+        _open(handler, status)
+        with suppress(OSError):
+            while not handler.server.over.wait(0.05):
+                handler.wfile.write(b" ")
+
+    return act
+
+
+trickles = drips(200)
+
+
+def drips_headers(status: int) -> Act:
+    """The same within the headers."""
+
+    def act(handler: Handler) -> None:
+        handler.wfile.write(f"HTTP/1.1 {status} x\r\nx-slow: ".encode())
+        with suppress(OSError):
+            while not handler.server.over.wait(0.05):
+                handler.wfile.write(b"y")
+
+    return act
 
 
 def resets(handler: Handler) -> None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import html
 import json
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from chat_server import (
@@ -17,7 +21,10 @@ from chat_server import (
     ChatServer,
     breaks_off,
     completion,
+    drips,
+    drips_headers,
     fails,
+    floods,
     hangs,
     resets,
     says,
@@ -37,12 +44,18 @@ QUERY = Query("Toy", ("nevus", "melanoma"), TEMPLATE, "a dermoscopic photo", "ti
 
 
 def ask(
-    server: ChatServer, folder: Path, samples: int = 1, retries: int = 4, query: Query = QUERY, timeout: float = 30.0
+    server: ChatServer,
+    folder: Path,
+    samples: int = 1,
+    retries: int = 4,
+    query: Query = QUERY,
+    timeout: float = 30.0,
+    force: bool = False,
 ) -> tuple[Tally, list[float], list[Stored]]:
     """What happened, how long it waited, and what was stored; nothing is waited for really."""
     client = Client(read_address(server.url, Secret("")), query.model, Secret(""), timeout)
     waits: list[float] = []
-    with open_store(folder / "bank.answers.jsonl", query, resume=True) as store:
+    with open_store(folder / "bank.answers.jsonl", query, resume=True, force=force) as store:
         tally = ask_all(client, store, samples, Patience(retries, waits.append))
     return tally, waits, store.answers
 
@@ -167,6 +180,72 @@ def test_a_refusal_is_not_tried_again(status: int, hint: str, tmp_path: Path) ->
         assert len(server.requests) == 1
 
 
+@pytest.mark.parametrize("status", [200, 307, 400, 401, 500])
+@pytest.mark.parametrize("act", [floods, drips, drips_headers])
+def test_limits_hold_for_answers_of_every_status(
+    act: Callable[[int], Act], status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(elicit_client, "LONGEST_BODY", 1 << 20)
+    monkeypatch.setattr(elicit_client, "PATIENCE", 1)
+    with serving(act(status), says(GOOD)) as server:
+        start = time.monotonic()
+        tally, _, _ = ask(server, tmp_path, timeout=0.6)
+        assert time.monotonic() - start < 15
+    assert tally.faults == Counter(["endless answer" if act is floods else "timeout"])
+
+
+def test_a_redirection_is_not_followed_with_the_key(tmp_path: Path) -> None:
+    with serving(says(GOOD)) as other, serving(fails(307, location=other.url)) as server:
+        with pytest.raises(ElicitError, match=r"HTTP 307; it redirects: give --base-url the address itself"):
+            ask(server, tmp_path)
+        assert other.requests == []
+
+
+SECRET = "sk-p/anted+01=23456789"
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        SECRET,
+        f"Bearer {SECRET}",
+        SECRET.upper(),
+        json.dumps(SECRET).replace("/", "\\/"),
+        "".join(f"\\u{ord(c):04x}" for c in SECRET),
+        quote(SECRET, safe=""),
+        "".join(f"%{ord(c):02X}" for c in SECRET),
+        html.escape(SECRET).replace("=", "&#61;").replace("+", "&#x2B;"),
+        SECRET[:9] + "\n" + SECRET[9:],
+        json.dumps(SECRET[:9] + "\r\n  " + SECRET[9:]),
+        "\n".join(SECRET),
+        SECRET.encode().hex(),
+        *(base64.b64encode(b"x" * shift + SECRET.encode() + b"yz").decode() for shift in range(4)),
+        base64.urlsafe_b64encode(f"Bearer {SECRET}".encode()).decode(),
+        base64.encodebytes(b"user:" * 12 + SECRET.encode()).decode(),
+    ],
+)
+def test_a_key_that_comes_back_is_blotted_out_in_every_form(form: str) -> None:
+    blotted = Secret(SECRET).blot(f"before {form} after")
+    assert "[key]" in blotted
+    assert blotted.startswith("before ")
+    assert blotted.endswith(" after")
+    for piece in (
+        SECRET[3:9],
+        SECRET[-6:],
+        base64.b64encode(SECRET.encode()).decode()[4:12],
+        quote(SECRET, safe="")[3:12],
+    ):
+        assert piece.lower() not in blotted.lower()
+
+
+def test_what_is_no_key_stays() -> None:
+    assert Secret(SECRET).blot("a blue-white veil, sk-p and 01") == "a blue-white veil, sk-p and 01"
+    assert Secret("abc").blot("abc") == "abc"  # too short to be told from words
+    start = time.process_time()
+    Secret(SECRET * 4).blot((SECRET[:-1] + " \n") * 20_000)
+    assert time.process_time() - start < 5
+
+
 def test_an_endless_answer_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(elicit_client, "LONGEST_BODY", 1000)
     with serving(sends(b" " * 2000), says(GOOD)) as server:
@@ -206,8 +285,12 @@ def test_a_torn_last_line_is_cut_off_and_asked_for_again(tmp_path: Path) -> None
     for torn in (1, 40, len(whole.splitlines(keepends=True)[-1]) - 1):
         path.write_bytes(whole[:-torn])
         assert len(read_store(path).answers) == 1
+        for resume in (True, False):
+            with pytest.raises(AnswersError, match=r"ends within|holds answers"), open_store(path, QUERY, resume):
+                pass
+        assert path.read_bytes() == whole[:-torn]
         with serving(says(GOOD)) as server:
-            tally, _, answers = ask(server, tmp_path, samples=2)
+            tally, _, answers = ask(server, tmp_path, samples=2, force=True)
         assert (tally.requests, len(answers)) == (1, 2)
         assert [json.loads(line)["sample"] for line in path.read_bytes().splitlines()[1:]] == [1, 2]
 
@@ -217,8 +300,11 @@ def test_a_torn_first_line_is_begun_again(tmp_path: Path) -> None:
     path.write_bytes(b'{"dataset": "To')
     with pytest.raises(AnswersError, match="holds no answers"):
         read_store(path)
-    store_of(path, "x")
-    assert read_store(path).query == QUERY
+    with pytest.raises(AnswersError, match=r"ends within a line \(15 bytes.*: --force cuts them off"):
+        store_of(path, "x")
+    assert path.read_bytes() == b'{"dataset": "To'
+    with open_store(path, QUERY, resume=False, force=True):
+        assert read_store(path).query == QUERY
 
 
 def test_damage_inside_is_named(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--picture", default="", help='what the images are, e.g. "a chest x-ray" (default: as the '
                         "template says)")  # fmt: skip
     parser.add_argument("--out", type=Path, help="the bank to write (default: <dataset>_elicited.yaml)")
-    parser.add_argument("--force", action="store_true", help="overwrite --out")
+    parser.add_argument("--force", action="store_true", help="overwrite --out; cut off a half-written answer")
     parser.add_argument("--samples", type=int, default=5, help="answers that vote (default 5)")
     parser.add_argument("--threshold", type=float, default=0.5, help="the share of a class's answers that must name a "
                         "finding (default 0.5)")  # fmt: skip
@@ -96,7 +96,8 @@ def _ask(arguments: argparse.Namespace, out: Path) -> tuple[Store, Tally]:
         complain(f"warning: {warning}")
     client = Client(address, arguments.model, key, arguments.timeout, arguments.temperature)
     tally = Tally()
-    with open_store(answers_path(out), _query(arguments, address.host), arguments.resume) as store:
+    query = _query(arguments, address.host)
+    with open_store(answers_path(out), query, arguments.resume, arguments.force) as store:
         try:
             ask_all(client, store, arguments.samples, Patience(arguments.retries), tally)
         finally:

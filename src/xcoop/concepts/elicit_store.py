@@ -1,7 +1,7 @@
 """The answers beside a bank, `<bank>.answers.jsonl`: one line an answer, the query first.
 
 A line is appended by one write, and counts when its end is there: what a killed process left half-written is cut off
-when the file is opened again. From this file alone a bank can be made.
+when the file is opened again and `--force` says so. From this file alone a bank can be made.
 """
 
 from __future__ import annotations
@@ -92,16 +92,18 @@ def read_store(path: Path) -> Store:
 
 
 @contextmanager
-def open_store(path: Path, query: Query, resume: bool) -> Iterator[Store]:
+def open_store(path: Path, query: Query, resume: bool, force: bool = False) -> Iterator[Store]:
     """The file of answers, to be added to; nobody else adds to it meanwhile.
 
     Args:
         path: made if it is not there.
         query: that is asked.
         resume: go on with what is there; otherwise nothing may be there.
+        force: a last line without an end may be cut off.
 
     Raises:
-        AnswersError: the file holds answers and is not to be resumed, belongs to another query, or is in use.
+        AnswersError: the file holds answers and is not to be resumed, ends within a line, belongs to another query, or
+            is in use; nothing is changed.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     handle = unlinked(str(path), os.O_RDWR | os.O_CREAT | os.O_APPEND)
@@ -112,12 +114,17 @@ def open_store(path: Path, query: Query, resume: bool) -> Iterator[Store]:
             raise AnswersError(
                 f"{path} holds answers: --resume goes on, --rebuild makes the bank; or name another --out"
             )
+        if (rest := os.fstat(handle).st_size - length) and not force:
+            raise AnswersError(
+                f"{path} ends within a line ({rest:,} bytes, as a killed process leaves them): "
+                f"{'--resume --force' if lines else '--force'} cuts them off"
+            )
+        if lines:
+            _require_same(path, read_store(path).query, query)
         os.ftruncate(handle, length)
         if not lines:
             _append(handle, asdict(query))
-        store = read_store(path)
-        _require_same(path, store.query, query)
-        yield Store(path, query, store.answers, handle)
+        yield Store(path, query, read_store(path).answers, handle)
     finally:
         os.close(handle)
 
