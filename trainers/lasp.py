@@ -69,10 +69,12 @@ class LASPModel(PromptModel):
     """Cross entropy on images + LASP_LOSS_WEIGHT * text-to-text loss.
 
     An image is compared with the mean over G groups of the unit class features t + w, where w is one learned vector
-    for all classes. Departures from the released code (1adrianb/lasp, prompting/lasp.py): groups are those of the
-    paper's section 3.3 (the release has one), virtual classes take part in the text-to-text loss alone, as its section
-    on them says, the hand-written features get no random noise, templates are ours, and the norm layers of the image
-    tower stay frozen unless asked for, so that image features are computed once.
+    for all classes. Departures from the released code (1adrianb/lasp, prompting/lasp.py at 5b1e8d9): groups are those
+    of the paper's section 3.3 (the release has one), virtual classes take part in the text-to-text loss alone, as its
+    section on them says, the hand-written features get no random noise (there, in every second step), templates are
+    ours (the release's speak of flowers, aircraft, textures and satellite photos, too), and the norm layers of the
+    image tower stay frozen unless asked for, so that image features are computed once; the files for ViTs do ask.
+    They run 25 epochs, as the release does for half of its sets (50 or 300 for others, 10 of batch 1 for one).
     """
 
     written: Tensor

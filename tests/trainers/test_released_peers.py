@@ -353,5 +353,7 @@ def test_other_splits_of_the_same_images_have_the_same_weights(name: str, like: 
     assert in_use(name) == in_use(like)
 
 
-def test_all_other_sets_have_the_released_defaults() -> None:
+def test_sets_without_released_weights_have_chosen_ones_or_the_released_defaults() -> None:
     assert in_use("pathmnist") == in_use("derm7pt") == (1.0, 1.0, 1.5)
+    for name in ("phantom", "phantom_chest", "pneumonia", "pneumoniamnist"):
+        assert in_use(name, "--config-file", "phantom") in {few for few, _ in RELEASED_WEIGHTS.values()}
