@@ -10,7 +10,7 @@ from xcoop.data.dataset import TEST_SHARE, MedicalDataset
 from xcoop.data.items import DatasetError, Splits
 from xcoop.data.madesplit import Recipe, made_split
 from xcoop.data.own import read_own
-from xcoop.plugins import register_dataset
+from xcoop.plugins import own_view, register_dataset
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -24,6 +24,7 @@ class Folder(MedicalDataset):
     """`DATASET.PATH` names the folder or the table; see `read_own`. Without a split one is made and kept."""
 
     def __init__(self, cfg: CfgNode) -> None:
+        cfg = own_view(cfg)
         if not cfg.DATASET.PATH:
             raise DatasetError(
                 "This dataset is your own: name the folder of its images, or its CSV file, with DATASET.PATH (such as "

@@ -57,9 +57,6 @@ def occupied(folder: Path, cfg: CfgNode, origin: Origin, once: bool = False) -> 
     with locked(folder):
         for place in (folder, *(path for path in folder.iterdir() if path.is_dir())):
             sweep(place)
-        require_ours(folder / CONFIG, folder / RESULTS, folder / PREDICTIONS)
-        if cfg.TEST.COMPUTE_CMAT:
-            require_ours(folder / "cmat.json")
         check_free(folder, cfg, origin)
         if once and read_run(folder) is not None:  # asked under the lock: nobody can finish it after the answer
             raise FinishedError(f"{folder} holds a finished run")
@@ -108,7 +105,13 @@ def claim(folder: Path, cfg: CfgNode, origin: Origin) -> None:
 
 
 def check_free(folder: Path, cfg: Mapping[str, Any], origin: Origin) -> None:
-    """UserError if `folder` holds a run, finished or interrupted, that is not the one described by `cfg`."""
+    """UserError if `folder` holds a run, finished or interrupted, that is not the one described by `cfg`.
+
+    Raises FileExistsError for a file of somebody else's under a name that is to be written.
+    """
+    require_ours(folder / CONFIG, folder / RESULTS, folder / PREDICTIONS)
+    if cfg["TEST"]["COMPUTE_CMAT"]:
+        require_ours(folder / "cmat.json")
     done = read_run(folder)
     if done and (done["evaluated_from"], done["load_epoch"]) != (origin.evaluated_from, origin.load_epoch):
         raise UserError(f"{folder} holds the results of another evaluation; give --output-dir another folder")

@@ -6,12 +6,14 @@ from functools import reduce
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny_run
 import torch
 from dassl.data.datasets import DATASET_REGISTRY
 from dassl.engine import TRAINER_REGISTRY
 from dassl.utils import Registry
+from PIL import Image
 from tiny_run import ConfigMaker, TinyImages, table_of
 from yacs.config import CfgNode
 
@@ -99,6 +101,31 @@ def test_every_key_of_another_type_has_our_default(value: Any) -> None:
     for key, default in ours.items():
         same = type(value) is type(default) or (type(value), type(default)) == (int, float)
         assert view[key] == (value if same else default), key
+
+
+def test_our_datasets_read_a_programmes_config_as_ours(tmp_path: Path) -> None:
+    from xcoop.datasets.folder import Folder
+
+    for label in ("leaf", "root"):
+        for number in range(8):
+            picture = np.random.default_rng([ord(label[0]), number]).integers(0, 255, (32, 32, 3), np.uint8)
+            (tmp_path / label).mkdir(exist_ok=True)
+            Image.fromarray(picture).save(tmp_path / label / f"{number}.png")
+    cfg = get_cfg()
+    cfg.DATASET.PATH = str(tmp_path)
+    foreign = {key: FOREIGN[key] for key in ("DATASET__HYGIENE", "DATASET__CLASSES")}
+    assert Folder(theirs(cfg, **foreign, DATASET__TASK=None)).classnames == ["leaf", "root"]
+
+
+def test_a_folder_with_a_file_of_somebody_elses_is_refused(make_cfg: ConfigMaker) -> None:
+    trainer = tiny_run.build(make_cfg("CoOp"))
+    file = Path(trainer.output_dir, "config.yaml")
+    file.parent.mkdir()
+    file.write_text("colour: blue\n")
+    with pytest.raises(FileExistsError, match="not written by xcoop"):
+        trainer.train()
+    assert file.read_text() == "colour: blue\n"
+    assert [path.name for path in file.parent.iterdir()] == ["config.yaml"]
 
 
 def test_what_our_own_programme_sets_stays_as_it_is() -> None:

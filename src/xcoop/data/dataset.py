@@ -54,7 +54,8 @@ class MedicalDataset(DatasetBase):
     is_phantom: bool = False
 
     def __init__(self, cfg: CfgNode) -> None:
-        check_settings(own_view(cfg), section="DATASET")
+        cfg = own_view(cfg)
+        check_settings(cfg, section="DATASET")
         self.name = self.name or type(self).__name__
         self.task = self._choose_task(cfg.DATASET.TASK)
         folder = self.find(cfg)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from xcoop.data.about import about
 from xcoop.data.dataset import MedicalDataset
 from xcoop.data.items import DatasetError
+from xcoop.plugins import own_view
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -19,6 +20,7 @@ class FamilyDataset(MedicalDataset):
     """
 
     def __init__(self, cfg: CfgNode) -> None:
+        cfg = own_view(cfg)
         self.name = str(cfg.DATASET.SET)
         classes = [str(name) for name in cfg.DATASET.CLASSES]
         if not self.name or not classes:
