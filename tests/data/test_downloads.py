@@ -8,6 +8,7 @@ import os
 import random
 import socket
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -249,6 +250,17 @@ def test_of_several_at_once_one_downloads(server: FileServer, target: Path) -> N
     assert whole(target)
 
 
+def test_a_link_in_the_place_of_the_part_is_not_written_through(
+    server: FileServer, target: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "mine").write_text("precious")
+    target.parent.mkdir()
+    Job(server.url, target).part.symlink_to(tmp_path / "mine")
+    with pytest.raises(OSError, match=r"is a link, .*x\.bin\.part"):
+        download(Job(server.url, target))
+    assert (tmp_path / "mine").read_text() == "precious"
+
+
 def test_progress_is_told_in_lines_where_there_is_no_terminal(
     server: FileServer, target: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -292,6 +304,24 @@ class TestFetching:
         path = fetching.fetch(RemoteFile("gdrive:1A-b_c", "x.bin", checksum=checksum), tmp_path)
         assert path.read_bytes() == CONTENT
         assert {file.name for file in tmp_path.iterdir()} == {"x.bin"} | (set() if checksum else {"x.bin.sha256"})
+
+    def test_of_several_at_google_drive_one_downloads(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        asked: list[str] = []
+
+        def gives(id: str, output: str, quiet: bool, resume: bool) -> None:
+            asked.append(id)
+            time.sleep(0.2)
+            Path(output).write_bytes(CONTENT)
+
+        monkeypatch.setattr("gdown.download", gives)
+        file = RemoteFile("gdrive:abc", "x.bin", checksum=f"sha256:{SHA}")
+        threads = [threading.Thread(target=fetching.fetch, args=(file, tmp_path / "new")) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert asked == ["abc"]
+        assert whole(tmp_path / "new" / "x.bin")
 
     @pytest.mark.parametrize("answer", [b"<html>too many users", RuntimeError("Cannot retrieve the link"), None])
     def test_google_drive_fails(
