@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,8 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UserError(f"--images {arguments.images}: at least one image is needed")
     if arguments.asked < 0:
         raise UserError(f"--asked {arguments.asked}: 0 or more")
+    if not 0 <= arguments.port < 1 << 16:
+        raise UserError(f"--port {arguments.port}: a number from 0 (any that is free) to 65535")
     if arguments.paths and (arguments.images is not None or arguments.demo):
         raise UserError("give either the paths of images, or --images N, or --demo")
     missing = [path for path in arguments.paths if not Path(path).is_file()]
@@ -105,11 +108,14 @@ def _demo(run: TrainedModel, arguments: argparse.Namespace) -> int:
     def ready(url: str) -> None:
         say(f"Drop an image on {url} (Ctrl-C ends it)")
 
-    serve(
-        lambda data: entry_of_bytes(run, data, arguments.method),
-        arguments.host,
-        arguments.port,
-        is_phantom=bool(run.results["is_phantom"]),
-        ready=ready,
-    )
+    try:
+        serve(
+            lambda data: entry_of_bytes(run, data, arguments.method),
+            arguments.host,
+            arguments.port,
+            is_phantom=bool(run.results["is_phantom"]),
+            ready=ready,
+        )
+    finally:  # only the end of the process is left: another Ctrl-C need not wait for it, nor show where it was
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     return 0

@@ -8,6 +8,7 @@ import logging
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -16,13 +17,14 @@ from xcoop.explain.page.card import card
 from xcoop.explain.page.report import banner
 from xcoop.explain.page.style import CSS
 from xcoop.explain.schema import ImageEntry
-from xcoop.explain.upload import FIELD, MOST, Refused, body_length, check_host, check_origin, picture
+from xcoop.explain.upload import FIELD, MOST, Refused, body_length, check_headers, check_host, check_origin, picture
 from xcoop.page.document import document
 from xcoop.page.markup import text
 
 Explain = Callable[[bytes], ImageEntry]
 
 SECONDS = 30  # a silent connection is closed after them
+DEADLINE = 120  # seconds for a whole request, however often a byte of it comes
 _DRAINED = 5 * MOST  # bytes of a refused body that are read, so that the browser gets to see the answer
 _DROP = (
     "addEventListener('dragover',e=>e.preventDefault());addEventListener('drop',e=>{e.preventDefault();"
@@ -61,7 +63,15 @@ class DemoServer(ThreadingHTTPServer):
         self.explain, self.host, self.is_phantom = explain, host, is_phantom
         self.turn = threading.Lock()
         self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        super().__init__((host, port), _Handler)
+        try:
+            super().__init__((host, port), _Handler)
+        except (OSError, OverflowError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise OSError(f"cannot listen on {host}, port {port}: {reason} (port 0 takes any that is free)") from error
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A connection that ends early is no fault of the page; the base class would print a traceback."""
+        _LOG.debug("a connection ended early", exc_info=True)
 
     @property
     def url(self) -> str:
@@ -88,9 +98,9 @@ def serve(
         ready: is told the page's address when it can be opened.
     """
     with DemoServer(explain, host, port, is_phantom) as server:
-        if ready:
-            ready(server.url)
         try:
+            if ready:
+                ready(server.url)
             server.serve_forever()
         except KeyboardInterrupt:
             _LOG.info("stopped")
@@ -100,6 +110,21 @@ class _Handler(BaseHTTPRequestHandler):
     server: DemoServer
     timeout = SECONDS
     server_version, sys_version = "xcoop", ""
+
+    def setup(self) -> None:
+        """Sets the clock: `timeout` holds for each wait, this for all of them together."""
+        super().setup()
+        self._clock = threading.Timer(DEADLINE, self._cut)
+        self._clock.daemon = True
+        self._clock.start()
+
+    def finish(self) -> None:
+        self._clock.cancel()
+        super().finish()
+
+    def _cut(self) -> None:
+        with suppress(OSError):
+            self.connection.shutdown(socket.SHUT_RDWR)
 
     def do_GET(self) -> None:
         self._answer(self._form)
@@ -115,6 +140,7 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, make: Callable[[], str]) -> None:
         self.close_connection = True
         try:
+            check_headers(self.headers)
             check_host(self.headers.get("Host"), self.server.host)
             status, inner = HTTPStatus.OK, make()
         except Refused as refused:
@@ -141,6 +167,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.headers.replace_header("Content-Length", "0")  # nothing is left to drain
         if len(body) < length:
             raise Refused(HTTPStatus.BAD_REQUEST, "the upload broke off")
+        self._clock.cancel()  # all of it is here; explaining takes the time that it takes
         name, data = picture(self.headers.get("Content-Type", ""), body)
         with self.server.turn:
             entry = self.server.explain(data)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import ipaddress
-from email import message_from_bytes
+import re
 from email.message import Message
+from email.parser import BytesHeaderParser
 from email.policy import HTTP
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
 from xcoop.data.images import reason_unreadable
+from xcoop.names import cut, shown
 
 FIELD = "image"  # the form's field
 MOST = 20_000_000  # bytes of a body
+MOST_PARTS = 16  # of a form; ours has one
+LONGEST_HEAD = 4096  # bytes of the headers of a part
+MOST_HEADERS = 16_384  # characters of the headers of a request
 
 
 class Refused(Exception):  # noqa: N818  a refusal is an answer, not a fault
@@ -25,6 +30,12 @@ class Refused(Exception):  # noqa: N818  a refusal is an answer, not a fault
     def __init__(self, status: HTTPStatus, message: str) -> None:
         super().__init__(message)
         self.status = status
+
+
+def check_headers(headers: Message) -> None:
+    """Refuses headers that no browser sends."""
+    if sum(len(name) + len(value) for name, value in headers.items()) > MOST_HEADERS:
+        raise Refused(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE, f"more than {MOST_HEADERS:,} characters of headers")
 
 
 def check_host(given: str | None, bound: str) -> None:
@@ -41,7 +52,7 @@ def check_host(given: str | None, bound: str) -> None:
             return
         ipaddress.ip_address(name)
     except ValueError as error:
-        raise Refused(HTTPStatus.MISDIRECTED_REQUEST, f"this page is not served as {given!r}") from error
+        raise Refused(HTTPStatus.MISDIRECTED_REQUEST, f"this page is not served as {shown(given)}") from error
 
 
 def check_origin(headers: Message) -> None:
@@ -82,13 +93,29 @@ def picture(content_type: str, body: bytes) -> tuple[str, bytes]:
 
 
 def _part(content_type: str, body: bytes) -> tuple[str, bytes]:
+    """Name and content of the form's field; the parser of `email` alone has no limits on parts and their headers."""
     try:
-        head = f"Content-Type: {content_type}\r\n\r\n".encode("latin-1")
-        for part in message_from_bytes(head + body, policy=HTTP).iter_parts():
-            if part.get_param("name", header="content-disposition") == FIELD:
-                data = part.get_payload(decode=True)
-                if isinstance(data, bytes) and data:
-                    return part.get_filename() or "image", data
+        mark = _delimiter(content_type)
+        parts = mark.split(b"\r\n" + body, MOST_PARTS + 1)[1:]
+        if len(parts) > MOST_PARTS:
+            raise Refused(HTTPStatus.BAD_REQUEST, f"the form has more than {MOST_PARTS} parts")
+        for part in parts:
+            head, _, data = part.partition(b"\r\n\r\n")
+            if len(head) > LONGEST_HEAD:
+                raise Refused(HTTPStatus.BAD_REQUEST, "the headers of a part are too long")
+            headers = BytesHeaderParser(policy=HTTP).parsebytes(head.strip() + b"\r\n\r\n")
+            if data and headers.get_param("name", header="content-disposition") == FIELD:
+                return cut(headers.get_filename() or "image"), data
     except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise Refused(HTTPStatus.BAD_REQUEST, "the form cannot be read") from error
     raise Refused(HTTPStatus.BAD_REQUEST, "no image was chosen")
+
+
+def _delimiter(content_type: str) -> re.Pattern[bytes]:
+    """What stands between the parts of a form, and after the last (RFC 2046, 5.1.1)."""
+    header = Message()
+    header["Content-Type"] = content_type
+    boundary = header.get_boundary("")
+    if not 0 < len(boundary) <= 70:
+        raise Refused(HTTPStatus.BAD_REQUEST, "the form states no boundary between its parts, of at most 70 characters")
+    return re.compile(rb"\r\n--" + re.escape(boundary.encode("latin-1")) + rb"(?:--)?[ \t]*(?=\r\n|\Z)")
