@@ -66,6 +66,16 @@ def test_a_fault_is_looked_at_again(folder: Path, reads: list[str]) -> None:
     assert survey(folder, PATHS)["1.png"].reason == ""
 
 
+def test_a_flipped_bit_in_a_stored_hash_is_noticed(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    expected = survey(folder, PATHS)
+    store, content = module._store_path(folder), expected["1.png"].content
+    other = expected["0.png"].content  # as if two pictures were one
+    store.write_text(store.read_text().replace(content, other))
+    os.utime(store, ns=(1, 1))
+    assert survey(folder, PATHS) == expected
+    assert "not those that were written" in caplog.text
+
+
 @pytest.mark.parametrize("content", ["{", "[]", '{"files": {"0.png": [1]}}', '{"files": {"0.png": ["a", 1, 2, 3]}}'])
 def test_a_damaged_store_is_made_anew(folder: Path, content: str, caplog: pytest.LogCaptureFixture) -> None:
     expected = survey(folder, PATHS)

@@ -134,6 +134,8 @@ def _load(folder: Path) -> dict[str, Finding]:
     """The stored findings; none if there are none or the file is damaged (they can be found out again)."""
     try:
         stored = read_json(_store_path(folder))
+        if stored.get("sha256") != _sha256(stored["files"]):
+            raise ValueError("its findings are not those that were written")
         return {path: _finding(row) for path, row in stored["files"].items()}
     except FileNotFoundError:
         return {}
@@ -149,9 +151,14 @@ def _finding(row: list[object]) -> Finding:
     return found
 
 
+def _sha256(rows: object) -> str:
+    return hashlib.sha256(json.dumps(rows, sort_keys=True).encode()).hexdigest()
+
+
 def _store(folder: Path, findings: Mapping[str, Finding]) -> None:
     rows = {path: astuple(finding) for path, finding in sorted(findings.items())}
     try:
-        atomic_write_text(_store_path(folder), json.dumps({"folder": str(folder), "files": rows}, indent=0))
+        content = {"folder": str(folder), "sha256": _sha256(rows), "files": rows}
+        atomic_write_text(_store_path(folder), json.dumps(content, indent=0))
     except OSError as error:
         logger.warning("the findings on %s cannot be kept, and will be found out again (%s)", folder, error)
