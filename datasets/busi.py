@@ -29,6 +29,7 @@ class BUSI(MedicalDataset):
     dataset_dir = "BUSI"
     about_name = "busi"
     concept_bank = "busi"
+    positive_class = "malignant tumor"
     tasks = {  # noqa: RUF012 - the engine's base class is untyped
         "three-classes": ("benign tumor", "malignant tumor", "normal scan"),
         "benign-vs-malignant": ("benign tumor", "malignant tumor"),

@@ -70,6 +70,7 @@ class Derm7pt(MedicalDataset):
     dataset_dir = "derm7pt"
     about_name = "derm7pt"
     concept_bank = "derm7pt"
+    positive_class = "melanoma"
     tasks = {  # noqa: RUF012 - the engine's base class is untyped
         "mel-vs-nev": ("nevus", "melanoma"),
         "mel-vs-rest": ("non-melanoma lesion", "melanoma"),

@@ -24,6 +24,7 @@ class MedNode(MedicalDataset):
     dataset_dir = "MED-NODE"
     about_name = "med_node"
     concept_bank = "med_node"
+    positive_class = "melanoma"
     tasks = {"nevus-vs-melanoma": ("nevus", "melanoma")}  # noqa: RUF012 - the engine's base class is untyped
 
     def find(self, cfg: CfgNode) -> Path:

@@ -54,6 +54,7 @@ class PH2(MedicalDataset):
     dataset_dir = "PH2"
     about_name = "ph2"
     concept_bank = "ph2"
+    positive_class = "melanoma"
     tasks = {  # noqa: RUF012 - the engine's base class is untyped
         "nevus-vs-melanoma": ("nevus", "melanoma"),
         "three-classes": ("common nevus", "atypical nevus", "melanoma"),

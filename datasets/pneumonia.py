@@ -34,6 +34,7 @@ class Pneumonia(MedicalDataset):
     dataset_dir = "Pneumonia/chest_xray"
     about_name = "pneumonia"
     concept_bank = "pneumonia"
+    positive_class = "pneumonia"
     tasks = {  # noqa: RUF012 - the engine's base class is untyped
         "normal-vs-pneumonia": ("normal", "pneumonia"),
         "three-class": ("normal", "bacterial pneumonia", "viral pneumonia"),

@@ -73,6 +73,7 @@ class SkinCon(MedicalDataset):
     dataset_dir = "SkinCon"
     about_name = "skincon"
     concept_bank = "skincon"
+    positive_class = "malignant skin lesion"
     tasks = {  # noqa: RUF012 - the engine's base class is untyped
         "three-groups": ("non-neoplastic skin lesion", "benign skin lesion", "malignant skin lesion"),
         "malignant-vs-benign": ("benign skin lesion", "malignant skin lesion"),

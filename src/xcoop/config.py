@@ -24,6 +24,7 @@ SHARED = CfgNode(
             "CONCEPT_BANK": "",  # a bank's name or a YAML file; "" is the dataset's own bank
             "SET": "",  # which set of a family that shares one reader, e.g. MedMNIST
             "CLASSES": [],  # its class names, in label order
+            "POSITIVE_CLASS": "",  # of two, what average precision is about; "" is the dataset's own, or told by names
             "SIZE": 0,  # pixels, of sets that come in several sizes; 0 is the largest at hand
             "HYGIENE": "drop",  # what stands in two splits is dropped from train and val, or left with a report
             "VAL_SHOTS": 0,  # validation images a class beside few shots; 0 is min(shots, 4), as in CoOp; -1 is all

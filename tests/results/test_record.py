@@ -6,14 +6,19 @@ import csv
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score
 from synthetic_runs import config, outcome, trainer, write
 
 from xcoop.files import sha256_file
 from xcoop.results import record
+from xcoop.results.facts import facts
+from xcoop.results.predictions import read_predictions
 from xcoop.results.record import PREDICTIONS, RESULTS, read_run, write_run
+from xcoop.results.table import collect, render
 
 
 def test_holds_what_a_table_and_a_reader_need(tmp_path: Path) -> None:
@@ -148,3 +153,44 @@ def test_best_reachable_comes_from_the_card_of_the_phantom(tmp_path: Path) -> No
     assert json.loads(write_run(made, *outcome(10)).read_text())["best_reachable"] == {"accuracy": 0.9, "auc": 0.96}
     made.dm.dataset.task = "groups"
     assert json.loads(write_run(made, *outcome(10)).read_text())["best_reachable"] is None
+
+
+def one_class(folder: Path) -> dict[str, Any]:
+    """The record of an evaluation on nevi alone."""
+    _, probabilities, paths = outcome(20)
+    path = write_run(trainer(config(folder)), np.zeros(20, int), probabilities, paths)
+    return dict(json.loads(path.read_text()))
+
+
+def test_classes_without_a_test_image_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    found = one_class(tmp_path / "CoOp" / "vit_4shots" / "seed1")
+    assert "no test image of 'melanoma': balanced accuracy and macro-F1 are means over the other" in caplog.text
+    assert found["absent_classes"] == ["melanoma"]
+    unknown = ("macro_auc", "average_precision", "sensitivity_at_95_specificity", "sensitivity_1", "specificity_0")
+    assert all(found["metrics"][name] is None for name in unknown)
+    assert "WARNING: no test image of melanoma: balanced accuracy" in render(collect(tmp_path), "demo")
+    assert any("no test image of melanoma" in line for line in facts([found]))
+    assert json.loads(write(config(tmp_path / "both"), 10).read_text())["absent_classes"] == []
+
+
+@pytest.mark.parametrize(("stated", "positive"), [("melanoma", 1), ("nevus", 0)])
+def test_the_positive_class_is_recorded_shown_and_used(tmp_path: Path, stated: str, positive: int) -> None:
+    folder = tmp_path / "CoOp" / "vit_4shots" / "seed1"
+    made, (labels, _, paths) = trainer(config(folder)), outcome(20)
+    made.dm.dataset.positive_class = stated
+    probabilities = np.random.default_rng(1).dirichlet([1, 1], size=20)
+    found = json.loads(write_run(made, labels, probabilities, paths).read_text())
+    assert found["positive_class"] == stated
+    expected = average_precision_score(labels == positive, probabilities[:, positive])
+    assert found["metrics"]["average_precision"] == pytest.approx(expected)
+    assert read_predictions(folder).metrics() == found["metrics"]
+    assert f"Positive class: {stated}." in render(collect(tmp_path), "demo")
+
+
+def test_records_without_a_positive_class_are_of_the_last(tmp_path: Path) -> None:
+    path = write(config(tmp_path / "CoOp" / "vit_4shots" / "seed1"), 15)
+    old = json.loads(path.read_text())
+    del old["positive_class"], old["absent_classes"]
+    path.write_text(json.dumps(old | {"checksum": record.checksum(old)}))
+    assert read_predictions(path.parent).metrics() == old["metrics"]
+    assert "Positive class: melanoma." in render(collect(tmp_path), "demo")

@@ -52,6 +52,7 @@ class About:
         files: what `xcoop data prepare` fetches, in order; none if nothing may be downloaded.
         request: what is to be done by hand; empty if nothing is.
         grouping: what is kept within one split, one of `GROUPINGS`.
+        positive: the class that is looked for, of sets of two.
         caution: known leakage or label problems.
         name: of the file.
     """
@@ -67,6 +68,7 @@ class About:
     request: str = ""
     grouping: str = ""
     caution: str = ""
+    positive: str = ""
     name: str = ""
 
 
@@ -82,7 +84,7 @@ def about(name: str) -> About:
 def read_about(path: Path) -> About:
     """The facts in a file; see `about`."""
     top = Reader(read_yaml(path), str(path), About, filled=("name",))
-    texts = ("title", "homepage", "licence", "citation", "layout", "phantom", "request", "caution")
+    texts = ("title", "homepage", "licence", "citation", "layout", "phantom", "request", "caution", "positive")
     return About(
         **{key: top.text(key) for key in texts},
         counts=top.counts("counts"),

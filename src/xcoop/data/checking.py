@@ -126,6 +126,10 @@ def _split_findings(raw: Raw) -> Iterator[Finding]:
         return
     if not raw.splits.test:
         yield Finding(UNUSABLE, "splits", "there are no test images")
+    elif lacking := [name for name in raw.class_names if name not in per_class(raw.splits.test)]:
+        yield Finding(
+            MATTERS, "splits", f"test has no image of {', '.join(map(repr, lacking))}: its figures are partial"
+        )
     if not raw.splits.val:
         yield Finding(NOTE, "splits", "there is no validation split: a run carves one from train, by patient")
 

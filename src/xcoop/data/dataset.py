@@ -17,6 +17,7 @@ from xcoop.data import hygiene
 from xcoop.data.about import MissingDatasetError, about, compare_counts, missing
 from xcoop.data.folders import absolute
 from xcoop.data.items import DatasetError, Splits
+from xcoop.data.positive import check_asked, positive_class
 from xcoop.data.splits import carve, few_shot, record, subsample_classes, three_way
 from xcoop.data.survey import refuse_unreadable, survey
 from xcoop.plugins import own_view
@@ -39,6 +40,8 @@ class MedicalDataset(DatasetBase):
         about_name: of the facts in `configs/datasets/about/`; empty if nothing is published.
         tasks: class names of each task in label order; the first task is the default.
         concept_bank: name or file of the bank for these classes; empty if there is none.
+        positive_class: of tasks of two classes, the one that is looked for; as it is stated here, by the user, or by
+            `xcoop.data.positive.positive_class`. Empty for other tasks.
         dataset_dir: the folder that holds the images.
         task: the task that was read.
         is_phantom: whether the pictures are drawn.
@@ -51,6 +54,7 @@ class MedicalDataset(DatasetBase):
     about_name: str = ""
     tasks: Mapping[str, tuple[str, ...]]
     concept_bank: str = ""
+    positive_class: str = ""
     is_phantom: bool = False
 
     def __init__(self, cfg: CfgNode) -> None:
@@ -58,6 +62,7 @@ class MedicalDataset(DatasetBase):
         check_settings(cfg, section="DATASET")
         self.name = self.name or type(self).__name__
         self.task = self._choose_task(cfg.DATASET.TASK)
+        check_asked(cfg.DATASET.POSITIVE_CLASS, self.class_names)
         folder = self.find(cfg)
         self.dataset_dir = str(folder)
         self.is_phantom = self.is_phantom or _is_drawn(folder)
@@ -66,6 +71,7 @@ class MedicalDataset(DatasetBase):
         splits = subsample_classes(self._few_shot(cfg, folder, full), cfg.DATASET.SUBSAMPLE_CLASSES)
         self.patients = _patients(folder, splits)
         super().__init__(**self._datums(folder, splits))
+        self.positive_class = positive_class(self.classnames, cfg.DATASET.POSITIVE_CLASS or self.positive_class)
 
     @abstractmethod
     def find(self, cfg: CfgNode) -> Path:

@@ -29,5 +29,7 @@ class FamilyDataset(MedicalDataset):
         if twice := sorted({name for name in classes if classes.count(name) > 1}):
             raise DatasetError(f"DATASET.CLASSES of {self.name} holds {', '.join(map(repr, twice))} more than once")
         self.about_name = self.concept_bank = self.name.lower()
-        self.tasks = {next(iter(about(self.about_name).counts)): tuple(classes)}
+        facts = about(self.about_name)
+        self.tasks = {next(iter(facts.counts)): tuple(classes)}
+        self.positive_class = facts.positive
         super().__init__(cfg)

@@ -2,7 +2,7 @@
 
 A `Statistic` of `xcoop.evaluation.bootstrap` takes one row an image; here a row is the image's label and its
 probabilities (`packed`). Of counts of one, each statistic equals the metric of the same name in
-`xcoop.evaluation.metrics`; NaN stands for what a draw cannot tell.
+`xcoop.evaluation.metrics`; NaN stands for what a draw cannot tell. Of two classes, the one of label 1 is positive.
 
 Symbols: N images, C classes, R draws.
 """

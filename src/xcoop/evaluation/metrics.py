@@ -18,17 +18,19 @@ LOWER_IS_BETTER = frozenset({"error_rate", "ece", "adaptive_ece", "brier"})
 """Of all other metrics, more is better."""
 
 
-def classification_metrics(labels: ArrayLike, probabilities: ArrayLike) -> dict[str, float | None]:
+def classification_metrics(labels: ArrayLike, probabilities: ArrayLike, positive: int = 1) -> dict[str, float | None]:
     """All metrics of one evaluation.
 
     Args:
         labels: true classes, (N,), integers in [0, C).
         probabilities: (N, C), each row sums to one.
+        positive: of two classes, the one that average precision and sensitivity at a specificity are of.
 
     Returns:
-        accuracy, error_rate, balanced_accuracy, macro_f1, macro_auc, average_precision (of class 1 for two classes,
-        else macro), sensitivity_at_95_specificity (two classes only), mcc, ece, adaptive_ece, brier, and for each
-        class c `sensitivity_<c>` and `specificity_<c>`. All in [0, 1] but mcc in [-1, 1] and brier in [0, 2].
+        accuracy, error_rate, balanced_accuracy and macro_f1 (means over the classes that the truth contains),
+        macro_auc, average_precision (of the positive class of two, else macro), sensitivity_at_95_specificity (of the
+        positive class; two classes only), mcc, ece, adaptive_ece, brier, and for each class c `sensitivity_<c>` and
+        `specificity_<c>`. All in [0, 1] but mcc in [-1, 1] and brier in [0, 2].
         None stands for what the given labels cannot tell.
 
     Raises:
@@ -44,8 +46,8 @@ def classification_metrics(labels: ArrayLike, probabilities: ArrayLike) -> dict[
         "balanced_accuracy": _mean_of_known(sensitivity),
         "macro_f1": macro_f1(counts),
         "macro_auc": macro_auc(y, p),
-        "average_precision": macro_average_precision(y, p),
-        "sensitivity_at_95_specificity": sensitivity_at_95_specificity(y, p),
+        "average_precision": macro_average_precision(y, p, positive),
+        "sensitivity_at_95_specificity": sensitivity_at_95_specificity(y, p, positive),
         "mcc": matthews(counts),
         "ece": expected_calibration_error(y, p),
         "adaptive_ece": adaptive_calibration_error(y, p),
@@ -98,7 +100,7 @@ def macro_f1(counts: Ints) -> float:
 
 
 def macro_auc(labels: Ints, probabilities: Floats) -> float | None:
-    """Area under the ROC curve: of class 1 for two classes, else one class against the rest, averaged.
+    """Area under the ROC curve: of either of two classes, which is the same, else one class against the rest, averaged.
 
     Args:
         labels: (N,).
@@ -110,19 +112,19 @@ def macro_auc(labels: Ints, probabilities: Floats) -> float | None:
     return _known(ranking.one_vs_rest(ranking.auc, labels, probabilities, _once(labels)))
 
 
-def macro_average_precision(labels: Ints, probabilities: Floats) -> float | None:
-    """Average precision: of class 1 for two classes, else one class against the rest, averaged; as `macro_auc`."""
-    return _known(ranking.one_vs_rest(ranking.average_precision, labels, probabilities, _once(labels)))
+def macro_average_precision(labels: Ints, probabilities: Floats, positive: int = 1) -> float | None:
+    """Average precision: of the positive class for two classes, else one class against the rest, averaged."""
+    return _known(ranking.one_vs_rest(ranking.average_precision, labels, probabilities, _once(labels), positive))
 
 
-def sensitivity_at_95_specificity(labels: Ints, probabilities: Floats) -> float | None:
-    """The largest sensitivity for class 1 of any threshold whose specificity is at least 0.95.
+def sensitivity_at_95_specificity(labels: Ints, probabilities: Floats, positive: int = 1) -> float | None:
+    """The largest sensitivity for the positive class of any threshold whose specificity is at least 0.95.
 
     See `xcoop.evaluation.ranking.sensitivity_at_specificity`. None for other than two classes, or if one has no image.
     """
     if probabilities.shape[1] != 2:
         return None
-    return _known(ranking.sensitivity_at_specificity(labels == 1, probabilities[:, 1], _once(labels)))
+    return _known(ranking.sensitivity_at_specificity(labels == positive, probabilities[:, positive], _once(labels)))
 
 
 def matthews(counts: Ints) -> float | None:

@@ -24,14 +24,15 @@ SPECIFICITY = 0.95
 _CELLS = 200_000  # of draws that are held at once: they stay in the processor's cache
 
 
-def one_vs_rest(binary: Binary, labels: Ints, probabilities: Floats, counts: Ints) -> Floats:
-    """Of class 1 for two classes; else one class against the rest, averaged over all classes.
+def one_vs_rest(binary: Binary, labels: Ints, probabilities: Floats, counts: Ints, positive: int = 1) -> Floats:
+    """Of the positive class for two classes; else one class against the rest, averaged over all classes.
 
     Args:
         binary: `auc`, or any other of this module.
         labels: (N,).
         probabilities: (N, C).
         counts: (R, N).
+        positive: which of two classes.
 
     Returns:
         (R,); NaN if a class has no image, or all of them.
@@ -39,7 +40,7 @@ def one_vs_rest(binary: Binary, labels: Ints, probabilities: Floats, counts: Int
     classes = probabilities.shape[1]
     if classes < 2:
         return np.full(len(counts), np.nan)
-    wanted = (1,) if classes == 2 else range(classes)
+    wanted = (positive,) if classes == 2 else range(classes)
     step = max(1, _CELLS // len(labels))
     return np.concatenate(
         [

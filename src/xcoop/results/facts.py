@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from xcoop.evaluation.calibration import ECE_BINS
+from xcoop.results.record import ABSENT
 
 SPREAD = "Percent; mean ± standard deviation over the seeds (ddof 1; none for one seed)"
 PHANTOM = "phantom: drawn images; not a clinical result."
@@ -29,6 +30,7 @@ def facts(runs: Sequence[dict[str, Any]], metric: str = "") -> list[str]:
         lines += best_reachable(runs)
     if metric == "ece":
         lines.append(f"ECE over {ECE_BINS} bins of equal width.")
+    lines += classes_said(runs)
     sizes = " or ".join(map(str, sorted({run["n_test"] for run in runs})))
     split = " or ".join(sorted({run["split"] for run in runs}))
     lines.append(
@@ -37,6 +39,15 @@ def facts(runs: Sequence[dict[str, Any]], metric: str = "") -> list[str]:
     )
     lines.append(f"Made by {_hashes('config_hash', runs)}; {_hashes('git', runs, 'commit')}; {_versions(runs)}.")
     return lines
+
+
+def classes_said(runs: Sequence[dict[str, Any]]) -> list[str]:
+    """Which of two classes is positive (in records of older versions, the last), and which have no test image."""
+    twos = [run for run in runs if len(run.get("classnames", ())) == 2]
+    positive = sorted({str(run.get("positive_class") or run["classnames"][-1]) for run in twos})
+    absent = sorted({name for run in runs for name in run.get("absent_classes", ())})
+    lines = [f"Positive class: {' or '.join(positive)}."] if positive else []
+    return lines + ([f"WARNING: no test image of {', '.join(absent)}: {ABSENT}."] if absent else [])
 
 
 def best_reachable(runs: Sequence[dict[str, Any]]) -> list[str]:

@@ -31,6 +31,8 @@ MACHINE = (
 )
 # Seeds of one setting are averaged, so the seed is no part of the setting; each lies in a folder of its own.
 SEED = "SEED"
+# Keys that older runs lack, with the value that stands for what those did: a run has one hash, with them or without.
+LATER = {"DATASET.POSITIVE_CLASS": ""}
 # Of these only the file name counts; the content is recorded by its own hash.
 FILES = ("DATASET.CONCEPT_BANK", "DATASET.PATH", "MODEL.BACKBONE.PATH", "MODEL.INIT_WEIGHTS")
 
@@ -51,7 +53,7 @@ def settings(cfg: Mapping[str, Any]) -> dict[str, Any]:
     """What the hash covers: all leaves of `cfg` but those of the machine, the seed, and other trainers' nodes."""
     trainer, nodes = cfg["TRAINER"]["NAME"], cfg["TRAINER"]
     own = {key: value for key, value in flatten(cfg).items() if not _below(key, (*MACHINE, SEED))}
-    own = {key: value for key, value in own.items() if concerns(key, trainer, nodes)}
+    own = {key: value for key, value in own.items() if concerns(key, trainer, nodes) and LATER.get(key, ...) != value}
     return {key: Path(value).name if key in FILES and value else value for key, value in own.items()}
 
 

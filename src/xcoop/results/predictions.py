@@ -35,6 +35,7 @@ class Predictions:
         probabilities: (N, C), each row sums to one.
         classnames: C names.
         source: the folder, for messages.
+        positive: label of the positive class, of two.
     """
 
     images: tuple[str, ...]
@@ -43,10 +44,11 @@ class Predictions:
     probabilities: Floats
     classnames: tuple[str, ...]
     source: str = ""
+    positive: int = 1
 
     def metrics(self) -> dict[str, float | None]:
         """All metrics, computed anew: records of older versions lack some."""
-        return classification_metrics(self.labels, self.probabilities)
+        return classification_metrics(self.labels, self.probabilities, self.positive)
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,9 @@ def _parsed(header: list[str], rows: list[list[str]], run: dict[str, Any], sourc
     )
     images = tuple(row[0] for row in rows)
     _check_rows(images, rows, labels, probabilities, names)
-    return Predictions(images, tuple(row[1] or None for row in rows), labels, probabilities, tuple(names), source)
+    patients, chosen = tuple(row[1] or None for row in rows), run.get("positive_class")
+    positive = names.index(chosen) if chosen in names else 1  # records of older versions: the last of two
+    return Predictions(images, patients, labels, probabilities, tuple(names), source, positive)
 
 
 def _check_rows(

@@ -10,6 +10,7 @@ import csv
 import hashlib
 import io
 import json
+import logging
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -20,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+from xcoop.data.positive import positive_class
 from xcoop.evaluation.metrics import Floats, Ints, checked, classification_metrics, confusion
 from xcoop.files import atomic_write_text, require_ours, sha256_file
 from xcoop.reading import read_json
@@ -27,10 +29,13 @@ from xcoop.results.identity import config_hash
 from xcoop.results.provenance import git_revision, hardware, peak_memory_mb, versions
 from xcoop.sharing import fact
 
+logger = logging.getLogger(__name__)
+
 SCHEMA = 1
 RESULTS, PREDICTIONS, CONFIG = "results.json", "predictions.csv", "config.yaml"
 OTHER = " (another architecture)"  # stands behind the backbone's name where a file of weights is not what it says
 UNTRAINED = "untrained"  # an evaluation of what a training would start from
+ABSENT = "balanced accuracy and macro-F1 are means over the other classes, AUC and average precision are not known"
 CARD = "phantom.json"  # lies in a folder of drawn images
 _NEEDED = ("schema", "dataset", "trainer", "seed", "metrics", "config_hash", "predictions_sha256", "checksum")
 
@@ -169,6 +174,11 @@ def checksum(results: Mapping[str, Any]) -> str:
 def _describe(trainer: Any, labels: Ints, probabilities: Floats) -> dict[str, Any]:
     cfg, dataset = trainer.cfg, trainer.dm.dataset
     origin = getattr(trainer, "origin", None) or Origin()
+    names = list(dataset.classnames)
+    positive = positive_class(names, getattr(dataset, "positive_class", ""))
+    absent = [name for label, name in enumerate(names) if not (labels == label).any()]
+    if absent:
+        logger.warning("no %s image of %s: %s", cfg.TEST.SPLIT, ", ".join(map(repr, absent)), ABSENT)
     backbone = getattr(trainer, "backbone", None)
     return {
         "schema": SCHEMA,
@@ -183,11 +193,13 @@ def _describe(trainer: Any, labels: Ints, probabilities: Floats) -> dict[str, An
         "seed": cfg.SEED,
         "split": cfg.TEST.SPLIT,
         "selection": cfg.TEST.FINAL_MODEL,
-        "classnames": list(dataset.classnames),
+        "classnames": names,
+        "positive_class": positive or None,
+        "absent_classes": absent,
         "n_train": len(dataset.train_x),
         "n_val": len(dataset.val or []),
         "n_test": len(labels),
-        "metrics": classification_metrics(labels, probabilities),
+        "metrics": classification_metrics(labels, probabilities, names.index(positive) if positive else 1),
         "confusion": confusion(labels, probabilities.argmax(1), probabilities.shape[1]).tolist(),
         "is_phantom": bool(getattr(dataset, "is_phantom", False)),
         "best_reachable": _best_reachable(cfg, dataset),

@@ -14,7 +14,7 @@ from typing import Any
 from tabulate import tabulate
 
 from xcoop.evaluation.calibration import ECE_BINS
-from xcoop.results.facts import best_reachable
+from xcoop.results.facts import best_reachable, classes_said
 from xcoop.results.rows import Row, Setting, collect, parse_folder
 
 __all__ = ["COLUMNS", "FORMATS", "Row", "Setting", "collect", "heading", "parse_folder", "render"]
@@ -79,6 +79,7 @@ def _notes(rows: Sequence[Row]) -> list[str]:
     if any(run.get("is_phantom") for run in runs):
         notes.append("phantom: not a clinical result.")
         notes += best_reachable(runs)
+    notes += classes_said(runs)
     if len({run.get("test_hash") for run in runs}) > 1:
         notes.append("WARNING: these rows were not all tested on the same images; do not compare them.")
     return notes
