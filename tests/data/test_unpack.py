@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import shutil
 import stat
 import tarfile
 import zipfile
@@ -293,6 +294,20 @@ class TestTheTarget:
     def test_a_file_is_named(self, place: Path, archive: Path) -> None:
         with pytest.raises(OSError, match=r"secret\.txt"):
             unpack([archive], place / "secret.txt")
+
+    def test_a_staging_folder_that_vanished_does_not_come_back(
+        self, place: Path, archive: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        write = module._write
+
+        def vanishes(member: module.Member, folder: Path, parts: tuple[str, ...]) -> None:
+            shutil.rmtree(folder, ignore_errors=True)
+            write(member, folder, parts)
+
+        monkeypatch.setattr(module, "_write", vanishes)
+        with pytest.raises(OSError, match=r"No such file .* at the member"):
+            unpack([archive], place / "inner" / "out")
+        assert everything(place / "inner") == {"x"}
 
     @pytest.mark.parametrize("number", [28, 13])
     def test_disk_errors_name_the_member_and_leave_nothing(

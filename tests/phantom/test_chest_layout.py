@@ -150,3 +150,10 @@ def test_results_come_in_the_order_of_the_jobs():
 def test_an_error_in_a_worker_comes_through():
     with pytest.raises(TypeError):
         draw_cases(abs, [1, "a"], progress=False, workers=2)
+
+
+def test_a_folder_that_vanished_while_it_was_filled_does_not_come_back(tmp_path):
+    case = chest_layout._Case(0, 0, 1, "train", "normal", "IM-0001-0001", 64)
+    with pytest.raises(FileNotFoundError):
+        chest_layout._write_case((case, str(tmp_path / "gone")))
+    assert list(tmp_path.iterdir()) == []

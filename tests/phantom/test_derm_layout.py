@@ -172,3 +172,24 @@ def test_bad_arguments_are_named(tmp_path, changed, words):
     with pytest.raises(ValueError, match=words):
         write_derm7pt(tmp_path / "set", progress=False, **arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_vanished_while_it_was_filled_does_not_come_back(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        derm_layout._write_case(derm_layout._Case(0, 0, "NEV", 64, str(tmp_path / "gone")))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_set_that_lost_an_image_while_it_was_drawn_is_not_published(tmp_path, monkeypatch):
+    draw = derm_layout._write_case
+
+    def loses(case):
+        drawn = draw(case)
+        if case.index == 7:
+            next(derm_layout.Path(case.release, "images").rglob("*.jpg")).unlink()
+        return drawn
+
+    monkeypatch.setattr(derm_layout, "_write_case", loses)
+    with pytest.raises(OSError, match=r"files were written, and .* are there"):
+        write_derm7pt(tmp_path / "new", 12, 0, size=64, progress=False)
+    assert list(tmp_path.iterdir()) == []
