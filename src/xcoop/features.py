@@ -1,9 +1,9 @@
 """Image features of a frozen tower, computed once and shared by all seeds, shots and trainers.
 
 A file holds the features of one list of images. Its name is a hash of all that they depend on: the backbone's
-weights, the preprocessing, and each image's path, size and time of change. Nothing else is asked, so a wrong hit would
-need an image that was changed within its own size and time stamp. A file carries its name and the hash of its numbers:
-one that was damaged, renamed, or written before there were hashes is removed and made anew.
+weights, how files become pixels, the preprocessing, and each image's path, size and time of change. Nothing else is
+asked, so a wrong hit would need an image that was changed within its own size and time stamp. A file carries its name
+and the hash of its numbers: one that was damaged, renamed, or written before there were hashes is removed and made anew.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ from tqdm import tqdm
 from xcoop import sharing
 from xcoop.backbones import Backbone, ImageFeatures
 from xcoop.backbones.base import tensors_sha256
+from xcoop.data.images import READER
 from xcoop.files import atomic_path, cache_dir
 
 logger = logging.getLogger(__name__)
 
-FORMAT = 1  # of the files, and of the code that decodes images before the transform
+FORMAT = 1  # of the files
 MAX_BYTES = 4 << 30  # above this, features are computed batch by batch instead of kept
 
 
@@ -128,7 +129,7 @@ class FeatureStore:
         """The file of these images' features."""
         dataset: Any = loader.dataset
         digest = hashlib.sha256()
-        tower = f"{FORMAT} {self.backbone.fingerprint()} {self.device.type} patches={self.patches}"
+        tower = f"{FORMAT} {READER} {self.backbone.fingerprint()} {self.device.type} patches={self.patches}"
         for line in (tower, repr(dataset.transform), *_stamps([item.impath for item in dataset.data_source])):
             digest.update(line.encode() + b"\n")
         return self.folder / f"{digest.hexdigest()[:40]}.safetensors"

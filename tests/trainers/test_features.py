@@ -110,6 +110,8 @@ def test_the_file_depends_on_images_weights_preprocessing_and_kind(
     assert changed()
     loader.dataset.data_source.reverse()
     assert changed()
+    monkeypatch.setattr("xcoop.features.READER", "another decoder")
+    assert changed()
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps, TiffImagePlugin
+import PIL
+from PIL import Image, ImageOps, TiffImagePlugin, features
 from PIL.TiffTags import TAGS_V2
 
 PathLike = str | os.PathLike[str]
@@ -32,6 +33,9 @@ Image.init()  # loads PIL's decoders: until then only the names of the commonest
 _PLAIN_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "TIFF", "GIF", "WEBP", "PPM", "JPEG2000")
 FORMATS = tuple(name for name in _PLAIN_FORMATS if name in Image.OPEN)
 SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".pgm", ".ppm", ".jp2"})
+# What the pixels of a file depend on: the rule above (its number goes up with it) and the decoders. Whatever is kept of
+# pictures is kept under this name.
+READER = f"rule 2, Pillow {PIL.__version__}, JPEG {features.version('jpg')}"
 MAX_PIXELS = 100_000_000  # a header may promise any size; 10,000 x 10,000 is beyond every set that is read here
 
 # Tags of TIFF files.

@@ -20,11 +20,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
-import PIL
-from PIL import features
 from tqdm import tqdm
 
-from xcoop.data.images import header, pixel_hash, reason_unreadable
+from xcoop.data.images import READER, header, pixel_hash, reason_unreadable
 from xcoop.data.items import DatasetError
 from xcoop.files import atomic_write_text, cache_dir
 from xcoop.reading import read_json
@@ -32,8 +30,6 @@ from xcoop.sharing import fact
 
 logger = logging.getLogger(__name__)
 
-# Another decoder may give other pixels, and is asked anew.
-READER = f"2, Pillow {PIL.__version__}, JPEG {features.version('jpg')}"
 MAX_NAMED = 200  # beyond that the fault is not in single files
 
 
