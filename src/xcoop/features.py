@@ -3,7 +3,7 @@
 A file holds the features of one list of images. Its name is a hash of all that they depend on: the backbone's
 weights, how files become pixels, the preprocessing, and each image's path, size and time of change. Nothing else is
 asked, so a wrong hit would need an image that was changed within its own size and time stamp. A file carries its name
-and the hash of its numbers: one that was damaged, renamed, or written before there were hashes is removed and made anew.
+and the hash of its numbers: one that was damaged, renamed, or written before there were hashes is made anew.
 """
 
 from __future__ import annotations
