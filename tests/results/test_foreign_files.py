@@ -69,6 +69,17 @@ def test_a_log_of_somebody_else_is_kept(kind: str, tmp_path: Path) -> None:
     assert len(list(folder.glob("log.txt-*"))) == 1
 
 
+def test_the_engines_own_log_is_not_written_through_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from xcoop.engine.logger import setup_logger
+
+    monkeypatch.setattr(sys, "stdout", sys.stdout)  # given back at the end
+    (tmp_path / LOG).symlink_to(tmp_path / "nowhere")
+    setup_logger(str(tmp_path))
+    sys.stdout.close()
+    assert not (tmp_path / "nowhere").exists()
+    assert len(list(tmp_path.glob("log.txt-*"))) == 1
+
+
 def test_what_runs_write_is_theirs_to_replace(tmp_path: Path) -> None:
     for _ in range(2):
         with occupied(tmp_path, get_cfg(), Origin()):

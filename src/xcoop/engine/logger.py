@@ -109,6 +109,6 @@ def setup_logger(output: str | None = None) -> None:
     if output is None:
         return
     path = output if output.endswith((".txt", ".log")) else os.path.join(output, "log.txt")
-    if os.path.exists(path):
+    if os.path.lexists(path):  # a link, even to nothing, would be written through
         path += time.strftime("-%Y-%m-%d-%H-%M-%S")
     sys.stdout = Logger(path)
