@@ -198,6 +198,6 @@ def test_a_link_is_not_followed_to_what_is_locked(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("code", ["from xcoop.cli import main; sys.exit(main(['list']))", "import xcoop.downloads"])
 def test_a_system_without_fcntl_is_one_without_locks(code: str, tmp_path: Path) -> None:
-    code = f"import sys; sys.modules['fcntl'] = None; {code}"
+    code = f"import sys; sys.modules.update(fcntl=None, resource=None); {code}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")

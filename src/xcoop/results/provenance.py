@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import re
-import resource
 import subprocess
 import sys
 from importlib import metadata
@@ -62,17 +61,25 @@ def peak_memory_mb() -> dict[str, float]:
     """The most memory that this process has used, in MiB: of the host, and of the GPU if it used one."""
     import torch
 
-    peak = {"peak_memory_mb": round(_host_peak(), 1)}
+    host = _host_peak()
+    peak = {} if host is None else {"peak_memory_mb": round(host, 1)}
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         peak["peak_gpu_memory_mb"] = round(torch.cuda.max_memory_allocated() / 1024**2, 1)
     return peak
 
 
-def _host_peak() -> float:
-    """In MiB. Linux's own figure can be reset between runs of one process; getrusage's cannot, once a thread ended."""
+def _host_peak() -> float | None:
+    """In MiB; None where the system does not tell (Windows).
+
+    Linux's own figure can be reset between runs of one process; getrusage's cannot, once a thread ended.
+    """
     status = Path("/proc/self/status")
     if status.is_file() and (found := re.search(r"VmHWM:\s*(\d+) kB", status.read_text())):
         return int(found[1]) / 1024
+    try:
+        import resource
+    except ImportError:
+        return None
     unit = 1024**2 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
