@@ -11,6 +11,7 @@ from typing import NamedTuple
 import pytest
 import torch
 from helpers_clip import tiny_clip_state
+from PIL import Image
 
 import xcoop
 from xcoop.plugins import plugin_path
@@ -105,5 +106,5 @@ def test_ours_and_theirs_train_from_their_own_programme(fork: Fork, weights: Pat
     assert record["trainer"] == "XCoOp"
     assert record["metrics"]["accuracy"] > 0.6  # as everywhere on these pictures: the sentences alone do that
     model = xcoop.load_run(tmp_path / "ours")
-    assert model.predict([torch.zeros(3, 64, 64)]).probabilities.shape == (1, 2)
+    assert model.predict([Image.new("RGB", (64, 64))]).probabilities.shape == (1, 2)
     assert not (tmp_path / "theirs" / "results.json").exists()
