@@ -188,7 +188,7 @@ def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def shot_number(text: str) -> int:
     """Training images a class; UserError for anything but a whole number above 0."""
-    if not text.isdecimal() or int(text) < 1:
+    if not text.isdecimal() or len(text) > 9 or int(text) < 1:
         raise UserError(f"<shots> must be a whole number above 0 (such as 1, 2, 4, 8 or 16), not {shown(text)}")
     return int(text)
 

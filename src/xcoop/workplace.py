@@ -12,7 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -186,14 +186,16 @@ def logged(folder: Path) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        tee.file.write(traceback.format_exc())
+        with suppress(OSError):  # the disk may be full
+            tee.file.write(traceback.format_exc())
         raise
     finally:
         logging.getLogger("xcoop").setLevel(level)
         logging.getLogger().removeHandler(handler)
         sys.stdout = console
-        tee.flush()
-        tee.file.close()
+        for end in (tee.flush, tee.file.close):
+            with suppress(OSError):  # lines are written as they come: what fails now failed before
+                end()
         # Dassl's tee closes its console when it is deleted: give it one that may be closed.
         tee.file = tee.console = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 from xcoop.names import closest, cut, shown
 
+LONGEST_PATH = 4096  # characters, as Linux has it
 LONGEST_MESSAGE = 10_000  # characters: all known names, or a dataset's layout, but never a whole file
 USER_ERROR = 2  # as argparse's own
 FAILED = 1
@@ -77,6 +78,8 @@ def describe(error: BaseException) -> str:
     """An exception's message without the quotes that KeyError adds."""
     if isinstance(error, MemoryError):
         return f"out of memory ({error})" if str(error) else "out of memory"
+    if isinstance(error, OSError) and len(str(error.filename)) > LONGEST_PATH:
+        return f"{error.strerror}: {shown(error.filename)}"
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     return text.strip() or type(error).__name__
 

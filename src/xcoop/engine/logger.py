@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import TextIO
@@ -47,7 +48,10 @@ class Logger:
         """Writes to both; the number of characters."""
         self.console.write(msg)
         if self.file is not None:
-            self.file.write(msg)
+            try:
+                self.file.write(msg)
+            except OSError as error:  # a full disk, say: where?
+                raise OSError(error.errno, error.strerror, self.file.name) from error
         return len(msg)
 
     def writelines(self, lines: list[str]) -> None:
@@ -82,10 +86,14 @@ class Logger:
         return False
 
     def close(self) -> None:
-        """Closes the file; the console stays open and keeps working."""
-        if self.file is not None:
-            self.file.close()
-            self.file = None
+        """Closes the file; the console stays open and keeps working.
+
+        Each line was written when it came: what cannot be written now was an error then.
+        """
+        file, self.file = self.file, None
+        if file is not None:
+            with suppress(OSError):
+                file.close()
 
     def __enter__(self) -> Logger:
         return self
