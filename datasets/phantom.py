@@ -30,7 +30,7 @@ class Phantom(DrawnDataset, Derm7pt):
         return name if self.mix == "balanced" else f"{name}-{self.mix}"
 
     def draw(self, out: Path, cases: int) -> None:
-        """Draws the pictures and their masks."""
+        """Draws the images and their masks."""
         write_derm7pt(out, cases, SEED, mix=self.mix, progress=True)
 
     def inside(self, folder: Path) -> Path | None:

@@ -21,7 +21,7 @@ class PhantomChest(DrawnDataset, Pneumonia):
         return f"{self.dataset_dir}-{cases}-{SEED}-v{VERSION}"
 
     def draw(self, out: Path, cases: int) -> None:
-        """Draws the pictures and their masks."""
+        """Draws the images and their masks."""
         write_chest(out, cases, SEED, progress=True)
 
     def inside(self, folder: Path) -> Path | None:

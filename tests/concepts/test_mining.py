@@ -10,7 +10,9 @@ import pytest
 
 from xcoop.concepts.mining import CORRECTIONS, Observation, choose, log_odds, mine
 from xcoop.concepts.wording import ABSENT, Wording, load_wording
-from xcoop.phantom.tables import _GIVEN, GROUPS, VALUES
+from xcoop.phantom.tables import DERM_TABLE
+
+VALUES, GIVEN = DERM_TABLE.values, DERM_TABLE.given
 
 SHARES = {"MEL": 90, "NEV": 256}  # training images of Derm7pt's default task
 Z = 1.959963984540054
@@ -24,7 +26,7 @@ def drawn(rng: np.random.Generator, sizes: dict[str, int]) -> list[Observation]:
     """Cases as the phantom draws them, without pictures: the concepts independently, by the table."""
     found = []
     for group, size in sizes.items():
-        columns = {c: rng.choice(VALUES[c], size=size, p=_GIVEN[group][c]) for c in VALUES}
+        columns = {c: rng.choice(VALUES[c], size=size, p=GIVEN[group][c]) for c in VALUES}
         found += [Observation(group, {c: str(column[i]) for c, column in columns.items()}) for i in range(size)]
     return found
 
@@ -32,8 +34,8 @@ def drawn(rng: np.random.Generator, sizes: dict[str, int]) -> list[Observation]:
 def truth(group: str, rest: dict[str, int], concept: str, value: str) -> float:
     """The log-odds in the table, group against a rest of that make-up."""
     index = VALUES[concept].index(value)
-    p = _GIVEN[group][concept][index]
-    q = sum(size * _GIVEN[other][concept][index] for other, size in rest.items()) / sum(rest.values())
+    p = GIVEN[group][concept][index]
+    q = sum(size * GIVEN[other][concept][index] for other, size in rest.items()) / sum(rest.values())
     return math.log(p * (1 - q) / ((1 - p) * q))
 
 
@@ -121,7 +123,7 @@ def coverage(simulations: int, sizes: dict[str, int], confidence: float = 0.95) 
     rng, z = np.random.default_rng(7), {0.95: Z, 0.8: 1.2815515655446004}[confidence]
     shares = {}
     for concept, values in VALUES.items():
-        own, rest = (rng.multinomial(n, _GIVEN[group][concept], size=simulations) for group, n in sizes.items())
+        own, rest = (rng.multinomial(n, GIVEN[group][concept], size=simulations) for group, n in sizes.items())
         odds, error = log_odds(own, sizes["MEL"] - own, rest, sizes["NEV"] - rest)  # (simulations, values)
         for index, value in enumerate(values):
             true = truth("MEL", {"NEV": 1}, concept, value)
@@ -135,7 +137,7 @@ def test_intervals_cover_as_often_as_they_say() -> None:
     usual = {
         key: share
         for key, share in shares.items()
-        for p in [[_GIVEN[group][key[0]][VALUES[key[0]].index(key[1])] for group in SHARES]]
+        for p in [[GIVEN[group][key[0]][VALUES[key[0]].index(key[1])] for group in SHARES]]
         if min(min(n * q, n * (1 - q)) for n, q in zip(SHARES.values(), p, strict=True)) >= 5
     }
     assert len(usual) >= 12
@@ -148,7 +150,7 @@ def test_intervals_cover_as_often_as_they_say() -> None:
 
 def test_the_phantoms_table_is_recovered() -> None:
     """Of all five groups as `mine` sees them, each against the rest, 95 of 100 intervals hold the table's value."""
-    sizes = dict(zip(GROUPS, (400, 350, 150, 150, 200), strict=True))
+    sizes = dict(zip(DERM_TABLE.groups, (400, 350, 150, 150, 200), strict=True))
     hits = []
     for seed in range(4):
         for one in mine(drawn(np.random.default_rng(seed), sizes), list(sizes)):

@@ -12,7 +12,9 @@ from tree_tools import edit, picture, write_csv
 from xcoop.cli import main
 from xcoop.concepts import load_bank
 from xcoop.concepts.mined_bank import source_key
-from xcoop.phantom.tables import CONCEPTS, sample_profile
+from xcoop.phantom.tables import DERM_TABLE
+
+CONCEPTS = DERM_TABLE.concepts
 
 DIAGNOSES = {"NEV": "clark nevus", "MEL": "melanoma (in situ)", "BCC": "basal cell carcinoma"}
 TEST_ONLY = "wreath"  # a value that test images alone show, in every melanoma
@@ -27,7 +29,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for n in range(160):
         group = "BCC" if n >= 156 else ("NEV", "MEL")[n % 2]
         split = "train" if n < 120 or group == "BCC" else ("valid", "test")[n // 2 % 2]
-        profile = sample_profile(group, rng)
+        profile = DERM_TABLE.sample(group, rng)
         if split == "test" and group == "MEL":
             profile["vascular_structures"] = TEST_ONLY
         splits[split].append(n)

@@ -14,7 +14,7 @@ from xcoop.explain.visual import explain_maps, explainer, explainers
 from xcoop.explain.visual.captum_adapter import COSTS
 from xcoop.explain.visual.rise import MASKS, random_masks
 from xcoop.phantom.corpus import UNIFORM, draw_corpus
-from xcoop.phantom.towers import normalise
+from xcoop.phantom.student import normalise
 
 
 class Brightness:

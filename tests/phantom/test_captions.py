@@ -2,15 +2,21 @@
 
 import numpy as np
 import pytest
+from caption_reader import said_in
 
 from xcoop.backbones.clip_import import import_clip
 from xcoop.concepts.bank import load_bank
-from xcoop.phantom.captions import DIAGNOSES, DIAGNOSIS_RATE, SUBJECTS, all_sentences, make_caption, phrase, said_in
-from xcoop.phantom.chest_tables import CHEST_TABLE
-from xcoop.phantom.tables import DERM_TABLE
-from xcoop.phantom.terms import KINDS, Term, concepts, terms, value_terms
-
-TABLES = {"derm": DERM_TABLE, "chest": CHEST_TABLE}
+from xcoop.phantom.captions import (
+    DIAGNOSES,
+    DIAGNOSIS_RATE,
+    Term,
+    all_sentences,
+    make_caption,
+    phrase,
+    terms,
+    value_terms,
+)
+from xcoop.phantom.tables import TABLES
 
 
 def cases(kind, number, seed=0):
@@ -22,7 +28,7 @@ def cases(kind, number, seed=0):
         yield (table.sample(group, rng) if group else table.sample_uniform(rng)), group
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TABLES)
 def test_captions_read_back_say_what_they_claim_and_only_what_is_true(kind):
     rng = np.random.default_rng(5)
     for profile, group in cases(kind, 400):
@@ -35,7 +41,7 @@ def test_captions_read_back_say_what_they_claim_and_only_what_is_true(kind):
         assert "{" not in caption.text
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TABLES)
 def test_a_diagnosis_is_named_rarely_rightly_and_never_for_uniform_concepts(kind):
     rng = np.random.default_rng(6)
     named = {True: 0, False: 0}
@@ -50,7 +56,7 @@ def test_a_diagnosis_is_named_rarely_rightly_and_never_for_uniform_concepts(kind
     assert abs(named[True] / 1500 - DIAGNOSIS_RATE) < spread
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TABLES)
 def test_the_same_seed_gives_the_same_captions_and_another_seed_others(kind):
     def captions(seed):
         rng = np.random.default_rng(seed)
@@ -60,7 +66,7 @@ def test_the_same_seed_gives_the_same_captions_and_another_seed_others(kind):
     assert len(set(captions(3)) & set(captions(4))) < 10
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TABLES)
 def test_no_wording_belongs_to_two_terms(kind):
     wordings = [wording for term in terms(kind) for wording in term.wordings]
     assert len(wordings) == len(set(wordings))
@@ -69,9 +75,8 @@ def test_no_wording_belongs_to_two_terms(kind):
             assert said_in(kind, f"a photo, {wording}.") == ({term}, set())
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TABLES)
 def test_every_value_of_the_tables_can_be_spoken_of(kind):
-    assert set(concepts(kind)) == set(TABLES[kind].values)
     for concept, values in TABLES[kind].values.items():
         for value in values:
             exact = [t for t in terms(kind) if t.concept == concept and t.values == {value}]
@@ -89,7 +94,7 @@ def test_a_term_over_several_concepts_needs_all_of_them():
 
 def test_phrases_state_their_term_alone():
     rng = np.random.default_rng(0)
-    for kind in KINDS:
+    for kind in TABLES:
         for term in terms(kind):
             assert said_in(kind, phrase(term, rng)) == ({term}, set())
 
@@ -103,7 +108,7 @@ def test_the_concepts_of_the_banks_are_words_of_the_captions(bank, kind):
         assert set(load_bank(bank).texts(name)) <= known
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", TABLES)
 def test_all_sentences_hold_every_token_of_the_captions(kind):
     tokenize = import_clip().tokenize
     known = set(tokenize(all_sentences(kind)).flatten().tolist())
@@ -115,9 +120,3 @@ def test_all_sentences_hold_every_token_of_the_captions(kind):
 def test_an_unknown_group_is_refused():
     with pytest.raises(KeyError, match="flu"):
         make_caption("chest", {"hyperinflation": "present"}, np.random.default_rng(0), "flu")
-
-
-def test_subjects_are_no_diagnoses():
-    for kind in KINDS:
-        names = {name for names in DIAGNOSES[kind].values() for name in names}
-        assert not names & set(SUBJECTS[kind])

@@ -1,16 +1,19 @@
 """The concept tables, and the best that can be reached with them."""
 
+import itertools
+
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
-from xcoop.phantom.bayes import best_reachable
 from xcoop.phantom.tables import (
+    CHEST_PRIORS,
+    CHEST_TABLE,
     DERM_TABLE,
-    GROUPS,
-    VALUES,
+    TABLES,
     ConceptTable,
-    sample_profile,
-    sample_uniform,
+    best_normal_or_pneumonia,
+    best_reachable,
     seven_point_score,
 )
 
@@ -18,16 +21,13 @@ TWO = ConceptTable(
     {"a": ("no", "yes")},
     {"x": {"a": (0.9, 0.1)}, "y": {"a": (0.3, 0.7)}},
 )
+ROWS = [(kind, group) for kind, table in TABLES.items() for group in table.groups]
 
 
-def test_rows_are_distributions():
-    assert GROUPS == ("NEV", "MEL", "BCC", "SK", "MISC")
-    for group in GROUPS:
-        for concept, values in VALUES.items():
-            row = DERM_TABLE.given[group][concept]
-            assert len(row) == len(values)
-            assert sum(row) == pytest.approx(1)
-            assert values[0] == "absent"
+def test_groups():
+    assert DERM_TABLE.groups == ("NEV", "MEL", "BCC", "SK", "MISC")
+    assert CHEST_TABLE.groups == ("normal", "bacterial", "viral")
+    assert all(values[0] == "absent" for table in TABLES.values() for values in table.values.values())
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_rows_are_distributions():
     ],
 )
 def test_published_frequencies_stand_in_the_table(group, concept, values, share):
-    row = dict(zip(VALUES[concept], DERM_TABLE.given[group][concept], strict=True))
+    row = dict(zip(DERM_TABLE.values[concept], DERM_TABLE.given[group][concept], strict=True))
     assert sum(row[value] for value in values) == pytest.approx(share)
 
 
@@ -60,31 +60,36 @@ def test_a_row_that_is_no_distribution_is_refused():
         ConceptTable({"a": ("no", "yes")}, {"x": {"b": (0.9, 0.1)}})
 
 
-def test_samples_follow_the_table():
+@pytest.mark.parametrize(("kind", "group"), ROWS)
+def test_samples_follow_the_table(kind, group):
     rng = np.random.default_rng(0)
-    cases = [sample_profile("MEL", rng) for _ in range(3000)]
-    for concept, values in VALUES.items():
-        for value, share in zip(values, DERM_TABLE.given["MEL"][concept], strict=True):
+    table = TABLES[kind]
+    cases = [table.sample(group, rng) for _ in range(3000)]
+    for concept, values in table.values.items():
+        for value, share in zip(values, table.given[group][concept], strict=True):
             found = np.mean([case[concept] == value for case in cases])
             assert abs(found - share) < 4.5 * np.sqrt(share * (1 - share) / len(cases)) + 1e-9, (concept, value)
 
 
-def test_uniform_samples_are_uniform():
-    rng = np.random.default_rng(0)
-    cases = [sample_uniform(rng) for _ in range(3000)]
-    for concept, values in VALUES.items():
-        for value in values:
-            assert np.mean([case[concept] == value for case in cases]) == pytest.approx(1 / len(values), abs=0.04)
+@pytest.mark.parametrize("kind", TABLES)
+def test_uniform_samples_are_uniform(kind):
+    rng = np.random.default_rng(1)
+    cases = [TABLES[kind].sample_uniform(rng) for _ in range(3000)]
+    for concept, values in TABLES[kind].values.items():
+        found = [np.mean([case[concept] == value for case in cases]) for value in values]
+        np.testing.assert_allclose(found, 1 / len(values), atol=0.035)
 
 
 def test_an_unknown_group_is_named():
     with pytest.raises(ValueError, match="MELA"):
-        sample_profile("MELA", np.random.default_rng(0))
+        DERM_TABLE.sample("MELA", np.random.default_rng(0))
+    with pytest.raises(ValueError, match="bacterial"):
+        CHEST_TABLE.sample("bacteral", np.random.default_rng(0))
 
 
 def test_score_uses_the_checklist_weights():
     assert seven_point_score({}) == 0
-    assert seven_point_score(dict.fromkeys(VALUES, "absent")) == 0
+    assert seven_point_score(dict.fromkeys(DERM_TABLE.values, "absent")) == 0
     assert seven_point_score({"pigment_network": "typical", "streaks": "regular"}) == 0
     most = {
         "pigment_network": "atypical",
@@ -120,7 +125,7 @@ def test_best_reachable_of_groups_that_cannot_be_told_apart():
 def simulate(rng, group, count, groups):
     """Log-likelihood under each of `groups` of `count` cases drawn from `group`, (count, len(groups))."""
     total = np.zeros((count, len(groups)))
-    for concept, values in VALUES.items():
+    for concept, values in DERM_TABLE.values.items():
         drawn = rng.choice(len(values), count, p=DERM_TABLE.given[group][concept])
         total += np.log([DERM_TABLE.given[g][concept] for g in groups])[:, drawn].T
     return total
@@ -153,3 +158,25 @@ def test_three_groups_agree_with_a_simulation():
 def test_bad_priors_are_refused(priors):
     with pytest.raises(ValueError, match="priors"):
         best_reachable(TWO, priors)
+
+
+def test_normal_or_pneumonia_against_a_plain_enumeration():
+    """An independent formulation: loops over all profiles, and scikit-learn's weighted AUC."""
+    rows = []
+    for choice in itertools.product(*(range(len(values)) for values in CHEST_TABLE.values.values())):
+        chance = {
+            group: CHEST_PRIORS[group]
+            * np.prod([CHEST_TABLE.given[group][c][i] for c, i in zip(CHEST_TABLE.concepts, choice, strict=True)])
+            for group in CHEST_TABLE.groups
+        }
+        rows.append((chance["normal"], chance["bacterial"] + chance["viral"]))
+    healthy, ill = np.array(rows).T
+    score = np.tile(ill / (healthy + ill), 2)
+    labels = np.repeat([0, 1], len(rows))
+    best = best_normal_or_pneumonia()
+    assert best.accuracy == pytest.approx(np.maximum(healthy, ill).sum() / sum(CHEST_PRIORS.values()), abs=1e-9)
+    assert best.auc == pytest.approx(roc_auc_score(labels, score, sample_weight=np.r_[healthy, ill]), abs=1e-6)
+    assert 0.90 <= best.accuracy <= 0.94  # neither trivial nor hopeless
+    assert 0.95 <= best.auc <= 0.98
+    doubled = {group: 2 * share for group, share in CHEST_PRIORS.items()}
+    assert best_normal_or_pneumonia(doubled).accuracy == pytest.approx(best.accuracy)

@@ -1,16 +1,20 @@
-"""Captions for phantom pictures: they speak of visual concepts, in varied words, and rarely of a diagnosis."""
+"""Captions for phantom images: they speak of visual concepts, in varied words, and rarely of a diagnosis.
+
+The words stand in `captions.yaml`; a term is a finding, the concept values of which it is true, and its wordings.
+"""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
-from xcoop.phantom.terms import Term, terms
+from xcoop.phantom.tables import ABSENT, TABLES
+from xcoop.reading import read_yaml
 
 _T = TypeVar("_T")
 
@@ -23,79 +27,61 @@ _DENIED = 0.12
 # How often a finding is named by a term that fits several values ("streaks" for "irregular streaks").
 _VAGUE = 0.15
 
-SUBJECTS: dict[str, tuple[str, ...]] = {
-    "derm": ("skin lesion", "lesion", "pigmented lesion", "skin spot", "pigmented skin lesion"),
-    "chest": ("chest", "thorax", "patient", "child"),
-}
+_WORDS: dict[str, Any] = read_yaml(Path(__file__).with_name("captions.yaml"))
 
-_VIEWS = ("frontal", "pediatric", "portable", "supine", "single")
+DIAGNOSES: dict[str, dict[str, list[str]]] = {kind: _WORDS[kind]["diagnoses"] for kind in TABLES}
+"""Of each kind of image, the words for each diagnostic group of its table."""
 
-# `{s}` is the subject and `{a}` a word for the view, or either the diagnosis; `{f}` is the list of findings.
-_FRAMES: dict[str, tuple[str, ...]] = {
-    "derm": (
-        "a photo of a {s} with {f}.",
-        "a photo of a {s}, with {f}.",
-        "a photo of a {s}, {f}.",
-        "a dermoscopic photo of a {s}, {f}.",
-        "a dermoscopic photo of a {s}, with {f}.",
-        "a dermoscopic photo of a {s} with {f}.",
-        "a dermoscopic image of a {s} showing {f}.",
-        "a dermoscopic image showing {f}.",
-        "a dermoscopy image of a {s} with {f}.",
-        "dermoscopy: {f}.",
-        "dermoscopy of a {s}: {f}.",
-        "{s} with {f}.",
-        "{f}.",
-        "{f} in a {s}.",
-    ),
-    "chest": (
-        "a photo of a {s} with {f}.",
-        "a photo of a {s}, {f}.",
-        "a chest x-ray of a {s}, {f}.",
-        "a chest x-ray of a {s}, with {f}.",
-        "a chest x-ray of a {s} with {f}.",
-        "a chest x-ray of {s}, {f}.",
-        "a chest x-ray of {s} with {f}.",
-        "a {a} chest x-ray with {f}.",
-        "a {a} chest x-ray with {f}.",
-        "a {a} chest x-ray showing {f}.",
-        "a photo of a {a} chest x-ray, {f}.",
-        "chest x-ray with {f}.",
-        "a chest x-ray showing {f}.",
-        "frontal chest radiograph, {f}.",
-        "a chest radiograph of a {s}: {f}.",
-        "radiograph of the {s}: {f}.",
-        "{s} with {f}.",
-        "{f}.",
-    ),
-}
 
-# The words for each diagnostic group of the tables.
-DIAGNOSES: dict[str, dict[str, tuple[str, ...]]] = {
-    "derm": {
-        "NEV": ("nevus", "melanocytic nevus"),
-        "MEL": ("melanoma", "malignant melanoma"),
-        "BCC": ("basal cell carcinoma",),
-        "SK": ("seborrheic keratosis",),
-        "MISC": ("benign lesion",),
-    },
-    "chest": {
-        "normal": ("normal",),
-        "bacterial": ("pneumonia", "bacterial pneumonia"),
-        "viral": ("pneumonia", "viral pneumonia"),
-    },
-}
+@dataclass(frozen=True)
+class Term:
+    """One thing that a caption can say of an image.
+
+    Attributes:
+        kind: "derm" or "chest".
+        concept: the concept's name in the profile; several, joined by "+", where all must have one of the values.
+        values: the values of the concept of which the term is true.
+        wordings: the ways to say it; no wording belongs to two terms of a kind.
+    """
+
+    kind: str
+    concept: str
+    values: frozenset[str]
+    wordings: tuple[str, ...]
+
+    @property
+    def negative(self) -> bool:
+        """Whether it speaks of an absence (said less often)."""
+        return self.values == {ABSENT}
+
+    def true_of(self, profile: Mapping[str, str]) -> bool:
+        """Whether a case shows it; a profile that does not know the concept shows nothing."""
+        return all(profile.get(concept) in self.values for concept in self.concept.split("+"))
+
+
+@cache
+def terms(kind: str) -> tuple[Term, ...]:
+    """All terms of a kind of image ("derm" or "chest"), in a fixed order.
+
+    Raises:
+        KeyError: there is no such kind.
+    """
+    return tuple(
+        Term(kind, concept, frozenset(values.split("|")), tuple(wordings))
+        for concept, rows in _WORDS[kind]["terms"].items()
+        for values, wordings in rows.items()
+    )
+
+
+def value_terms(kind: str) -> dict[tuple[str, str], Term]:
+    """The term that is true of exactly one concept value, for each value that is something to see."""
+    exact = [term for term in terms(kind) if len(term.values) == 1 and not term.negative]
+    return {(term.concept, next(iter(term.values))): term for term in exact}
 
 
 @dataclass(frozen=True)
 class Caption:
-    """A sentence, and what it says.
-
-    Attributes:
-        text: the sentence.
-        said: the terms that it states.
-        diagnosis: the word for the diagnosis in it, or None.
-    """
+    """A sentence, the terms that it states, and the word for the diagnosis in it, or None."""
 
     text: str
     said: tuple[Term, ...]
@@ -103,7 +89,7 @@ class Caption:
 
 
 def make_caption(kind: str, profile: Mapping[str, str], rng: np.random.Generator, group: str | None = None) -> Caption:
-    """Describes one picture.
+    """Describes one image.
 
     Args:
         kind: "derm" or "chest".
@@ -112,75 +98,51 @@ def make_caption(kind: str, profile: Mapping[str, str], rng: np.random.Generator
         group: the diagnostic group, a key of `DIAGNOSES[kind]`; None if the case has none (concepts drawn uniformly).
 
     Returns:
-        A caption which only says what is true of `profile`.
+        A caption which only says what is true of `profile`: most of what is there, a little of what is not; at least
+        one finding.
 
     Raises:
         KeyError: an unknown kind or group.
     """
-    said = _choose(kind, profile, rng)
+    true: dict[str, list[Term]] = {}  # of each concept
+    for term in terms(kind):
+        if term.true_of(profile):
+            true.setdefault(term.concept, []).append(term)
+    rate = rng.uniform(*_SAID)
+    spoken = [found for found in true.values() if rng.random() < (_DENIED if found[0].negative else rate)]
+    spoken = spoken or [_pick(list(true.values()), rng)]
+    said = []
+    for i in rng.permutation(len(spoken)):
+        vague = [term for term in spoken[i] if len(term.values) > 1]
+        exact = [term for term in spoken[i] if len(term.values) == 1]
+        said.append(_pick(vague if vague and (not exact or rng.random() < _VAGUE) else exact, rng))
+
     diagnosis = None
-    frames = _FRAMES[kind]
-    names = DIAGNOSES[kind][group] if group is not None else ()
+    frames = _WORDS[kind]["frames"]
+    names = DIAGNOSES[kind][group] if group is not None else []
     if names and rng.random() < DIAGNOSIS_RATE:
         diagnosis = _pick(names, rng)
-        frames = tuple(frame for frame in frames if "{s}" in frame or "{a}" in frame)
-    findings = _listed([_pick(term.wordings, rng) for term in said], rng)
-    return Caption(_filled(_pick(frames, rng), kind, findings, rng, diagnosis), said, diagnosis)
+        frames = [frame for frame in frames if "{s}" in frame or "{a}" in frame]
+    words = [_pick(term.wordings, rng) for term in said]
+    if len(words) > 1 and rng.random() < 0.5:
+        findings = ", ".join(words[:-1]) + " and " + words[-1]
+    else:
+        findings = ", ".join(words)
+    return Caption(_filled(_pick(frames, rng), kind, findings, rng, diagnosis), tuple(said), diagnosis)
 
 
 def phrase(term: Term, rng: np.random.Generator) -> str:
     """A sentence that states one term, in random words."""
-    return _filled(_pick(_FRAMES[term.kind], rng), term.kind, _pick(term.wordings, rng), rng)
+    return _filled(_pick(_WORDS[term.kind]["frames"], rng), term.kind, _pick(term.wordings, rng), rng)
 
 
 def all_sentences(kind: str) -> list[str]:
     """Sentences that together hold every word that a caption of this kind can hold."""
-    words = [wording for term in terms(kind) for wording in term.wordings]
+    wordings = [wording for term in terms(kind) for wording in term.wordings]
     names = [name for names in DIAGNOSES[kind].values() for name in names]
-    frames = [frame.replace("{s}", "").replace("{f}", "").replace("{a}", "") for frame in _FRAMES[kind]]
-    return [*words, *names, *SUBJECTS[kind], *_VIEWS, *frames, "and", "a, b", "a: b.", "x."]
-
-
-def said_in(kind: str, text: str) -> tuple[set[Term], set[str]]:
-    """Reads a caption back: the terms and the diagnosis words that stand in it (the longest wording wins)."""
-    by_words, pattern = _reader(kind)
-    found = pattern.findall(text)
-    said = {by_words[words] for words in found if words in by_words}
-    return said, {words for words in found if words not in by_words}
-
-
-@cache
-def _reader(kind: str) -> tuple[dict[str, Term], re.Pattern[str]]:
-    by_words = {wording: term for term in terms(kind) for wording in term.wordings}
-    names = {name for names in DIAGNOSES[kind].values() for name in names}
-    longest_first = sorted({*by_words, *names}, key=len, reverse=True)
-    return by_words, re.compile(r"(?<![\w-])(" + "|".join(map(re.escape, longest_first)) + r")(?![\w-])")
-
-
-def _choose(kind: str, profile: Mapping[str, str], rng: np.random.Generator) -> tuple[Term, ...]:
-    """The terms to state, in random order: most of what is there, a little of what is not; at least one."""
-    true = _true_terms(kind, profile)
-    rate = rng.uniform(*_SAID)
-    spoken = [names for names in true if rng.random() < (_DENIED if names[0].negative else rate)]
-    spoken = spoken or [_pick(true, rng)]
-    order = rng.permutation(len(spoken))
-    return tuple(_word(spoken[i], rng) for i in order)
-
-
-def _word(names: Sequence[Term], rng: np.random.Generator) -> Term:
-    """One of the terms that are true of one concept: mostly an exact one."""
-    vague = [term for term in names if len(term.values) > 1]
-    exact = [term for term in names if len(term.values) == 1]
-    return _pick(vague if vague and (not exact or rng.random() < _VAGUE) else exact, rng)
-
-
-def _true_terms(kind: str, profile: Mapping[str, str]) -> list[list[Term]]:
-    """Of each concept that can be spoken of, the terms that are true."""
-    by_concept: dict[str, list[Term]] = {}
-    for term in terms(kind):
-        if term.true_of(profile):
-            by_concept.setdefault(term.concept, []).append(term)
-    return list(by_concept.values())
+    frames = [frame.replace("{s}", "").replace("{f}", "").replace("{a}", "") for frame in _WORDS[kind]["frames"]]
+    words = [*wordings, *names, *_WORDS[kind]["subjects"], *_WORDS["views"]]
+    return [*words, *frames, "and", "a, b", "a: b.", "x."]
 
 
 def _pick(options: Sequence[_T], rng: np.random.Generator) -> _T:
@@ -189,12 +151,6 @@ def _pick(options: Sequence[_T], rng: np.random.Generator) -> _T:
 
 def _filled(frame: str, kind: str, findings: str, rng: np.random.Generator, diagnosis: str | None = None) -> str:
     """A frame with its places taken."""
-    subject, view = (diagnosis, diagnosis) if diagnosis else (_pick(SUBJECTS[kind], rng), _pick(_VIEWS, rng))
+    subject = diagnosis or _pick(_WORDS[kind]["subjects"], rng)
+    view = diagnosis or _pick(_WORDS["views"], rng)
     return frame.replace("{s}", subject).replace("{a}", view).replace("{f}", findings)
-
-
-def _listed(words: Sequence[str], rng: np.random.Generator) -> str:
-    """Either "a, b and c" or "a, b, c"."""
-    if len(words) > 1 and rng.random() < 0.5:
-        return ", ".join(words[:-1]) + " and " + words[-1]
-    return ", ".join(words)

@@ -1,8 +1,8 @@
 """The healthy chest of the phantom: lungs, heart, diaphragm, body, bones and vessels.
 
 A radiograph adds up what the beam meets, so each part gives a map of density (0 air, about 1 bone over soft tissue),
-and the picture is their sum before the film's tone curve. Left and right are the patient's: his right side is on
-the left of the picture.
+and the image is their sum before the film's tone curve. Left and right are the patient's: his right side is on
+the left of the image.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import ndimage
 
 from xcoop.phantom.chest_frame import Frame, Ink, Profile, bump, edge
 
@@ -73,32 +74,38 @@ def make_anatomy(frame: Frame, rng: np.random.Generator, flatten: float = 0.0, e
     lateral = _cage(apex, spread, rng.uniform(0.9, 1.12))
     heart = _heart(apex, spread, rng, enlarge)
     to_heart = t - np.where(right, heart[RIGHT](frame.y), heart[LEFT](frame.y))
+
+    # The domes of the diaphragm fall steeply to the costophrenic angle.
     high = rng.uniform(0.45, 0.58)
     domes = (high + 0.15 * flatten, high + rng.uniform(0.01, 0.07) + 0.14 * flatten)
-    to_dome = _domes(frame.y, t / spread, right, domes, rng.uniform(0.2, 0.3), flatten)
+    top = np.where(right, np.float32(domes[RIGHT]), np.float32(domes[LEFT]))
+    outer, inner = rng.uniform(0.2, 0.3) * (1 - 0.72 * flatten), 0.07 * (1 - 0.6 * flatten)
+    beyond = np.clip(t / spread - 0.33, 0, None) * (1 / 0.42)
+    before = np.clip(0.33 - t / spread, 0, None) * (1 / 0.33)
+    to_dome = top + outer * beyond * beyond + inner * before * before - frame.y
+
     wall = lateral(frame.y)
     to_wall = wall - t
     crisp = max(0.011, 0.8 * frame.pixel)
     lung = edge(to_wall, crisp) * edge(to_heart, 1.3 * crisp) * edge(to_dome, 1.1 * crisp)
     hila = ((-0.19 * spread, rng.uniform(-0.1, 0.0)), (0.2 * spread, rng.uniform(-0.14, -0.04)))
-    tn = t / np.maximum(wall, 0.2)
     return Anatomy(
-        frame,
-        across,
-        t,
-        right,
-        lateral,
-        to_wall,
-        to_heart,
-        to_dome,
-        lung,
-        tn,
-        domes,
-        spread,
-        flatten,
-        heart,
-        hila,
-        bool(rng.random() < 0.75),
+        frame=frame,
+        across=across,
+        t=t,
+        right=right,
+        lateral=lateral,
+        to_wall=to_wall,
+        to_heart=to_heart,
+        to_dome=to_dome,
+        lung=lung,
+        tn=t / np.maximum(wall, 0.2),
+        dome=domes,
+        spread=spread,
+        flat=flatten,
+        heart=heart,
+        hila=hila,
+        raised=bool(rng.random() < 0.75),
     )
 
 
@@ -110,50 +117,15 @@ def _cage(apex: float, spread: float, barrel: float) -> Profile:
 
 
 def _heart(apex: float, spread: float, rng: np.random.Generator, enlarge: float) -> tuple[Profile, Profile]:
-    """Half-widths of the mediastinum and heart over y."""
+    """Half-widths of the mediastinum and heart over y, right and left."""
     waist, thymus = rng.uniform(0.11, 0.15), rng.uniform(0, 0.06) * rng.integers(0, 2)
-    wide, low = rng.uniform(0.86, 1.1), rng.uniform(-0.04, 0.05)
-    bulge = wide * enlarge
-    at = np.array([apex - 0.05, apex + 0.1, -0.38, -0.24, -0.1 + low, 0.06 + low, 0.24 + low, 0.4 + low, 0.55, 0.8])
-    on_right = [
-        0.17,
-        waist,
-        waist + thymus,
-        waist + thymus,
-        0.13,
-        0.175 * bulge,
-        0.215 * bulge,
-        0.2 * bulge,
-        0.16,
-        0.15,
-    ]
+    bulge, low = rng.uniform(0.86, 1.1) * enlarge, rng.uniform(-0.04, 0.05)
     knob = waist + rng.uniform(0.0, 0.05)
-    on_left = [
-        0.17,
-        waist,
-        knob + thymus,
-        knob + thymus,
-        0.17,
-        0.28 * bulge,
-        0.385 * bulge,
-        0.43 * bulge,
-        0.42 * bulge,
-        0.3,
-    ]
-    return Profile(at, (np.array(on_right) + rng.normal(0, 0.008, 10)) * spread), Profile(
-        at, (np.array(on_left) + rng.normal(0, 0.008, 10)) * spread
-    )
-
-
-def _domes(
-    y: np.ndarray, t: np.ndarray, right: np.ndarray, domes: tuple[float, float], drop: float, flatten: float
-) -> np.ndarray:
-    """Distance above the diaphragm: domes that fall steeply to the costophrenic angle."""
-    top = np.where(right, np.float32(domes[RIGHT]), np.float32(domes[LEFT]))
-    beyond = np.clip(t - 0.33, 0, None) * (1 / 0.42)
-    before = np.clip(0.33 - t, 0, None) * (1 / 0.33)
-    outer, inner = drop * (1 - 0.72 * flatten), 0.07 * (1 - 0.6 * flatten)
-    return top + outer * beyond * beyond + inner * before * before - y
+    at = np.array([apex - 0.05, apex + 0.1, -0.38, -0.24, -0.1 + low, 0.06 + low, 0.24 + low, 0.4 + low, 0.55, 0.8])
+    right = [0.17, waist, waist + thymus, waist + thymus, 0.13, *(w * bulge for w in (0.175, 0.215, 0.2)), 0.16, 0.15]
+    left = [0.17, waist, knob + thymus, knob + thymus, 0.17, *(w * bulge for w in (0.28, 0.385, 0.43, 0.42)), 0.3]
+    halves = [(np.array(side) + rng.normal(0, 0.008, 10)) * spread for side in (right, left)]
+    return Profile(at, halves[RIGHT]), Profile(at, halves[LEFT])
 
 
 def body(anatomy: Anatomy, rng: np.random.Generator) -> np.ndarray:
@@ -169,36 +141,22 @@ def body(anatomy: Anatomy, rng: np.random.Generator) -> np.ndarray:
     )
     top = np.clip((y - shoulder(anatomy.t)) * (1 / 0.3), 0, 1) * edge(1.02 - anatomy.t, 0.14) * edge(-0.1 - y, 0.25)
     soft = np.maximum(trunk, top)
-    for side, arm in zip((-1, 1), _arms(anatomy.raised, rng), strict=True):
-        soft = np.maximum(soft, 0.85 * _capsule(x * side, y, arm[:2], arm[2:4], 0.2 + fat * 0.5, 0.16))
-    head = _ellipse(x, y, (0.0, rng.uniform(-1.25, -0.98)), (rng.uniform(0.3, 0.42), rng.uniform(0.2, 0.28)))
-    chin = edge(head, 0.12)
-    soft = np.sqrt(soft) * 0.52 + 0.1 * chin
+    # The upper arms, from the shoulder to the elbow, drawn on a right half turned to positive x: rounded bars that
+    # fall off over 0.16 below their radius.
+    reach = rng.uniform(-1.5, -0.7) if anatomy.raised else rng.uniform(-0.1, 0.9)
+    far = rng.uniform(1.15, 1.45) if anatomy.raised else rng.uniform(1.1, 1.3)
+    elbows = [(far + rng.normal(0, 0.05), reach + rng.normal(0, 0.12)) for _ in range(2)]
+    for side, elbow in zip((-1, 1), elbows, strict=True):
+        dx, dy = elbow[0] - 0.66, elbow[1] + 0.62
+        along = np.clip(((x * side - 0.66) * dx + (y + 0.62) * dy) * (1 / (dx * dx + dy * dy)), 0, 1)
+        gap = np.hypot(x * side - 0.66 - along * dx, y + 0.62 - along * dy)
+        soft = np.maximum(soft, 0.85 * np.clip((0.2 + fat * 0.5 - gap) * (1 / 0.16), 0, 1))
+    head_y, wide, tall = rng.uniform(-1.25, -0.98), rng.uniform(0.3, 0.42), rng.uniform(0.2, 0.28)
+    head = 1.0 - np.hypot(x * (1 / wide), (y - head_y) * (1 / tall))
+    soft = np.sqrt(soft) * 0.52 + 0.1 * edge(head, 0.12)
     belly = edge(-anatomy.to_dome, 0.16) * edge(anatomy.to_wall + 0.04, 0.12)
     centre = bump(anatomy.t, 0.55)
     return soft * (0.85 + 0.2 * centre) + 0.1 * belly * np.minimum(soft * 4, 1)
-
-
-def _arms(raised: bool, rng: np.random.Generator) -> list[tuple[float, float, float, float]]:
-    """Both upper arms as (x, y) of the shoulder and of the elbow, on a right half turned to positive x."""
-    reach = rng.uniform(-1.5, -0.7) if raised else rng.uniform(-0.1, 0.9)
-    far = rng.uniform(1.15, 1.45) if raised else rng.uniform(1.1, 1.3)
-    return [(0.66, -0.62, far + rng.normal(0, 0.05), reach + rng.normal(0, 0.12)) for _ in range(2)]
-
-
-def _capsule(
-    x: np.ndarray, y: np.ndarray, start: tuple[float, ...], end: tuple[float, ...], radius: float, rim: float
-) -> np.ndarray:
-    """A rounded bar: 1 within, falling to 0 over `rim` below its `radius`."""
-    dx, dy = end[0] - start[0], end[1] - start[1]
-    along = np.clip(((x - start[0]) * dx + (y - start[1]) * dy) * (1 / (dx * dx + dy * dy)), 0, 1)
-    gap = np.hypot(x - start[0] - along * dx, y - start[1] - along * dy)
-    return np.clip((radius - gap) * (1 / rim), 0, 1)
-
-
-def _ellipse(x: np.ndarray, y: np.ndarray, centre: tuple[float, float], radii: tuple[float, float]) -> np.ndarray:
-    """1 - the elliptic radius: positive inside."""
-    return 1.0 - np.hypot((x - centre[0]) * (1 / radii[0]), (y - centre[1]) * (1 / radii[1]))
 
 
 def air(anatomy: Anatomy) -> np.ndarray:
@@ -211,47 +169,125 @@ def air(anatomy: Anatomy) -> np.ndarray:
 def vessels(anatomy: Anatomy, rng: np.random.Generator) -> np.ndarray:
     """Branching pulmonary vessels that leave the hila and thin out, (size, size) in [0, 1]."""
     count = 8
-    angle = np.tile(np.linspace(-1.3, 1.45, count), 2) + rng.normal(0, 0.14, size=2 * count)
+    angle = np.tile(np.linspace(-1.3, 1.45, count), 2) + rng.normal(0, 0.14, size=2 * count)  # 0 is sideways
     sign = np.repeat([-1.0, 1.0], count)
     start = np.repeat(np.array(anatomy.hila), count, axis=0) + rng.normal(0, 0.015, size=(2 * count, 2))
     start[:, 1] += 0.05 * angle
     width = rng.uniform(0.02, 0.034, size=2 * count)
     strokes = []
-    for steps, forks in ((9, 2), (7, 1), (5, 0)):  # trunks, branches, twigs
-        drawn, path, heading = _walk(rng, start, angle, sign, width, steps)
-        strokes.append(drawn)
-        start, angle, sign, width = _fork(rng, path, heading, sign, width, forks)
-    table = np.concatenate(strokes)  # (N, 6): start, end, width, brightness
+    for steps, forks in ((9, 2), (7, 1), (5, 0)):  # trunks, branches, twigs: N random walks outwards
+        heading = angle[:, None] + rng.normal(0, 0.17, size=(len(start), steps)).cumsum(axis=1)  # (N, steps)
+        step = np.stack([np.cos(heading) * sign[:, None], np.sin(heading)], axis=2)  # (N, steps, 2)
+        step *= rng.uniform(0.045, 0.075, size=(len(start), steps, 1))
+        path = np.concatenate([start[:, None], start[:, None] + step.cumsum(axis=1)], axis=1)  # (N, steps + 1, 2)
+        left = 1.0 - np.arange(steps) / steps
+        value = 0.2 + 0.8 * left * np.minimum(1.0, width / 0.026)[:, None]
+        parts = [path[:, :-1], path[:, 1:], np.maximum(0.005, width[:, None] * left)[:, :, None], value[:, :, None]]
+        strokes.append(np.concatenate(parts, axis=2).reshape(-1, 6))  # start, end, width, brightness
+
+        parent = np.repeat(np.arange(len(path)), forks)  # each vessel forks into `forks` of the next kind
+        at = rng.integers(1, steps - 1, size=len(parent))
+        turn = rng.choice((-1.0, 1.0), size=len(parent)) * rng.uniform(0.35, 0.8, size=len(parent))
+        start, angle, sign, width = path[parent, at], heading[parent, at] + turn, sign[parent], 0.55 * width[parent]
+    table = np.concatenate(strokes)
     table = table[np.argsort(table[:, 5])]  # the bright ones last, on top
     ink = Ink(anatomy.frame)
     ink.strokes(table[:, :2], table[:, 2:4], table[:, 4], table[:, 5])
     return ink.field()
 
 
-def _walk(
-    rng: np.random.Generator, start: np.ndarray, angle: np.ndarray, sign: np.ndarray, width: np.ndarray, steps: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """N vessels as random walks outwards; an angle of 0 points sideways, positive down.
-
-    Returns:
-        Strokes (N * steps, 6), the walks' points (N, steps + 1, 2), and the heading at each step (N, steps).
-    """
-    count = len(start)
-    heading = angle[:, None] + rng.normal(0, 0.17, size=(count, steps)).cumsum(axis=1)
-    step = np.stack([np.cos(heading) * sign[:, None], np.sin(heading)], axis=2)  # (N, steps, 2)
-    step *= rng.uniform(0.045, 0.075, size=(count, steps, 1))
-    path = np.concatenate([start[:, None], start[:, None] + step.cumsum(axis=1)], axis=1)
-    left = 1.0 - np.arange(steps) / steps
-    value = 0.2 + 0.8 * left * np.minimum(1.0, width / 0.026)[:, None]
-    parts = [path[:, :-1], path[:, 1:], np.maximum(0.005, width[:, None] * left)[:, :, None], value[:, :, None]]
-    return np.concatenate(parts, axis=2).reshape(-1, 6), path, heading
+def skeleton(anatomy: Anatomy, rng: np.random.Generator) -> np.ndarray:
+    """Density of all bones."""
+    strong = rng.uniform(0.75, 1.25)
+    parts = ribs(anatomy, rng) + spine(anatomy, rng) + clavicles(anatomy, rng)
+    return strong * (parts + shoulders(anatomy, rng))
 
 
-def _fork(
-    rng: np.random.Generator, path: np.ndarray, heading: np.ndarray, sign: np.ndarray, width: np.ndarray, forks: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Where `forks` branches leave each of N vessels: start (M, 2), angle, sign and width (M,)."""
-    parent = np.repeat(np.arange(len(path)), forks)
-    at = rng.integers(1, heading.shape[1] - 1, size=len(parent))
-    turn = rng.choice((-1.0, 1.0), size=len(parent)) * rng.uniform(0.35, 0.8, size=len(parent))
-    return path[parent, at], heading[parent, at] + turn, sign[parent], 0.55 * width[parent]
+def ribs(anatomy: Anatomy, rng: np.random.Generator) -> np.ndarray:
+    """Density of the ribs: posterior arcs, fainter anterior ones, and the bright rim where they turn."""
+    y, tn = anatomy.frame.y, anatomy.tn
+    spacing, first = rng.uniform(0.132, 0.162), rng.uniform(0, 0.14)
+    fall = rng.uniform(0.22, 0.34) * (1 - 0.35 * anatomy.flat)
+    jitter = rng.normal(0, 0.006, size=64).astype(np.float32)
+    half = rng.uniform(0.03, 0.042)
+    side = np.where(anatomy.right, np.float32(0), np.float32(rng.normal(0, 0.02)))
+    reach = np.minimum(tn, 1.15)
+    arc = fall * reach * reach * np.sqrt(reach) * (1 + 0.35 * y) - 0.04 * np.sin(np.pi * np.minimum(reach, 1))
+    back = _bars(y - arc - first + side, spacing, half, jitter, anatomy.frame.pixel)
+    back *= edge(anatomy.to_wall + 0.035, 0.02) * edge(anatomy.t - 0.07, 0.03)
+    back *= 0.5 + 0.5 * edge(anatomy.to_heart + 0.02, 0.06)
+    front_arc = fall * (1 + 0.35 * y) + 0.34 * (1.0 - reach)
+    front = _bars(y - front_arc - first + side, spacing * 1.04, half * 1.25, jitter, anatomy.frame.pixel)
+    front *= edge(anatomy.to_wall + 0.02, 0.03) * edge(tn - rng.uniform(0.42, 0.55), 0.12) * edge(y + 0.45, 0.1)
+    rim = bump(anatomy.to_wall + 0.012, 0.022) * (0.35 + 0.65 * back)
+    strength = rng.uniform(0.08, 0.16)
+    whole = strength * back + rng.uniform(0.05, 0.35) * strength * front + rng.uniform(0.1, 0.24) * rim
+    return whole * edge(y - (rng.uniform(-0.8, -0.7)), 0.05) * (0.3 + 0.7 * edge(anatomy.to_dome + 0.04, 0.14))
+
+
+def _bars(phase: np.ndarray, spacing: float, half: float, jitter: np.ndarray, pixel: float) -> np.ndarray:
+    """Parallel bars with bright edges (the cortex), the lower one stronger; `phase` runs across them."""
+    index = np.rint(phase * (1 / spacing))
+    across = phase - index * spacing + jitter[index.astype(np.int32) & 63]
+    crisp = max(0.013, 0.8 * pixel)
+    bar = edge(half - np.abs(across), crisp)
+    return bar * (0.75 + 0.15 * bump(across + 0.75 * half, 0.013) + 0.3 * bump(across - 0.75 * half, 0.013))
+
+
+def spine(anatomy: Anatomy, rng: np.random.Generator) -> np.ndarray:
+    """Density of the vertebral column, with bodies, discs and pedicles."""
+    y, t = anatomy.frame.y, anatomy.t
+    half, spacing = rng.uniform(0.07, 0.09), rng.uniform(0.105, 0.125)
+    wave = np.cos((y + rng.uniform(0, spacing)) * (2 * np.pi / spacing))
+    column = edge(half - t + 0.008 * wave, rng.uniform(0.02, 0.045))
+    pedicles = bump(t - 0.62 * half, 0.018) * np.clip(wave, 0, 1)
+    process = bump(t, 0.015) * np.clip(-wave, 0, 1)
+    plain = rng.uniform(0.07, 0.13)
+    shade = plain * (1 + 0.22 * rng.uniform(0.3, 1.2) * wave)
+    return column * (shade + rng.uniform(0.02, 0.05) * (pedicles + process))
+
+
+def clavicles(anatomy: Anatomy, rng: np.random.Generator) -> np.ndarray:
+    """Density of both clavicles, S-shaped and rising to the shoulder."""
+    y, t = anatomy.frame.y, anatomy.t
+    low, rise, sway = rng.uniform(-0.66, -0.54), rng.uniform(0.02, 0.3), rng.uniform(0.01, 0.03)
+    tilt = np.where(anatomy.right, np.float32(rng.normal(0, 0.02)), np.float32(rng.normal(0, 0.02)))
+    along = (t - 0.08) * (1 / 0.5)
+    middle = low - rise * along + sway * np.sin(along * 2 * np.pi) + tilt
+    across = y - middle
+    half = rng.uniform(0.018, 0.026)
+    bar = edge(half + 0.012 * bump(along, 0.2) - np.abs(across), max(0.009, 0.7 * anatomy.frame.pixel))
+    cortex = 0.7 + 0.5 * bump(np.abs(across) - 0.8 * half, 0.01)
+    ends = edge(t - 0.085, 0.02) * edge(rng.uniform(0.52, 0.62) - t, 0.03)
+    return rng.uniform(0.1, 0.18) * bar * cortex * ends
+
+
+def shoulders(anatomy: Anatomy, rng: np.random.Generator) -> np.ndarray:
+    """Density of the scapulae and humeri."""
+    ink = Ink(anatomy.frame)
+    raised = anatomy.raised
+    for sign in (-1.0, 1.0):
+        out, up = rng.normal(0, 0.03), rng.normal(0, 0.04)
+        blade = np.array([(0.45, -0.66), (0.7, -0.62), (0.78, -0.5), (0.74, -0.1), (0.66, 0.02), (0.6, -0.2)])
+        blade = (blade + np.array([0.04 + out, up])) * np.array([sign, 1.0])
+        ink.polygon(blade, 0.22)
+        ink.line(blade[[2, 3, 4]], 0.018, 0.6)
+        ink.line(blade[[0, 1]], 0.03, 0.7)
+        elbow = (1.3, -1.1 + up) if raised else (1.12 + out, 0.7)
+        start = np.array((0.82 + out, -0.66 + up))
+        shaft = np.array([start, elbow]) * np.array([sign, 1.0])
+        ink.line(shaft, 0.1, 0.85)
+        ink.line(shaft, 0.055, 0.5)
+        ink.disc((float(shaft[0, 0]), float(shaft[0, 1])), 0.075, 0.75)
+    return rng.uniform(0.07, 0.14) * ndimage.gaussian_filter(ink.field(), 0.006 * anatomy.frame.size)
+
+
+def trachea(anatomy: Anatomy, rng: np.random.Generator) -> np.ndarray:
+    """How much air the trachea and the main bronchi hold, (size, size) in [0, 1]."""
+    y, across = anatomy.frame.y, anatomy.across
+    middle, carina = rng.normal(-0.008, 0.012), rng.uniform(-0.28, -0.2)
+    half = rng.uniform(0.028, 0.04)
+    below = np.clip(y - carina, 0, None)
+    split = np.abs(across - middle) - below * rng.uniform(0.8, 1.1)
+    tube = edge(half - 0.25 * half * np.sign(below) - np.abs(split), 0.018)
+    return tube * edge(carina + 0.17 - y, 0.06)

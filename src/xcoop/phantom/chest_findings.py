@@ -1,12 +1,13 @@
 """What disease adds to the chest phantom: each concept as a part of the lung that is filled, or as lines.
 
 A finding gives `fill`, the fraction of the air that it replaces (0 to 1), `lines`, a density added on top (it may be
-negative), and `mask`, where it lies. Each finding draws from a generator of its own, so switching one on or off
-leaves the others as they were.
+negative), and `mask`, where it lies. Each function takes the patient, the values of all concepts, the places, and a
+generator of its own, so switching one finding on or off leaves the others as they were.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,9 @@ from scipy import ndimage
 
 from xcoop.phantom.chest_anatomy import LEFT, RIGHT, Anatomy
 from xcoop.phantom.chest_frame import Ink, bump, edge, smooth_noise
+from xcoop.phantom.tables import ABSENT
+
+Values = Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -56,53 +60,36 @@ def make_places(anatomy: Anatomy, consolidation: str, rng: np.random.Generator) 
     x, y = _CENTRES.get(consolidation, _CENTRES[alone])
     side, sign = (RIGHT, -1.0) if x < 0 else (LEFT, 1.0)
     y = float(min(y + wobble[1], anatomy.dome[side] - 0.14))
-    out = min(
-        max(sign * (x * anatomy.spread + wobble[0]), anatomy.heart[side].at(y) + 0.11), anatomy.lateral.at(y) - 0.1
-    )
+    beside_heart, before_wall = anatomy.heart[side].at(y) + 0.11, anatomy.lateral.at(y) - 0.1
+    out = min(max(sign * (x * anatomy.spread + wobble[0]), beside_heart), before_wall)
     return Places(effusion, cardiac, (sign * float(out), y))
 
 
-def consolidation(
-    anatomy: Anatomy, value: str, places: Places, sharp_borders: bool, rng: np.random.Generator
-) -> Finding:
-    """Confluent white opacity with soft edges, in one zone or in patches on both sides.
-
-    Args:
-        anatomy: the patient.
-        value: the zone, or "patchy".
-        places: its centre.
-        sharp_borders: keeps a thin rim of air along heart and diaphragm, so that these borders stay visible.
-        rng: decides shape and density.
-    """
-    size = anatomy.frame.size
+def consolidation(anatomy: Anatomy, values: Values, places: Places, rng: np.random.Generator) -> Finding:
+    """Confluent white opacity with soft edges, in one zone or in patches on both sides."""
+    size, value = anatomy.frame.size, values["consolidation"]
     noise = smooth_noise(rng, 9, size) * 0.22 + smooth_noise(rng, 20, size) * 0.1
-    spots = _patches(anatomy, rng) if value == "patchy" else [_lobe(places, value, rng)]
+    spots = []  # x, y, half-width, half-height
+    if value == "patchy":
+        for i in range(int(rng.integers(5, 9))):
+            x = rng.uniform(0.27, 0.58) * (-1, 1)[i % 2] * anatomy.spread
+            spots.append((x, rng.uniform(-0.4, 0.36), rng.uniform(0.08, 0.15), rng.uniform(0.07, 0.14)))
+    else:
+        tall = rng.uniform(0.2, 0.36) if value.endswith("upper") else rng.uniform(0.18, 0.34)
+        spots.append((*places.patch, rng.uniform(0.2, 0.36), tall))
     shape = np.zeros_like(anatomy.t)
     for x, y, width, height in spots:
         radius = np.hypot((anatomy.across - x) * (1 / width), (anatomy.frame.y - y) * (1 / height))
         shape = np.maximum(shape, edge(1.0 - radius + noise, 0.42))
     if value.endswith("upper") and rng.random() < 0.5:  # it stops at the fissure
         shape = shape * edge(rng.uniform(-0.2, -0.08) + 0.1 * (anatomy.t - 0.4) - anatomy.frame.y, 0.025)
-    if sharp_borders:
+    if values["obscured_border"] == ABSENT:  # a thin rim of air keeps the borders of heart and diaphragm visible
         shape = shape * edge(anatomy.to_heart - 0.024, 0.03) * edge(anatomy.to_dome - 0.03, 0.035)
     fill = shape * rng.uniform(0.72, 0.95)
     return Finding(fill, 0.0, (fill > 0.25) & (anatomy.lung > 0.5))
 
 
-def _lobe(places: Places, value: str, rng: np.random.Generator) -> tuple[float, float, float, float]:
-    tall = rng.uniform(0.2, 0.36) if value.endswith("upper") else rng.uniform(0.18, 0.34)
-    return (*places.patch, rng.uniform(0.2, 0.36), tall)
-
-
-def _patches(anatomy: Anatomy, rng: np.random.Generator) -> list[tuple[float, float, float, float]]:
-    spots = []
-    for i in range(int(rng.integers(5, 9))):
-        x = rng.uniform(0.27, 0.58) * (-1, 1)[i % 2] * anatomy.spread
-        spots.append((x, rng.uniform(-0.4, 0.36), rng.uniform(0.08, 0.15), rng.uniform(0.07, 0.14)))
-    return spots
-
-
-def air_bronchograms(anatomy: Anatomy, places: Places, rng: np.random.Generator) -> Finding:
+def air_bronchograms(anatomy: Anatomy, values: Values, places: Places, rng: np.random.Generator) -> Finding:
     """Dark branching tubes within an opacity; a hazy patch of their own makes sure that there is one."""
     x, y = places.patch
     sign = -1.0 if x < 0 else 1.0
@@ -140,12 +127,12 @@ def _tube(
     return points
 
 
-def pleural_effusion(anatomy: Anatomy, value: str, places: Places, rng: np.random.Generator) -> Finding:
+def pleural_effusion(anatomy: Anatomy, values: Values, places: Places, rng: np.random.Generator) -> Finding:
     """Homogeneous opacity at the base whose upper edge rises to the chest wall and blunts the angle."""
     side = places.effusion_side
     here = anatomy.right if side == RIGHT else ~anatomy.right
     top = anatomy.dome[side]
-    if value == "large":
+    if values["pleural_effusion"] == "large":
         level, rise, stripe = top - rng.uniform(0.18, 0.42), rng.uniform(0.22, 0.34), 0.06
     else:
         level, rise, stripe = top + rng.uniform(0.02, 0.1), rng.uniform(0.26, 0.36), 0.03
@@ -157,7 +144,7 @@ def pleural_effusion(anatomy: Anatomy, value: str, places: Places, rng: np.rando
     return Finding(fill, shade, (fill > 0.3) & (anatomy.lung > 0.5))
 
 
-def interstitial_opacity(anatomy: Anatomy, rng: np.random.Generator) -> Finding:
+def interstitial_opacity(anatomy: Anatomy, values: Values, places: Places, rng: np.random.Generator) -> Finding:
     """A net of fine lines over both lungs with a little haze, denser towards the hila."""
     size = anatomy.frame.size
     net = np.zeros_like(anatomy.t)
@@ -171,30 +158,34 @@ def interstitial_opacity(anatomy: Anatomy, rng: np.random.Generator) -> Finding:
     return Finding(haze * weight, strength * (net - 0.45) * weight, anatomy.lung > 0.5)
 
 
-def obscured_border(anatomy: Anatomy, value: str, places: Places, rng: np.random.Generator) -> Finding:
+def obscured_border(anatomy: Anatomy, values: Values, places: Places, rng: np.random.Generator) -> Finding:
     """Airless lung that touches the heart or the diaphragm and so takes away its outline."""
     noise = smooth_noise(rng, 10, anatomy.frame.size)
-    if value == "cardiac":
+    if values["obscured_border"] == "cardiac":
         here = anatomy.right if places.cardiac_side == RIGHT else ~anatomy.right
         depth, gap = rng.uniform(0.13, 0.2), anatomy.to_heart
         extent = edge(anatomy.frame.y - rng.uniform(-0.16, -0.02), 0.1) * edge(anatomy.to_dome - 0.03, 0.04)
-        sharpness = 0.12
     else:
         here = ~anatomy.right if places.effusion_side == RIGHT else anatomy.right
-        depth, gap, sharpness = rng.uniform(0.17, 0.27), anatomy.to_dome, 0.12
+        depth, gap = rng.uniform(0.17, 0.27), anatomy.to_dome
         extent = edge(0.86 - anatomy.tn + 0.04 * noise, 0.08)
-    fill = edge(depth - gap + 0.035 * noise, sharpness) * extent * here
+    fill = edge(depth - gap + 0.035 * noise, 0.12) * extent * here
     return Finding(0.97 * fill, 0.0, (fill > 0.25) & (anatomy.lung > 0.5))
 
 
-def peribronchial_thickening(anatomy: Anatomy, rng: np.random.Generator) -> Finding:
+def peribronchial_thickening(anatomy: Anatomy, values: Values, places: Places, rng: np.random.Generator) -> Finding:
     """Thick bronchial walls around the hila: rings seen end on, tram lines seen from the side, and haze."""
     ink = Ink(anatomy.frame)
     for side, sign in ((RIGHT, -1.0), (LEFT, 1.0)):
         x0, y0 = anatomy.hila[side]
         x0 += sign * (0.07 if side == RIGHT else 0.12)
         for angle in rng.uniform(-1.2, 1.3, size=6):
-            _tram(ink, x0, y0, float(angle), sign, rng.uniform(0.1, 0.24), rng.uniform(0.014, 0.022))
+            length, half = rng.uniform(0.1, 0.24), rng.uniform(0.014, 0.022)
+            along = np.array((np.cos(float(angle)) * sign, np.sin(float(angle))))
+            beside = np.array((-along[1], along[0])) * half
+            start = np.array((x0, y0)) + along * 0.04
+            for shift in (beside, -beside):
+                ink.line([start + shift, start + shift * 0.7 + along * length], 0.014, 0.75)
         for _ in range(int(rng.integers(2, 4))):
             angle, far = rng.uniform(-1.2, 1.3), rng.uniform(0.05, 0.26)
             centre = (x0 + sign * far * np.cos(angle), y0 + far * np.sin(angle))
@@ -206,45 +197,40 @@ def peribronchial_thickening(anatomy: Anatomy, rng: np.random.Generator) -> Find
     return Finding(cuff, 0.2 * walls, mask)
 
 
-def _tram(ink: Ink, x: float, y: float, angle: float, sign: float, length: float, half: float) -> None:
-    along = np.array((np.cos(angle) * sign, np.sin(angle)))
-    beside = np.array((-along[1], along[0])) * half
-    start = np.array((x, y)) + along * 0.04
-    for shift in (beside, -beside):
-        ink.line([start + shift, start + shift * 0.7 + along * length], 0.014, 0.75)
-
-
-def support_device(anatomy: Anatomy, value: str, rng: np.random.Generator) -> Finding:
+def support_device(anatomy: Anatomy, values: Values, places: Places, rng: np.random.Generator) -> Finding:
     """ECG leads with their electrodes, or a tube down the trachea or to the stomach."""
     ink = Ink(anatomy.frame)
-    if value == "tube":
-        _tubes(ink, rng)
+    if values["support_device"] == "tube":
+        kind = int(rng.integers(0, 3))  # 0: in the trachea, 1: to the stomach, 2: both
+        sway = rng.normal(0, 0.015, size=9)
+        if kind != 1:
+            ys = np.linspace(-1.1, rng.uniform(-0.42, -0.28), 9)
+            ink.line(np.stack([sway * 0.6 + 0.015, ys], axis=1), 0.036, 0.9)
+        if kind != 0:
+            ys = np.linspace(-1.1, rng.uniform(0.72, 0.85), 9)
+            xs = 0.03 + sway + 0.2 * np.clip((ys - 0.3) / 0.5, 0, 1) ** 2
+            ink.line(np.stack([xs, ys], axis=1), 0.028, 0.9)
+            ink.line([(xs[-1], ys[-1]), (xs[-1] + 0.12, ys[-1] + 0.03)], 0.03, 1.0)
     else:
-        for _ in range(int(rng.integers(2, 4))):
-            _lead(ink, rng)
+        for _ in range(int(rng.integers(2, 4))):  # a wire each, from an electrode on the chest to the image's edge
+            end = np.array((rng.uniform(-0.75, 0.75), rng.uniform(-0.6, 0.6)))
+            outside = np.array((rng.choice([-1.15, 1.15]), rng.uniform(-1.0, 1.1)))
+            p, q, r, s = np.stack([end, end + rng.normal(0, 0.45, 2), outside + rng.normal(0, 0.35, 2), outside])
+            u = np.linspace(0, 1, 24)[:, None]
+            curve = (1 - u) ** 3 * p + 3 * u * (1 - u) ** 2 * q + 3 * u * u * (1 - u) * r + u**3 * s  # Bezier's
+            ink.line(curve, 0.022, 0.8)
+            ink.disc((float(end[0]), float(end[1])), rng.uniform(0.045, 0.065), 0.95)
     drawn = ndimage.gaussian_filter(ink.field(), 0.0025 * anatomy.frame.size)
     return Finding(0.0, rng.uniform(0.3, 0.42) * drawn, drawn > 0.2)
 
 
-def _lead(ink: Ink, rng: np.random.Generator) -> None:
-    """A wire in a smooth curve from an electrode on the chest to the edge of the picture."""
-    end = np.array((rng.uniform(-0.75, 0.75), rng.uniform(-0.6, 0.6)))
-    outside = np.array((rng.choice([-1.15, 1.15]), rng.uniform(-1.0, 1.1)))
-    bends = np.stack([end, end + rng.normal(0, 0.45, 2), outside + rng.normal(0, 0.35, 2), outside])
-    u = np.linspace(0, 1, 24)[:, None]
-    curve = (1 - u) ** 3 * bends[0] + 3 * u * (1 - u) ** 2 * bends[1] + 3 * u * u * (1 - u) * bends[2] + u**3 * bends[3]
-    ink.line(curve, 0.022, 0.8)
-    ink.disc((float(end[0]), float(end[1])), rng.uniform(0.045, 0.065), 0.95)
-
-
-def _tubes(ink: Ink, rng: np.random.Generator) -> None:
-    kind = int(rng.integers(0, 3))
-    sway = rng.normal(0, 0.015, size=9)
-    if kind != 1:  # in the trachea
-        ys = np.linspace(-1.1, rng.uniform(-0.42, -0.28), 9)
-        ink.line(np.stack([sway * 0.6 + 0.015, ys], axis=1), 0.036, 0.9)
-    if kind != 0:  # to the stomach
-        ys = np.linspace(-1.1, rng.uniform(0.72, 0.85), 9)
-        xs = 0.03 + sway + 0.2 * np.clip((ys - 0.3) / 0.5, 0, 1) ** 2
-        ink.line(np.stack([xs, ys], axis=1), 0.028, 0.9)
-        ink.line([(xs[-1], ys[-1]), (xs[-1] + 0.12, ys[-1] + 0.03)], 0.03, 1.0)
+FINDINGS: dict[str, Callable[[Anatomy, Values, Places, np.random.Generator], Finding]] = {
+    "consolidation": consolidation,
+    "interstitial_opacity": interstitial_opacity,
+    "air_bronchograms": air_bronchograms,
+    "pleural_effusion": pleural_effusion,
+    "obscured_border": obscured_border,
+    "peribronchial_thickening": peribronchial_thickening,
+    "support_device": support_device,
+}
+"""The concepts that are drawn onto the anatomy; hyperinflation and cardiomegaly are part of it."""

@@ -1,7 +1,7 @@
 """The drawing board of the chest phantom: coordinates, soft edges, smooth noise and ink.
 
-Everything is drawn in the coordinates of a standard patient: x runs from -1 (left of the picture, the patient's
-right) to 1, y from -1 (top) to 1, and a frame says where each pixel of a picture lies in them. Position, size,
+Everything is drawn in the coordinates of a standard patient: x runs from -1 (left of the image, the patient's
+right) to 1, y from -1 (top) to 1, and a frame says where each pixel of a image lies in them. Position, size,
 rotation and a gentle warp of the patient are therefore all in the frame, and lines and areas keep their sharpness.
 """
 
@@ -21,10 +21,10 @@ class Frame:
     """Where each pixel lies in the patient's coordinates.
 
     Attributes:
-        size: side of the picture in pixels.
+        size: side of the image in pixels.
         x: (size, size) float32 patient coordinate of each pixel.
         y: (size, size) float32 likewise.
-        inverse: (2, 2) from the patient's coordinates to the picture's in [-1, 1], to be applied to rows.
+        inverse: (2, 2) from the patient's coordinates to the image's in [-1, 1], to be applied to rows.
         shift: (2,) taken off before that.
         warp: (2, 2) amplitude and phase of the warp of x (row 0) and of y (row 1).
     """
@@ -56,7 +56,7 @@ def make_frame(size: int, rng: np.random.Generator) -> Frame:
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     matrix = turn @ np.diag(zoom)
     shift = np.array([np.clip(rng.normal(0.0, 0.05), -0.12, 0.12), np.clip(rng.normal(0.0, 0.08), -0.16, 0.16)])
-    shift[1] = max(shift[1], 0.84 - zoom[1])  # the diaphragm stays in the picture
+    shift[1] = max(shift[1], 0.84 - zoom[1])  # the diaphragm stays in the image
     warp = np.stack([rng.uniform(-0.03, 0.03, size=2), rng.uniform(0, 2 * np.pi, size=2)], axis=1)
     grid = (np.arange(size, dtype=np.float32) + 0.5) * (2.0 / size) - 1.0
     px, py = np.meshgrid(grid, grid)  # (S, S)
@@ -67,6 +67,7 @@ def make_frame(size: int, rng: np.random.Generator) -> Frame:
 
 
 def _warp(px: np.ndarray, py: np.ndarray, warp: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How far (x, y) are moved there."""
     (ax, phase_x), (ay, phase_y) = warp
     return ax * np.sin(2.4 * py + phase_x), ay * np.sin(2.4 * px + phase_y)
 
@@ -92,7 +93,7 @@ def smooth_noise(rng: np.random.Generator, cells: int, size: int) -> np.ndarray:
 
 
 class Profile:
-    """A smooth function of one coordinate, given by a few points and looked up for whole pictures."""
+    """A smooth function of one coordinate, given by a few points and looked up for whole images."""
 
     _low, _high, _count = -1.6, 1.6, 512
 

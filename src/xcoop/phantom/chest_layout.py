@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,16 +22,14 @@ import numpy as np
 from PIL import Image
 
 from xcoop.files import make_folder
-from xcoop.phantom.bayes import BestReachable
 from xcoop.phantom.chest import draw_chest
-from xcoop.phantom.chest_tables import CONCEPTS, best_normal_or_pneumonia, sample_profile
 from xcoop.phantom.folders import draw_cases
+from xcoop.phantom.tables import CHEST_TABLE, Summary, best_normal_or_pneumonia
 
 VERSION = 1
 """Raised whenever equal seeds give other images."""
 
-SPLITS = ("train", "val", "test")
-_FEWEST = 40
+_SPLITS = ("train", "val", "test")
 
 # Published counts of the archive; the 16 images of `val` are the same at every size.
 _VAL = {"normal": 8, "bacterial": 8, "viral": 0}
@@ -45,24 +42,6 @@ _OFFICIAL = {
     ("test", "viral"): 148,
 }
 _CAUSES = {"bacterial": "bacteria", "viral": "virus"}
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What was written.
-
-    Attributes:
-        folder: the folder that holds `chest_xray`.
-        images: number of images.
-        counts: of each split, the images of each group.
-        best: the best accuracy and AUC, normal against pneumonia, that any classifier can reach on the test split
-            in expectation.
-    """
-
-    folder: Path
-    images: int
-    counts: dict[str, dict[str, int]]
-    best: BestReachable
 
 
 @dataclass(frozen=True)
@@ -95,7 +74,8 @@ def write_chest(
         workers: number of processes; None: one for each core for large sets.
 
     Returns:
-        What was written.
+        The images of each group in each split, and the best that can be reached on normal against pneumonia in the
+        test split, in expectation.
 
     Raises:
         FileExistsError: `out` exists and is not an empty folder.
@@ -106,24 +86,42 @@ def write_chest(
         raise ValueError(f"the seed must be 0 or more, not {seed}")
     plan = _plan(counts, seed, size)
     best = best_normal_or_pneumonia(counts["test"])
+    card = {
+        "phantom": "not clinical: drawn images, concepts sampled from assumed tables",
+        "kind": "pneumonia",
+        "version": VERSION,
+        "cases": cases,
+        "seed": seed,
+        "size": size,
+        "counts": counts,
+        "best_reachable": {"task": "normal vs pneumonia, test", "accuracy": best.accuracy, "auc": best.auc},
+    }
     out = Path(out)
 
     def write(folder: Path) -> int:
-        _make_folders(folder)
+        masks = folder / "chest_xray_masks"
+        for split in _SPLITS:
+            (masks / split).mkdir(parents=True)
+            for name in ("NORMAL", "PNEUMONIA"):
+                (folder / "chest_xray" / split / name).mkdir(parents=True)
         jobs = [(case, str(folder)) for case in plan]
         drawn = draw_cases(_write_case, jobs, progress, workers, "chest phantom")
-        _write_truth(folder / "chest_xray_masks" / "concepts.csv", plan, [profile for profile, _ in drawn])
-        (folder / "phantom.json").write_text(json.dumps(_card(counts, cases, seed, size, best), indent=2) + "\n")
+        with (masks / "concepts.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["split", "image", "patient", "group", *CHEST_TABLE.concepts])
+            for case, (profile, _) in zip(plan, drawn, strict=True):
+                writer.writerow([case.split, f"{case.stem}.jpeg", case.patient, case.group, *profile.values()])
+        (folder / "phantom.json").write_text(json.dumps(card, indent=2) + "\n")
         return sum(files for _, files in drawn) + 2  # and concepts.csv, and the card
 
     make_folder(out, write)
-    return Summary(out, len(plan), counts, best)
+    return Summary(counts, best)
 
 
 def _counts(cases: int) -> dict[str, dict[str, int]]:
     """How many images of each group go into each split: the archive's shares, and its 16 of `val`."""
-    if cases < _FEWEST:
-        raise ValueError(f"{cases} images cannot fill the archive's layout; at least {_FEWEST} are needed")
+    if cases < 40:
+        raise ValueError(f"{cases} images cannot fill the archive's layout; at least 40 are needed")
     left = cases - sum(_VAL.values())
     total = sum(_OFFICIAL.values())
     shares = {cell: left * official / total for cell, official in _OFFICIAL.items()}
@@ -141,9 +139,14 @@ def _plan(counts: dict[str, dict[str, int]], seed: int, size: int) -> list[_Case
     rng = np.random.default_rng([seed, 0])
     plan: list[_Case] = []
     patient = 0
-    for split in SPLITS:
+    for split in _SPLITS:
         for group, count in counts[split].items():
-            for shown in _images_per_patient(count, group, rng):
+            # Most patients have one image, the ill more often several.
+            chances = (0.9, 0.1, 0.0, 0.0) if group == "normal" else (0.55, 0.25, 0.12, 0.08)
+            views: list[int] = []
+            while (left := count - sum(views)) > 0:
+                views.append(min(left, 1 + int(rng.choice(4, p=chances))))
+            for shown in views:
                 patient += 1
                 prefix = "NORMAL2-IM" if rng.random() < 0.5 else "IM"
                 for view in range(1, shown + 1):
@@ -154,64 +157,18 @@ def _plan(counts: dict[str, dict[str, int]], seed: int, size: int) -> list[_Case
     return plan
 
 
-def _images_per_patient(images: int, group: str, rng: np.random.Generator) -> list[int]:
-    """Divides a number of images among patients: most have one, the ill more often several."""
-    chances = (0.9, 0.1, 0.0, 0.0) if group == "normal" else (0.55, 0.25, 0.12, 0.08)
-    shown: list[int] = []
-    while (left := images - sum(shown)) > 0:
-        shown.append(min(left, 1 + int(rng.choice(4, p=chances))))
-    return shown
-
-
-def _make_folders(folder: Path) -> None:
-    for split in SPLITS:
-        for name in ("NORMAL", "PNEUMONIA"):
-            (folder / "chest_xray" / split / name).mkdir(parents=True)
-        (folder / "chest_xray_masks" / split).mkdir(parents=True)
-
-
 def _write_case(job: tuple[_Case, str]) -> tuple[dict[str, str], int]:
     """Draws and writes one image with its masks; its concepts, and how many files were written."""
     case, folder = job
     rng = np.random.default_rng([case.seed, 1, case.index])
-    profile = sample_profile(case.group, rng)
+    profile = CHEST_TABLE.sample(case.group, rng)
     drawing = draw_chest(profile, rng, case.size, patient=np.random.default_rng([case.seed, 2, case.patient]))
     name = "NORMAL" if case.group == "normal" else "PNEUMONIA"
     grey = Image.fromarray(drawing.image[:, :, 0])
     grey.save(Path(folder, "chest_xray", case.split, name, f"{case.stem}.jpeg"), quality=92)
     masks = Path(folder, "chest_xray_masks", case.split, case.stem)
     masks.mkdir()
-    shown = {concept: mask for concept, mask in drawing.masks.items() if mask.any()}
-    if drawing.lesion is not None:
-        shown["lungs"] = drawing.lesion
+    shown = {concept: mask for concept, mask in drawing.masks.items() if mask.any()} | {"lungs": drawing.lesion}
     for concept, mask in shown.items():
-        _save_mask(masks / f"{concept}.png", mask)
+        Image.fromarray(mask.astype(np.uint8) * 255).save(masks / f"{concept}.png")
     return profile, 1 + len(shown)
-
-
-def _save_mask(path: Path, mask: np.ndarray) -> None:
-    Image.fromarray(mask.astype(np.uint8) * 255).save(path)
-
-
-def _write_truth(path: Path, plan: Sequence[_Case], profiles: Sequence[dict[str, str]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["split", "image", "patient", "group", *CONCEPTS])
-        for case, profile in zip(plan, profiles, strict=True):
-            values = [profile[concept] for concept in CONCEPTS]
-            writer.writerow([case.split, f"{case.stem}.jpeg", case.patient, case.group, *values])
-
-
-def _card(
-    counts: dict[str, dict[str, int]], cases: int, seed: int, size: int, best: BestReachable
-) -> dict[str, object]:
-    return {
-        "phantom": "not clinical: drawn images, concepts sampled from assumed tables",
-        "kind": "pneumonia",
-        "version": VERSION,
-        "cases": cases,
-        "seed": seed,
-        "size": size,
-        "counts": counts,
-        "best_reachable": {"task": "normal vs pneumonia, test", "accuracy": best.accuracy, "auc": best.auc},
-    }

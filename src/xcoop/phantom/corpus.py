@@ -1,4 +1,4 @@
-"""Pictures to pretrain on and to probe with: drawn by several processes, kept as bytes, resumable."""
+"""Images to pretrain on and to probe with: drawn by several processes, kept as bytes, resumable; and augmented."""
 
 from __future__ import annotations
 
@@ -6,40 +6,41 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+import torch
+import torch.nn.functional as F
 from PIL import Image
-from tqdm import tqdm
+from torch import Tensor
 
 from xcoop.files import atomic_path, atomic_write_text
 from xcoop.names import unknown
+from xcoop.phantom.captions import terms
 from xcoop.phantom.chest import draw_chest
-from xcoop.phantom.chest_tables import CHEST_TABLE
 from xcoop.phantom.dermoscopy import draw_dermoscopy
 from xcoop.phantom.folders import draw_cases
-from xcoop.phantom.tables import ABSENT, DERM_TABLE, ConceptTable
-from xcoop.phantom.terms import concepts, terms
+from xcoop.phantom.tables import ABSENT, TABLES
+from xcoop.phantom.texture import Drawing
 from xcoop.reading import read_json
 
-# Share of each diagnostic group among the pictures that have one.
+# Share of each diagnostic group among the images that have one.
 _GROUP_SHARES: dict[str, dict[str, float]] = {
     "derm": {"NEV": 0.35, "MEL": 0.30, "BCC": 0.12, "SK": 0.12, "MISC": 0.11},
     "chest": {"normal": 0.4, "bacterial": 0.35, "viral": 0.25},
 }
 
-_KINDS: dict[str, tuple[ConceptTable, Callable[[Mapping[str, str], np.random.Generator, int], Any]]] = {
-    "derm": (DERM_TABLE, draw_dermoscopy),
-    "chest": (CHEST_TABLE, draw_chest),
+_DRAW: dict[str, Callable[[Mapping[str, str], np.random.Generator, int], Drawing]] = {
+    "derm": draw_dermoscopy,
+    "chest": draw_chest,
 }
 
 # Whose concepts a case has: those of a "group", from its table; or, to learn from, with every value equally often
-# ("uniform", which crowds the pictures) or at most as many as real lesions and chests show ("sparse").
+# ("uniform", which crowds the images) or at most as many as real lesions and chests show ("sparse").
 GROUP, UNIFORM, SPARSE = "group", "uniform", "sparse"
 TO_LEARN_FROM = (SPARSE, GROUP, SPARSE, UNIFORM, SPARSE)
 _SPARSE = 0.4  # the share of a sparse case's concepts that are present
 
-# Pictures are drawn larger and then reduced, as real ones are; without it fine lines would be sharper than in use.
+# Images are drawn larger and then reduced, as real ones are; without it fine lines would be sharper than in use.
 _LARGER = 1.5
 
 # A shard is drawn at once and then written: what a killed drawing loses at most.
@@ -55,7 +56,7 @@ class Case:
         purpose: "pretrain", "validate", "probe", ...: no two purposes ever share a random stream.
         seed: of the whole set.
         index: of the case in the set.
-        size: pixels a side of the reduced picture.
+        size: pixels a side of the reduced image.
         concepts: `GROUP`, `UNIFORM` or `SPARSE`.
         grid: cells a side in which the places of the concepts are kept.
     """
@@ -77,7 +78,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Drawn pictures of one kind, and what is in them.
+    """Drawn images of one kind, and what is in them.
 
     Attributes:
         kind: "derm" or "chest".
@@ -97,7 +98,7 @@ class Corpus:
         return len(self.images)
 
     def truth(self) -> np.ndarray:
-        """(N, P) bool: which of the kind's P terms are true of each picture."""
+        """(N, P) bool: which of the kind's P terms are true of each image."""
         return np.array([[term.true_of(profile) for term in terms(self.kind)] for profile in self.profiles])
 
 
@@ -126,97 +127,121 @@ def draw_corpus(
     Returns:
         The corpus; it depends on the arguments alone, not on the number of processes or on interruptions.
     """
-    cases = [Case(kind, purpose, seed, i, size, mix[i % len(mix)], grid) for i in range(number)]
-    shards = [cases[start : start + _SHARD] for start in range(0, number, _SHARD)]
-    with tqdm(total=number, desc=f"drawing {kind}", unit="image", disable=None) as bar:
-        parts = []
-        for shard in shards:
-            parts.append(_shard(shard, mix, folder))
-            bar.update(len(shard))
-    arrays = {name: np.concatenate([part[0][name] for part in parts]) for name in ("images", "places")}
-    records = [record for part in parts for record in part[1]]
-    return Corpus(
-        kind,
-        arrays["images"],
-        arrays["places"],
-        [record["profile"] for record in records],
-        [record["group"] for record in records],
-    )
+    images, places = [], []
+    records: list[dict] = []
+    name = f"{purpose}-{kind}-{seed}-{size}-{grid}-{'-'.join(mix)}"
+    for start in range(0, number, _SHARD):
+        stop = min(start + _SHARD, number)
+        cases = [Case(kind, purpose, seed, i, size, mix[i % len(mix)], grid) for i in range(start, stop)]
+        arrays, described = _shard(cases, folder / f"{name}-{start}-{len(cases)}" if folder else None)
+        images.append(arrays["images"])
+        places.append(arrays["places"])
+        records += described
+    profiles, groups = [record["profile"] for record in records], [record["group"] for record in records]
+    return Corpus(kind, np.concatenate(images), np.concatenate(places), profiles, groups)
+
+
+def _shard(cases: list[Case], path: Path | None) -> tuple[dict[str, np.ndarray], list[dict]]:
+    """The arrays "images" and "places" of some cases, and the profile and group of each; from `path`, if there."""
+    if path is not None and path.with_suffix(".json").exists():  # written last
+        with np.load(path.with_suffix(".npz")) as file:
+            return dict(file), read_json(path.with_suffix(".json"))
+    drawn = draw_cases(draw_case, cases, label=f"drawing {cases[0].kind}")
+    arrays = {"images": np.stack([case[0] for case in drawn]), "places": np.stack([case[1] for case in drawn])}
+    records = [{"profile": profile, "group": group} for _, _, profile, group in drawn]
+    if path is not None:
+        with atomic_path(path.with_suffix(".npz")) as temporary, temporary.open("wb") as file:
+            np.savez(file, images=arrays["images"], places=arrays["places"])
+        atomic_write_text(path.with_suffix(".json"), json.dumps(records))
+    return arrays, records
 
 
 def draw_case(case: Case) -> tuple[np.ndarray, np.ndarray, dict[str, str], str | None]:
-    """Draws one case: its picture (S, S, 3) uint8, its places (concepts, G, G) uint8, its profile, and its group."""
+    """Draws one case: its image (S, S, 3) uint8, its places (concepts, G, G) uint8, its profile, and its group."""
     rng = case.rng()
-    tables, draw = _KINDS[case.kind]
-    group = _group(case.kind, rng) if case.concepts == GROUP else None
-    profile = tables.sample(group, rng) if group else _profile(tables, case.concepts, rng)
-    drawing = draw(profile, rng, round(_LARGER * case.size))
-    picture = Image.fromarray(drawing.image).resize((case.size, case.size), Image.Resampling.BICUBIC)
-    places = [_coverage(drawing.masks.get(concept), case.grid) for concept in concepts(case.kind)]
-    return np.asarray(picture), np.stack(places), dict(profile), group
+    table = TABLES[case.kind]
+    group = None
+    if case.concepts == GROUP:
+        shares = _GROUP_SHARES[case.kind]
+        group = str(rng.choice(list(shares), p=list(shares.values())))
+        profile = table.sample(group, rng)
+    elif case.concepts == UNIFORM:
+        profile = table.sample_uniform(rng)
+    elif case.concepts == SPARSE:
+        profile = dict.fromkeys(table.concepts, ABSENT)
+        for concept, values in table.values.items():
+            if rng.random() < _SPARSE:
+                profile[concept] = str(rng.choice([value for value in values if value != ABSENT]))
+    else:
+        raise ValueError(unknown("concepts of a case", case.concepts, (GROUP, UNIFORM, SPARSE)))
+    drawing = _DRAW[case.kind](profile, rng, round(_LARGER * case.size))
+    image = Image.fromarray(drawing.image).resize((case.size, case.size), Image.Resampling.BICUBIC)
+    grid, cell = case.grid, len(drawing.image) // case.grid
+    places = np.zeros((len(table.values), grid, grid), np.uint8)
+    for i, concept in enumerate(table.concepts):
+        if concept in drawing.masks:
+            covered = drawing.masks[concept].reshape(grid, cell, grid, cell).mean((1, 3))
+            places[i] = np.round(255 * covered).astype(np.uint8)
+    return np.asarray(image), places, profile, group
 
 
-def _profile(tables: ConceptTable, how: str, rng: np.random.Generator) -> dict[str, str]:
-    if how == UNIFORM:
-        return tables.sample_uniform(rng)
-    if how != SPARSE:
-        raise ValueError(unknown("concepts of a case", how, (GROUP, UNIFORM, SPARSE)))
-    return {
-        concept: str(rng.choice([v for v in values if v != ABSENT])) if rng.random() < _SPARSE else ABSENT
-        for concept, values in tables.values.items()
-    }
+# Largest shift (of the side), change of scale, and turn (radians) of the frame.
+_SHIFT, _SCALE, _TURN = 0.06, 0.12, 0.15
 
 
-def _coverage(mask: np.ndarray | None, grid: int) -> np.ndarray:
-    """(S, S) bool to the covered part of each of grid x grid cells, as uint8."""
-    if mask is None:
-        return np.zeros((grid, grid), np.uint8)
-    cell = len(mask) // grid
-    return np.round(255 * mask.reshape(grid, cell, grid, cell).mean((1, 3))).astype(np.uint8)
+def augment(kind: str, pixels: Tensor, places: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Cheap changes of images while training, so that features do not hang on one camera or one exposure.
+
+    No change touches what a caption says: skin has no up or down, so it is flipped and turned; a chest has a left and
+    a right, so it is not.
+
+    Args:
+        kind: "derm" or "chest".
+        pixels: (B, 3, S, S) in [0, 1].
+        places: (B, concepts, G, G) in [0, 1], where the concepts lie; they go where the pixels go.
+        generator: of the random numbers, on the CPU.
+
+    Returns:
+        Both, of the same shapes and ranges.
+    """
+    if kind == "derm":  # all of a batch by one of the eight symmetries of the square: batches differ, which is enough
+        turns, flip = (int(n) for n in torch.randint(0, 4, (2,), generator=generator))
+        pixels, places = pixels.rot90(turns, (2, 3)), places.rot90(turns, (2, 3))
+        if flip % 2:
+            pixels, places = pixels.flip(3), places.flip(3)
+    lot = float(torch.rand((), generator=generator))
+    if lot < 0.15:  # some batches each: seeing comes first, and robustness costs steps
+        pixels, places = _moved(pixels, places, generator)
+    elif lot < 0.45:
+        pixels = _exposed(pixels, generator, colour=0.08 if kind == "derm" else 0.0)
+    elif lot < 0.6:
+        if float(torch.rand((), generator=generator)) < 0.5:  # blur, or grain
+            pixels = 0.4 * pixels + 0.6 * F.avg_pool2d(pixels, 3, stride=1, padding=1, count_include_pad=False)
+        else:
+            pixels = pixels + torch.randn(pixels.shape, generator=generator).to(pixels) * 0.03
+    return pixels.clamp(0, 1), places
 
 
-def concept_values(kind: str, profiles: list[dict[str, str]]) -> Mapping[tuple[str, str], np.ndarray]:
-    """Of each concept value, (N,) bool: which profiles have it."""
-    pairs = sorted({(concept, profile[concept]) for profile in profiles for concept in concepts(kind)})
-    return {(c, v): np.array([profile[c] == v for profile in profiles]) for c, v in pairs}
+def _moved(pixels: Tensor, places: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Shifts, scales and turns each image a little; the rim is mirrored."""
+    draws = torch.rand(len(pixels), 4, generator=generator) * 2 - 1
+    angle, scale = draws[:, 0] * _TURN, 1 + draws[:, 1] * _SCALE
+    cosine, sine = torch.cos(angle) * scale, torch.sin(angle) * scale
+    rows = torch.stack([cosine, -sine, 2 * _SHIFT * draws[:, 2], sine, cosine, 2 * _SHIFT * draws[:, 3]], dim=1)
+
+    def warped(images: Tensor) -> Tensor:
+        grid = F.affine_grid(rows.view(-1, 2, 3).to(images), list(images.shape), align_corners=False)
+        return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
+
+    return warped(pixels), warped(places)
 
 
-TABLES = {"derm": DERM_TABLE, "chest": CHEST_TABLE}
-
-
-def value_counts(kind: str) -> list[int]:
-    """How many values each concept has."""
-    return [len(TABLES[kind].values[concept]) for concept in concepts(kind)]
-
-
-def value_numbers(kind: str, profiles: list[dict[str, str]]) -> np.ndarray:
-    """(N, concepts) int64: the place of each profile's value among the values of its concept."""
-    values = TABLES[kind].values
-    return np.array([[values[c].index(profile[c]) for c in concepts(kind)] for profile in profiles])
-
-
-def _group(kind: str, rng: np.random.Generator) -> str:
-    shares = _GROUP_SHARES[kind]
-    return str(rng.choice(list(shares), p=list(shares.values())))
-
-
-def _shard(cases: list[Case], mix: Sequence[str], folder: Path | None) -> tuple[dict[str, np.ndarray], list[dict]]:
-    if folder is None:
-        return _drawn(cases)
-    first = cases[0]
-    of = f"{first.purpose}-{first.kind}-{first.seed}-{first.size}-{first.grid}-{'-'.join(mix)}"
-    name = folder / f"{of}-{first.index}-{len(cases)}"
-    arrays, records = name.with_suffix(".npz"), name.with_suffix(".json")
-    if not records.exists():  # written last
-        drawn, described = _drawn(cases)
-        with atomic_path(arrays) as temporary, temporary.open("wb") as file:
-            np.savez(file, images=drawn["images"], places=drawn["places"])
-        atomic_write_text(records, json.dumps(described))
-    with np.load(arrays) as file:
-        return dict(file), read_json(records)
-
-
-def _drawn(cases: list[Case]) -> tuple[dict[str, np.ndarray], list[dict]]:
-    drawn = draw_cases(draw_case, cases, progress=False)
-    arrays = {"images": np.stack([case[0] for case in drawn]), "places": np.stack([case[1] for case in drawn])}
-    return arrays, [{"profile": profile, "group": group} for _, _, profile, group in drawn]
+def _exposed(pixels: Tensor, generator: torch.Generator, colour: float) -> Tensor:
+    """Brightness, contrast, and for skin the balance of the colours; for a quarter of these batches, a gamma."""
+    draws = (torch.rand(len(pixels), 5, 1, 1, generator=generator) * 2 - 1).to(pixels)
+    if float(torch.rand((), generator=generator)) < 0.25:
+        pixels = pixels.clamp(min=1e-3) ** float(0.75 + 0.6 * torch.rand((), generator=generator))
+    contrast, brightness = 1 + 0.25 * draws[:, :1], 0.1 * draws[:, 1:2]
+    middle = pixels.mean(dim=(1, 2, 3), keepdim=True)
+    gain = contrast * (1 + colour * draws[:, 2:])
+    return pixels * gain + (brightness + middle * (1 - contrast))

@@ -2,62 +2,46 @@
 
 ```
 <out>/phantom.json                                   what this is, and the best that any classifier can reach
-<out>/release_v0/images/<FOLDER>/<file>.jpg          two pictures a case; names in mixed case, as in the real set
+<out>/release_v0/images/<FOLDER>/<file>.jpg          two images a case; names in mixed case, as in the real set
 <out>/release_v0/meta/meta.csv                       the real set's columns and values
 <out>/release_v0/meta/{train,valid,test}_indexes.csv one column, `indexes`: rows of meta.csv, the first is 0
 <out>/release_v0/masks/<stem>/<column>.png           where each concept lies that is present, and lesion.png
 ```
 
-The masks, named after the dermoscopic picture, are not part of the real layout.
+The masks, named after the dermoscopic image, are not part of the real layout.
 """
 
 from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
 from xcoop.files import make_folder
 from xcoop.names import unknown
-from xcoop.phantom.bayes import BestReachable, best_reachable
 from xcoop.phantom.dermoscopy import draw_clinical, draw_dermoscopy
 from xcoop.phantom.folders import draw_cases
-from xcoop.phantom.tables import CONCEPTS, DERM_TABLE, Profile, sample_profile, seven_point_score
+from xcoop.phantom.tables import DERM_TABLE, Summary, best_reachable, seven_point_score
 
 VERSION = 1
-"""Raised whenever equal seeds give other pictures."""
+"""Raised whenever equal seeds give other images."""
 
-SPLITS = ("train", "valid", "test")
-OFFICIAL_FRACTIONS = (413 / 1011, 203 / 1011, 395 / 1011)
+_SPLITS = ("train", "valid", "test")
+_FRACTIONS = (413 / 1011, 203 / 1011, 395 / 1011)
 MIXES: dict[str, dict[str, int]] = {
     "balanced": {"MEL": 1, "NEV": 1},
     "real": {"NEV": 575, "MEL": 252, "BCC": 42, "SK": 45, "MISC": 97},  # the real set's counts
 }
-COLUMNS = (
-    "case_num",
-    "diagnosis",
-    "seven_point_score",
-    *CONCEPTS,
-    "level_of_diagnostic_difficulty",
-    "elevation",
-    "location",
-    "sex",
-    "management",
-    "clinic",
-    "derm",
-    "case_id",
-    "notes",
-)
 
 # The strings are the real set's; how often each occurs within its group is assumed.
-DIAGNOSES: dict[str, dict[str, float]] = {
+_DIAGNOSES: dict[str, dict[str, float]] = {
     "NEV": {
         "clark nevus": 0.70,
         "reed or spitz nevus": 0.13,
@@ -102,24 +86,9 @@ _REMARKS: dict[str, dict[str, float]] = {
     },
     "sex": {"female": 0.52, "male": 0.48},
 }
+_LAST = ("management", "clinic", "derm", "case_id", "notes")
+COLUMNS = ("case_num", "diagnosis", "seven_point_score", *DERM_TABLE.concepts, *_REMARKS, *_LAST)
 _FOLDERS = ("NEL", "NAL", "NDL", "FAL", "FCL", "GZL", "AHL", "NGL")
-
-
-@dataclass(frozen=True)
-class Summary:
-    """What was written.
-
-    Attributes:
-        folder: the folder that holds `release_v0`.
-        cases: number of cases; each has a dermoscopic and a clinical picture.
-        counts: of each split, the cases of each group.
-        best: the best accuracy and AUC, melanoma against nevus, that any classifier can reach in expectation.
-    """
-
-    folder: Path
-    cases: int
-    counts: dict[str, dict[str, int]]
-    best: BestReachable
 
 
 @dataclass(frozen=True)
@@ -140,13 +109,13 @@ def write_derm7pt(
     mix: str = "balanced",
     progress: bool = True,
     *,
-    fractions: tuple[float, float, float] = OFFICIAL_FRACTIONS,
     size: int = 160,
     workers: int | None = None,
 ) -> Summary:
     """Draws a set of skin lesions into a new folder, which appears only once it is complete.
 
-    Equal arguments give equal files, however many processes draw.
+    Equal arguments give equal files, however many processes draw. The shares of train, valid and test are the real
+    set's.
 
     Args:
         out: the folder to make; it must not exist, or be empty.
@@ -154,150 +123,29 @@ def write_derm7pt(
         seed: 0 or more.
         mix: `balanced`, half melanoma and half nevus; or `real`, five groups in the real set's proportions.
         progress: shows a bar if standard error is a terminal.
-        fractions: the shares of train, valid and test, scaled to sum to one; default: the real set's.
-        size: side of the dermoscopic pictures in pixels.
+        size: side of the dermoscopic images in pixels.
         workers: number of processes; None: one for each core for large sets.
 
     Returns:
-        What was written.
+        The cases of each group in each split, and the best that can be reached on melanoma against nevus.
 
     Raises:
         FileExistsError: `out` exists and is not an empty folder.
-        ValueError: an unknown mix, too few cases, a negative seed, or fractions that are not three positive numbers.
+        ValueError: an unknown mix, too few cases, or a negative seed.
     """
-    _check(cases, seed, mix, fractions)
-    rng = np.random.default_rng([seed, cases])
-    groups = _deal(rng, cases, MIXES[mix])
-    splits = _split(rng, groups, fractions)
-    best = _best(mix)
-    out = Path(out)
-
-    def write(folder: Path) -> int:
-        release = folder / "release_v0"
-        for name in ("meta", "masks", *(f"images/{name}" for name in _FOLDERS)):
-            (release / name).mkdir(parents=True)
-        jobs = [_Case(seed, index, group, size, str(release)) for index, group in enumerate(groups)]
-        drawn = draw_cases(_write_case, jobs, progress, workers, "dermoscopy phantom")
-        _write_csv(release / "meta" / "meta.csv", COLUMNS, [row for row, _ in drawn])
-        for split, indexes in splits.items():
-            _write_csv(release / "meta" / f"{split}_indexes.csv", ("indexes",), [{"indexes": i} for i in indexes])
-        card = _card(cases, seed, mix, size, best)
-        (folder / "phantom.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-        return sum(files for _, files in drawn) + len(splits) + 2  # and meta.csv, and the card
-
-    make_folder(out, write)
-    counts = {split: _count(groups[i] for i in indexes) for split, indexes in splits.items()}
-    return Summary(out, cases, counts, best)
-
-
-def _check(cases: int, seed: int, mix: str, fractions: tuple[float, float, float]) -> None:
     if mix not in MIXES:
         raise ValueError(unknown("mix", mix, MIXES))
     if cases < 12:
         raise ValueError(f"{cases} cases cannot fill three splits; at least 12 are needed")
     if seed < 0:
         raise ValueError(f"the seed must be 0 or more, not {seed}")
-    if len(fractions) != 3 or not all(share > 0 for share in fractions):
-        raise ValueError(f"fractions must be three positive shares (train, valid, test), not {fractions}")
-
-
-def _best(mix: str) -> BestReachable:
-    """Melanoma against nevus, with their shares in the mix."""
-    return best_reachable(DERM_TABLE, {group: MIXES[mix][group] for group in ("NEV", "MEL")})
-
-
-def _apportion(total: int, shares: Iterable[float]) -> list[int]:
-    """Whole numbers close to the shares that sum to `total` (largest remainder)."""
-    quotas = np.array(list(shares), dtype=np.float64)
-    quotas *= total / quotas.sum()
-    counts = np.floor(quotas + 1e-9).astype(int)
-    for i in np.argsort(counts - quotas, kind="stable")[: total - counts.sum()]:
-        counts[i] += 1
-    return [int(count) for count in counts]
-
-
-def _deal(rng: np.random.Generator, cases: int, shares: Mapping[str, int]) -> list[str]:
-    """The group of each case, in random order."""
-    counts = _apportion(cases, shares.values())
-    return [str(group) for group in rng.permutation(np.repeat(list(shares), counts))]
-
-
-def _split(rng: np.random.Generator, groups: list[str], fractions: tuple[float, float, float]) -> dict[str, list[int]]:
-    """The rows of each split, ascending; every group is shared out in the same proportions."""
-    splits: dict[str, list[int]] = {split: [] for split in SPLITS}
-    of_group = np.array(groups)
-    for group in sorted(set(groups)):
-        members = rng.permutation(np.flatnonzero(of_group == group))
-        cuts = np.cumsum(_apportion(len(members), fractions))[:-1]
-        for split, part in zip(SPLITS, np.split(members, cuts), strict=True):
-            splits[split] += [int(i) for i in part]
-    return {split: sorted(indexes) for split, indexes in splits.items()}
-
-
-def _write_case(case: _Case) -> tuple[dict[str, Any], int]:
-    """Draws one case; its row of meta.csv, and how many files were written."""
-    profile_seed, picture_seed, remark_seed = np.random.SeedSequence([case.seed, case.index]).spawn(3)
-    profile = sample_profile(case.group, np.random.default_rng(profile_seed))
-    derm, clinic = _file_names(case.index)
-    drawing = draw_dermoscopy(profile, np.random.default_rng(picture_seed), case.size)
-    clinical = draw_clinical(profile, np.random.default_rng(picture_seed), max(64, case.size * 5 // 8))
-    release = Path(case.release)
-    _save_picture(release / "images" / derm, drawing.image)
-    _save_picture(release / "images" / clinic, clinical)
-    masks = {**drawing.masks, "lesion": drawing.lesion}
-    _save_masks(release / "masks" / Path(derm).stem, masks)
-    row = _row(case, profile, np.random.default_rng(remark_seed)) | {"clinic": clinic, "derm": derm}
-    return row, 2 + len(masks)
-
-
-def _file_names(index: int) -> tuple[str, str]:
-    """The dermoscopic and the clinical picture's name below `images`; no two stems are alike in the whole set."""
-    folder = _FOLDERS[index // 250 % len(_FOLDERS)]
-    number = 2 * index + 1
-    return f"{folder}/{folder.capitalize()}{number + 1:03d}.jpg", f"{folder}/{folder}{number:03d}.JPG"
-
-
-def _row(case: _Case, profile: Profile, rng: np.random.Generator) -> dict[str, Any]:
-    score = seven_point_score(profile)
-    row: dict[str, Any] = {column: _pick(rng, shares) for column, shares in _REMARKS.items()}
-    row |= {"case_num": case.index + 1, "diagnosis": _pick(rng, DIAGNOSES[case.group]), "seven_point_score": score}
-    row["management"] = (
-        "excision" if score >= 3 else _pick(rng, {"clinical follow up": 0.6, "no further examination": 0.4})
-    )
-    return row | profile | {"case_id": f"P{case.index + 1:05d}", "notes": "phantom, not clinical"}
-
-
-def _pick(rng: np.random.Generator, shares: Mapping[str, float]) -> str:
-    weights = np.array(list(shares.values()))
-    return str(rng.choice(list(shares), p=weights / weights.sum()))
-
-
-def _save_picture(path: Path, image: NDArray[np.uint8]) -> None:
-    Image.fromarray(image).save(path, format="JPEG", quality=92)
-
-
-def _save_masks(folder: Path, masks: Mapping[str, NDArray[np.bool_]]) -> None:
-    folder.mkdir()  # its parents are made once: a folder that vanished meanwhile must not come back
-    for name, mask in masks.items():
-        Image.fromarray(mask.astype(np.uint8) * np.uint8(255)).save(folder / f"{name}.png", compress_level=1)
-
-
-def _write_csv(path: Path, columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(columns))
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def _count(groups: Iterable[str]) -> dict[str, int]:
-    counts: dict[str, int] = {}
-    for group in groups:
-        counts[group] = counts.get(group, 0) + 1
-    return dict(sorted(counts.items()))
-
-
-def _card(cases: int, seed: int, mix: str, size: int, best: BestReachable) -> dict[str, Any]:
-    return {
+    rng = np.random.default_rng([seed, cases])
+    shares = MIXES[mix]
+    ordered = np.repeat(list(shares), _apportion(cases, shares.values()))
+    groups = [str(group) for group in rng.permutation(ordered)]
+    splits = _split(rng, groups)
+    best = best_reachable(DERM_TABLE, {group: shares[group] for group in ("NEV", "MEL")})
+    card = {
         "phantom": "not clinical",
         "about": "drawn skin lesions in the layout of Derm7pt; nothing measured on them is a clinical result",
         "generator": "xcoop.phantom.derm_layout",
@@ -312,3 +160,84 @@ def _card(cases: int, seed: int, mix: str, size: int, best: BestReachable) -> di
             "auc": round(best.auc, 4),
         },
     }
+    out = Path(out)
+
+    def write(folder: Path) -> int:
+        release = folder / "release_v0"
+        for name in ("meta", "masks", *(f"images/{name}" for name in _FOLDERS)):
+            (release / name).mkdir(parents=True)
+        jobs = [_Case(seed, index, group, size, str(release)) for index, group in enumerate(groups)]
+        drawn = draw_cases(_write_case, jobs, progress, workers, "dermoscopy phantom")
+        _write_csv(release / "meta" / "meta.csv", COLUMNS, [row for row, _ in drawn])
+        for split, indexes in splits.items():
+            _write_csv(release / "meta" / f"{split}_indexes.csv", ("indexes",), [{"indexes": i} for i in indexes])
+        (folder / "phantom.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+        return sum(files for _, files in drawn) + len(splits) + 2  # and meta.csv, and the card
+
+    make_folder(out, write)
+    counts = {split: dict(sorted(Counter(groups[i] for i in rows).items())) for split, rows in splits.items()}
+    return Summary(counts, best)
+
+
+def _apportion(total: int, shares: Iterable[float]) -> list[int]:
+    """Whole numbers close to the shares that sum to `total` (largest remainder)."""
+    quotas = np.array(list(shares), dtype=np.float64)
+    quotas *= total / quotas.sum()
+    counts = np.floor(quotas + 1e-9).astype(int)
+    for i in np.argsort(counts - quotas, kind="stable")[: total - counts.sum()]:
+        counts[i] += 1
+    return [int(count) for count in counts]
+
+
+def _split(rng: np.random.Generator, groups: list[str]) -> dict[str, list[int]]:
+    """The rows of each split, ascending; every group is shared out in the same proportions."""
+    splits: dict[str, list[int]] = {split: [] for split in _SPLITS}
+    of_group = np.array(groups)
+    for group in sorted(set(groups)):
+        members = rng.permutation(np.flatnonzero(of_group == group))
+        cuts = np.cumsum(_apportion(len(members), _FRACTIONS))[:-1]
+        for split, part in zip(_SPLITS, np.split(members, cuts), strict=True):
+            splits[split] += [int(i) for i in part]
+    return {split: sorted(indexes) for split, indexes in splits.items()}
+
+
+def _write_case(case: _Case) -> tuple[dict[str, Any], int]:
+    """Draws one case; its row of meta.csv, and how many files were written."""
+    profile_seed, image_seed, remark_seed = np.random.SeedSequence([case.seed, case.index]).spawn(3)
+    profile = DERM_TABLE.sample(case.group, np.random.default_rng(profile_seed))
+    # Names below `images`; no two stems are alike in the whole set.
+    folder = _FOLDERS[case.index // 250 % len(_FOLDERS)]
+    number = 2 * case.index + 1
+    derm, clinic = f"{folder}/{folder.capitalize()}{number + 1:03d}.jpg", f"{folder}/{folder}{number:03d}.JPG"
+    drawing = draw_dermoscopy(profile, np.random.default_rng(image_seed), case.size)
+    clinical = draw_clinical(profile, np.random.default_rng(image_seed), max(64, case.size * 5 // 8))
+    release = Path(case.release)
+    for name, image in ((derm, drawing.image), (clinic, clinical)):
+        Image.fromarray(image).save(release / "images" / name, format="JPEG", quality=92)
+    masks = {**drawing.masks, "lesion": drawing.lesion}
+    place = release / "masks" / Path(derm).stem
+    place.mkdir()  # its parents are made once: a folder that vanished meanwhile must not come back
+    for name, mask in masks.items():
+        Image.fromarray(mask.astype(np.uint8) * np.uint8(255)).save(place / f"{name}.png", compress_level=1)
+
+    rng = np.random.default_rng(remark_seed)
+    score = seven_point_score(profile)
+    row: dict[str, Any] = {column: _pick(rng, shares) for column, shares in _REMARKS.items()}
+    row["diagnosis"] = _pick(rng, _DIAGNOSES[case.group])
+    followed = {"clinical follow up": 0.6, "no further examination": 0.4}
+    row["management"] = "excision" if score >= 3 else _pick(rng, followed)
+    row |= {"case_num": case.index + 1, "case_id": f"P{case.index + 1:05d}", "seven_point_score": score}
+    row |= profile | {"notes": "phantom, not clinical", "clinic": clinic, "derm": derm}
+    return row, 2 + len(masks)
+
+
+def _pick(rng: np.random.Generator, shares: Mapping[str, float]) -> str:
+    weights = np.array(list(shares.values()))
+    return str(rng.choice(list(shares), p=weights / weights.sum()))
+
+
+def _write_csv(path: Path, columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(columns))
+        writer.writeheader()
+        writer.writerows(rows)

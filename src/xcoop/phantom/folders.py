@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
@@ -43,41 +43,26 @@ def draw_cases(
         The results, in the order of `jobs`.
     """
     if workers is None:
-        workers = _cores() if len(jobs) >= _JOBS_WORTH_A_POOL else 1
+        # Not every system tells which cores a process may use.
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = min(32, cores) if len(jobs) >= _JOBS_WORTH_A_POOL else 1
     with tqdm(total=len(jobs), desc=label, unit="image", disable=None if progress else True) as bar:
         if workers > 1:
+            # Spawned, not forked: a fork after torch has started its threads may hang.
+            pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
+            chunk = max(1, min(32, len(jobs) // (4 * workers)))
             try:
-                return _in_processes(function, jobs, workers, bar)
+                return list(_counted(pool.map(function, jobs, chunksize=chunk), bar))
             except BrokenProcessPool:
                 # For example a script without `if __name__ == "__main__"`: spawned processes cannot import it.
                 log.warning("worker processes could not be kept alive; %s goes on in one process", label)
                 bar.reset(total=len(jobs))
-        return _at_home(function, jobs, bar)
+            finally:
+                pool.shutdown(cancel_futures=True)
+        return list(_counted(map(function, jobs), bar))
 
 
-def _at_home(function: Callable[[Job], Result], jobs: Sequence[Job], bar: tqdm) -> list[Result]:
-    results = []
-    for job in jobs:
-        results.append(function(job))
+def _counted(results: Iterable[Result], bar: tqdm) -> Iterator[Result]:
+    for result in results:
         bar.update()
-    return results
-
-
-def _in_processes(function: Callable[[Job], Result], jobs: Sequence[Job], workers: int, bar: tqdm) -> list[Result]:
-    # Spawned, not forked: a fork after torch has started its threads may hang.
-    pool = ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"))
-    results = []
-    try:
-        for result in pool.map(function, jobs, chunksize=max(1, min(32, len(jobs) // (4 * workers)))):
-            results.append(result)
-            bar.update()
-    finally:
-        pool.shutdown(cancel_futures=True)
-    return results
-
-
-def _cores() -> int:
-    """The cores this process may use (at most 32)."""
-    if hasattr(os, "sched_getaffinity"):
-        return min(32, len(os.sched_getaffinity(0)))
-    return min(32, os.cpu_count() or 1)
+        yield result

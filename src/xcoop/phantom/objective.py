@@ -1,6 +1,6 @@
-"""The contrastive loss of the pretraining: every sentence against every picture of which it is true.
+"""What a pretraining step learns from: what is said of a batch, and the losses.
 
-CLIP takes the caption of a picture as its only match. Short captions of concepts are true of several pictures of a
+CLIP takes the caption of an image as its only match. Short captions of concepts are true of several images of a
 batch, and calling those false teaches nonsense; as the concepts are known, all matches are known, and targets are
 spread over them (the multi-positive form of UniCL, arXiv:2204.03610).
 """
@@ -10,30 +10,65 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from xcoop.phantom.captions import DIAGNOSES, make_caption, phrase, terms
+from xcoop.phantom.corpus import Corpus
+from xcoop.phantom.tables import TABLES
+
 
 @dataclass(frozen=True)
 class Sentences:
-    """What the sentences of a batch say.
+    """What the sentences of a batch say; each of its P phrases states one term.
 
     Attributes:
-        captions: (N, P) bool, which terms the captions of the batch's first N pictures state.
+        captions: (N, P) bool, which terms the captions of the batch's first N images state.
         groups: (N,) the diagnosis that each caption names as the number of a group, or -1.
-        phrases: (Q,) the one term that each of the batch's phrases states.
         rivals: (P,) the number of the concept whose values exclude each other, or -1 for vague terms.
     """
 
     captions: Tensor
     groups: Tensor
-    phrases: Tensor
     rivals: Tensor
 
 
+class TrainingSet:
+    """What a step needs of one kind of image, ready as tensors."""
+
+    def __init__(self, corpus: Corpus) -> None:
+        table = TABLES[corpus.kind]
+        self.corpus = corpus
+        self.terms = terms(corpus.kind)
+        self.truth = torch.from_numpy(corpus.truth())  # (N, P)
+        numbers = [[v.index(profile[c]) for c, v in table.values.items()] for profile in corpus.profiles]
+        self.values = torch.tensor(numbers)  # (N, concepts)
+        names = list(DIAGNOSES[corpus.kind])
+        self.groups = torch.tensor([names.index(group) if group else -1 for group in corpus.groups])  # (N,)
+        exact = [len(term.values) == 1 and term.concept in table.concepts for term in self.terms]
+        self.rivals = torch.tensor(
+            [table.concepts.index(t.concept) if one else -1 for t, one in zip(self.terms, exact, strict=True)]
+        )
+
+    def batch(
+        self, size: int, captioned: int, rng: np.random.Generator
+    ) -> tuple[np.ndarray, Sentences, list[str], list[str]]:
+        """Numbers of images (B,), what is said of them, the captions of the first N of them, and P phrases."""
+        corpus = self.corpus
+        chosen = rng.choice(len(corpus), size=min(size, len(corpus)), replace=False)
+        first = chosen[:captioned]
+        captions = [make_caption(corpus.kind, corpus.profiles[i], rng, corpus.groups[i]) for i in first]
+        said = torch.tensor([[term in caption.said for term in self.terms] for caption in captions])
+        named = torch.tensor([caption.diagnosis is not None for caption in captions])
+        groups = torch.where(named, self.groups[first], -1)
+        phrases = [phrase(term, rng) for term in self.terms]
+        return chosen, Sentences(said, groups, self.rivals), [caption.text for caption in captions], phrases
+
+
 def matches(said: Tensor, truth: Tensor) -> Tensor:
-    """(N, B) bool: sentence i, which states the terms said[i] (N, P), is true of picture j with truth[j] (B, P)."""
+    """(N, B) bool: sentence i, which states the terms said[i] (N, P), is true of image j with truth[j] (B, P)."""
     wrong = said.float() @ (~truth).float().T  # (N, B) number of false statements
     return wrong == 0
 
@@ -44,16 +79,16 @@ def contrastive_loss(
     """The parts of the loss; their sum is what is minimised.
 
     Args:
-        cosines: (N + Q, B) of each caption, then each phrase, with each picture.
+        cosines: (N + P, B) of each caption, then each phrase, with each image.
         scale: the temperature's inverse.
-        truth: (B, P) bool, which terms are true of each picture.
-        groups: (B,) the diagnostic group of each picture, -1 where there is none.
+        truth: (B, P) bool, which terms are true of each image.
+        groups: (B,) the diagnostic group of each image, -1 where there is none.
         said: what the sentences say.
 
     Returns:
-        "captions": caption to picture and picture to caption, averaged;
-        "phrases": phrase to picture;
-        "values": for each picture and concept, its value among the phrases of that concept's values.
+        "captions": caption to image and image to caption, averaged;
+        "phrases": phrase to image;
+        "values": for each image and concept, its value among the phrases of that concept's values.
     """
     count = len(said.captions)
     logits = scale * cosines
@@ -66,12 +101,19 @@ def contrastive_loss(
 
 
 def phrase_losses(logits: Tensor, truth: Tensor, said: Sentences) -> dict[str, Tensor]:
-    """The parts "phrases" and "values" of the loss, from scaled similarities (Q, B) of phrases with pictures."""
-    phrase_truth = truth[:, said.phrases].T  # (Q, B)
-    return {
-        "phrases": _spread(logits, phrase_truth),
-        "values": _values_loss(logits, phrase_truth, said.rivals[said.phrases]),
-    }
+    """The parts "phrases" and "values" of the loss, from scaled similarities (P, B) of phrases with images."""
+    losses = []
+    for concept in said.rivals[said.rivals >= 0].unique():
+        rows = said.rivals == concept
+        losses.append(_spread(logits[rows].T, truth[:, rows]))
+    return {"phrases": _spread(logits, truth.T), "values": torch.stack(losses).mean()}
+
+
+def _spread(logits: Tensor, match: Tensor) -> Tensor:
+    """Cross-entropy with each row's target spread evenly over its matches (N, M); rows without any do not count."""
+    count = match.sum(dim=1)
+    rows = -(logits.log_softmax(dim=1) * match).sum(dim=1) / count.clamp(min=1)
+    return rows[count > 0].mean()
 
 
 def place_loss(logits: Tensor, values: Tensor, covered: Tensor) -> Tensor:
@@ -79,7 +121,7 @@ def place_loss(logits: Tensor, values: Tensor, covered: Tensor) -> Tensor:
 
     Args:
         logits: (B, T, V) of its values in each patch; value 0 is its absence.
-        values: (B,) the value in the whole picture.
+        values: (B,) the value in the whole image.
         covered: (B, T) bool, the patches in which it lies.
 
     Returns:
@@ -93,7 +135,7 @@ def place_loss(logits: Tensor, values: Tensor, covered: Tensor) -> Tensor:
 
 
 def best_patches(texts: Tensor, patches: Tensor, sharpness: float = 10.0) -> Tensor:
-    """A smooth maximum over the patches of each picture: a phrase must be true somewhere, not everywhere.
+    """A smooth maximum over the patches of each image: a phrase must be true somewhere, not everywhere.
 
         (1/s) log mean_t exp(s cos(text, patch_t))
 
@@ -107,21 +149,3 @@ def best_patches(texts: Tensor, patches: Tensor, sharpness: float = 10.0) -> Ten
     """
     cosines = patches @ texts.T  # (B, T, Q)
     return ((sharpness * cosines).logsumexp(1) - math.log(cosines.shape[1])).T / sharpness
-
-
-def _spread(logits: Tensor, match: Tensor) -> Tensor:
-    """Cross-entropy with each row's target spread evenly over its matches (N, M); rows without any do not count."""
-    count = match.sum(dim=1)
-    usable = count > 0
-    rows = -(logits.log_softmax(dim=1) * match).sum(dim=1) / count.clamp(min=1)
-    return rows[usable].mean()
-
-
-def _values_loss(logits: Tensor, truth: Tensor, rivals: Tensor) -> Tensor:
-    """Cross-entropy of each picture's true value among the phrases of one concept, averaged over concepts."""
-    losses = []
-    for concept in rivals.unique().tolist():
-        rows = rivals == concept
-        if concept >= 0 and int(rows.sum()) > 1:
-            losses.append(_spread(logits[rows].T, truth[rows].T))
-    return torch.stack(losses).mean() if losses else logits.sum() * 0

@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-import torch
 from sklearn.metrics import roc_auc_score
-from torch import Tensor
-from torch.nn.functional import normalize
 
 from xcoop.backbones.clip_import import import_clip
 from xcoop.concepts.bank import load_bank
 from xcoop.concepts.features import clinical_features
 from xcoop.files import atomic_write_text
-from xcoop.phantom.captions import DIAGNOSIS_RATE
-from xcoop.phantom.card import make_card
-from xcoop.phantom.corpus import GROUP, UNIFORM, Corpus, concept_values, draw_corpus
-from xcoop.phantom.terms import value_terms
-from xcoop.phantom.towers import image_features, normalise, text_features
+from xcoop.phantom.captions import DIAGNOSIS_RATE, value_terms
+from xcoop.phantom.corpus import GROUP, UNIFORM, Corpus, draw_corpus
+from xcoop.phantom.student import Reader
 from xcoop.phantom.weights import load_state_dict, pretrained_path, read_metadata
 
 # One sentence for each concept value; it names the value and nothing else.
@@ -52,79 +47,24 @@ TASKS = (
 )
 
 
-class Reader:
-    """Features of pictures and sentences under one CLIP.
-
-    Attributes:
-        context_length: tokens that a sentence may have.
-
-    Args:
-        clip: `clip.model.CLIP`, on the device to compute on.
-        tokenize: texts -> (N, 77) token numbers.
-        embed: (N, L) token numbers -> (N, L, W); None: the model's own embedding.
-    """
-
-    def __init__(
-        self,
-        clip: Any,
-        tokenize: Callable[[Sequence[str]], Tensor],
-        embed: Callable[[Tensor], Tensor] | None = None,
-    ) -> None:
-        self.clip = clip
-        self.tokenize = tokenize
-        self.embed: Callable[[Tensor], Tensor] = embed or clip.token_embedding
-        self.context_length = int(clip.positional_embedding.shape[0])
-
-    def count_tokens(self, text: str) -> int:
-        """Tokens of a text, start and end included; one more than the context holds if it is too long."""
-        try:
-            return int(self.tokenize([text]).argmax()) + 1
-        except RuntimeError:
-            return self.context_length + 1
-
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """See `texts`; under the name that the concept banks use."""
-        return self.texts(texts)
-
-    @torch.no_grad()
-    def texts(self, texts: Sequence[str]) -> Tensor:
-        """(N, D) unit features of sentences."""
-        device = self.clip.positional_embedding.device
-        tokens = self.tokenize(texts).to(device)
-        end = tokens.argmax(dim=1)
-        tokens = tokens[:, : int(end.max()) + 1]
-        return normalize(text_features(self.clip, self.embed(tokens), end), dim=-1)
-
-    @torch.no_grad()
-    def images(self, images: np.ndarray, batch: int = 128) -> Tensor:
-        """(N, D) unit features of pictures (N, S, S, 3) uint8."""
-        device = self.clip.positional_embedding.device
-        parts = []
-        for start in range(0, len(images), batch):
-            pixels = torch.from_numpy(images[start : start + batch]).to(device).permute(0, 3, 1, 2) / 255
-            parts.append(normalize(image_features(self.clip.visual, normalise(pixels)), dim=-1))
-        return torch.cat(parts)
-
-
 def concept_aucs(reader: Reader, corpus: Corpus) -> dict[str, float]:
-    """AUC of each concept value against the rest, by the cosine of the picture with one sentence that names the value.
+    """AUC of each concept value against the rest, by the cosine of the image with one sentence that names the value.
 
     Nothing is contrasted: neither with the sentence of its absence nor with those of the other values.
 
     Returns:
         "concept=value" -> AUC; values with too few cases on either side are left out.
     """
-    values = concept_values(corpus.kind, corpus.profiles)
-    asked = {key: term for key, term in value_terms(corpus.kind).items() if key in values}
-    asked = {key: term for key, term in asked.items() if _FEWEST <= values[key].sum() <= len(corpus) - _FEWEST}
-    if not asked:
+    truths, sentences = {}, []
+    for (concept, value), term in value_terms(corpus.kind).items():
+        true = np.array([profile[concept] == value for profile in corpus.profiles])
+        if _FEWEST <= true.sum() <= len(corpus) - _FEWEST:
+            truths[f"{concept}={value}"] = true
+            sentences.append(SENTENCES[corpus.kind].format(term.wordings[0]))
+    if not truths:
         return {}
-    sentences = [SENTENCES[corpus.kind].format(term.wordings[0]) for term in asked.values()]
-    cosines = (reader.images(corpus.images) @ reader.texts(sentences).T).cpu().numpy()  # (N, values)
-    return {
-        f"{concept}={value}": float(roc_auc_score(values[concept, value], cosines[:, i]))
-        for i, (concept, value) in enumerate(asked)
-    }
+    cosines = (reader.encode_image(corpus.images) @ reader.encode_text(sentences).T).cpu().numpy()  # (N, values)
+    return {name: float(roc_auc_score(true, cosines[:, i])) for i, (name, true) in enumerate(truths.items())}
 
 
 def diagnosis_scores(reader: Reader, corpus: Corpus, task: Task) -> dict[str, float]:
@@ -138,10 +78,10 @@ def diagnosis_scores(reader: Reader, corpus: Corpus, task: Task) -> dict[str, fl
     first, second = task.groups.values()
     chosen = np.array([group in (*first, *second) for group in corpus.groups])
     positive = np.array([group in second for group in corpus.groups])[chosen]
-    images = reader.images(corpus.images[chosen])
+    images = reader.encode_image(corpus.images[chosen])
     names = list(task.groups)
     sides = {
-        "names": reader.texts([BARE.format(name) for name in names]),
+        "names": reader.encode_text([BARE.format(name) for name in names]),
         "sentences": clinical_features(reader, load_bank(task.bank).for_classes(names)),
     }
     scores = {}
@@ -219,13 +159,81 @@ def run(args: argparse.Namespace) -> int:
     table = as_table(found)
     sys.stdout.write(f"{path}, {args.cases} cases a row, seed {args.seed}\n\n{table}\n")
     if args.card:
-        atomic_write_text(args.card, _card(read_metadata(path), table, args))
+        metadata = read_metadata(path)
+        settings = json.loads(metadata["settings"])
+        values = settings | {
+            "settings": metadata["settings"],
+            "planned": settings["steps"],
+            "steps": int(metadata["steps"]),
+            "minutes": float(metadata["seconds"]) / 60,
+            "limit": f" --minutes {settings['minutes']:g}" if settings["minutes"] else "",
+            "machine": args.machine,
+            "table": table,
+            "cases": args.cases,
+            "probe_seed": args.seed,
+            "diagnosis": DIAGNOSIS_RATE,
+            "bare": BARE.format("[class]"),
+            **{f"{kind}_sentence": sentence.format("[value]") for kind, sentence in SENTENCES.items()},
+        }
+        atomic_write_text(args.card, _CARD.format(**values))
     return 0
 
 
-def _card(metadata: Mapping[str, str], table: str, args: argparse.Namespace) -> str:
-    sentences = {f"{kind}_sentence": sentence.format("[value]") for kind, sentence in SENTENCES.items()}
-    texts = {"machine": args.machine, "bare": BARE.format("[class]"), **sentences}
-    return make_card(
-        metadata, table, texts, {"cases": args.cases, "probe_seed": args.seed, "diagnosis": DIAGNOSIS_RATE}
-    )
+# The card that goes with pretrained weights: how they were made, what they score, what they are not.
+_CARD = """# The phantom's weights
+
+A small CLIP in OpenAI's architecture and state-dict format, trained from nothing on drawn images. It knows the
+concepts that the phantoms draw, and is here so that every part of this package can be run and tested without data,
+downloads or a GPU. **It is no medical model: it has never seen a real image, and nothing measured with it on a
+phantom is a clinical result.**
+
+## How it was made
+
+```
+xcoop phantom pretrain --out phantom.safetensors --seed {seed} --steps {planned} \\
+    --images {images} --batch {batch}{limit}
+```
+
+| what | value |
+|---|---|
+| images seen | {size} pixels a side, patches of {patch} |
+| vision | width {vision_width}, {vision_layers} layers |
+| text | width {text_width}, {text_layers} layers; OpenAI's tokenizer, 77 positions |
+| joint space | {joint_width} wide |
+| images drawn | {images}, of which {derm_share:.0%} dermoscopic, the rest chests |
+| concepts in them | of five cases three are sparse, one is of a diagnostic group, one has every value equally often |
+| captions | made anew at every step: most findings that are there, a few that are not, in varied words |
+| diagnoses in captions | in about {diagnosis:.0%} of those whose case has one |
+| steps, seed | {steps} of {batch} images, seed {seed} |
+| time | {minutes:.0f} minutes, drawing not counted, on {machine} |
+| file | half precision; only the token embeddings that captions use, the rest is drawn from the stored seed |
+
+The concepts of a drawn image are known, and the training uses that. In the first {see:.0%} of the run the image tower
+learns to name the value of each concept, in the whole image and in each patch in which it lies, through linear heads
+that are dropped afterwards; in the next {speak:.0%} the text tower learns to say the same, by contrast; in the rest
+both learn together. In the contrast, a sentence's matches are all images of which it is true.
+All settings, as they stand in the file: `{settings}`.
+
+The random streams of the images are tagged with their purpose ("pretrain", "validate", "probe"), so no image of the
+pretraining is in a test split or among the cases below, whatever the seeds.
+
+## What it scores
+
+{cases} fresh cases a column and kind, probe seed {probe_seed}. AUC of each concept value against the rest, by the
+cosine with one sentence that names the value: "{derm_sentence}" or
+"{chest_sentence}". Nothing is contrasted or tuned.
+Zero-shot accuracies are balanced; "names" is "{bare}", "sentences" are the clinical
+sentences of the concept banks.
+
+{table}
+
+Measured with `xcoop phantom probe --cases {cases} --seed {probe_seed}`.
+
+## Limits
+
+- Phantoms only: drawn textures and findings, in one style of drawing a kind.
+- Thin and faint things (irregular lines of vessels, interstitial markings) are seen less well than the rest.
+- It knows the words of its captions, some hundreds of tokens. All other token embeddings are random.
+- Captions name concepts far more often than diagnoses, so a bare class name tells it less than a sentence of concepts.
+- Findings that are not drawn (milia-like cysts, atelectasis, ...) are unknown to it.
+"""

@@ -1,13 +1,14 @@
-"""What every drawn picture is made of: smooth noise, soft edges, and anti-aliased strokes.
+"""What every drawn image is made of: its truth, random streams, smooth noise, soft edges, and anti-aliased strokes.
 
-Positions and widths are fractions of the picture's side, so that one drawing looks alike at every size.
-Random numbers are drawn on grids whose size does not depend on the picture's. Pictures in the making are (3, H, W),
+Positions and widths are fractions of the image's side, so that one drawing looks alike at every size.
+Random numbers are drawn on grids whose size does not depend on the image's. Images in the making are (3, H, W),
 float32, sRGB in 0..1; in that order numpy works on them several times as fast as with the channels last.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,6 +17,28 @@ from scipy import ndimage
 
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One phantom image with its truth.
+
+    Attributes:
+        image: (size, size, 3) uint8 sRGB; greys have three equal channels.
+        masks: concept -> (size, size), where it lies. A concept that is absent has an empty mask, or none.
+        lesion: (size, size), the skin lesion or the lung fields.
+    """
+
+    image: NDArray[np.uint8]
+    masks: dict[str, Mask]
+    lesion: Mask
+
+
+def children(rng: np.random.Generator, names: Iterable[str]) -> dict[str, np.random.Generator]:
+    """One generator a name, so that what one part draws does not move what another draws."""
+    names = tuple(names)
+    seeds = rng.integers(1 << 63, size=len(names))
+    return {name: np.random.default_rng(seed) for name, seed in zip(names, seeds, strict=True)}
 
 
 def pixel_grid(size: int) -> tuple[Floats, Floats]:
@@ -34,7 +57,7 @@ def fractal_noise(rng: np.random.Generator, size: int, cells: int, octaves: int,
     finest = cells << (octaves - 1)
     weights = gain ** np.arange(octaves)
     weights /= np.sqrt((weights**2).sum())
-    # The scales are summed on the finest one's own grid, which is far smaller than most pictures.
+    # The scales are summed on the finest one's own grid, which is far smaller than most images.
     total = rng.standard_normal((finest + 4, finest + 4), dtype=np.float32) * np.float32(1.35 * weights[-1])
     for i, weight in enumerate(weights[:-1]):
         total += np.float32(weight) * smooth_noise(rng, finest + 4, cells << i)
@@ -77,7 +100,7 @@ def soften(image: Floats, sigma: float) -> Floats:
 
 
 def warp(image: Floats, rng: np.random.Generator, cells: int, shift: float) -> Floats:
-    """Bends a (H, W) picture by smooth noise: bumps 1 / `cells` wide, moved by about `shift` (parts of the side)."""
+    """Bends (H, W) by smooth noise: bumps 1 / `cells` wide, moved by about `shift` (fraction of the side)."""
     size = image.shape[0]
     rows, columns = np.indices(image.shape, dtype=np.float32)
     rows += smooth_noise(rng, size, cells) * np.float32(shift * size)
@@ -85,26 +108,8 @@ def warp(image: Floats, rng: np.random.Generator, cells: int, shift: float) -> F
     return np.asarray(ndimage.map_coordinates(image, [rows, columns], order=1, mode="nearest"), dtype=np.float32)
 
 
-def neighbourhood(coverage: Floats, reach: float) -> Mask:
-    """Where something is drawn, gaps up to about `reach` (fraction of the side) between its parts filled."""
-    width = max(3, 2 * round(reach * coverage.shape[0] / 2) + 1)
-    near = ndimage.uniform_filter(coverage, width, mode="constant")
-    return np.asarray((near > 0.12) | (coverage > 0.3), dtype=bool)
-
-
-def children(rng: np.random.Generator, names: Iterable[str]) -> dict[str, np.random.Generator]:
-    """One generator a name, so that what one part draws does not move what another draws."""
-    names = tuple(names)
-    seeds = rng.integers(1 << 63, size=len(names))
-    return {name: np.random.default_rng(seed) for name, seed in zip(names, seeds, strict=True)}
-
-
 class Canvas:
-    """Gathers strokes and discs, and gives their anti-aliased coverage.
-
-    Args:
-        size: the side of the picture in pixels. Drawing happens on a finer raster, which is then averaged down.
-    """
+    """Gathers strokes and discs, drawn on a finer raster, and gives their anti-aliased coverage."""
 
     def __init__(self, size: int) -> None:
         self.size = size
@@ -112,7 +117,7 @@ class Canvas:
         self._side = size * self._fine
         self._image = Image.new("L", (self._side, self._side), 0)
         self._draw = ImageDraw.Draw(self._image)
-        self._strokes: dict[int, list[tuple[NDArray[np.floating], ArrayLike, float]]] = {}
+        self._strokes: dict[int, list[tuple[NDArray[np.floating], ArrayLike, float]]] = {}  # by number of points
 
     def disc(self, x: float, y: float, radius: float, strength: float = 1.0, stretch: float = 1.0) -> None:
         """Draws a filled disc, `stretch` times as wide as it is high."""
@@ -126,30 +131,25 @@ class Canvas:
 
     def coverage(self) -> Floats:
         """How much of each pixel is covered, (size, size) in 0..1."""
-        for count, strokes in self._strokes.items():
-            lines = np.stack([line for line, _, _ in strokes])
+        for count, strokes in self._strokes.items():  # many strokes of n points at once
+            lines = np.stack([line for line, _, _ in strokes]) * self._side  # (m, n, 2)
             widths = np.stack([np.broadcast_to(np.asarray(width, dtype=float), count) for _, width, _ in strokes])
-            self.strokes(lines, widths, [strength for _, _, strength in strokes])
+            half = widths * (self._side / 2)  # (m, n)
+            along = np.empty_like(lines)
+            along[:, 1:-1] = lines[:, 2:] - lines[:, :-2]
+            along[:, 0], along[:, -1] = lines[:, 1] - lines[:, 0], lines[:, -1] - lines[:, -2]
+            scale = half / np.maximum(np.sqrt((along * along).sum(2)), 1e-6)
+            normal = along[..., ::-1] * scale[..., None] * (-1.0, 1.0)
+            outlines = np.concatenate([lines + normal, (lines - normal)[:, ::-1]], 1).reshape(len(lines), -1)
+            caps = np.concatenate([lines - half[..., None], lines + half[..., None]], 2)[:, [0, -1]]
+            for outline, (start, end), stroke in zip(outlines.tolist(), caps.tolist(), strokes, strict=True):
+                fill = int(255 * stroke[2])
+                self._draw.polygon(outline, fill=fill)
+                self._draw.ellipse(start, fill=fill)
+                self._draw.ellipse(end, fill=fill)
         self._strokes.clear()
         covered = np.frombuffer(self._image.reduce(self._fine).tobytes(), dtype=np.uint8)
         return (covered * np.float32(1 / 255)).reshape(self.size, self.size)
-
-    def strokes(self, lines: NDArray[np.floating], widths: NDArray[np.floating], strengths: Sequence[float]) -> None:
-        """Draws many strokes of equally many points at once: (m, n, 2) points, (m, n) widths, m strengths."""
-        lines, half = lines * self._side, widths * (self._side / 2)
-        along = np.empty_like(lines)
-        along[:, 1:-1] = lines[:, 2:] - lines[:, :-2]
-        along[:, 0], along[:, -1] = lines[:, 1] - lines[:, 0], lines[:, -1] - lines[:, -2]
-        scale = half / np.maximum(np.sqrt((along * along).sum(2)), 1e-6)
-        normal = along[..., ::-1] * scale[..., None] * (-1.0, 1.0)
-        outlines = np.concatenate([lines + normal, (lines - normal)[:, ::-1]], 1).reshape(len(lines), -1)
-        caps = np.concatenate([lines - half[..., None], lines + half[..., None]], 2)[:, [0, -1]]
-        polygon, ellipse = self._draw.polygon, self._draw.ellipse
-        for outline, (start, end), strength in zip(outlines.tolist(), caps.tolist(), strengths, strict=True):
-            fill = int(255 * strength)
-            polygon(outline, fill=fill)
-            ellipse(start, fill=fill)
-            ellipse(end, fill=fill)
 
 
 def curve(
@@ -160,13 +160,14 @@ def curve(
     Returns:
         (points, 2) positions, `length` along the line from the first to the last.
     """
-    turns = angle + np.cumsum(rng.standard_normal(points) * (bend / np.sqrt(points)))
-    line = np.stack([np.cos(turns), np.sin(turns)], 1).cumsum(0) * (length / points)
-    return np.asarray(line - line[0] + start)
+    return _line(start, angle + np.cumsum(rng.standard_normal(points) * (bend / np.sqrt(points))), length)
 
 
 def arc(start: ArrayLike, angle: float, length: float, bend: float, points: int = 12) -> NDArray[np.float64]:
     """A line that turns evenly by `bend` radians in all; otherwise as `curve`."""
-    turns = angle + np.linspace(0, bend, points)
-    line = np.stack([np.cos(turns), np.sin(turns)], 1).cumsum(0) * (length / points)
+    return _line(start, angle + np.linspace(0, bend, points), length)
+
+
+def _line(start: ArrayLike, headings: NDArray[np.float64], length: float) -> NDArray[np.float64]:
+    line = np.stack([np.cos(headings), np.sin(headings)], 1).cumsum(0) * (length / len(headings))
     return np.asarray(line - line[0] + start)

@@ -1,14 +1,15 @@
-"""The lesion's outline and where its parts lie, and the layer that each concept draws."""
+"""The lesion's outline and where its parts lie, and what a layer on it is."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy import ndimage
 
-from xcoop.phantom.texture import Floats, Mask, fractal_noise, neighbourhood, pixel_grid, smooth_noise, smooth_step
+from xcoop.phantom.texture import Floats, Mask, fractal_noise, pixel_grid, smooth_noise, smooth_step
 
 SLOTS = ("veil", "regression", "vessels", "blotch", "cluster")
 """Places for what lies in one part of the lesion only, so that nothing hides another wholly."""
@@ -16,12 +17,12 @@ SLOTS = ("veil", "regression", "vessels", "blotch", "cluster")
 
 @dataclass(frozen=True)
 class Slot:
-    """A round place within the lesion: centre and radius as fractions of the picture's side."""
+    """A round place within the lesion: centre and radius as fractions of the image's side, direction in radians."""
 
     x: float
     y: float
     radius: float
-    angle: float
+    angle: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Lesion:
     """Geometry of one lesion.
 
     Attributes:
-        size: side of the picture in pixels.
+        size: side of the image in pixels.
         centre: (x, y), fractions of the side.
         radius: mean radius, fraction of the side.
         outline: (360,) distance of the border from the centre, by degree.
@@ -77,7 +78,7 @@ class Lesion:
 
 @dataclass(frozen=True)
 class Layer:
-    """What a concept adds to the picture.
+    """What a concept adds to the image.
 
     Attributes:
         melanin: optical density of brown pigment that is added, (size, size).
@@ -88,21 +89,29 @@ class Layer:
 
     melanin: Floats | float = 0.0
     keep: Floats | float = 1.0
-    tints: Sequence[tuple[ArrayLike, Floats]] = field(default_factory=tuple)
+    tints: Sequence[tuple[ArrayLike, Floats]] = ()
     reach: float = 0.015
 
     def mask(self) -> Mask:
-        """Where the concept lies, (size, size)."""
+        """Where the concept lies, (size, size), gaps between its parts filled."""
         effect = np.maximum(np.minimum(1.6 * self.melanin, 1), np.subtract(1, self.keep))
         for _, coverage in self.tints:
             effect = np.maximum(effect, coverage)
-        return neighbourhood(effect, self.reach)
+        width = max(3, 2 * round(self.reach * effect.shape[0] / 2) + 1)
+        near = ndimage.uniform_filter(effect, width, mode="constant")
+        return np.asarray((near > 0.12) | (effect > 0.3), dtype=bool)
 
 
 def make_lesion(rng: np.random.Generator, size: int) -> Lesion:
-    """Draws a lesion's outline: smooth, more or less irregular, 50 to 80 % of the picture wide."""
-    radius = rng.uniform(0.28, 0.38)
-    outline = _outline(rng, radius)
+    """Draws a lesion's outline: smooth, more or less irregular, 50 to 80 % of the image wide."""
+    mean = rng.uniform(0.28, 0.38)
+    order = np.arange(2, 9)  # harmonics of the border's distance
+    spread = rng.uniform(0.04, 0.15) * np.array([1.0, 0.62, 0.42, 0.3, 0.22, 0.17, 0.13])
+    amplitude = rng.normal(0, spread)
+    phase = rng.uniform(0, 2 * np.pi, order.size)
+    wave = (amplitude[:, None] * np.cos(order[:, None] * np.radians(np.arange(360)) + phase[:, None])).sum(0)
+    outline = np.asarray(np.minimum(mean * np.exp(wave), 0.42))
+
     radius = float(outline.mean())
     room = max(0.0, 0.47 - float(outline.max()))
     centre = (0.5 + rng.uniform(-room, room) * 0.7, 0.5 + rng.uniform(-room, room) * 0.7)
@@ -114,24 +123,10 @@ def make_lesion(rng: np.random.Generator, size: int) -> Lesion:
     fade = rng.uniform(0.10, 0.34)
     wander = rho + 0.028 * smooth_noise(rng, size, 11) + 0.018 * smooth_noise(rng, size, 40)
     alpha = smooth_step(wander, 1.03 + fade / 2, 1.0 - fade / 2)
-    lesion = Lesion(size, centre, radius, outline, rho, alpha, {})
-    return Lesion(size, centre, radius, outline, rho, alpha, _slots(rng, lesion))
+    lesion = Lesion(size, centre, radius, outline, rho, alpha, slots={})
 
-
-def _outline(rng: np.random.Generator, radius: float) -> NDArray[np.float64]:
-    theta = np.radians(np.arange(360))
-    order = np.arange(2, 9)
-    spread = rng.uniform(0.04, 0.15) * np.array([1.0, 0.62, 0.42, 0.3, 0.22, 0.17, 0.13])
-    amplitude = rng.normal(0, spread)
-    phase = rng.uniform(0, 2 * np.pi, order.size)
-    wave = (amplitude[:, None] * np.cos(order[:, None] * theta + phase[:, None])).sum(0)
-    return np.asarray(np.minimum(radius * np.exp(wave), 0.42))
-
-
-def _slots(rng: np.random.Generator, lesion: Lesion) -> dict[str, Slot]:
     angles = rng.uniform(0, 2 * np.pi) + np.arange(len(SLOTS)) * 2 * np.pi / len(SLOTS)
-    slots = {}
     for name, angle in zip(rng.permutation(SLOTS), angles + rng.normal(0, 0.12, len(SLOTS)), strict=True):
-        x, y = lesion.at(rng.uniform(0.46, 0.58), angle)
-        slots[str(name)] = Slot(float(x), float(y), 0.36 * lesion.radius * rng.uniform(0.92, 1.1), float(angle))
-    return slots
+        sx, sy = lesion.at(rng.uniform(0.46, 0.58), angle)
+        lesion.slots[str(name)] = Slot(float(sx), float(sy), 0.36 * radius * rng.uniform(0.92, 1.1), float(angle))
+    return lesion
