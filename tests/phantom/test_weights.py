@@ -120,7 +120,7 @@ def test_clinical_sentences_beat_bare_class_names(reader):
 
 
 class Oracle(Reader):
-    """Reads the planted truth: a image's feature is its profile, a sentence's is the term that stands in it."""
+    """Reads the planted truth: an image's feature is its profile, a sentence's is the term that stands in it."""
 
     def __init__(self, kind, corpus):
         self.terms, self.corpus, self.context_length = terms(kind), corpus, 77

@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
-from xcoop.phantom.chest_anatomy import LEFT, Anatomy, air, body, make_anatomy, skeleton, trachea, vessels
-from xcoop.phantom.chest_findings import FINDINGS, Finding, make_places
-from xcoop.phantom.chest_frame import edge, make_frame, smooth_noise
+from xcoop.phantom.chest_anatomy import LEFT, Anatomy, air, body, skeleton, trachea, vessels
+from xcoop.phantom.chest_findings import FINDINGS, Finding, Places
+from xcoop.phantom.chest_frame import Frame, edge, smooth_noise
 from xcoop.phantom.tables import ABSENT, CHEST_TABLE
 from xcoop.phantom.texture import Drawing, children
 
@@ -50,8 +50,8 @@ def draw_chest(
         parts |= children(patient, _PATIENT)
     flatten = parts["hyperinflation"].uniform(0.75, 1.0) if values["hyperinflation"] != ABSENT else 0.0
     enlarge = parts["cardiomegaly"].uniform(1.3, 1.5) if values["cardiomegaly"] != ABSENT else 1.0
-    anatomy = make_anatomy(make_frame(size, parts["frame"]), parts["shape"], flatten, enlarge)
-    places = make_places(anatomy, values["consolidation"], parts["places"])
+    anatomy = Anatomy(Frame(size, parts["frame"]), parts["shape"], flatten, enlarge)
+    places = Places(anatomy, values["consolidation"], parts["places"])
     present = [concept for concept in CHEST_TABLE.concepts if values[concept] != ABSENT and concept in FINDINGS]
     found = {concept: FINDINGS[concept](anatomy, values, places, parts[concept]) for concept in present}
     film = finish(expose(_density(anatomy, found, parts), parts["film"]), parts["marks"])

@@ -7,8 +7,6 @@ the left of the image.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 from scipy import ndimage
 
@@ -17,96 +15,44 @@ from xcoop.phantom.chest_frame import Frame, Ink, Profile, bump, edge
 RIGHT, LEFT = 0, 1
 
 
-@dataclass(frozen=True)
 class Anatomy:
     """The shape of one patient; every array is (size, size) float32, lengths are in patient coordinates.
-
-    Attributes:
-        frame: where each pixel lies.
-        across: distance from the midline, negative on the patient's right.
-        t: its absolute value.
-        right: bool, the patient's right half.
-        lateral: Profile of the half-width of the rib cage over y.
-        to_wall: distance inward from the chest wall.
-        to_heart: distance outward from the mediastinum or heart.
-        to_dome: distance upward from the diaphragm.
-        lung: how much of each pixel is lung, 0 to 1.
-        tn: `t` as a fraction of the rib cage's half-width there.
-        dome: height y of the right and of the left dome.
-        spread: how far the rib cage's half-width is scaled.
-        flat: 0 for normal domes, 1 for flattened ones.
-        heart: Profile of the half-width of the mediastinum and heart, right and left.
-        hila: centres of the right and left hilum.
-        raised: whether the arms are up.
-    """
-
-    frame: Frame
-    across: np.ndarray
-    t: np.ndarray
-    right: np.ndarray
-    lateral: Profile
-    to_wall: np.ndarray
-    to_heart: np.ndarray
-    to_dome: np.ndarray
-    lung: np.ndarray
-    tn: np.ndarray
-    dome: tuple[float, float]
-    spread: float
-    flat: float
-    heart: tuple[Profile, Profile]
-    hila: tuple[tuple[float, float], tuple[float, float]]
-    raised: bool
-
-
-def make_anatomy(frame: Frame, rng: np.random.Generator, flatten: float = 0.0, enlarge: float = 1.0) -> Anatomy:
-    """Samples a patient.
 
     Args:
         frame: the drawing board.
         rng: decides the patient; equal states give equal patients whatever the two arguments below are.
-        flatten: 0 for normal lungs, up to 1 for hyperinflated ones: long lungs, low and flat domes.
+        flatten: 0 for normal domes, up to 1 for those of hyperinflated lungs, which are long: low and flat.
         enlarge: factor on the width of the heart; 1 for normal.
     """
-    spread, apex = rng.uniform(0.92, 1.06), rng.uniform(-0.75, -0.63)
-    lean, curve = rng.normal(0, 0.02), rng.normal(0, 0.025)
-    across = frame.x - (lean * frame.y + curve * (frame.y * frame.y - 0.2))
-    t, right = np.abs(across), across < 0
-    lateral = _cage(apex, spread, rng.uniform(0.9, 1.12))
-    heart = _heart(apex, spread, rng, enlarge)
-    to_heart = t - np.where(right, heart[RIGHT](frame.y), heart[LEFT](frame.y))
 
-    # The domes of the diaphragm fall steeply to the costophrenic angle.
-    high = rng.uniform(0.45, 0.58)
-    domes = (high + 0.15 * flatten, high + rng.uniform(0.01, 0.07) + 0.14 * flatten)
-    top = np.where(right, np.float32(domes[RIGHT]), np.float32(domes[LEFT]))
-    outer, inner = rng.uniform(0.2, 0.3) * (1 - 0.72 * flatten), 0.07 * (1 - 0.6 * flatten)
-    beyond = np.clip(t / spread - 0.33, 0, None) * (1 / 0.42)
-    before = np.clip(0.33 - t / spread, 0, None) * (1 / 0.33)
-    to_dome = top + outer * beyond * beyond + inner * before * before - frame.y
+    def __init__(self, frame: Frame, rng: np.random.Generator, flatten: float = 0.0, enlarge: float = 1.0) -> None:
+        self.frame, self.flat = frame, flatten
+        self.spread, apex = rng.uniform(0.92, 1.06), rng.uniform(-0.75, -0.63)  # the scale of the rib cage's half-width
+        lean, curve = rng.normal(0, 0.02), rng.normal(0, 0.025)
+        self.across = frame.x - (lean * frame.y + curve * (frame.y * frame.y - 0.2))  # negative on the patient's right
+        self.t, self.right = np.abs(self.across), self.across < 0  # distance from the midline; the right half
+        self.lateral = _cage(apex, self.spread, rng.uniform(0.9, 1.12))  # half-width of the rib cage over y
+        self.heart = _heart(apex, self.spread, rng, enlarge)
+        # Distance outward from the mediastinum or heart.
+        self.to_heart = self.t - np.where(self.right, self.heart[RIGHT](frame.y), self.heart[LEFT](frame.y))
 
-    wall = lateral(frame.y)
-    to_wall = wall - t
-    crisp = max(0.011, 0.8 * frame.pixel)
-    lung = edge(to_wall, crisp) * edge(to_heart, 1.3 * crisp) * edge(to_dome, 1.1 * crisp)
-    hila = ((-0.19 * spread, rng.uniform(-0.1, 0.0)), (0.2 * spread, rng.uniform(-0.14, -0.04)))
-    return Anatomy(
-        frame=frame,
-        across=across,
-        t=t,
-        right=right,
-        lateral=lateral,
-        to_wall=to_wall,
-        to_heart=to_heart,
-        to_dome=to_dome,
-        lung=lung,
-        tn=t / np.maximum(wall, 0.2),
-        dome=domes,
-        spread=spread,
-        flat=flatten,
-        heart=heart,
-        hila=hila,
-        raised=bool(rng.random() < 0.75),
-    )
+        # The domes of the diaphragm, right and left, fall steeply to the costophrenic angle.
+        high = rng.uniform(0.45, 0.58)
+        self.dome = (high + 0.15 * flatten, high + rng.uniform(0.01, 0.07) + 0.14 * flatten)  # height y
+        top = np.where(self.right, np.float32(self.dome[RIGHT]), np.float32(self.dome[LEFT]))
+        outer, inner = rng.uniform(0.2, 0.3) * (1 - 0.72 * flatten), 0.07 * (1 - 0.6 * flatten)
+        beyond = np.clip(self.t / self.spread - 0.33, 0, None) * (1 / 0.42)
+        before = np.clip(0.33 - self.t / self.spread, 0, None) * (1 / 0.33)
+        self.to_dome = top + outer * beyond * beyond + inner * before * before - frame.y  # distance upward from it
+
+        wall = self.lateral(frame.y)
+        self.to_wall = wall - self.t  # distance inward from the chest wall
+        self.tn = self.t / np.maximum(wall, 0.2)  # `t` as a fraction of the rib cage's half-width there
+        crisp = max(0.011, 0.8 * frame.pixel)
+        lung = edge(self.to_wall, crisp) * edge(self.to_heart, 1.3 * crisp) * edge(self.to_dome, 1.1 * crisp)
+        self.lung = lung  # how much of each pixel is lung, 0 to 1
+        self.hila = ((-0.19 * self.spread, rng.uniform(-0.1, 0.0)), (0.2 * self.spread, rng.uniform(-0.14, -0.04)))
+        self.raised = bool(rng.random() < 0.75)  # the arms
 
 
 def _cage(apex: float, spread: float, barrel: float) -> Profile:

@@ -29,21 +29,6 @@ class Finding:
     mask: np.ndarray
 
 
-@dataclass(frozen=True)
-class Places:
-    """What several findings have to agree on, decided whether or not they are present.
-
-    Attributes:
-        effusion_side: where an effusion would lie; a lost diaphragm border then lies on the other side.
-        cardiac_side: on which side the heart border would be lost.
-        patch: centre of the consolidation (or of the patch that shows air bronchograms alone).
-    """
-
-    effusion_side: int
-    cardiac_side: int
-    patch: tuple[float, float]
-
-
 _CENTRES = {
     "right upper": (-0.36, -0.34),
     "left upper": (0.36, -0.32),
@@ -52,17 +37,25 @@ _CENTRES = {
 }
 
 
-def make_places(anatomy: Anatomy, consolidation: str, rng: np.random.Generator) -> Places:
-    """Decides on sides and centres for one patient."""
-    effusion, cardiac = (int(side) for side in rng.integers(0, 2, size=2))
-    wobble = rng.uniform(-1, 1, size=2) * (0.08, 0.07)
-    alone = list(_CENTRES)[int(rng.integers(0, 4))]
-    x, y = _CENTRES.get(consolidation, _CENTRES[alone])
-    side, sign = (RIGHT, -1.0) if x < 0 else (LEFT, 1.0)
-    y = float(min(y + wobble[1], anatomy.dome[side] - 0.14))
-    beside_heart, before_wall = anatomy.heart[side].at(y) + 0.11, anatomy.lateral.at(y) - 0.1
-    out = min(max(sign * (x * anatomy.spread + wobble[0]), beside_heart), before_wall)
-    return Places(effusion, cardiac, (sign * float(out), y))
+class Places:
+    """What several findings of a patient have to agree on, decided whether or not they are present.
+
+    Attributes:
+        effusion_side: where an effusion would lie; a lost diaphragm border then lies on the other side.
+        cardiac_side: on which side the heart border would be lost.
+        patch: centre of the consolidation (or of the patch that shows air bronchograms alone).
+    """
+
+    def __init__(self, anatomy: Anatomy, consolidation: str, rng: np.random.Generator) -> None:
+        self.effusion_side, self.cardiac_side = (int(side) for side in rng.integers(0, 2, size=2))
+        wobble = rng.uniform(-1, 1, size=2) * (0.08, 0.07)
+        alone = list(_CENTRES)[int(rng.integers(0, 4))]
+        x, y = _CENTRES.get(consolidation, _CENTRES[alone])
+        side, sign = (RIGHT, -1.0) if x < 0 else (LEFT, 1.0)
+        y = float(min(y + wobble[1], anatomy.dome[side] - 0.14))
+        beside_heart, before_wall = anatomy.heart[side].at(y) + 0.11, anatomy.lateral.at(y) - 0.1
+        out = min(max(sign * (x * anatomy.spread + wobble[0]), beside_heart), before_wall)
+        self.patch = (sign * float(out), y)
 
 
 def consolidation(anatomy: Anatomy, values: Values, places: Places, rng: np.random.Generator) -> Finding:

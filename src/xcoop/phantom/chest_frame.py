@@ -1,14 +1,13 @@
 """The drawing board of the chest phantom: coordinates, soft edges, smooth noise and ink.
 
 Everything is drawn in the coordinates of a standard patient: x runs from -1 (left of the image, the patient's
-right) to 1, y from -1 (top) to 1, and a frame says where each pixel of a image lies in them. Position, size,
+right) to 1, y from -1 (top) to 1, and a frame says where each pixel of an image lies in them. Position, size,
 rotation and a gentle warp of the patient are therefore all in the frame, and lines and areas keep their sharpness.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw
@@ -16,25 +15,37 @@ from PIL import Image, ImageDraw
 Points = Sequence[tuple[float, float]] | Sequence[np.ndarray] | np.ndarray
 
 
-@dataclass(frozen=True)
 class Frame:
-    """Where each pixel lies in the patient's coordinates.
+    """Where each pixel of an image lies in the coordinates of a patient, who is placed a little differently each time.
 
     Attributes:
         size: side of the image in pixels.
         x: (size, size) float32 patient coordinate of each pixel.
         y: (size, size) float32 likewise.
-        inverse: (2, 2) from the patient's coordinates to the image's in [-1, 1], to be applied to rows.
-        shift: (2,) taken off before that.
-        warp: (2, 2) amplitude and phase of the warp of x (row 0) and of y (row 1).
     """
 
-    size: int
-    x: np.ndarray
-    y: np.ndarray
-    inverse: np.ndarray
-    shift: np.ndarray
-    warp: np.ndarray
+    def __init__(self, size: int, rng: np.random.Generator) -> None:
+        self.size = size
+        angle = float(np.clip(rng.normal(0.0, 0.05), -0.15, 0.15))
+        zoom = rng.uniform(0.9, 1.08, size=2) * rng.uniform(0.82, 1.06)
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        matrix = turn @ np.diag(zoom)
+        shift = np.array([np.clip(rng.normal(0.0, 0.05), -0.12, 0.12), np.clip(rng.normal(0.0, 0.08), -0.16, 0.16)])
+        shift[1] = max(shift[1], 0.84 - zoom[1])  # the diaphragm stays in the image
+        # Amplitude and phase of the warp of x (row 0) and of y (row 1).
+        self._warp = np.stack([rng.uniform(-0.03, 0.03, size=2), rng.uniform(0, 2 * np.pi, size=2)], axis=1)
+        grid = (np.arange(size, dtype=np.float32) + 0.5) * (2.0 / size) - 1.0
+        px, py = np.meshgrid(grid, grid)  # (S, S), in [-1, 1]
+        dx, dy = self._moved(px, py)
+        x = matrix[0, 0] * px + matrix[0, 1] * py + shift[0] + dx
+        y = matrix[1, 0] * px + matrix[1, 1] * py + shift[1] + dy
+        self.x, self.y = x.astype(np.float32), y.astype(np.float32)
+        self._inverse, self._shift = np.linalg.inv(matrix).T, shift  # for rows, once the shift is taken off
+
+    def _moved(self, px: np.ndarray, py: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """How far the warp moves x and y."""
+        (ax, phase_x), (ay, phase_y) = self._warp
+        return ax * np.sin(2.4 * py + phase_x), ay * np.sin(2.4 * px + phase_y)
 
     @property
     def pixel(self) -> float:
@@ -43,33 +54,10 @@ class Frame:
 
     def to_pixels(self, points: Points) -> np.ndarray:
         """Patient coordinates (N, 2) to pixel coordinates (N, 2); the warp is undone to first order."""
-        target = np.asarray(points, dtype=np.float64).reshape(-1, 2) - self.shift
-        flat = target @ self.inverse
-        bend = np.stack(_warp(flat[:, 0], flat[:, 1], self.warp), axis=1)
-        return ((target - bend) @ self.inverse + 1.0) * (self.size / 2.0)
-
-
-def make_frame(size: int, rng: np.random.Generator) -> Frame:
-    """A frame of `size` pixels with a patient placed a little differently each time."""
-    angle = float(np.clip(rng.normal(0.0, 0.05), -0.15, 0.15))
-    zoom = rng.uniform(0.9, 1.08, size=2) * rng.uniform(0.82, 1.06)
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    matrix = turn @ np.diag(zoom)
-    shift = np.array([np.clip(rng.normal(0.0, 0.05), -0.12, 0.12), np.clip(rng.normal(0.0, 0.08), -0.16, 0.16)])
-    shift[1] = max(shift[1], 0.84 - zoom[1])  # the diaphragm stays in the image
-    warp = np.stack([rng.uniform(-0.03, 0.03, size=2), rng.uniform(0, 2 * np.pi, size=2)], axis=1)
-    grid = (np.arange(size, dtype=np.float32) + 0.5) * (2.0 / size) - 1.0
-    px, py = np.meshgrid(grid, grid)  # (S, S)
-    dx, dy = _warp(px, py, warp)
-    x = matrix[0, 0] * px + matrix[0, 1] * py + shift[0] + dx
-    y = matrix[1, 0] * px + matrix[1, 1] * py + shift[1] + dy
-    return Frame(size, x.astype(np.float32), y.astype(np.float32), np.linalg.inv(matrix).T, shift, warp)
-
-
-def _warp(px: np.ndarray, py: np.ndarray, warp: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How far (x, y) are moved there."""
-    (ax, phase_x), (ay, phase_y) = warp
-    return ax * np.sin(2.4 * py + phase_x), ay * np.sin(2.4 * px + phase_y)
+        target = np.asarray(points, dtype=np.float64).reshape(-1, 2) - self._shift
+        flat = target @ self._inverse
+        bend = np.stack(self._moved(flat[:, 0], flat[:, 1]), axis=1)
+        return ((target - bend) @ self._inverse + 1.0) * (self.size / 2.0)
 
 
 def edge(distance: np.ndarray, softness: float) -> np.ndarray:

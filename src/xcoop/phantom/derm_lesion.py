@@ -25,9 +25,8 @@ class Slot:
     angle: float = 0.0
 
 
-@dataclass(frozen=True)
 class Lesion:
-    """Geometry of one lesion.
+    """Geometry of one lesion: smooth, more or less irregular, 50 to 80 % of the image wide.
 
     Attributes:
         size: side of the image in pixels.
@@ -39,13 +38,34 @@ class Lesion:
         slots: see `SLOTS`.
     """
 
-    size: int
-    centre: tuple[float, float]
-    radius: float
-    outline: NDArray[np.float64]
-    rho: Floats
-    alpha: Floats
-    slots: dict[str, Slot]
+    def __init__(self, rng: np.random.Generator, size: int) -> None:
+        self.size = size
+        mean = rng.uniform(0.28, 0.38)
+        order = np.arange(2, 9)  # harmonics of the border's distance
+        spread = rng.uniform(0.04, 0.15) * np.array([1.0, 0.62, 0.42, 0.3, 0.22, 0.17, 0.13])
+        amplitude = rng.normal(0, spread)
+        phase = rng.uniform(0, 2 * np.pi, order.size)
+        wave = (amplitude[:, None] * np.cos(order[:, None] * np.radians(np.arange(360)) + phase[:, None])).sum(0)
+        outline = np.minimum(mean * np.exp(wave), 0.42)
+        self.outline, self.radius = outline, float(outline.mean())
+
+        room = max(0.0, 0.47 - float(outline.max()))
+        self.centre = (0.5 + rng.uniform(-room, room) * 0.7, 0.5 + rng.uniform(-room, room) * 0.7)
+        x, y = pixel_grid(size)
+        dx, dy = x - self.centre[0], y - self.centre[1]
+        degrees = np.degrees(np.arctan2(dy, dx)) % 360
+        border = np.interp(degrees.ravel(), np.arange(361), np.append(outline, outline[0])).reshape(size, size)
+        self.rho: Floats = (np.hypot(dx, dy) / border).astype(np.float32)
+        fade = rng.uniform(0.10, 0.34)
+        wander = self.rho + 0.028 * smooth_noise(rng, size, 11) + 0.018 * smooth_noise(rng, size, 40)
+        self.alpha = smooth_step(wander, 1.03 + fade / 2, 1.0 - fade / 2)
+
+        self.slots: dict[str, Slot] = {}
+        angles = rng.uniform(0, 2 * np.pi) + np.arange(len(SLOTS)) * 2 * np.pi / len(SLOTS)
+        for name, angle in zip(rng.permutation(SLOTS), angles + rng.normal(0, 0.12, len(SLOTS)), strict=True):
+            sx, sy = self.at(rng.uniform(0.46, 0.58), angle)
+            radius = 0.36 * self.radius * rng.uniform(0.92, 1.1)
+            self.slots[str(name)] = Slot(float(sx), float(sy), radius, float(angle))
 
     def at(self, rho: ArrayLike, theta: ArrayLike) -> NDArray[np.float64]:
         """The position at `rho` times the border's distance in direction `theta` (radians), (..., 2)."""
@@ -100,33 +120,3 @@ class Layer:
         width = max(3, 2 * round(self.reach * effect.shape[0] / 2) + 1)
         near = ndimage.uniform_filter(effect, width, mode="constant")
         return np.asarray((near > 0.12) | (effect > 0.3), dtype=bool)
-
-
-def make_lesion(rng: np.random.Generator, size: int) -> Lesion:
-    """Draws a lesion's outline: smooth, more or less irregular, 50 to 80 % of the image wide."""
-    mean = rng.uniform(0.28, 0.38)
-    order = np.arange(2, 9)  # harmonics of the border's distance
-    spread = rng.uniform(0.04, 0.15) * np.array([1.0, 0.62, 0.42, 0.3, 0.22, 0.17, 0.13])
-    amplitude = rng.normal(0, spread)
-    phase = rng.uniform(0, 2 * np.pi, order.size)
-    wave = (amplitude[:, None] * np.cos(order[:, None] * np.radians(np.arange(360)) + phase[:, None])).sum(0)
-    outline = np.asarray(np.minimum(mean * np.exp(wave), 0.42))
-
-    radius = float(outline.mean())
-    room = max(0.0, 0.47 - float(outline.max()))
-    centre = (0.5 + rng.uniform(-room, room) * 0.7, 0.5 + rng.uniform(-room, room) * 0.7)
-    x, y = pixel_grid(size)
-    dx, dy = x - centre[0], y - centre[1]
-    degrees = np.degrees(np.arctan2(dy, dx)) % 360
-    border = np.interp(degrees.ravel(), np.arange(361), np.append(outline, outline[0])).reshape(size, size)
-    rho = (np.hypot(dx, dy) / border).astype(np.float32)
-    fade = rng.uniform(0.10, 0.34)
-    wander = rho + 0.028 * smooth_noise(rng, size, 11) + 0.018 * smooth_noise(rng, size, 40)
-    alpha = smooth_step(wander, 1.03 + fade / 2, 1.0 - fade / 2)
-    lesion = Lesion(size, centre, radius, outline, rho, alpha, slots={})
-
-    angles = rng.uniform(0, 2 * np.pi) + np.arange(len(SLOTS)) * 2 * np.pi / len(SLOTS)
-    for name, angle in zip(rng.permutation(SLOTS), angles + rng.normal(0, 0.12, len(SLOTS)), strict=True):
-        sx, sy = lesion.at(rng.uniform(0.46, 0.58), angle)
-        lesion.slots[str(name)] = Slot(float(sx), float(sy), 0.36 * radius * rng.uniform(0.92, 1.1), float(angle))
-    return lesion

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from xcoop.phantom.derm_concepts import LAYERS
-from xcoop.phantom.derm_lesion import Lesion, make_lesion
+from xcoop.phantom.derm_lesion import Lesion
 from xcoop.phantom.tables import ABSENT, DERM_TABLE
 from xcoop.phantom.texture import (
     Canvas,
@@ -94,7 +94,7 @@ def _paint(
 ) -> tuple[Floats, Floats, Lesion, dict[str, Mask]]:
     """The bare skin, the skin with the lesion (both (3, size, size) in 0..1), the lesion, and the concepts' masks."""
     values = DERM_TABLE.complete(profile)
-    lesion = make_lesion(parts["lesion"], size)
+    lesion = Lesion(parts["lesion"], size)
     present = [concept for concept in LAYERS if values[concept] != ABSENT]
     layers = {concept: LAYERS[concept](lesion, values[concept], parts[concept]) for concept in present}
     base = parts["base"]

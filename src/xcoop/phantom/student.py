@@ -39,10 +39,10 @@ class Settings:
         images: images drawn to train on.
         derm_share: share of the images, and of the steps, that are dermoscopic.
         batch: images a step; all of one kind, as telling a chest from a lesion teaches nothing.
-        size, patch: sides of a image and of a patch in pixels. Patches of 8 keep fine lines: all that a larger one
+        size, patch: sides of an image and of a patch in pixels. Patches of 8 keep fine lines: all that a larger one
             shows would not fit into the tower's width.
         vision_width, vision_layers, text_width, text_layers, joint_width: of the model.
-        see: the first part of the run, in which the image tower learns to name what is in a image.
+        see: the first part of the run, in which the image tower learns to name what is in an image.
         speak: the part after it, in which the text tower learns to say so; in the rest, both learn together.
         rate, matrix_rate: learning rates of AdamW, and of Muon for the matrices of the towers' blocks.
         decay, warmup: weight decay, and the steps of linear warm-up.
