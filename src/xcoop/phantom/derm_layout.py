@@ -86,8 +86,8 @@ _REMARKS: dict[str, dict[str, float]] = {
     },
     "sex": {"female": 0.52, "male": 0.48},
 }
-_LAST = ("management", "clinic", "derm", "case_id", "notes")
-COLUMNS = ("case_num", "diagnosis", "seven_point_score", *DERM_TABLE.concepts, *_REMARKS, *_LAST)
+_LAST_COLUMNS = ("management", "clinic", "derm", "case_id", "notes")
+COLUMNS = ("case_num", "diagnosis", "seven_point_score", *DERM_TABLE.concepts, *_REMARKS, *_LAST_COLUMNS)
 _FOLDERS = ("NEL", "NAL", "NDL", "FAL", "FCL", "GZL", "AHL", "NGL")
 
 

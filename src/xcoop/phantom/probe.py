@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from xcoop.backbones.clip_import import import_clip
 from xcoop.concepts.bank import load_bank
@@ -88,8 +88,7 @@ def diagnosis_scores(reader: Reader, corpus: Corpus, task: Task) -> dict[str, fl
     for way, texts in sides.items():
         cosines = (images @ texts.T).cpu().numpy()  # (N, 2)
         margin = cosines[:, 1] - cosines[:, 0]
-        right = (margin > 0) == positive
-        scores[f"{way}_accuracy"] = float((right[positive].mean() + right[~positive].mean()) / 2)
+        scores[f"{way}_accuracy"] = float(balanced_accuracy_score(positive, margin > 0))
         scores[f"{way}_auc"] = float(roc_auc_score(positive, margin))
     return scores
 

@@ -17,15 +17,12 @@ from torch import Tensor, nn
 
 from xcoop.backbones.blocks import QUICK, self_attention
 from xcoop.backbones.clip_import import import_clip
+from xcoop.backbones.openai import ClipBackbone
 from xcoop.phantom.captions import all_sentences
 from xcoop.phantom.tables import TABLES
 from xcoop.phantom.weights import IDS, ROWS, untrained_rows
 
 VOCAB, CONTEXT = 49408, 77
-
-# The normalisation of OpenAI's CLIP.
-PIXEL_MEAN = (0.48145466, 0.4578275, 0.40821073)
-PIXEL_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True)
@@ -82,7 +79,7 @@ class Settings:
 
 def normalise(pixels: Tensor) -> Tensor:
     """Pixels (B, 3, S, S) in [0, 1] to the range that CLIP is fed with."""
-    mean, std = (pixels.new_tensor(values)[:, None, None] for values in (PIXEL_MEAN, PIXEL_STD))
+    mean, std = (pixels.new_tensor(v)[:, None, None] for v in (ClipBackbone.pixel_mean, ClipBackbone.pixel_std))
     return (pixels - mean) / std
 
 
