@@ -11,6 +11,7 @@ from xcoop.evaluation.bootstrap import Interval
 from xcoop.results.benchmark import Group
 from xcoop.results.measures import Measure
 from xcoop.results.rows import Row
+from xcoop.results.spreadsheets import spreadsheet_safe
 from xcoop.results.tables_cost import mean_of
 from xcoop.results.tables_shots import Place
 
@@ -65,7 +66,7 @@ def lines_csv(lines: Sequence[Mapping[str, Any]]) -> str:
     writer = csv.DictWriter(text, list(lines[0]) if lines else [], lineterminator="\n")
     if lines:
         writer.writeheader()
-    writer.writerows(lines)
+    writer.writerows({key: spreadsheet_safe(value) for key, value in line.items()} for line in lines)
     return text.getvalue()
 
 

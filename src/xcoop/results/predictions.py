@@ -20,6 +20,7 @@ import numpy as np
 from xcoop.evaluation.bootstrap import Floats, Ints
 from xcoop.evaluation.metrics import checked, classification_metrics
 from xcoop.results.record import PREDICTIONS, RESULTS, read_run
+from xcoop.results.spreadsheets import from_spreadsheet
 
 _FIXED = ["image", "patient", "label", "name", "predicted"]
 
@@ -84,7 +85,7 @@ def read_predictions(folder: Path) -> Predictions:
         raise ValueError(f"{folder} holds no finished run ({RESULTS} is missing)")
     path = folder / PREDICTIONS
     with path.open(encoding="utf-8", newline="") as file:
-        header, *rows = list(csv.reader(file)) or [[]]
+        header, *rows = [list(map(from_spreadsheet, row)) for row in csv.reader(file)] or [[]]
     try:
         return _parsed(header, rows, run, str(folder))
     except ValueError as error:

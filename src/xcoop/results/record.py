@@ -27,6 +27,7 @@ from xcoop.files import atomic_write_text, require_ours, sha256_file
 from xcoop.reading import read_json
 from xcoop.results.identity import config_hash
 from xcoop.results.provenance import git_revision, hardware, peak_memory_mb, versions
+from xcoop.results.spreadsheets import spreadsheet_safe
 from xcoop.sharing import fact
 
 logger = logging.getLogger(__name__)
@@ -121,7 +122,8 @@ def predictions_csv(
     writer.writerow(["image", "patient", "label", "name", "predicted", *(f"p_{name}" for name in names)])
     for image, patient, label, row in zip(images, patients, labels.tolist(), probabilities.tolist(), strict=True):
         guess = int(np.argmax(row))
-        writer.writerow([image, patient or "", label, names[label], guess, *map(repr, row)])
+        line = [image, patient or "", label, names[label], guess]
+        writer.writerow([*map(spreadsheet_safe, line), *map(repr, row)])
     return text.getvalue()
 
 

@@ -9,6 +9,7 @@ import re
 from tabulate import tabulate
 
 from xcoop.results.sheet import BEST, LEGEND, TIED, Sheet, Shown
+from xcoop.results.spreadsheets import spreadsheet_safe
 
 SIGNS = {BEST: " *", TIED: " ~", "": ""}
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|#])")
@@ -37,8 +38,8 @@ def table_csv(sheet: Sheet) -> str:
     for line in (sheet.title, *sheet.notes, *sheet.origin):
         text.write(f"# {' '.join(line.split())}\n")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(sheet.head)
-    writer.writerows([f"{cell.text}{SIGNS[cell.mark]}" for cell in row] for row in sheet.rows)
+    writer.writerow(map(spreadsheet_safe, sheet.head))
+    writer.writerows([spreadsheet_safe(f"{cell.text}{SIGNS[cell.mark]}") for cell in row] for row in sheet.rows)
     return text.getvalue()
 
 

@@ -16,6 +16,7 @@ from tabulate import tabulate
 from xcoop.evaluation.calibration import ECE_BINS
 from xcoop.results.facts import best_reachable, classes_said
 from xcoop.results.rows import Row, Setting, collect, parse_folder
+from xcoop.results.spreadsheets import spreadsheet_safe
 
 __all__ = ["COLUMNS", "FORMATS", "Row", "Setting", "collect", "heading", "parse_folder", "render"]
 
@@ -128,5 +129,5 @@ def _csv(rows: Sequence[Row]) -> str:
     writer.writeheader()
     for line in plain:
         lists = {key: " ".join(map(str, value)) for key, value in line.items() if isinstance(value, list)}
-        writer.writerow(line | lists)
+        writer.writerow({key: spreadsheet_safe(value) for key, value in (line | lists).items()})
     return text.getvalue()
