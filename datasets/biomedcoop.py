@@ -25,6 +25,8 @@ MAX_NAMED = 5
 class BiomedCoOp(FamilyDataset):
     """The published splits, unchanged, with their class names and label order: figures compare with the published."""
 
+    whole_folders = False
+
     def find(self, cfg: CfgNode) -> Path:
         """`<NAME>/<NAME>` beside `<NAME>/split_<NAME>.json`; `DATASET.PATH` is the outer folder."""
         name = self.name.removesuffix(MARK)

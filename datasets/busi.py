@@ -48,6 +48,10 @@ class BUSI(MedicalDataset):
             read_class_folders(folder, labels, self.class_names, keep=lambda name: not is_mask(name))
         )
 
+    def is_companion(self, path: str) -> bool:
+        """Whether it is a mask."""
+        return is_mask(path)
+
 
 def is_mask(name: str) -> bool:
     """Whether a file of this name is the mask of another."""

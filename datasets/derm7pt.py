@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xcoop.data.dataset import MedicalDataset
-from xcoop.data.folders import CaseBlindIndex
+from xcoop.data.folders import NameIndex
 from xcoop.data.items import DatasetError, Item, Splits
 from xcoop.data.tables import read_csv
 from xcoop.plugins import register_dataset
@@ -69,6 +69,7 @@ class Derm7pt(MedicalDataset):
 
     dataset_dir = "derm7pt"
     about_name = "derm7pt"
+    whole_folders = False
     concept_bank = "derm7pt"
     positive_class = "melanoma"
     tasks = {  # noqa: RUF012 - the engine's base class is untyped
@@ -167,7 +168,7 @@ def find_images(folder: Path, cases: list[Case]) -> list[str]:
     images = folder / "images"
     if not images.is_dir():
         raise DatasetError(f"{images} is missing: it holds the images that meta.csv names")
-    index = CaseBlindIndex(images)
+    index = NameIndex(images)
     found = [index.find(case.image) for case in cases]
     if lost := [case.image for case, path in zip(cases, found, strict=True) if path is None]:
         raise DatasetError(f"{images} lacks {len(lost)} of {len(cases)} images of meta.csv: {', '.join(lost)}")

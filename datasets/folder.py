@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from xcoop.data.class_folders import left_out
 from xcoop.data.dataset import TEST_SHARE, MedicalDataset
-from xcoop.data.items import DatasetError, Splits
+from xcoop.data.items import DatasetError, Remark, Splits
 from xcoop.data.madesplit import Recipe, made_split
 from xcoop.data.own import read_own
 from xcoop.plugins import own_view, register_dataset
@@ -33,7 +34,7 @@ class Folder(MedicalDataset):
         (place,) = self.places(cfg)
         if not place.exists():
             raise self.missing([place])
-        self._own, self._seed = read_own(place), int(cfg.DATASET.SPLIT_SEED)
+        self._own, self._seed = read_own(place, list(cfg.DATASET.CLASSES)), int(cfg.DATASET.SPLIT_SEED)
         self.tasks = {TASK: self._own.classes}
         bank = self._own.folder / BANK
         self.concept_bank = str(bank) if bank.is_file() else ""
@@ -46,6 +47,19 @@ class Folder(MedicalDataset):
     def read(self, folder: Path) -> Splits:
         """The splits that directories or table state."""
         return self._own.splits
+
+    def remarks(self, folder: Path, splits: Splits) -> list[Remark]:
+        """How the table was read; what lies below the directories of the classes, or beside them, and is not read."""
+        if self._own.table:
+            return list(self._own.remarks)
+        taken = {item.path for item in splits.all()}
+        return [*self._own.remarks, *left_out(folder, [""], taken.__contains__)]
+
+    @classmethod
+    def classes_of(cls, cfg: CfgNode) -> tuple[str, ...] | None:
+        """The classes in the files, if there are any."""
+        places = cls.places(cfg) if cfg.DATASET.PATH else []
+        return read_own(places[0], list(cfg.DATASET.CLASSES)).classes if places and places[0].exists() else None
 
     def _divide(self, splits: Splits, val_share: float, hashes: Mapping[str, str]) -> Splits:
         if splits.divided:

@@ -39,6 +39,7 @@ class ISIC2018(MedicalDataset):
 
     dataset_dir = "ISIC2018"
     about_name = "isic2018"
+    whole_folders = False
     concept_bank = "isic2018"
     tasks = {  # noqa: RUF012 - the engine's base class is untyped
         "seven-classes": (

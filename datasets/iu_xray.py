@@ -52,6 +52,7 @@ class IUXRay(MedicalDataset):
 
     dataset_dir = "IU_XRay"
     about_name = "iu_xray"
+    whole_folders = False
     concept_bank = "iu_xray"
     positive_class = "abnormal"
     tasks = {"normal-vs-abnormal": ("normal", "abnormal")}  # noqa: RUF012 - the engine's base class is untyped

@@ -53,6 +53,7 @@ class PH2(MedicalDataset):
 
     dataset_dir = "PH2"
     about_name = "ph2"
+    whole_folders = False
     concept_bank = "ph2"
     positive_class = "melanoma"
     tasks = {  # noqa: RUF012 - the engine's base class is untyped

@@ -72,6 +72,7 @@ class SkinCon(MedicalDataset):
 
     dataset_dir = "SkinCon"
     about_name = "skincon"
+    whole_folders = False
     concept_bank = "skincon"
     positive_class = "malignant skin lesion"
     tasks = {  # noqa: RUF012 - the engine's base class is untyped

@@ -23,7 +23,7 @@ SHARED = CfgNode(
             "PATH": "",  # the dataset's folder or file; "" looks below DATASET.ROOT
             "CONCEPT_BANK": "",  # a bank's name or a YAML file; "" is the dataset's own bank
             "SET": "",  # which set of a family that shares one reader, e.g. MedMNIST
-            "CLASSES": [],  # its class names, in label order
+            "CLASSES": [],  # the class names in the order of their labels; [] is the order of the dataset
             "POSITIVE_CLASS": "",  # of two, what average precision is about; "" is the dataset's own, or told by names
             "SIZE": 0,  # pixels, of sets that come in several sizes; 0 is the largest at hand
             "HYGIENE": "drop",  # what stands in two splits is dropped from train and val, or left with a report

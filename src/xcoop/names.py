@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import reprlib
 from collections.abc import Iterable
 
@@ -42,3 +43,24 @@ def unknown(kind: str, word: str, options: Iterable[str]) -> str:
     near = closest(word, known)
     hint = f" Did you mean {near!r}?" if near else ""
     return f"Unknown {kind} {shown(word)}.{hint} Known: {', '.join(known) or 'none'}."
+
+
+# Control characters, halves of surrogate pairs (how Python spells bytes that are no UTF-8), and what ends or turns a
+# line: none of them belongs in a name, and some act on a terminal.
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def is_plain(name: str) -> bool:
+    """Whether a name can be written everywhere: as UTF-8, on one line, on a terminal."""
+    return not _UNSAFE.search(name)
+
+
+def escaped(text: str, keep: str = "") -> str:
+    r"""A text with what is not plain, but for the characters of `keep`, spelt as `\x1b`; non-UTF-8 bytes, too."""
+
+    def spelt(match: re.Match[str]) -> str:
+        code = ord(match[0])
+        byte = code - 0xDC00 if 0xDC80 <= code <= 0xDCFF else code  # how Python reads such a byte of a file name
+        return match[0] if match[0] in keep else ascii(chr(byte))[1:-1]
+
+    return _UNSAFE.sub(spelt, text)

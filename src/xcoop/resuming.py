@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from xcoop import checkpoints
+from xcoop.concepts.bank import same_name
 from xcoop.engine.rng import restore_rng, rng_state
 from xcoop.model import PromptModel
 from xcoop.precision import Precision
@@ -121,7 +122,7 @@ class Resumable:
 
 def _require_same_classes(path: Path, trained: list[str] | None, wanted: list[str]) -> None:
     """ValueError if contexts that belong to classes were trained for others; old checkpoints do not tell."""
-    if trained and [_spelled(name) for name in trained] != [_spelled(name) for name in wanted]:
+    if trained and list(map(same_name, trained)) != list(map(same_name, wanted)):
         raise ValueError(
             f"{path} holds contexts of the classes {trained}, and this dataset has {wanted}: class-specific contexts, "
             "caches and classifiers do not transfer; only what all classes share does (e.g. CoOp with "
@@ -137,7 +138,3 @@ def _require_same_length(path: Path, total: int, wanted: int) -> None:
             "means over epochs follow the whole length, so the result would be that of neither: train from the start "
             f"in another folder, or begin a new training at these weights with MODEL.INIT_WEIGHTS {path}"
         )
-
-
-def _spelled(name: str) -> str:
-    return name.lower().replace("_", " ").replace("-", " ")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from xcoop.names import shown, unknown
+from xcoop.names import is_plain, shown, unknown
 
 Names = Iterable[str] | Callable[[], Iterable[str]]
 
@@ -85,7 +85,7 @@ def each(rule: Rule, count: int | None = None) -> Rule:
     return Rule(meaning, lambda value: fits(value) and all(map(rule.holds, value)), fault)
 
 
-TEXT = Rule("a text", lambda value: isinstance(value, str))
+TEXT = Rule("a text without control characters", lambda value: isinstance(value, str) and is_plain(value))
 
 SOUND = Rule("finite, below 2^63, and without control characters", lambda value: _sound(value))  # what has no rule
 TEMPLATE = Rule('a sentence with {} for the class name, or ""', lambda value: value == "" or _has_place(value))
@@ -113,7 +113,5 @@ def _sound(value: Any) -> bool:
     if isinstance(value, (list, tuple)):
         return all(map(_sound, value))
     if isinstance(value, str):
-        return not any(
-            (ord(letter) < ord(" ") and letter not in "\n\t") or 0xD800 <= ord(letter) < 0xE000 for letter in value
-        )
+        return is_plain(value)
     return not isinstance(value, (int, float)) or (math.isfinite(value) and abs(value) < 2**63)

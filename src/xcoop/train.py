@@ -118,6 +118,8 @@ def merged(args: argparse.Namespace) -> CfgNode:
     if args.eval_only and args.model_dir and cfg.OUTPUT_DIR == DEFAULT_OUTPUT:
         cfg.OUTPUT_DIR = _evaluation_folder(args, cfg)
     check_values(cfg)
+    if args.eval_only and args.model_dir:
+        cfg.DATASET.CLASSES = _classes_in_order(cfg, Path(args.model_dir))
     cfg.freeze()
     return cfg
 
@@ -152,6 +154,16 @@ def _evaluation_folder(args: argparse.Namespace, cfg: CfgNode) -> str:
     """Where an evaluation goes that was given no folder: below the run that it evaluates."""
     epoch = "" if args.load_epoch is None else f"_epoch{args.load_epoch}"
     return str(Path(args.model_dir, "evaluation", f"{cfg.DATASET.NAME}_{cfg.DATASET.SUBSAMPLE_CLASSES}{epoch}"))
+
+
+def _classes_in_order(cfg: CfgNode, trained: Path) -> list[str]:
+    """`DATASET.CLASSES` for an evaluation: the run's, if the dataset has the same ones in another order or spelling."""
+    from xcoop.data.dataset import class_names, same_classes
+    from xcoop.results.record import read_run
+
+    own, of_run = class_names(cfg), (read_run(trained) or {}).get("classnames", ())
+    moved = own and list(own) != list(of_run) and same_classes(own, of_run)
+    return list(of_run) if moved else list(cfg.DATASET.CLASSES)
 
 
 def check_values(cfg: CfgNode) -> None:

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from xcoop.commands.base import BusyError, UserError
 from xcoop.files import atomic_write_text, require_ours, sweep, unused
 from xcoop.locks import take, unguarded, unlinked
+from xcoop.names import escaped
 from xcoop.results.identity import config_hash, differences, read_config
 from xcoop.results.places import other_data
 from xcoop.results.record import CONFIG, PREDICTIONS, RESULTS, Origin, read_run
@@ -206,7 +207,7 @@ class _Printer(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Writes one record as one line."""
         level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
-        sys.stdout.write(f"{level}{record.getMessage()}\n")
+        sys.stdout.write(escaped(f"{level}{record.getMessage()}", keep="\n\t") + "\n")
 
 
 def _set_aside(log: Path) -> None:

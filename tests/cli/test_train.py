@@ -13,9 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from xcoop import train
+from xcoop import load_run, train
 from xcoop.cli import main as cli
+from xcoop.names import is_plain
 from xcoop.results.record import read_run
 from xcoop.train import main, merged, parser
 
@@ -348,3 +350,55 @@ def test_config_is_saved_whole(finished: Path) -> None:
 
     record = json.loads((finished / "results.json").read_text())
     assert config_hash(read_config(finished / "config.yaml")) == record["config_hash"]
+
+
+def test_an_evaluation_has_the_classes_in_the_order_of_the_run(
+    data: Path, words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Images of one's own, whose folders sort otherwise and are spelt otherwise, by the names of their classes."""
+    monkeypatch.setenv("XCOOP_CACHE", str(tmp_path / "cache"))
+    csc = ["TRAINER.COOP.CSC", "True"]
+    order = ["DATASET.CLASSES", "['pneumonia', 'normal']"]
+    assert main([*words, *csc, *order, "--output-dir", str(tmp_path / "run")]) == 0
+    trained = read_run(tmp_path / "run")
+    assert trained is not None
+    assert trained["classnames"] == ["pneumonia", "normal"]
+    with np.load(data / "pneumoniamnist.npz") as arrays:  # the same images, as folders
+        for split in ("train", "test"):
+            for number, image in enumerate(arrays[f"{split}_images"]):
+                name = ("Normal", "PNEUMONIA")[arrays[f"{split}_labels"][number, 0]]
+                path = tmp_path / "own" / split / name / f"{split}{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(image).save(path)
+    own = ["--dataset-config-file", "folder", "DATASET.PATH", str(tmp_path / "own")]
+    again = [*words, *csc, *own, "--eval-only", "--model-dir", str(tmp_path / "run")]
+    assert main([*again, "--output-dir", str(tmp_path / "out")]) == 0
+    found = read_run(tmp_path / "out")
+    assert found is not None
+    assert found["classnames"] == trained["classnames"]
+    assert found["confusion"] == trained["confusion"]
+    assert found["metrics"]["accuracy"] == trained["metrics"]["accuracy"]
+    assert load_run(tmp_path / "out").classnames == trained["classnames"]
+    assert main([*again, "--output-dir", str(tmp_path / "out")]) == 0  # the same evaluation once more
+    (tmp_path / "own" / "train" / "PNEUMONIA").rename(tmp_path / "own" / "train" / "covid")
+    (tmp_path / "own" / "test" / "PNEUMONIA").rename(tmp_path / "own" / "test" / "covid")
+    capsys.readouterr()
+    assert main([*again, "--output-dir", str(tmp_path / "others")]) == 2
+    error = capsys.readouterr().err
+    assert "['pneumonia', 'normal']" in error
+    assert "['covid', 'Normal']" in error or "['Normal', 'covid']" in error
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("OUTPUT_DIR", "o\x1b[2Jx"), ("DATASET.ROOT", "d\udce9"), ("DATASET.PATH", "a\nb")]
+)
+def test_names_that_no_record_could_hold_are_refused_before_anything_is_made(
+    words: list[str], tmp_path: Path, key: str, value: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = ["--output-dir", str(tmp_path / "run")] if key != "OUTPUT_DIR" else []
+    assert main([*words, *out, key, str(tmp_path / value)]) == 2
+    error = capsys.readouterr().err
+    assert f"{key} is '" in error
+    assert "without control characters" in error
+    assert is_plain(error.replace("\n", ""))
+    assert not list(tmp_path.iterdir())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from xcoop.data.folders import CaseBlindIndex, StemIndex, list_images, name_some, writable
+from xcoop.data.folders import NameIndex, StemIndex, list_images, name_some, writable
 from xcoop.data.items import DatasetError
 
 
@@ -14,7 +14,7 @@ def test_names_are_found_whatever_their_case(tmp_path: Path) -> None:
     (tmp_path / "NEL").mkdir()
     for name in ("NEL/nel026.JPG", "NEL/Both.jpg", "NEL/both.jpg", "NEL/Ä.jpg"):
         (tmp_path / name).touch()
-    index = CaseBlindIndex(tmp_path)
+    index = NameIndex(tmp_path)
     assert index.find("NEL/Nel026.jpg") == "NEL/nel026.JPG"
     assert index.find("nel\\NEL026.jpg") == "NEL/nel026.JPG"
     assert index.find("NEL/Both.jpg") == "NEL/Both.jpg"
@@ -27,7 +27,7 @@ def test_names_are_found_whatever_their_case(tmp_path: Path) -> None:
 def test_a_path_out_of_the_folder_is_not_found(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "secret.jpg").touch()
-    assert CaseBlindIndex(tmp_path / "in").find("../secret.jpg") is None
+    assert NameIndex(tmp_path / "in").find("../secret.jpg") is None
 
 
 def test_stray_files_and_hidden_folders_are_left_out(tmp_path: Path) -> None:

@@ -112,12 +112,23 @@ class TestCheck:
                 "train/PNEUMONIA/person20_virus_7.jpeg (patient virus-20)",
             ),
             (
+                lambda f: [(f / f"test/NORMAL/{i}.dcm").write_text("x") for i in range(4)],
+                [("matters", "reading")],
+                "4 files beside the images are left out: 4 .dcm (test/NORMAL/0.dcm, test/NORMAL/1.dcm, "
+                "test/NORMAL/2.dcm, ...)",
+            ),
+            (
+                lambda f: picture(f / "train/NORMAL/deeper/IM-0001-0001.png", 4711),
+                [("matters", "reading")],
+                "1 files beside the images are left out: 1 .png (train/NORMAL/deeper/IM-0001-0001.png)",
+            ),
+            (
                 lambda f: (f / TEST_NORMAL).write_bytes((f / TEST_NORMAL).read_bytes()[:300]),
                 [("unusable", "unreadable")],
                 f"1 of 120 images cannot be read, and runs refuse them: {TEST_NORMAL}: ",
             ),
         ],
-        ids=["lost", "leaked", "leaked, turned", "contradicting", "patient", "cut off"],
+        ids=["lost", "leaked", "leaked, turned", "contradicting", "patient", "not read", "too deep", "cut off"],
     )  # fmt: skip
     def test_planted_faults_are_found_and_no_others(
         self, root: Path, chest: Path, damage: Callable[[Path], object], kinds: list[tuple[str, str]], text: str

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import unicodedata
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
+from generated_trees import LAYOUTS
+from PIL import Image
 from tree_tools import config, edit, load, picture, write_csv
 from trees_folder import CLASSES, directories, split_directories, table
 
@@ -16,6 +19,7 @@ from xcoop.checks import load_dataset_bank
 from xcoop.concepts.bank import BankError, load_bank
 from xcoop.concepts.skeleton import skeleton
 from xcoop.data.items import DatasetError
+from xcoop.names import is_plain
 
 
 @pytest.fixture
@@ -190,3 +194,131 @@ def test_a_skeleton_with_names_that_yaml_reads_otherwise(tmp_path: Path) -> None
     bank = tmp_path / "bank.yaml"
     bank.write_text(filled(skeleton("yes", strange)), encoding="utf-8")
     assert list(load_bank(bank).classes) == strange
+
+
+def caption(caplog: pytest.LogCaptureFixture) -> str:
+    return "\n".join(record.getMessage() for record in caplog.records if record.levelname == "WARNING")
+
+
+def test_what_lies_beside_the_images_is_said(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = directories(root)
+    for name in ("leaf/1.dcm", "leaf/2.DCM", "leaf/notes", "leaf/.DS_Store", "README.md", "concepts.yaml"):
+        (folder / name).write_text("x")
+    picture(folder / "loose.png", 1)
+    picture(folder / "leaf" / ".cache" / "x.png", 2)
+    own(folder)
+    assert (
+        "5 files beside the images are left out: 2 .png (leaf/.cache/x.png, loose.png), "
+        "2 .dcm (leaf/1.dcm, leaf/2.DCM), 1 without a suffix (leaf/notes)"
+    ) in caption(caplog)
+
+
+def test_images_that_may_be_none_of_their_class_are_said(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = directories(root)
+    picture(folder / "leaf" / "leaf01_mask.png", 77)
+    picture(folder / "leaf" / "deep" / "leaf50.png", 78)
+    caplog.set_level("INFO")
+    assert len(own(folder).train_x) > 6
+    assert "1 images look like masks of others, and are taken as images of their class: leaf/leaf01_mask.png" in (
+        caption(caplog)
+    )
+    assert "1 images lie in directories below those of the classes, and count as theirs: leaf/deep/leaf50.png" in (
+        caplog.text
+    )
+
+
+def test_a_class_without_images_says_what_it_holds(root: Path) -> None:
+    folder = directories(root)
+    for path in (folder / "leaf").iterdir():
+        path.rename(path.with_suffix(".dcm"))
+    with pytest.raises(DatasetError, match=r"leaf holds no image that is read \(10 \.dcm \(leaf/leaf00\.dcm, "):
+        own(folder)
+
+
+@pytest.mark.parametrize("suffix", [".jfif", ".webp", ".bmp", ".jp2", ".avif", ".pgm", ".TIF", ".mpo"])
+def test_formats_that_are_read(root: Path, suffix: str) -> None:
+    folder = directories(root)
+    path = folder / "leaf" / f"other{suffix}"
+    kinds = {".jfif": "JPEG", ".pgm": "PPM", ".TIF": "TIFF"}
+    Image.new("RGB", (20, 20), (90, 130, 20)).save(path, format=kinds.get(suffix))
+    assert len(own(folder).train_x) + len(own(folder).val) + len(own(folder).test) == 31
+
+
+NFC, NFD = "caf\u00e9", "cafe\u0301"
+
+
+@pytest.mark.parametrize(("listed", "on_disk"), [(NFC, NFD), (NFD, NFC)])
+def test_the_unicode_forms_of_names_meet(root: Path, listed: str, on_disk: str) -> None:
+    """Of a table and the files that it lists, of a split and the files that it divides."""
+    for i in range(12):
+        picture(root / on_disk / f"{i}.png", i)
+    rows = [(f"{listed}/{i}.png", "ab"[i % 2]) for i in range(12)]
+    write_csv(root / "t.csv", ["path", "label"], rows)
+    first = own(root)
+    assert all(f"/{on_disk}/" in item.impath for item in first.train_x)
+    split = root / "t.split-seed_0.json"
+    text = json.loads(split.read_text())
+    split.write_text(json.dumps(text).replace(json.dumps(on_disk)[1:-1], json.dumps(listed)[1:-1]))
+    assert [item.impath for item in own(root).test] == [item.impath for item in first.test]
+
+
+def test_the_unicode_forms_of_a_class_are_one(root: Path) -> None:
+    for split, name in (("train", NFC), ("test", NFD)):
+        for i in range(8):
+            picture(root / split / name / f"{split}{i}.png", i + 100 * (split == "test"))
+            picture(root / split / "tea" / f"{split}{i}.png", i + 100 * (split == "test") + 1000)
+    dataset = own(root)
+    assert dataset.classnames == [NFC, "tea"]
+    bank = load_bank(written_bank(root / "bank.yaml", [NFD, "Tea"]))
+    assert list(bank.for_classes(dataset.classnames).classes) == [NFC, "tea"]
+
+
+def written_bank(path: Path, classes: list[str]) -> Path:
+    path.write_text(filled(skeleton("x", classes)), encoding="utf-8")
+    return path
+
+
+def test_few_shots_do_not_depend_on_the_unicode_form(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XCOOP_CACHE", str(tmp_path / "cache"))
+    chosen = []
+    for form in (NFC, NFD):
+        for i in range(20):
+            picture(tmp_path / form / "ab"[i % 2] / f"{form}{i}.png", i)
+        chosen.append({unicodedata.normalize("NFC", name) for name in names(own(tmp_path / form, NUM_SHOTS=2).train_x)})
+    assert chosen[0] == chosen[1]
+
+
+def test_the_order_of_the_classes_can_be_told(root: Path) -> None:
+    folder = directories(root)
+    first, told = own(folder), own(folder, CLASSES=["Stem", "leaf", "ROOT"])
+    assert told.classnames == ["Stem", "leaf", "ROOT"]
+    assert told.class_names == ("Stem", "leaf", "ROOT")
+    labels = {item.impath: item.label for item in told.test}
+    assert [labels[item.impath] for item in first.test] == [{0: 1, 1: 2, 2: 0}[item.label] for item in first.test]
+
+
+@pytest.mark.parametrize("wanted", [["leaf", "root"], ["leaf", "root", "stalk"], ["leaf", "root", "stem", "Stem"]])
+def test_classes_that_are_not_those_of_the_images_are_refused(root: Path, wanted: list[str]) -> None:
+    folder = directories(root)
+    with pytest.raises(DatasetError, match=r"there: +'leaf', 'root', 'stem'\n  DATASET\.CLASSES: 'leaf', 'root'"):
+        own(folder, CLASSES=wanted)
+
+
+def test_a_shipped_set_in_another_order(tmp_path: Path) -> None:
+    LAYOUTS["pneumonia"].make(tmp_path)
+    dataset = load("pneumonia", tmp_path, CLASSES=["Pneumonia", "normal"])
+    assert dataset.classnames == ["Pneumonia", "normal"]
+    assert all(("PNEUMONIA" in item.impath) == (item.label == 0) for item in dataset.test)
+
+
+@pytest.mark.parametrize(
+    "name", ["b\x1b[31mad", "new\nline", b"caf\xe9".decode("utf-8", "surrogateescape"), "\u202egnp"]
+)
+@pytest.mark.parametrize("where", ["{}/1.png", "leaf/{}.png"])
+def test_names_that_cannot_be_written_are_refused_at_once(root: Path, name: str, where: str) -> None:
+    folder = directories(root)
+    for i in range(3):
+        picture(folder / where.format(name).replace("1.png", f"{i}.png"), 50 + i)
+    with pytest.raises(DatasetError, match=r"no UTF-8, or hold control characters: .*Rename them") as caught:
+        own(folder)
+    assert is_plain(str(caught.value))

@@ -82,6 +82,18 @@ def test_cross_evaluates_on_each_target(tmp_path: Path) -> None:
     assert found[1].folder == found[0].folder / "evaluation" / "derm7pt_all"
 
 
+def test_cross_has_the_classes_in_the_order_of_the_training(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("DATASET: {NAME: Phantom, CLASSES: [melanoma, nevus]}\n")
+    trained, evaluated = jobs(
+        grid(tmp_path, datasets=(str(path),), cfgs=("phantom",), setting="cross", targets=("derm7pt",))
+    )
+    assert "DATASET.CLASSES" not in trained.words
+    assert option(evaluated, "DATASET.CLASSES") == "['melanoma', 'nevus']"
+    trained, evaluated = jobs(grid(tmp_path, cfgs=("phantom",), setting="cross", targets=(str(path),)))
+    assert option(evaluated, "DATASET.CLASSES") == "['nevus', 'melanoma']"
+
+
 @pytest.mark.parametrize(
     ("axes", "message"),
     [

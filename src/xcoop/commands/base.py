@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
-from xcoop.names import closest, cut, shown
+from xcoop.names import closest, cut, escaped, shown
 
 LONGEST_PATH = 4096  # characters, as Linux has it
 LONGEST_MESSAGE = 10_000  # characters: all known names, or a dataset's layout, but never a whole file
@@ -58,19 +58,19 @@ class Parser(argparse.ArgumentParser):
         if chosen := INVALID_CHOICE.search(message):
             near = closest(chosen[1], re.findall(r"[\w-]+", chosen[2]))
             hint = f"; did you mean {near}?" if near else ""
-        super().error(cut(message, LONGEST_MESSAGE) + hint)
+        super().error(escaped(cut(message, LONGEST_MESSAGE) + hint, keep="\n"))
 
 
 def say(*lines: str) -> None:
     """Writes lines to the standard output at once."""
-    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.write(escaped("\n".join(lines), keep="\n\t") + "\n")
     sys.stdout.flush()
 
 
 def complain(message: str) -> None:
     """Writes one line to the standard error."""
     sys.stdout.flush()
-    sys.stderr.write(f"xcoop: {message}\n")
+    sys.stderr.write(escaped(f"xcoop: {message}\n", keep="\n\t"))
     sys.stderr.flush()
 
 

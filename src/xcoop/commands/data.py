@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xcoop.commands.base import USER_ERROR, UserError, complain, describe, say
+from xcoop.names import escaped
 from xcoop.plans import environment_defaults
 
 if TYPE_CHECKING:
@@ -209,11 +210,19 @@ def _logged(action: Callable[[argparse.Namespace], int], arguments: argparse.Nam
         return action(arguments)
 
 
+class _Escaping(logging.Formatter):
+    """Messages name files, and names may hold what acts on a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return escaped(super().format(record), keep="\n\t")
+
+
 @contextmanager
 def _log_lines() -> Iterator[None]:
     """Shows on the standard error what the library reports of its progress."""
     handler, library = logging.StreamHandler(sys.stderr), logging.getLogger("xcoop")
     level = library.level
+    handler.setFormatter(_Escaping())
     library.addHandler(handler)
     library.setLevel(logging.INFO)
     try:

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -100,8 +101,11 @@ class ConceptBank:
 
 
 def same_name(name: str) -> str:
-    """A class name reduced to what counts in a match: lower case, one blank for each `_`, `-` or run of blanks."""
-    return re.sub(r"[\s_-]+", " ", name).strip().lower()
+    """A class name reduced to what counts in a match: lower case, one blank for each `_`, `-` or run of blanks.
+
+    Letters that Unicode spells in two forms (as one character, or with an accent of its own) are the same in both.
+    """
+    return re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFC", name)).strip().lower()
 
 
 def load_bank(name_or_path: str | Path) -> ConceptBank:

@@ -16,6 +16,7 @@ from xcoop.data.images import header
 from xcoop.data.items import Item, Splits, per_class
 from xcoop.data.raw import Raw
 from xcoop.data.survey import survey
+from xcoop.names import escaped
 
 NOTE, MATTERS, UNUSABLE = "note", "matters", "unusable"
 SEVERITIES = (NOTE, MATTERS, UNUSABLE)  # the index of the worst is the exit code
@@ -105,6 +106,7 @@ def check(raw: Raw, facts: About | None) -> Report:
     _, clashes = hygiene.clean(raw.splits, hashes, raw.drops)
     published = facts.counts.get(raw.task, {}) if facts and not raw.is_phantom else {}
     findings = [
+        *(Finding(MATTERS if remark.matters else NOTE, "reading", escaped(remark.text)) for remark in raw.remarks),
         *_split_findings(raw),
         *_count_findings(raw, facts),
         *_unreadable_findings(reasons, len(surveyed)),

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import logging
 import os
+import posixpath
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from dassl.data.datasets import DatasetBase, Datum
+from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 
 from xcoop import names
+from xcoop.concepts.bank import same_name
 from xcoop.config import check_settings
 from xcoop.data import hygiene
 from xcoop.data.about import MissingDatasetError, about, compare_counts, missing
+from xcoop.data.class_folders import left_out
 from xcoop.data.folders import absolute
-from xcoop.data.items import DatasetError, Splits
+from xcoop.data.items import DatasetError, Remark, Splits
 from xcoop.data.positive import check_asked, positive_class
 from xcoop.data.splits import carve, few_shot, record, subsample_classes, three_way
 from xcoop.data.survey import refuse_unreadable, survey
@@ -29,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 CARVE_SEED = 0  # of validation and test patients: the same for every run, so that seeds and shots compare on one set
 TEST_SHARE = 0.3  # of a set without official splits; CoOp's own divisions hold 50, 20 and 30 %
+MAX_NAMED = 5
 PHANTOM_MARK = "phantom.json"  # lies in, or just above, a folder of drawn pictures
 
 
@@ -45,6 +50,8 @@ class MedicalDataset(DatasetBase):
         dataset_dir: the folder that holds the images.
         task: the task that was read.
         is_phantom: whether the pictures are drawn.
+        whole_folders: whether all that lies in the folders of the images ought to be images of the set; not so where a
+            table chooses among them.
         split_hash: digest of the full splits (see `Splits.digest`).
         patients: patient of each image by its path; None if the dataset does not tell.
     """
@@ -56,17 +63,18 @@ class MedicalDataset(DatasetBase):
     concept_bank: str = ""
     positive_class: str = ""
     is_phantom: bool = False
+    whole_folders: bool = True
 
     def __init__(self, cfg: CfgNode) -> None:
         cfg = own_view(cfg)
         check_settings(cfg, section="DATASET")
         self.name = self.name or type(self).__name__
         self.task = self._choose_task(cfg.DATASET.TASK)
-        check_asked(cfg.DATASET.POSITIVE_CLASS, self.class_names)
+        check_asked(cfg.DATASET.POSITIVE_CLASS, cfg.DATASET.CLASSES or self.class_names)
         folder = self.find(cfg)
         self.dataset_dir = str(folder)
         self.is_phantom = self.is_phantom or _is_drawn(folder)
-        full = self._clean(cfg, folder, self.read(folder))
+        full = self._clean(cfg, folder, self._ordered(cfg, folder, self.read(folder)))
         self.split_hash = full.digest()
         splits = subsample_classes(self._few_shot(cfg, folder, full), cfg.DATASET.SUBSAMPLE_CLASSES)
         self.patients = _patients(folder, splits)
@@ -80,6 +88,18 @@ class MedicalDataset(DatasetBase):
     @abstractmethod
     def read(self, folder: Path) -> Splits:
         """The official splits for `self.task`. An empty val is carved from train; `Splits.undivided` is divided."""
+
+    def remarks(self, folder: Path, splits: Splits) -> list[Remark]:
+        """What has to be said of how the set was read; of one that takes whole folders, what it left out of them."""
+        if not self.whole_folders:
+            return []
+        taken = {item.path for item in splits.all()}
+        places = {posixpath.dirname(path) for path in taken}
+        return left_out(folder, places, lambda path: path in taken or self.is_companion(path))
+
+    def is_companion(self, path: str) -> bool:
+        """Whether a file is known to lie beside the images without being one, such as a mask."""
+        return False
 
     def concept_labels(self, folder: Path) -> dict[str, dict[str, str]] | None:
         """What the set itself says of each image: by path relative to `folder`, the value of each concept.
@@ -120,10 +140,43 @@ class MedicalDataset(DatasetBase):
             raise ValueError(f"{self.name}: {names.unknown('DATASET.TASK', asked, self.tasks)}")
         return asked or next(iter(self.tasks))
 
+    @classmethod
+    def classes_of(cls, cfg: CfgNode) -> tuple[str, ...] | None:
+        """The class names that the set itself has for a configuration, in its own order; None if nothing tells them."""
+        tasks = getattr(cls, "tasks", None)
+        if not tasks:
+            return None
+        return tuple(tasks[cfg.DATASET.TASK or next(iter(tasks))])
+
+    def _ordered(self, cfg: CfgNode, folder: Path, splits: Splits) -> Splits:
+        """The splits with the classes in the order, and under the names, of `DATASET.CLASSES`."""
+        _require_plain(folder, [*self.class_names, *(text for i in splits.all() for text in (i.path, i.patient))])
+        wanted = tuple(map(str, cfg.DATASET.CLASSES))
+        if not wanted or wanted == self.class_names:
+            return splits
+        if not same_classes(self.class_names, wanted):
+            raise DatasetError(
+                f"{folder}: the classes are not those of DATASET.CLASSES (case, '_', '-' aside).\n"
+                f"  there:           {', '.join(map(repr, self.class_names))}\n"
+                f"  DATASET.CLASSES: {', '.join(map(repr, wanted))}"
+            )
+        place = {same_name(name): label for label, name in enumerate(wanted)}
+        new = [place[same_name(name)] for name in self.class_names]  # of each own label
+        moved = (
+            [replace(item, label=new[item.label], classname=wanted[new[item.label]]) for item in items]
+            for _, items in splits
+        )
+        self.tasks = {**self.tasks, self.task: wanted}
+        named = [name for name in wanted if same_name(name) == same_name(self.positive_class)]
+        self.positive_class = "".join(named) or self.positive_class
+        return replace(Splits.of(*moved), divided=splits.divided)
+
     def _clean(self, cfg: CfgNode, folder: Path, splits: Splits) -> Splits:
         if self.about_name and not self.is_phantom:
             for line in compare_counts(about(self.about_name), self.task, splits):
                 logger.warning("%s: %s", self.name, line)
+        for remark in self.remarks(folder, splits):
+            logger.log(logging.WARNING if remark.matters else logging.INFO, "%s: %s", self.name, remark.text)
         self._require_every_class(folder, splits)
         findings = survey(folder, [item.path for item in splits.all()])
         refuse_unreadable(folder, findings)
@@ -174,6 +227,31 @@ class MedicalDataset(DatasetBase):
             for _, items in splits
         )
         return {"train_x": train, "val": val, "test": test}
+
+
+def class_names(cfg: CfgNode) -> tuple[str, ...] | None:
+    """The classes of the dataset that a checked configuration names, in their order; None if nothing tells them."""
+    if cfg.DATASET.CLASSES:
+        return tuple(map(str, cfg.DATASET.CLASSES))
+    cls: Any = DATASET_REGISTRY.get(cfg.DATASET.NAME)
+    return cls.classes_of(cfg) if issubclass(cls, MedicalDataset) else None
+
+
+def same_classes(one: Sequence[str], two: Sequence[str]) -> bool:
+    """Whether two lists hold the same classes, in whatever order and spelling (see `same_name`)."""
+    return sorted(map(same_name, one)) == sorted(map(same_name, two))
+
+
+def _require_plain(folder: Path, texts: Iterable[str]) -> None:
+    """DatasetError for names that could not be written to every record and page later, after the training."""
+    strange = sorted({text for text in (str(folder), *texts) if not names.is_plain(text)})
+    if strange:
+        examples = ", ".join(f"'{names.escaped(text)}'" for text in strange[:MAX_NAMED])
+        examples += ", ..." if len(strange) > MAX_NAMED else ""
+        raise DatasetError(
+            f"{names.escaped(str(folder))}: {len(strange)} names of files, classes or patients are no UTF-8, or hold "
+            f"control characters: {examples}. Rename them"
+        )
 
 
 def _is_drawn(folder: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from xcoop.concepts.bank import same_name
 from xcoop.data.about import about
 from xcoop.data.dataset import MedicalDataset
 from xcoop.data.items import DatasetError
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class FamilyDataset(MedicalDataset):
-    """One set of a family, `DATASET.SET`, with the class names `DATASET.CLASSES` in label order.
+    """One set of a family, `DATASET.SET`, with the class names `DATASET.CLASSES`, in the order that they shall have.
 
     The set's name in lower case is that of its configuration, its facts and its concept bank.
     """
@@ -30,6 +31,9 @@ class FamilyDataset(MedicalDataset):
             raise DatasetError(f"DATASET.CLASSES of {self.name} holds {', '.join(map(repr, twice))} more than once")
         self.about_name = self.concept_bank = self.name.lower()
         facts = about(self.about_name)
-        self.tasks = {next(iter(facts.counts)): tuple(classes)}
+        task, counts = next(iter(facts.counts.items()))
+        published = list(next(iter(counts.values()), classes))
+        same = sorted(map(same_name, published)) == sorted(map(same_name, classes))
+        self.tasks = {task: tuple(published if same else classes)}  # others are new names, in the order of the labels
         self.positive_class = facts.positive
         super().__init__(cfg)

@@ -51,28 +51,35 @@ def list_images(folder: Path, deep: bool = False) -> list[str]:
     return sorted(_walk(folder, "", deep, frozenset()))
 
 
-class CaseBlindIndex:
-    """Finds the pictures of a folder by a relative path whose case may be wrong (`nel026.JPG` for `Nel026.jpg`)."""
+class NameIndex:
+    """Finds the pictures of a folder by paths that are spelt otherwise than on disk, or are not whole.
+
+    Case and the Unicode form of letters do not count (`nel026.JPG` for `Nel026.jpg`). The suffix may be left out; so
+    may the folder, if one picture alone has the name.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self._paths = list_images(folder, deep=True)
-        self._exact = set(self._paths)
-        self._by_key: dict[str, list[str]] = {}
-        for path in self._paths:
-            self._by_key.setdefault(_key(path), []).append(path)
+        paths = list_images(folder, deep=True)
+        self._exact = set(paths)
+        self._by_key: tuple[dict[str, list[str]], ...] = ({}, {}, {}, {})
+        for path in paths:
+            whole, name = _key(path), _key(posixpath.basename(path))
+            for found, key in zip(self._by_key, (whole, posixpath.splitext(whole)[0], name, _stem(path)), strict=True):
+                found.setdefault(key, []).append(path)
 
     def find(self, name: str) -> str | None:
         """The path as it is spelt on disk; None if there is none.
 
         Raises:
-            DatasetError: several files differ in case alone, and none is spelt as asked.
+            DatasetError: it may be any of several files.
         """
-        name = name.strip().replace("\\", "/")
+        name = posixpath.normpath(name.strip().replace("\\", "/"))
         if name in self._exact:
             return name
-        found = self._by_key.get(_key(name), [])
+        found = next((by_key[_key(name)] for by_key in self._by_key if _key(name) in by_key), [])
         if len(found) > 1:
-            raise DatasetError(f"{name!r} may be any of {found}: these files differ in case alone")
+            what = "these files differ in case alone, or in folder or suffix"
+            raise DatasetError(f"{name!r} may be any of {found}: {what}; write the path as it is on disk")
         return found[0] if found else None
 
 

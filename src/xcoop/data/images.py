@@ -30,9 +30,10 @@ Result = TypeVar("Result")
 Image.init()  # loads PIL's decoders: until then only the names of the commonest are known to it
 
 # Formats with plain decoders. PIL knows more (EPS starts Ghostscript), and a data folder must not choose among them.
-_PLAIN_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "TIFF", "GIF", "WEBP", "PPM", "JPEG2000")
+_PLAIN_FORMATS = ("JPEG", "MPO", "PNG", "BMP", "TIFF", "GIF", "WEBP", "PPM", "JPEG2000", "AVIF")
 FORMATS = tuple(name for name in _PLAIN_FORMATS if name in Image.OPEN)
-SUFFIXES = frozenset({".jpeg", ".jpg", ".png", ".bmp", ".tif", ".tiff", ".gif", ".webp", ".pgm", ".ppm", ".jp2"})
+_READ = {*FORMATS, "MPO"}  # MPO, several JPEGs in one, is opened by the decoder of JPEG
+SUFFIXES = frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in _READ)
 # What the pixels of a file depend on: the rule above (its number goes up with it) and the decoders. Whatever is kept of
 # pictures is kept under this name.
 READER = f"rule 2, Pillow {PIL.__version__}, JPEG {features.version('jpg')}"

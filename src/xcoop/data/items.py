@@ -15,6 +15,18 @@ class DatasetError(ValueError):
     """A dataset whose files contradict its layout; the message names the file and what would be right."""
 
 
+@dataclass(frozen=True)
+class Remark:
+    """What a reader says of how it read a dataset, or of what it left unread.
+
+    Attributes:
+        matters: whether something may be missing or mistaken; else it is for information.
+    """
+
+    text: str
+    matters: bool = False
+
+
 @dataclass(frozen=True, order=True)
 class Item:
     """One labelled image.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,8 +76,13 @@ def _write(places: Iterable[Path], splits: Splits, recipe: Recipe) -> None:
 
 def _reused(path: Path, items: Sequence[Item], recipe: Recipe) -> Splits:
     tree = _read(path)
-    split_of = {image: split for split in SPLITS for image in tree[split]}
     by_path = {item.path: item for item in items}
+    spelt = {unicodedata.normalize("NFC", path): path for path in by_path}  # the file may come from another system
+
+    def on_disk(image: str) -> str:
+        return image if image in by_path else spelt.get(unicodedata.normalize("NFC", image), image)
+
+    split_of = {on_disk(image): split for split in SPLITS for image in tree[split]}
     new, gone = sorted(by_path.keys() - split_of.keys()), sorted(split_of.keys() - by_path.keys())
     if new or gone:
         raise DatasetError(
@@ -87,7 +93,7 @@ def _reused(path: Path, items: Sequence[Item], recipe: Recipe) -> Splits:
     if (tree.get("test_share"), tree.get("val_share")) != (recipe.test, recipe.val):
         logger.warning("%s was made with other shares; it is used as it is. Delete it to have it made anew", path)
     logger.info("the split of %s is used", path)
-    train, val, test = ([by_path[image] for image in tree[split]] for split in SPLITS)
+    train, val, test = ([by_path[on_disk(image)] for image in tree[split]] for split in SPLITS)
     return Splits.of(train, val, test)
 
 

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import posixpath
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from xcoop.concepts.bank import same_name
-from xcoop.data.folders import list_images
-from xcoop.data.items import DatasetError, Item, Splits
-from xcoop.data.owntable import SPLIT_WORDS, Row, read_rows
-
-logger = logging.getLogger(__name__)
+from xcoop.data.class_folders import shown_kinds, unread_files
+from xcoop.data.folders import NameIndex, list_images
+from xcoop.data.items import DatasetError, Item, Remark, Splits
+from xcoop.data.owntable import Row, read_rows, split_of
+from xcoop.names import escaped
 
 TABLES = (".csv", ".tsv")
 NO_CLASSES = frozenset({"split_fewshot"})  # directories that are written here
+MASK = re.compile(
+    r"(.+?)[ _.-]*(?:mask|segmentation|seg|groundtruth|gt|annotation|superpixels)[ _.-]*\d*", re.IGNORECASE
+)
 MAX_NAMED = 5
 
 
@@ -32,20 +35,23 @@ class Own:
         classes: in label order: sorted, by value if all are numbers.
         splits: undivided if no split is stated.
         table: the name of the table without its suffix; empty for directories.
+        remarks: on how it was read.
     """
 
     folder: Path
     classes: tuple[str, ...]
     splits: Splits
     table: str = ""
+    remarks: tuple[Remark, ...] = ()
 
 
-def read_own(place: Path) -> Own:
+def read_own(place: Path, wanted: Sequence[str] = ()) -> Own:
     """The images of a folder or of a table.
 
     Args:
         place: a CSV file; a folder with exactly one CSV file; or a folder with a directory for each class, either
             below it or below its directories `train`, `test` and, if there is one, `val`.
+        wanted: classes, if any are stated; see `read_rows`.
 
     Raises:
         DatasetError: a fault that the message names, with the file and the line.
@@ -53,15 +59,17 @@ def read_own(place: Path) -> Own:
     table = place if place.is_file() else _only_table(place)
     folder = place if table is None else table.parent
     source = table or folder
-    rows = read_rows(table) if table else read_directories(folder)
+    rows, remarks = read_rows(table, wanted) if table else (read_directories(folder), [])
     if not rows:
         raise DatasetError(
             f"{source} holds no image; put those of each class into a directory of its own, or name a CSV"
         )
+    if table:
+        rows = _as_on_disk(table, rows, remarks)
     _refuse_duplicates(source, rows)
-    _refuse_absent(source, folder, rows)
     classes = _class_names(source, rows)
-    return Own(folder, classes, _splits(source, rows, classes), table.stem if table else "")
+    remarks += _doubtful(folder, rows, deep=not table)
+    return Own(folder, classes, _splits(source, rows, classes), table.stem if table else "", tuple(remarks))
 
 
 def _only_table(folder: Path) -> Path | None:
@@ -75,10 +83,8 @@ def _only_table(folder: Path) -> Path | None:
 def read_directories(folder: Path) -> list[Row]:
     """The images of a directory a class, the class names being those of the directories."""
     tops = _directories(folder)
-    splits = {name: SPLIT_WORDS.get(name.casefold(), "") for name in tops}
+    splits = {name: split_of(name) for name in tops}
     others = [name for name in tops if not splits[name]]
-    if loose := list_images(folder):
-        logger.warning("%s: %d images lie in no class directory and are left out", folder, len(loose))
     if len(others) == len(tops):
         return [row for name in tops for row in _class_rows(folder, name, name, "")]
     if others:
@@ -96,7 +102,10 @@ def _directories(folder: Path) -> list[str]:
 def _class_rows(folder: Path, below: str, label: str, split: str) -> list[Row]:
     images = list_images(folder / below, deep=True)
     if not images:
-        raise DatasetError(f"{folder / below} holds no image: fill it or remove it")
+        kinds = shown_kinds(unread_files(folder, [below]))
+        there = f" that is read ({kinds})" if kinds else ""
+        raise DatasetError(f"{escaped(str(folder / below))} holds no image{there}: fill it or remove it")
+    label = unicodedata.normalize("NFC", label)
     return [Row(f"{below}/{image}", label, split) for image in images]
 
 
@@ -109,12 +118,50 @@ def _refuse_duplicates(source: Path, rows: Sequence[Row]) -> None:
             raise DatasetError(f"{source} lists {row.path} twice, in the lines {other.line} and {row.line}{how}")
 
 
-def _refuse_absent(source: Path, folder: Path, rows: Sequence[Row]) -> None:
-    if absent := [row for row in rows if not (folder / row.path).is_file()]:
+def _as_on_disk(table: Path, rows: Sequence[Row], remarks: list[Remark]) -> list[Row]:
+    """The rows with the paths of the images as they are spelt on disk.
+
+    A path may differ from that of the file in case, in its Unicode form, or in a suffix that is left out; a name
+    without a folder finds the one image of this name, wherever below the table's folder it lies.
+    """
+    folder = table.parent
+    if all((folder / row.path).is_file() for row in rows):
+        return list(rows)
+    index = NameIndex(folder)
+    try:
+        found = [row.path if (folder / row.path).is_file() else index.find(row.path) for row in rows]
+    except DatasetError as error:
+        raise DatasetError(f"{table}: {error}") from error
+    if absent := [row for row, path in zip(rows, found, strict=True) if path is None]:
         raise DatasetError(
-            f"{len(absent)} of the {len(rows)} images that {source} lists are not there; paths are relative to "
+            f"{len(absent)} of the {len(rows)} images that {table} lists are not there; paths are relative to "
             f"{folder}:\n" + _named(f"line {row.line}: {row.path}" for row in absent)
         )
+    other = [(row, path) for row, path in zip(rows, found, strict=True) if path and path != row.path]
+    first, path = other[0]
+    remarks.append(
+        Remark(
+            f"{table.name}: {len(other)} images are spelt or lie otherwise on disk than they are listed, and were "
+            f"found by their names; the first is {first.path!a}, which is {path!a}"
+        )
+    )
+    return [replace(row, path=path) for row, path in zip(rows, found, strict=True) if path]
+
+
+def _doubtful(folder: Path, rows: Sequence[Row], deep: bool) -> list[Remark]:
+    """Images that are taken as pictures of their class, though they may be none."""
+    paths = {row.path for row in rows}
+    stems = {posixpath.splitext(path)[0] for path in paths}
+    masks = sorted(path for path in paths if (m := MASK.fullmatch(posixpath.splitext(path)[0])) and m[1] in stems)
+    lower = sorted(row.path for row in rows if deep and row.path.count("/") > 1 + bool(row.split))
+    remarks = []
+    if masks:
+        text = f"{len(masks)} images look like masks of others, and are taken as images of their class"
+        remarks.append(Remark(f"{folder}: {text}: {_some(masks)}", True))
+    if lower:
+        text = f"{len(lower)} images lie in directories below those of the classes, and count as theirs"
+        remarks.append(Remark(f"{folder}: {text}: {_some(lower)}"))
+    return remarks
 
 
 def _class_names(source: Path, rows: Sequence[Row]) -> tuple[str, ...]:
@@ -147,6 +194,10 @@ def _splits(source: Path, rows: Sequence[Row], classes: Sequence[str]) -> Splits
         if unseen := sorted({item.classname for item in by_split[split]} - trained):
             raise DatasetError(f"{source}: {', '.join(map(repr, unseen))} stands in {split}, but not in train")
     return Splits.of(by_split["train"], by_split["val"], by_split["test"])
+
+
+def _some(paths: Sequence[str]) -> str:
+    return ", ".join(map(escaped, paths[:3])) + (", ..." if len(paths) > 3 else "")
 
 
 def _named(lines: Iterable[str]) -> str:

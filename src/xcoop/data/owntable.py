@@ -1,30 +1,69 @@
-"""A user's own table of images: path and label, and optionally split and patient, in columns of the usual names."""
+"""A user's own table of images: which of its columns tell image, label, split and patient, however they are spelt.
+
+A header counts as a column of a kind if it matches a pattern of that kind once case, blanks and marks are left out
+(`Patient ID`, `patient_id` and `PatientID` are one). The patterns were collected from the tables of public sets: ISIC,
+HAM10000, PAD-UFES-20, Derm7pt, Fitzpatrick17k, NIH ChestX-ray14, CheXpert, MIMIC-CXR, PadChest, RSNA, VinDr, EyePACS,
+APTOS, BreakHis, CBIS-DDSM, MedMNIST and others. What is not read is named.
+"""
 
 from __future__ import annotations
 
-import logging
 import re
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from xcoop.data.items import DatasetError
-from xcoop.data.tables import read_csv
-from xcoop.names import unknown
+from xcoop.concepts.bank import same_name
+from xcoop.data.items import DatasetError, Remark
+from xcoop.data.tables import Line, read_table
+from xcoop.names import escaped, is_plain, unknown
 
-logger = logging.getLogger(__name__)
+_PICTURE = (
+    r"(?:image|img|picture|pic|photo|photograph|scan|xray|cxr|radiograph|slice|frame|tile|patch|dicom|dcm|png|jpe?g)"
+)
+_ID = r"(?:ids?|no|nr|num|numbers?|codes?|keys?|uid|uuid|identifier|index|idx|hash|name|instanceuid)"
+_THING = r"(?:lesion|nodule|tumou?r|mass|wound|polyp|lump|group|eye|breast|knee|family)"
+_VISIT = r"(?:case|specimen|biopsy|slide|wsi|study|exam|examination|visit|encounter|accession|series|session|video|clip|sequence|volume)"  # noqa: E501
+_PERSON = r"(?:patient|pat|subject|subj|participant|person|individual|volunteer|donor|animal|mouse)"
+_ANONYMOUS = r"(?:anon|anonymi[sz]ed|deid|deidentified|pseudo|pseudonymi[sz]ed|unique|hospital|id)*"
 
-COLUMNS = {
-    "path": ("path", "image", "file", "filename", "image_path", "filepath"),
-    "label": ("label", "class", "classname", "diagnosis"),
-    "split": ("split", "set", "subset"),
-    "patient": ("patient", "patient_id", "subject", "subject_id"),
+# The patterns of each kind, the surest first: a column of the first pattern that any column matches is taken.
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "path": (
+        rf"(?:{_PICTURE}|file|full|abs|relative|rel|local)*paths?(?:to{_PICTURE}|tofile)?",
+        rf"{_PICTURE}*(?:files?|filenames?|fname)|{_PICTURE}+names?",
+        rf"{_PICTURE}+s?",
+        rf"(?:{_PICTURE}+s?|file|isic|sop){_ID}+",
+        r"(?:id|uid)(?:code)?|md5(?:hash)?",
+        r"(?!.*(?:mask|seg|roi|crop|report|text|xml|json)).*(?:path|file(?:name)?|(?:image|img)(?:id|name)?)",
+    ),
+    "label": (
+        r"(?:final|true|primary|main|gold|image|img|lesion|tumou?r|disease|target|class|clinical|dx|diagnosis|finding)*"
+        r"(?:label|class(?:name)?|category|diagnosis|diagnoses|diagnostic|diag|dx|target|groundtruth|gt|truth|findings?"
+        r"|condition|disease|pathology)(?:s|es)?(?:names?|labels?|text|ids?|idx|index|code|category|class|group)?\d*",
+        r"(?:lesion|tumou?r|cancer|disease|cell|tissue|retinopathy|dr|isup|kl|birads)*"
+        r"(?:type|grade|level|severity|stage|score|outcome|result|annotation|benignmalignant|malignancy|malignant)|y",
+    ),
+    "split": (
+        r"(?:data|official|default|original|train|trainval|val|valid|test)*(?:split|subset|partition|(?<!data)set)"
+        r"(?:name|id|type|label)?",
+        r"dataset(?:name|type)?|(?:cv|k)?folds?(?:id|name|no|num|number)?|phase|usage|purpose",
+    ),
+    "patient": (
+        rf"{_ANONYMOUS}{_PERSON}s?{_ID}*|.*(?:patient|subject|participant){_ID}+|pid|ptid|mrn",
+        rf".*{_THING}{_ID}+|{_ANONYMOUS}{_VISIT}{_ID}*|.*(?:case|study|exam|slide){_ID}+",
+    ),
 }
+USUAL = {"path": ("path", "image", "filename", "image_id"), "label": ("label", "class", "diagnosis", "dx")}
 SPLIT_WORDS = {
-    **dict.fromkeys(("train", "training"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
-    **dict.fromkeys(("test", "testing"), "test"),
+    **dict.fromkeys(("train", "training", "trn"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "validate", "dev", "development", "tune", "tuning"), "val"),
+    **dict.fromkeys(("test", "testing", "tst", "holdout"), "test"),
 }
+ZERO, ONE = ("", "0", "0.0"), ("1", "1.0")
+SEVERAL = "|;,/+&"  # what parts the labels of an image that has several
+MAX_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -44,55 +83,191 @@ class Row:
     line: int = 0
 
 
-def read_rows(table: Path) -> list[Row]:
-    """The rows of a table whose fields are parted by `,`, `;` or tabs; the case of the headers does not count.
+def split_of(word: str) -> str:
+    """`train`, `val` or `test`, if a word of a table or the name of a directory means one; else empty."""
+    key = re.sub(r"(?<=.)(?:set|split|data|images)$", "", _squeezed(word))
+    return SPLIT_WORDS.get(key, "")
+
+
+def read_rows(table: Path, classes: Sequence[str] = ()) -> tuple[list[Row], list[Remark]]:
+    """The rows of a table, and what has to be said of its columns.
+
+    Args:
+        table: a CSV file; see `read_table`.
+        classes: that are wanted, if any are stated: then labels that look like lists are taken as they are, and of
+            columns of 0 and 1 only those of these names are labels.
 
     Raises:
-        DatasetError: no such columns, or a row without label, with a path that leads out, or an unknown split.
+        DatasetError: a column is missing, or more than one may be meant; a row without label, with a path that leads
+            out, or an unknown split; or images with several labels.
     """
-    cells = read_csv(table, (), _delimiter(table))
-    columns = _columns(table, list(cells[0]) if cells else [])
-    rows = [_row(table, columns, values, line) for line, values in enumerate(cells, 2)]
-    for column, values in (("split", {row.split for row in rows}), ("patient", {row.patient for row in rows})):
-        if "" in values and len(values) > 1:
-            lines = [row.line for row in rows if not getattr(row, column)]
+    header, lines = read_table(table)
+    remarks: list[Remark] = []
+    filled = [name for name in header if any(line.cells[name] for line in lines)]
+    columns = {
+        "path": _only(table, "path", _matching("path", header)),
+        "label": _label(table, filled, lines),
+        "split": _split(table, filled, lines, remarks),
+        "patient": _patient(table, filled, lines),
+    }
+    if not columns["path"]:
+        raise _missing(table, "path", header)
+    used = [name for name in columns.values() if name]
+    if twice := [name for name in used if header.count(name) > 1]:
+        raise DatasetError(f"{table}: several columns are called {twice[0]!r}: remove or rename all but one")
+    coded = [] if columns["label"] else _zero_one_columns(filled, lines, classes, used)
+    if not columns["label"] and len(coded) < 2:
+        raise _missing(table, "label", header)
+    used += coded
+    labels = [_the_one(table, line, coded) if coded else line.cells[columns["label"]] for line in lines]
+    if not classes:
+        _refuse_lists(table, labels, lines)
+    rows = [_row(table, columns, line, label) for line, label in zip(lines, labels, strict=True)]
+    for column in ("split", "patient"):
+        lacking = [row.line for row in rows if not getattr(row, column)]
+        if lacking and len(lacking) < len(rows):
             raise DatasetError(
-                f"{table}: {len(lines)} of {len(rows)} rows have no {column}, the first in line {lines[0]}"
+                f"{table}: {len(lacking)} of {len(rows)} rows have no {column}, the first in line {lacking[0]}"
             )
-    return rows
+    read = {"image" if role == "path" else role: name for role, name in columns.items() if name}
+    left = ", ".join(repr(name) if name else "one without a name" for name in header if name not in used)
+    told = ", ".join(f"{role} from {name!r}" for role, name in read.items())
+    told += f", label from the columns of 0 and 1 ({', '.join(coded)})" if coded else ""
+    remarks.append(Remark(f"{table.name}: read {told}" + (f"; columns left unread: {left}" if left else "")))
+    return rows, remarks
 
 
-def _delimiter(table: Path) -> str:
-    """The one of `,`, `;` and tab that stands most often in the header."""
-    with table.open("rb") as file:
-        header = file.readline(100_000)
-    return max(",;\t", key=lambda mark: header.count(mark.encode()))
+def _squeezed(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name).casefold()
 
 
-def _columns(table: Path, header: list[str]) -> dict[str, str]:
-    """The name in the file of each column that is there."""
-    found: dict[str, str] = {}
-    for name in header:
-        role = next((role for role, names in COLUMNS.items() if name.strip().casefold() in names), None)
-        if role in found:
-            raise DatasetError(f"{table}: the columns {found[role]!r} and {name!r} both tell the {role}: remove one")
-        if role:
-            found[role] = name
-    for role in ("path", "label"):
-        if role not in found:
-            raise DatasetError(f"{table} has no column {' or '.join(map(repr, COLUMNS[role]))}; it has {header}")
-    return found
+def _matching(role: str, header: Sequence[str]) -> list[str]:
+    """The columns that match the surest of the patterns that any column matches."""
+    for pattern in COLUMNS[role]:
+        if found := [name for name in header if re.fullmatch(pattern, _squeezed(name))]:
+            return found
+    return []
 
 
-def _row(table: Path, columns: Mapping[str, str], values: Mapping[str, str], line: int) -> Row:
-    cell = {role: values[name].strip() for role, name in columns.items()}
-    where = f"{table}, line {line}"
+def _only(table: Path, role: str, found: Sequence[str]) -> str:
+    if len(found) > 1:
+        raise DatasetError(
+            f"{table}: the columns {' and '.join(map(repr, found))} both tell the {role}: remove or rename all but one"
+        )
+    return found[0] if found else ""
+
+
+def _label(table: Path, header: Sequence[str], lines: Sequence[Line]) -> str:
+    """Of columns that tell the same (a number and a name), the first that is not of numbers."""
+    found = _matching("label", header)
+    if found and all(_nests(lines, found[0], n) and _nests(lines, n, found[0]) for n in found[1:]):
+        words = [n for n in found if any(re.search(r"[^\d.]", line.cells[n]) for line in lines)]
+        return (words or found)[0]
+    return _only(table, "label", found)
+
+
+def _patient(table: Path, header: Sequence[str], lines: Sequence[Line]) -> str:
+    """What keeps images together: the patient; else the largest of lesion, case, study, ... that holds the others."""
+    found = _matching("patient", header)
+    largest = [name for name in found if all(_nests(lines, other, name) for other in found)]
+    return largest[0] if largest else _only(table, "patient", found)
+
+
+def _nests(lines: Iterable[Line], inner: str, outer: str) -> bool:
+    """Whether all rows that share a value of `inner` share one of `outer`, too."""
+    of: dict[str, str] = {}
+    return all(of.setdefault(line.cells[inner], line.cells[outer]) == line.cells[outer] for line in lines)
+
+
+def _split(table: Path, header: Sequence[str], lines: Sequence[Line], remarks: list[Remark]) -> str:
+    """A column that is called a split must hold splits; a fold or a dataset that holds none is left, with a word."""
+    name = _only(table, "split", _matching("split", header))
+    sure = re.fullmatch(COLUMNS["split"][0], _squeezed(name))
+    if name and not sure and not any(split_of(line.cells[name]) for line in lines):
+        values = sorted({line.cells[name] for line in lines})
+        shown = ", ".join(map(repr, values[:MAX_NAMED])) + (", ..." if len(values) > MAX_NAMED else "")
+        remarks.append(
+            Remark(
+                f"{table.name}: the column {name!r} tells no split: its values are {shown}, not train, val or test",
+                True,
+            )
+        )
+        return ""
+    return name
+
+
+def _missing(table: Path, role: str, header: Sequence[str]) -> DatasetError:
+    return DatasetError(f"{table} has no column {' or '.join(map(repr, USUAL[role]))}; it has {list(header)}")
+
+
+def _zero_one_columns(
+    header: Sequence[str], lines: Sequence[Line], classes: Sequence[str], used: Sequence[str]
+) -> list[str]:
+    """The columns that say of each image whether it is of a class: 1, 0 or -1 (uncertain), or nothing."""
+    wanted = {same_name(name) for name in classes}
+    found = [name for name in header if name not in used and (not wanted or same_name(name) in wanted)]
+    values = {name: {line.cells[name] for line in lines} for name in found}
+    marks = {*ZERO, *ONE, "-1", "-1.0"}
+    return [name for name in found if values[name] <= marks and values[name] & set(ONE)]
+
+
+def _the_one(table: Path, line: Line, coded: Sequence[str]) -> str:
+    """The one column that holds 1."""
+    held = [name for name in coded if line.cells[name] in ONE]
+    unsure = [name for name in coded if line.cells[name] not in (*ONE, *ZERO)]
+    if len(held) == 1 and not unsure:
+        return held[0]
+    what = f"{' and '.join(map(repr, held))} are 1" if len(held) > 1 else "none is 1"
+    what = f"{unsure[0]!r} is {line.cells[unsure[0]]}" if unsure else what
+    raise DatasetError(
+        f"{table}, line {line.number}: no column is the label, and of the columns of 0 and 1 ({', '.join(coded)}) "
+        f"{what}. An image must be of exactly one class: sets with several labels an image are not for this programme. "
+        "If some of these columns are no classes, name those that are with DATASET.CLASSES"
+    )
+
+
+def _refuse_lists(table: Path, labels: Sequence[str], lines: Sequence[Line]) -> None:
+    """DatasetError if labels look like lists, as those of sets with several labels an image do.
+
+    `|` and `;` part labels wherever they stand; the other marks, which names may hold, where a part is a label by
+    itself or each part stands in several combinations.
+    """
+    different = set(labels)
+    for mark in SEVERAL:
+        parts = {
+            label: [part.strip(" '\"[](){}") for part in label.strip(" '\"[](){}").split(mark)] for label in different
+        }
+        lists = {label: own for label, own in parts.items() if len(own) > 1 and all(own)}
+        within = defaultdict(set)
+        for label, own in lists.items():
+            for part in own:
+                within[same_name(part)].add(label)
+        alone = {same_name(own[0]) for own in parts.values() if len(own) == 1}
+        bracketed = any(label[:1] in "[({" and label[-1:] in "])}" for label in lists)
+        recombined = len(lists) > 2 and all(len(holders) > 1 for holders in within.values())
+        if lists and (mark in "|;" or bracketed or alone & within.keys() or recombined):
+            number = next(line.number for line, label in zip(lines, labels, strict=True) if label in lists)
+            examples = ", ".join(map(repr, sorted(lists)[:MAX_NAMED])) + (", ..." if len(lists) > MAX_NAMED else "")
+            raise DatasetError(
+                f"{table}, line {number}: images with several labels: {sum(label in lists for label in labels)} of "
+                f"{len(labels)} rows have labels such as {examples}. Sets with several labels an image are not for "
+                "this programme: leave one label for each image. If these are the names of classes, name all classes, "
+                f'in the order of their labels: DATASET.CLASSES "{sorted(different)[: 2 * MAX_NAMED]}"'
+            )
+
+
+def _row(table: Path, columns: Mapping[str, str], line: Line, label: str) -> Row:
+    cell = {role: line.cells[name] if name else "" for role, name in columns.items()}
+    where = f"{table}, line {line.number}"
+    for role, text in (*cell.items(), ("label", label)):
+        if not is_plain(text):
+            raise DatasetError(f"{where}: the {role} '{escaped(text)}' holds control characters: write it without")
     path = cell["path"].replace("\\", "/")
     if not path or re.match(r"/|[A-Za-z]:", path) or ".." in path.split("/"):
         raise DatasetError(f"{where}: {cell['path']!r} is no path below the folder of the table")
-    if not cell["label"]:
+    if not label:
         raise DatasetError(f"{where}: {path} has no label")
-    word = cell.get("split", "")
-    if word and word.casefold() not in SPLIT_WORDS:
-        raise DatasetError(f"{where}: {unknown('split', word, SPLIT_WORDS)}")
-    return Row(path, cell["label"], SPLIT_WORDS.get(word.casefold(), ""), cell.get("patient", ""), line)
+    word = cell["split"]
+    if word and not split_of(word):
+        raise DatasetError(f"{where}: {unknown('split', word, SPLIT_WORDS)} (column {columns['split']!r})")
+    return Row(path, label, split_of(word), cell["patient"], line.number)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from xcoop.data import hygiene
 from xcoop.data.dataset import MedicalDataset
-from xcoop.data.items import Splits
+from xcoop.data.items import Remark, Splits
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -26,6 +26,7 @@ class Raw:
         class_names: of the task, in label order.
         is_phantom: whether the pictures are drawn.
         splits: as they are handed out; an empty val is carved from train later.
+        remarks: on how it was read.
         drops: whether a run leaves out what clashes (DATASET.HYGIENE).
     """
 
@@ -36,6 +37,7 @@ class Raw:
     class_names: tuple[str, ...]
     is_phantom: bool
     splits: Splits
+    remarks: tuple[Remark, ...] = ()
     drops: bool = True
 
 
@@ -71,5 +73,5 @@ def _hand_over(self: MedicalDataset, *arguments: object) -> NoReturn:
     (folder,) = (argument for argument in arguments if isinstance(argument, Path))
     (splits,) = (argument for argument in arguments if isinstance(argument, Splits))
     name = getattr(self, "name", "") or type(self).__name__
-    drawn = self.is_phantom
-    raise _Read(Raw(name, self.about_name, folder, self.task, tuple(self.class_names), drawn, splits))
+    facts = (name, self.about_name, folder, self.task, tuple(self.class_names), self.is_phantom)
+    raise _Read(Raw(*facts, splits, tuple(self.remarks(folder, splits))))

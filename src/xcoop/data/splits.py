@@ -13,6 +13,7 @@ import logging
 import math
 import os
 import posixpath
+import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -217,7 +218,8 @@ def _ranked(things: Iterable[Thing], salt: str, name: Callable[[Thing], str]) ->
     """The things in the order of a hash of their names: a shuffle that needs no generator."""
 
     def rank(thing: Thing) -> bytes:
-        return hashlib.sha256(f"{salt}|{name(thing)}".encode("utf-8", "surrogateescape")).digest()
+        text = unicodedata.normalize("NFC", f"{salt}|{name(thing)}")  # the same on systems that spell letters otherwise
+        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
 
     return sorted(things, key=rank)
 

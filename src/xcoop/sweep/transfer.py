@@ -42,10 +42,7 @@ def evaluations(setting: str, targets: tuple[str, ...], plan: Plan, cfg: Any) ->
     else:
         wanted = []
     found = [(one, one.config(plan.seeds[0])) for one in wanted]
-    if setting == CROSS:
-        for one, other in found:
-            _require_same_classes(plan.dataset, cfg, one.dataset, other)
-    return found
+    return [_in_order(plan.dataset, cfg, *one) for one in found] if setting == CROSS else found
 
 
 def evaluation_job(plan: Plan, cfg: Any, seed: int, trained: Job, group: str) -> Job:
@@ -82,27 +79,20 @@ def transfers(cfg: Any) -> bool:
     return of_classes is None or not of_classes(cfg)
 
 
-def class_names(cfg: Any) -> tuple[str, ...] | None:
-    """The classes of a dataset's task, before anything of it is read; None if only its files tell."""
-    from dassl.data.datasets import DATASET_REGISTRY
+def _in_order(source: str, cfg: Any, plan: Plan, other: Any) -> tuple[Plan, Any]:
+    """The evaluation on a target, told to have its classes in the order of the training."""
+    from xcoop.data.dataset import class_names, same_classes
 
-    if cfg.DATASET.CLASSES:
-        return tuple(map(str, cfg.DATASET.CLASSES))
-    tasks = getattr(DATASET_REGISTRY.get(cfg.DATASET.NAME), "tasks", None)
-    if not tasks:
-        return None
-    return tuple(tasks[cfg.DATASET.TASK or next(iter(tasks))])
-
-
-def _require_same_classes(dataset: str, cfg: Any, target: str, other: Any) -> None:
     one, two = class_names(cfg), class_names(other)
-    if one is None or two is None:  # read from the files when it runs; contexts of classes are checked again then
-        return
-    if [_spelled(name) for name in one] != [_spelled(name) for name in two]:
+    if one is None or two is None or one == two:  # what is not known yet is compared when it runs
+        return plan, other
+    if not same_classes(one, two):
         raise UserError(
-            f"--setting cross: {target} has the classes {', '.join(two)}, and {dataset} has {', '.join(one)}. "
-            "The names must be the same, in the same order; DATASET.TASK chooses another task"
+            f"--setting cross: {plan.dataset} has the classes {', '.join(two)}, and {source} has {', '.join(one)}. "
+            "The names must be the same; DATASET.TASK chooses another task"
         )
+    told = replace(plan, pairs=_with(plan.pairs, "DATASET.CLASSES", str(list(one))))
+    return told, told.config(plan.seeds[0])
 
 
 def _require_own_names(targets: tuple[str, ...]) -> None:
@@ -116,16 +106,14 @@ def _require_own_names(targets: tuple[str, ...]) -> None:
 
 
 def _require_two_a_half(cfg: Any) -> None:
+    from xcoop.data.dataset import class_names
+
     names = class_names(cfg)
     if names is not None and len(names) < 4:
         raise UserError(
             f"--setting base-to-new: {cfg.DATASET.NAME} has {len(names)} classes ({', '.join(names)}); with fewer "
             "than 4, one of the halves has a single class, and nothing to tell apart. DATASET.TASK may offer more"
         )
-
-
-def _spelled(name: str) -> str:
-    return name.lower().replace("_", " ").replace("-", " ")
 
 
 def _with(pairs: tuple[str, ...], key: str, value: str) -> tuple[str, ...]:
