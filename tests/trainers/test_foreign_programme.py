@@ -21,6 +21,7 @@ import xcoop
 from xcoop import plugins, training
 from xcoop.commands.base import UserError
 from xcoop.config import get_cfg
+from xcoop.explain.report import test_images as known_images
 from xcoop.results.identity import config_hash, flatten, read_config
 from xcoop.results.record import UNTRAINED, read_run
 from xcoop.trainers.coop import CoOp
@@ -234,4 +235,7 @@ def test_a_run_on_a_dataset_of_another_programme_is_read_without_it(
     monkeypatch.setitem(table_of(DATASET_REGISTRY), "Theirs", Theirs)
     run = tiny_run.trained(make_cfg("XCoOp", "DATASET.NAME", "Theirs"))
     monkeypatch.delitem(table_of(DATASET_REGISTRY), "Theirs")
-    assert xcoop.load_run(run.output_dir).bank is not None
+    model = xcoop.load_run(run.output_dir)
+    assert model.bank is not None
+    with pytest.raises(ValueError, match=r"its dataset Theirs is none of xcoop's.*name the images"):
+        known_images(model)

@@ -62,9 +62,19 @@ class Known:
 
 
 def test_images(run: TrainedModel) -> tuple[list[Known], Truth | None]:
-    """The test images of the run's dataset, and what is known of them."""
-    from dassl.data.datasets import build_dataset
+    """The test images of the run's dataset, and what is known of them.
 
+    Raises:
+        ValueError: the dataset is not here: it belongs to the programme that trained the run.
+    """
+    from dassl.data.datasets import DATASET_REGISTRY, build_dataset
+
+    name = run.cfg.DATASET.NAME
+    if name not in DATASET_REGISTRY.registered_names():
+        raise ValueError(
+            f"{run.folder}: its dataset {name} is none of xcoop's, so its test images are not known here: name the "
+            "images, xcoop explain RUN IMAGE ..."
+        )
     dataset: Any = build_dataset(run.cfg)
     patients = getattr(dataset, "patients", None) or {}
     items = [Known(item.impath, item.classname, str(patients.get(item.impath) or item.impath)) for item in dataset.test]
