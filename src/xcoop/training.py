@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from dassl.data import DataManager, DatasetWrapper
 from dassl.engine import TrainerX
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import set_random_seed
@@ -25,6 +26,7 @@ from xcoop.backbones import Backbone, ImageFeatures, require_backbone
 from xcoop.checks import check_input, load_dataset_bank, state_bank, with_workers_that_exist
 from xcoop.concepts import ConceptBank
 from xcoop.config import check_settings
+from xcoop.engine.batches import Seeded, begin_epoch
 from xcoop.features import FeatureLoader, FeatureStore
 from xcoop.fitting import Fitting
 from xcoop.model import PromptModel
@@ -43,6 +45,10 @@ __all__ = ["PromptModel", "PromptTrainer"]
 logger = logging.getLogger(__name__)
 
 DETERMINISTIC = {"normalize", "instance_norm", "center_crop"}  # transforms that draw no random numbers
+
+
+class Images(Seeded, DatasetWrapper):
+    """The engine's images, ours or Dassl's."""
 
 
 class PromptTrainer(Tracked, Fitting, TrainerX):
@@ -131,15 +137,17 @@ class PromptTrainer(Tracked, Fitting, TrainerX):
         check_tracking(cfg)
 
     def build_data_loader(self) -> None:
-        """The engine's loaders, with no more workers than CPUs.
+        """The engine's loaders, with no more workers than CPUs; their number changes nothing (see `sample_seed`).
 
         Without augmentation, training images go through the transform of the test images. (The engine's own training
         transform would squeeze an image that is not square; its features would not be those of the test.)
         """
-        own = self.cfg
-        self.cfg = with_workers_that_exist(self._given)  # the dataset may be the programme's, and read its own keys
-        super().build_data_loader()
-        self.cfg = own
+        own, given = self.cfg, with_workers_that_exist(self._given)
+        dm = self.dm = DataManager(given, dataset_wrapper=Images)  # the dataset may be the programme's, with its keys
+        self.train_loader_x, self.train_loader_u = dm.train_loader_x, dm.train_loader_u
+        self.val_loader, self.test_loader = dm.val_loader, dm.test_loader
+        self.num_classes, self.num_source_domains = dm.num_classes, dm.num_source_domains
+        self.lab2cname = dm.lab2cname
         if self.train_images_are_fixed:
             self.train_loader_x.dataset.transform = self.test_loader.dataset.transform
         if "val" in self._selecting_splits() and self.val_loader is None:
@@ -206,6 +214,9 @@ class PromptTrainer(Tracked, Fitting, TrainerX):
         self._seed()
         self._prepare()
         super().before_train()
+        if self.model.image_tower_frozen:  # cached features draw no seeds for workers, so images must not
+            for loader in filter(None, (self.train_loader_x, self.val_loader, self.test_loader)):
+                loader.generator = torch.Generator()
         if self.max_epoch and self.train_images_are_fixed:
             self.train_loader_x = self._cached(self.train_loader_x)
 
@@ -213,6 +224,11 @@ class PromptTrainer(Tracked, Fitting, TrainerX):
         """Sets what a method sets after its epochs, then tests."""
         self._conclude()
         super().after_train()
+
+    def run_epoch(self) -> None:
+        """One pass over the training images; Dassl does not tell them which epoch it is."""
+        begin_epoch(self.train_loader_x, self.epoch)
+        super().run_epoch()
 
     def before_epoch(self) -> None:
         """Writes the rate of each group, where there are several."""

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from torch.utils.data import Dataset
+import torch
+from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms as T
 
 from xcoop.engine.datum import Datum
 from xcoop.engine.filetools import read_image
+from xcoop.engine.rng import drawing, sample_seed
 from xcoop.engine.transforms import INTERPOLATION_MODES
 
 if TYPE_CHECKING:
@@ -77,6 +80,55 @@ class DatasetWrapper(Dataset):
     def _apply(self, transform: Transform, image: Image) -> Any:
         views = [transform(image) for _ in range(self.k_tfm)]
         return views[0] if self.k_tfm == 1 else views
+
+
+class Seeded(Dataset):
+    """Mixed into a `DatasetWrapper`, ours or Dassl's: draws for an image depend on SEED, epoch and index alone.
+
+    Args:
+        cfg: the run's config; with a SEED below 0 the draws are other ones in each process.
+        args: see `DatasetWrapper`.
+        kwargs: see `DatasetWrapper`.
+    """
+
+    def __init__(self, cfg: CfgNode, *args: Any, **kwargs: Any) -> None:
+        super().__init__(cfg, *args, **kwargs)  # type: ignore[call-arg]
+        self.seed = cfg.SEED if cfg.SEED >= 0 else random.getrandbits(32)
+        # Epoch and pass; in shared memory, so that workers which outlive an epoch see them.
+        self._at = torch.tensor([0, -1]).share_memory_()
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Says which epoch begins, from 0."""
+        self._at.copy_(torch.tensor([epoch, -1]))
+
+    def begin_pass(self) -> None:
+        """Says that the loader starts again; the images of a second pass in one epoch are drawn anew."""
+        self._at[1] += 1
+
+    def __getitem__(self, index: int) -> Any:
+        epoch, lap = self._at.tolist()
+        with drawing(sample_seed(self.seed, epoch, max(lap, 0) * len(self) + index)):  # type: ignore[arg-type]
+            return super().__getitem__(index)
+
+
+class SeededWrapper(Seeded, DatasetWrapper):
+    """The images of this engine's loaders."""
+
+
+class SeededLoader(DataLoader):
+    """Tells `Seeded` images that a pass begins; other images are left alone."""
+
+    def __iter__(self) -> Any:
+        if isinstance(self.dataset, Seeded):
+            self.dataset.begin_pass()
+        return super().__iter__()
+
+
+def begin_epoch(loader: Any, epoch: int) -> None:
+    """Tells the images of a loader which epoch begins, from 0, if they are `Seeded`."""
+    dataset = getattr(loader, "dataset", None)
+    if isinstance(dataset, Seeded):
+        dataset.begin_epoch(epoch)
 
 
 def _plain_transform(node: CfgNode) -> Transform:

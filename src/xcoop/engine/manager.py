@@ -9,7 +9,7 @@ import torch
 from tabulate import tabulate
 from torch.utils.data import DataLoader, Dataset
 
-from xcoop.engine.batches import DatasetWrapper, Transform
+from xcoop.engine.batches import SeededLoader, SeededWrapper, Transform
 from xcoop.engine.dataset import build_dataset
 from xcoop.engine.datum import Datum
 from xcoop.engine.samplers import build_sampler
@@ -41,14 +41,14 @@ def build_data_loader(
         n_ins: see `build_sampler`.
         tfm: the transform or transforms.
         is_train: for training: an incomplete last batch is left out, unless it is the only one.
-        dataset_wrapper: a class in place of `DatasetWrapper`.
+        dataset_wrapper: a class in place of `SeededWrapper`.
 
     Raises:
         AssertionError: there is not one batch.
     """
     source = data_source if data_source is not None else []
-    wrapper: Any = dataset_wrapper or DatasetWrapper
-    loader: DataLoader = DataLoader(
+    wrapper: Any = dataset_wrapper or SeededWrapper
+    loader: DataLoader = SeededLoader(
         wrapper(cfg, source, transform=tfm, is_train=is_train),
         batch_size=batch_size,
         sampler=build_sampler(
@@ -70,7 +70,7 @@ class DataManager:
         cfg: the run's config.
         custom_tfm_train: a transform in place of the config's for training.
         custom_tfm_test: the same for validation and test.
-        dataset_wrapper: a class in place of `DatasetWrapper`.
+        dataset_wrapper: a class in place of `SeededWrapper`.
     """
 
     def __init__(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from xcoop.engine.batches import begin_epoch
 from xcoop.engine.checkpoint import BEST
 from xcoop.engine.evaluator import build_evaluator
 from xcoop.engine.manager import DataManager
@@ -97,6 +98,8 @@ class TrainerBase(ModelKeeper):
         self.before_train()
         for epoch in range(self.start_epoch, self.max_epoch):
             self.epoch = epoch
+            for name in ("train_loader_x", "train_loader_u"):
+                begin_epoch(getattr(self, name, None), epoch)
             self.before_epoch()
             self.run_epoch()
             self.after_epoch()

@@ -1,0 +1,96 @@
+"""An augmented run is the same whatever the workers and wherever it was resumed, on either engine."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny_run
+import torch
+from tiny_run import ConfigMaker
+
+from xcoop import training
+
+REAL = os.environ.get("XCOOP_REAL_DASSL", "")
+AUGMENTED = ("INPUT.TRANSFORMS", ["random_resized_crop", "random_flip", "colorjitter", "gaussian_noise", "normalize"])
+
+
+@pytest.fixture(autouse=True)
+def _as_many_workers_as_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also on a machine with one CPU."""
+    monkeypatch.setattr(training, "with_workers_that_exist", lambda cfg: cfg)
+
+
+@pytest.mark.parametrize("name", ["CoOp", "PromptSRC"])  # an image tower that is frozen, and one that is not
+def test_weights_do_not_depend_on_the_number_of_workers(name: str, make_cfg: ConfigMaker) -> None:
+    pairs = (*AUGMENTED, "OPTIM.LR", 0.1)
+    none = tiny_run.trained(make_cfg(name, *pairs))
+    two = tiny_run.trained(make_cfg(name, *pairs, "DATALOADER.NUM_WORKERS", 2, output="two"))
+    assert torch.equal(torch.cat(two._probabilities), torch.cat(none._probabilities))
+    for key, tensor in none.model.trained_state().items():
+        assert torch.equal(two.model.trained_state()[key], tensor), key
+
+
+@pytest.mark.parametrize(("before", "after"), [(0, 2), (2, 0)])
+def test_resumed_in_the_third_epoch_with_other_workers_it_ends_as_if_it_had_not_stopped(
+    before: int, after: int, make_cfg: ConfigMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pairs = (*AUGMENTED, "OPTIM.MAX_EPOCH", 5, "OPTIM.LR", 0.1, "DATALOADER.NUM_WORKERS")
+    whole = tiny_run.trained(make_cfg("CoOp", *pairs, 0))
+    stopped = tiny_run.build(make_cfg("CoOp", *pairs, before, output="stopped"))
+    step = type(stopped).forward_backward
+
+    def interrupted(self: object, batch: dict[str, object]) -> dict[str, float]:
+        if stopped.epoch == 2 and stopped.batch_idx == 1:
+            raise KeyboardInterrupt
+        return step(stopped, batch)
+
+    monkeypatch.setattr(type(stopped), "forward_backward", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        stopped.train()
+    monkeypatch.setattr(type(stopped), "forward_backward", step)
+    resumed = tiny_run.trained(make_cfg("CoOp", *pairs, after, output="stopped"))
+    assert resumed.start_epoch == 2
+    assert torch.equal(resumed.model.trained_state()["ctx"], whole.model.trained_state()["ctx"])
+
+
+def test_every_epoch_augments_anew(make_cfg: ConfigMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    trainer = tiny_run.build(make_cfg("CoOp", *AUGMENTED, "OPTIM.MAX_EPOCH", 3, "DATALOADER.TRAIN_X.BATCH_SIZE", 20))
+    epochs: list[torch.Tensor] = []
+    step = type(trainer).forward_backward
+
+    def watched(self: object, batch: dict[str, torch.Tensor]) -> dict[str, float]:
+        epochs.append(batch["img"][batch["index"].argsort()])
+        return step(trainer, batch)
+
+    monkeypatch.setattr(type(trainer), "forward_backward", watched)
+    trainer.train()
+    assert len(epochs) == 3
+    assert not any(torch.equal(image, other) for image, other in zip(epochs[0], epochs[1], strict=True))
+    assert not any(torch.equal(image, other) for image, other in zip(epochs[1], epochs[2], strict=True))
+
+
+@pytest.mark.parametrize("name", ["CoOp", "XCoOp"])
+@pytest.mark.parametrize("final", ["last_step", "best_val"])
+def test_batches_come_in_the_same_order_whether_features_are_cached_or_not(
+    name: str, final: str, make_cfg: ConfigMaker, tmp_path: Path
+) -> None:
+    """FEATURES is no part of a run's hash."""
+    pairs = ("FEATURES.DIR", str(tmp_path / "cache"), "OPTIM.MAX_EPOCH", 4, "TEST.FINAL_MODEL", final)
+    cached = tiny_run.trained(make_cfg(name, *pairs))
+    plain = tiny_run.trained(make_cfg(name, *pairs, "FEATURES.CACHE", False, output="plain"))
+    torch.testing.assert_close(torch.cat(cached._probabilities), torch.cat(plain._probabilities), atol=1e-6, rtol=0)
+
+
+@pytest.mark.dassl
+@pytest.mark.skipif(not REAL, reason="XCOOP_REAL_DASSL names no checkout of Dassl")
+def test_all_this_holds_on_the_real_dassl() -> None:
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([REAL, *filter(None, sys.path)]), "XCOOP_REAL_DASSL": ""}
+    script = "import pytest, sys, xcoop, dassl; assert 'xcoop' not in dassl.__version__"
+    script += "; sys.exit(pytest.main(sys.argv[1:]))"
+    command = [sys.executable, "-c", script, "-q", "-p", "no:cacheprovider", __file__]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-2000:]
