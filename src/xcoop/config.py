@@ -7,6 +7,7 @@ from typing import Any
 
 from yacs.config import CfgNode
 
+from xcoop.data.augmentation import AUTO, KEY, KINDS
 from xcoop.engine.config import RULES as ENGINE
 from xcoop.names import shown
 from xcoop.results.identity import flatten
@@ -28,6 +29,7 @@ SHARED = CfgNode(
             "SIZE": 0,  # pixels, of sets that come in several sizes; 0 is the largest at hand
             "HYGIENE": "drop",  # what stands in two splits is dropped from train and val, or left with a report
             "VAL_SHOTS": 0,  # validation images a class beside few shots; 0 is min(shots, 4), as in CoOp; -1 is all
+            "CHANGES_LABELS": ["auto"],  # augmentations to leave out; see xcoop.data.augmentation
             "SPLIT_SEED": 0,  # of the split that is made for a user's own data
         },
         "MODEL": {"BACKBONE": {"PATH": ""}},  # local weights of the backbone
@@ -52,6 +54,7 @@ RULES: dict[str, Rule] = {
     "DATASET.HYGIENE": one_of("drop", "report"),
     "DATASET.VAL_SHOTS": whole(-1),
     "DATASET.SPLIT_SEED": whole(0),
+    KEY: each(one_of(AUTO, *KINDS)),
     "WANDB.MODE": one_of("offline", "online", "disabled"),
 }
 

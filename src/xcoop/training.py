@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 import torch
 from dassl.data import DataManager, DatasetWrapper
+from dassl.data.transforms import build_transform
 from dassl.engine import TrainerX
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import set_random_seed
@@ -26,6 +27,7 @@ from xcoop.backbones import Backbone, ImageFeatures, require_backbone
 from xcoop.checks import check_input, load_dataset_bank, state_bank, with_workers_that_exist
 from xcoop.concepts import ConceptBank
 from xcoop.config import check_settings
+from xcoop.data.augmentation import FIXED, KEY, label_keeping
 from xcoop.engine.batches import Seeded, begin_epoch
 from xcoop.features import FeatureLoader, FeatureStore
 from xcoop.fitting import Fitting
@@ -44,8 +46,6 @@ __all__ = ["PromptModel", "PromptTrainer"]
 
 logger = logging.getLogger(__name__)
 
-DETERMINISTIC = {"normalize", "instance_norm", "center_crop"}  # transforms that draw no random numbers
-
 
 class Images(Seeded, DatasetWrapper):
     """The engine's images, ours or Dassl's."""
@@ -61,6 +61,8 @@ class PromptTrainer(Tracked, Fitting, TrainerX):
         model: the method.
         bank: the concept bank, for methods that use one.
         template: the dataset's sentence for a class name, with {} for it.
+        transforms: the names of INPUT.TRANSFORMS that are used.
+        left_out: those that would change labels of the dataset, each with the reason.
         seconds: wall time by phase: build, features, train, test.
     """
 
@@ -148,6 +150,11 @@ class PromptTrainer(Tracked, Fitting, TrainerX):
         self.val_loader, self.test_loader = dm.val_loader, dm.test_loader
         self.num_classes, self.num_source_domains = dm.num_classes, dm.num_source_domains
         self.lab2cname = dm.lab2cname
+        self.transforms, self.left_out = label_keeping(own, dm.dataset)
+        for name, why in self.left_out.items():
+            logger.warning("%s is left out of INPUT.TRANSFORMS: %s (%s '[]' uses it all the same)", name, why, KEY)
+        if self.left_out:
+            self.train_loader_x.dataset.transform = build_transform(given, is_train=True, choices=self.transforms)
         if self.train_images_are_fixed:
             self.train_loader_x.dataset.transform = self.test_loader.dataset.transform
         if "val" in self._selecting_splits() and self.val_loader is None:
@@ -159,7 +166,7 @@ class PromptTrainer(Tracked, Fitting, TrainerX):
     @property
     def train_images_are_fixed(self) -> bool:
         """Whether an image looks the same in every epoch."""
-        return set(self.cfg.INPUT.TRANSFORMS) <= DETERMINISTIC and self.cfg.DATALOADER.K_TRANSFORMS == 1
+        return FIXED.issuperset(self.transforms) and self.cfg.DATALOADER.K_TRANSFORMS == 1
 
     def build_model(self) -> None:
         """Loads the backbone, makes the method, and hands what it trains to optimiser and schedule."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -83,6 +84,34 @@ def test_batches_come_in_the_same_order_whether_features_are_cached_or_not(
     cached = tiny_run.trained(make_cfg(name, *pairs))
     plain = tiny_run.trained(make_cfg(name, *pairs, "FEATURES.CACHE", False, output="plain"))
     torch.testing.assert_close(torch.cat(cached._probabilities), torch.cat(plain._probabilities), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["CoOp", "PromptSRC", "LinearProbe"])
+def test_no_method_mirrors_images_whose_sides_are_classes_and_the_record_says_so(
+    name: str, make_cfg: ConfigMaker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = ["random_flip", "normalize"]
+    monkeypatch.setattr(tiny_run, "NAMES", ["left spot", "right spot"])
+    trainer = tiny_run.trained(make_cfg(name, "INPUT.TRANSFORMS", asked))
+    assert "random_flip is left out of INPUT.TRANSFORMS: the class 'left spot' names a side" in caplog.text
+    assert "DATASET.CHANGES_LABELS '[]' uses it all the same" in caplog.text
+    assert trainer.train_images_are_fixed
+    assert "Flip" not in repr(trainer.train_loader_x.dataset.transform)
+    assert json.loads(Path(trainer.output_dir, "results.json").read_text())["transforms"] == {
+        "used": ["normalize"],
+        "left_out": {"random_flip": "the class 'left spot' names a side"},
+    }
+    assert list(trainer.cfg.INPUT.TRANSFORMS) == asked
+    forced = tiny_run.build(make_cfg(name, "INPUT.TRANSFORMS", asked, "DATASET.CHANGES_LABELS", [], output="forced"))
+    assert "Flip" in repr(forced.train_loader_x.dataset.transform)
+
+
+def test_what_is_left_out_leaves_the_rest(make_cfg: ConfigMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tiny_run, "NAMES", ["left spot", "right spot"])
+    trainer = tiny_run.build(make_cfg("CoOp", *AUGMENTED))
+    steps = repr(trainer.train_loader_x.dataset.transform)
+    assert "Flip" not in steps
+    assert all(word in steps for word in ("RandomResizedCrop", "ColorJitter", "GaussianNoise", "Normalize"))
 
 
 @pytest.mark.dassl

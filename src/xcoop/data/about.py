@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from xcoop.data.augmentation import KINDS
 from xcoop.data.facts import Reader
 from xcoop.data.items import WHOLE, Splits, per_class
 from xcoop.plugins import plugin_path
@@ -53,6 +54,8 @@ class About:
         request: what is to be done by hand; empty if nothing is.
         grouping: what is kept within one split, one of `GROUPINGS`.
         positive: the class that is looked for, of sets of two.
+        keeps_labels: kinds of augmentation that keep every label (see `xcoop.data.augmentation`), each with the reason.
+        changes_labels: kinds that do not.
         caution: known leakage or label problems.
         name: of the file.
     """
@@ -67,6 +70,8 @@ class About:
     files: tuple[RemoteFile, ...] = ()
     request: str = ""
     grouping: str = ""
+    keeps_labels: Mapping[str, str] = field(default_factory=dict)
+    changes_labels: Mapping[str, str] = field(default_factory=dict)
     caution: str = ""
     positive: str = ""
     name: str = ""
@@ -90,6 +95,8 @@ def read_about(path: Path) -> About:
         counts=top.counts("counts"),
         files=tuple(_remote_file(row, where) for row, where in top.rows("files")),
         grouping=top.choice("grouping", GROUPINGS),
+        keeps_labels=top.texts("keeps_labels", KINDS),
+        changes_labels=top.texts("changes_labels", KINDS),
         name=path.stem,
     )
 

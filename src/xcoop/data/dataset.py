@@ -47,6 +47,8 @@ class MedicalDataset(DatasetBase):
         concept_bank: name or file of the bank for these classes; empty if there is none.
         positive_class: of tasks of two classes, the one that is looked for; as it is stated here, by the user, or by
             `xcoop.data.positive.positive_class`. Empty for other tasks.
+        changes_labels: kinds of augmentation that do not keep the labels, each with the reason (see
+            `xcoop.data.augmentation`); of a set with published facts, as these state it.
         dataset_dir: the folder that holds the images.
         task: the task that was read.
         is_phantom: whether the pictures are drawn.
@@ -62,6 +64,7 @@ class MedicalDataset(DatasetBase):
     tasks: Mapping[str, tuple[str, ...]]
     concept_bank: str = ""
     positive_class: str = ""
+    changes_labels: Mapping[str, str] = {}
     is_phantom: bool = False
     whole_folders: bool = True
 
@@ -71,6 +74,8 @@ class MedicalDataset(DatasetBase):
         self.name = self.name or type(self).__name__
         self.task = self._choose_task(cfg.DATASET.TASK)
         check_asked(cfg.DATASET.POSITIVE_CLASS, cfg.DATASET.CLASSES or self.class_names)
+        if self.about_name:
+            self.changes_labels = about(self.about_name).changes_labels
         folder = self.find(cfg)
         self.dataset_dir = str(folder)
         self.is_phantom = self.is_phantom or _is_drawn(folder)

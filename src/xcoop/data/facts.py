@@ -34,7 +34,7 @@ class Reader:
         for key in tree:
             if key not in known:
                 raise ValueError(f"{where}: {unknown('key', str(key), known)}")
-        required = [name for name, field in known.items() if field.default is MISSING]
+        required = [name for name, one in known.items() if one.default is MISSING and one.default_factory is MISSING]
         if lacking := [name for name in required if name not in tree]:
             raise ValueError(f"{where} lacks {', '.join(lacking)}")
 
@@ -62,6 +62,16 @@ class Reader:
         if value not in options:
             raise ValueError(f"{self._where}: {unknown(key, value, [word for word in options if word])}")
         return value
+
+    def texts(self, key: str, options: Iterable[str]) -> dict[str, str]:
+        """A text for some of several words; none if the key is absent."""
+        found = self._mapping(self._tree.get(key, {}), key)
+        for word, text in found.items():
+            if word not in options:
+                raise ValueError(f"{self._where}: {key}: {unknown('key', word, options)}")
+            if not isinstance(text, str) or not text.strip():
+                raise self._wrong(f"{key}.{word}", "a text", text)
+        return found
 
     def size(self, key: str) -> int:
         """A number of bytes above 0; 0 if the key is absent."""

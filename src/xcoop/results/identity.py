@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from xcoop.data import augmentation
 from xcoop.reading import read_yaml
 
 # Where things lie, how fast and how talkative: none of these changes what a run computes.
@@ -54,6 +55,8 @@ def settings(cfg: Mapping[str, Any]) -> dict[str, Any]:
     trainer, nodes = cfg["TRAINER"]["NAME"], cfg["TRAINER"]
     own = {key: value for key, value in flatten(cfg).items() if not _below(key, (*MACHINE, SEED))}
     own = {key: value for key, value in own.items() if concerns(key, trainer, nodes) and LATER.get(key, ...) != value}
+    if not augmentation.augmented(cfg):
+        own.pop(augmentation.KEY, None)  # then it has no say
     return {key: Path(value).name if key in FILES and value else value for key, value in own.items()}
 
 

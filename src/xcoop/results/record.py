@@ -198,6 +198,7 @@ def _describe(trainer: Any, labels: Ints, probabilities: Floats) -> dict[str, An
         "classnames": names,
         "positive_class": positive or None,
         "absent_classes": absent,
+        "transforms": _transforms(trainer),
         "n_train": len(dataset.train_x),
         "n_val": len(dataset.val or []),
         "n_test": len(labels),
@@ -218,6 +219,12 @@ def _describe(trainer: Any, labels: Ints, probabilities: Floats) -> dict[str, An
         "seconds": {phase: round(float(s), 3) for phase, s in (getattr(trainer, "seconds", None) or {}).items()},
         **peak_memory_mb(),
     }
+
+
+def _transforms(trainer: Any) -> dict[str, Any]:
+    """Of INPUT.TRANSFORMS, what the training images went through, and what was left out for which reason."""
+    used = getattr(trainer, "transforms", trainer.cfg.INPUT.TRANSFORMS)
+    return {"used": list(used), "left_out": dict(getattr(trainer, "left_out", {}))}
 
 
 def _best_reachable(cfg: Any, dataset: Any) -> dict[str, float] | None:
