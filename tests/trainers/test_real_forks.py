@@ -41,11 +41,11 @@ KNOWN = [
             *("TRAINER.IVLP.PROMPT_DEPTH_VISION", "2", "TRAINER.IVLP.PROMPT_DEPTH_TEXT", "2"),
         ),
     ),
-    Fork("multimodal-prompt-learning", "MaPLe", ("TRAINER.MAPLE.PREC", "fp32", "TRAINER.MAPLE.PROMPT_DEPTH", "2")),
+    Fork("multimodal-prompt-learning", "MaPLe", ("TRAINER.MAPLE.PREC", "fp16", "TRAINER.MAPLE.PROMPT_DEPTH", "2")),
     Fork("XCoOp", "XCoOp", ("TRAINER.XCoOp.PREC", "fp32")),
     Fork("lasp", "LASP", ("TRAINER.LASP.PREC", "fp32")),
     Fork("BiomedCoOp", "CoOp_CLIP", (), "BiomedCoOp/Dassl.pytorch"),
-    Fork("KgCoOp/KgCoOp", "KgCoOp", ("TRAINER.COOP.PREC", "fp32"), "KgCoOp/Dassl.ProGrad.pytorch"),
+    Fork("KgCoOp/KgCoOp", "CoOp", ("TRAINER.COOP.PREC", "fp32"), "KgCoOp/Dassl.ProGrad.pytorch"),
     Fork("Prompt-align/ProGrad.public", "CoOp", ("TRAINER.COOP.PREC", "fp32"), "Prompt-align/Dassl.ProGrad.pytorch"),
 ]
 SMALL = ("DATASET.CASES", "60", "DATASET.NUM_SHOTS", "2", "OPTIM.MAX_EPOCH", "2", "DATALOADER.NUM_WORKERS", "0")
