@@ -23,7 +23,7 @@ THEIRS = Path(DASSL)  # the Dassl of those that bring none of their own
 
 
 class Fork(NamedTuple):
-    """A checkout below XCOOP_FORKS, one of its trainers, its keys that a CPU needs, and the Dassl that it brings."""
+    """A checkout below XCOOP_FORKS, one of its trainers ("": none), its keys that a CPU needs, and the Dassl that it brings."""
 
     folder: str
     trainer: str
@@ -42,7 +42,7 @@ KNOWN = [
         ),
     ),
     Fork("multimodal-prompt-learning", "MaPLe", ("TRAINER.MAPLE.PREC", "fp16", "TRAINER.MAPLE.PROMPT_DEPTH", "2")),
-    Fork("XCoOp", "XCoOp", ("TRAINER.XCoOp.PREC", "fp32")),
+    Fork("XCoOp", ""),  # its own trainer needs the sentences of its dataset
     Fork("lasp", "LASP", ("TRAINER.LASP.PREC", "fp32")),
     Fork("BiomedCoOp", "CoOp_CLIP", (), "BiomedCoOp/Dassl.pytorch"),
     Fork("KgCoOp/KgCoOp", "CoOp", ("TRAINER.COOP.PREC", "fp32"), "KgCoOp/Dassl.ProGrad.pytorch"),
@@ -92,8 +92,10 @@ def test_ours_and_theirs_train_from_their_own_programme(fork: Fork, weights: Pat
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "WANDB_MODE": "disabled"}
     flags = ["--dataset-config-file", str(plugin_path("configs", "datasets", "phantom.yaml")), "--seed", "1"]
     flags += ["--config-file", str(plugin_path("configs", "trainers", "XCoOp", "phantom.yaml"))]
-    names = {"ours": "xcoop.XCoOp" if fork.trainer == "XCoOp" else "XCoOp", "theirs": fork.trainer}
+    names = {"ours": "xcoop.XCoOp" if fork.folder == "XCoOp" else "XCoOp", "theirs": fork.trainer}
     for whose, name in names.items():
+        if not name:
+            continue
         own = ("MODEL.BACKBONE.NAME", "ViT-B/16", *fork.pairs) if whose == "theirs" else ()
         command = [sys.executable, "train.py", "--trainer", name, "--output-dir", str(tmp_path / whose), *flags]
         done = subprocess.run(
