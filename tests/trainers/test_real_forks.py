@@ -23,7 +23,7 @@ THEIRS = Path(DASSL)  # the Dassl of those that bring none of their own
 
 
 class Fork(NamedTuple):
-    """A checkout below XCOOP_FORKS, one of its trainers ("": none), its keys that a CPU needs, and the Dassl that it brings."""
+    """A checkout below XCOOP_FORKS, a trainer of it or "", keys that a CPU needs, and the Dassl that it brings."""
 
     folder: str
     trainer: str
