@@ -201,3 +201,4 @@ def test_counts_that_differ_from_the_published_are_said(
     known = facts(dataset)
     published = known.counts.get(dataset.task, {}) if known else {}
     assert caplog.text.count("; published: ") == len(published)  # no tree is as large as its model
+    assert dataset.changes_labels == (known.changes_labels if known else {})
