@@ -61,7 +61,8 @@ def changes(cfg: CfgNode, dataset: Any) -> dict[str, str]:
     if AUTO not in stated:
         return why
     names = getattr(dataset, "class_names", dataset.classnames)
-    return dict(getattr(dataset, "changes_labels", {})) | ({"mirror": told} if (told := sided(names)) else {}) | why
+    by_name = {"mirror": told} if (told := sided(names)) else {}
+    return by_name | dict(getattr(dataset, "changes_labels", {})) | why
 
 
 def _kind(name: str, node: CfgNode) -> str:
