@@ -6,9 +6,11 @@ pets and actions, up to 50 and 50 for flowers, between them for the others; 200 
 for medical sets, so the widest is searched, with the 200 alphas of those who ran Tip-Adapter on many sets by one grid
 (FereshteShakeri/FewShot-CLIP-Strong-Baseline; HealthX-Lab/BiomedCoOp, on medical ones): every tenth is the release's.
 
+Of equally accurate pairs the first is taken, as there: the smallest beta, and with it the smallest alpha. Few images
+leave many of them.
+
 Differences: keys are features of images that are not augmented (there, means over ten augmented views); the configured
-values hold where there is no validation split; settings that are equally accurate are told apart by their cross
-entropy (there, the first of equals is taken: on few images mostly the smallest beta).
+values hold where there is no validation split.
 """
 
 from __future__ import annotations
