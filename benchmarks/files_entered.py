@@ -1,7 +1,7 @@
 """Which files of this checkout a command goes through: those whose functions are called, in all of its processes.
 
-    python benchmarks/files_entered.py                                    # xcoop run phantom 16, to the first backward()
-    python benchmarks/files_entered.py -- table output                    # a whole command
+    python benchmarks/files_entered.py                                   # xcoop run phantom 16, to the first backward()
+    python benchmarks/files_entered.py -- table output                   # a whole command
     python benchmarks/files_entered.py -- explain RUN --images 1 --asked 0
 
 Counted are calls, not imports, in the parent and its children, until one of them reaches `--until` (the default is
@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 
 # Python imports a `sitecustomize` that it finds on its path at every start, in child processes, too.
-HOOK = '''
+HOOK = """
 import atexit, os, sys, threading
 root, folder, until = (os.environ["FILES_ENTERED_" + key] for key in ("ROOT", "OUT", "UNTIL"))
 file, _, function = until.rpartition(":")
@@ -46,7 +46,7 @@ atexit.register(finish)
 os.register_at_fork(after_in_child=seen.clear)
 threading.setprofile(watch)
 sys.setprofile(watch)
-'''
+"""
 
 
 def entered(command: list[str], until: str) -> dict[str, set[str]]:
