@@ -9,7 +9,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parent / "src")
 
-from xcoop.train import main  # noqa: E402
+from xcoop.runs.train import main  # noqa: E402
 
 if __name__ == "__main__":
     sys.exit(main())

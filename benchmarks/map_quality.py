@@ -22,11 +22,9 @@ import torch
 from tabulate import tabulate
 from torch import Tensor
 
-from xcoop.alignment import unit
 from xcoop.backbones import Backbone
 from xcoop.backbones.phantom import load_phantom
-from xcoop.config import get_cfg
-from xcoop.data.images import open_image
+from xcoop.config.defaults import get_cfg
 from xcoop.engine.transforms import build_transform
 from xcoop.evaluation.bootstrap import mean_of_known
 from xcoop.explain.controls import control_maps, randomised, rank_correlation
@@ -34,7 +32,9 @@ from xcoop.explain.faithfulness import BASELINES, curves
 from xcoop.explain.localisation import localise
 from xcoop.explain.metrics import METRICS
 from xcoop.explain.truth import Truth, fit_mask, truth_of
+from xcoop.methods.alignment import unit
 from xcoop.phantom.derm_layout import write_derm7pt
+from xcoop.utils.images import open_image
 
 
 def main() -> None:

@@ -28,9 +28,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 from xcoop.backbones.clip_import import import_clip
 from xcoop.backbones.openai import ClipBackbone
 from xcoop.concepts import load_bank
-from xcoop.config import get_cfg
-from xcoop.model import PromptModel
-from xcoop.released import ReleasedModel
+from xcoop.config.defaults import get_cfg
+from xcoop.methods.model import PromptModel
+from xcoop.methods.released import ReleasedModel
 
 CLASSES = ["normal", "pneumonia"]
 WORDS = "a photo of a"

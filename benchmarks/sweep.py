@@ -25,11 +25,11 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from xcoop.child import TRAIN, environment
-from xcoop.commands.base import say
 from xcoop.results.record import read_run
 from xcoop.sweep.grid import Grid, jobs
 from xcoop.sweep.jobs import Job
+from xcoop.sweep.subprocess_run import TRAIN, environment
+from xcoop.utils.console import say
 
 SWEEP = ("-c", "import sys; sys.path[:] = [p for p in sys.path if p]; from xcoop.cli import main; sys.exit(main())")
 

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xcoop.config.plugins import register_dataset
 from xcoop.data.family import FamilyDataset
 from xcoop.data.items import SPLITS, DatasetError, Item, Splits
-from xcoop.names import shown
-from xcoop.plugins import register_dataset
-from xcoop.reading import MOST_JSON, parse_json, read_bytes
+from xcoop.utils.reading import MOST_JSON, parse_json, read_bytes
+from xcoop.utils.suggest import shown
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

@@ -6,10 +6,10 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from xcoop.config.plugins import register_dataset
 from xcoop.data.class_folders import read_class_folders
 from xcoop.data.dataset import MedicalDataset
 from xcoop.data.items import Splits
-from xcoop.plugins import register_dataset
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from xcoop.config.plugins import own_view, register_dataset
 from xcoop.data.class_folders import left_out
 from xcoop.data.dataset import TEST_SHARE, MedicalDataset
 from xcoop.data.items import DatasetError, Remark, Splits
 from xcoop.data.madesplit import Recipe, made_split
 from xcoop.data.own import read_own
-from xcoop.plugins import own_view, register_dataset
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

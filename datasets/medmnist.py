@@ -15,11 +15,11 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from xcoop.config.plugins import register_dataset
 from xcoop.data.family import FamilyDataset
 from xcoop.data.folders import list_images, make_once
 from xcoop.data.items import SPLITS, DatasetError, Item, Splits
-from xcoop.files import cache_dir
-from xcoop.plugins import register_dataset
+from xcoop.utils.files import cache_dir
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from xcoop.config.plugins import register_dataset
 from xcoop.data.drawn import SEED, DrawnDataset
 from xcoop.datasets.pneumonia import Pneumonia
 from xcoop.phantom.chest_layout import VERSION, write_chest
-from xcoop.plugins import register_dataset
 
 
 @register_dataset()

@@ -7,10 +7,10 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from xcoop.config.plugins import register_dataset
 from xcoop.data.dataset import MedicalDataset
 from xcoop.data.folders import list_images
 from xcoop.data.items import DatasetError, Item, Splits
-from xcoop.plugins import register_dataset
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

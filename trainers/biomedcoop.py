@@ -16,17 +16,17 @@ from torch import Tensor
 from torch.nn import functional as F
 from yacs.config import CfgNode
 
-from xcoop.alignment import unit
 from xcoop.backbones import Backbone, ImageFeatures
 from xcoop.concepts import ConceptBank
 from xcoop.concepts.ensembles import bank_ensemble, read_ensemble
-from xcoop.model import PromptModel, classification
-from xcoop.plugins import register_trainer
-from xcoop.rules import Rule, number, whole
-from xcoop.teachers import distillation, inliers, sentence_features, sentence_scores
+from xcoop.config.plugins import register_trainer
+from xcoop.methods.alignment import unit
+from xcoop.methods.distillation import distillation, inliers, sentence_features, sentence_scores
+from xcoop.methods.model import PromptModel, classification
 from xcoop.trainers.coop import DEFAULTS as COOP
 from xcoop.trainers.coop import CoOpModel
-from xcoop.training import PromptTrainer
+from xcoop.training.trainer import PromptTrainer
+from xcoop.utils.rules import Rule, number, whole
 
 logger = logging.getLogger(__name__)
 

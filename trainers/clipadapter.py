@@ -17,10 +17,10 @@ from yacs.config import CfgNode
 
 from xcoop.backbones import Backbone, ImageFeatures
 from xcoop.concepts import ConceptBank
-from xcoop.fixed_text import TEXT, FixedTextModel, FixedTextTrainer
-from xcoop.model import PromptModel
-from xcoop.plugins import register_trainer
-from xcoop.rules import number, whole
+from xcoop.config.plugins import register_trainer
+from xcoop.methods.fixed_text import TEXT, FixedTextModel, FixedTextTrainer
+from xcoop.methods.model import PromptModel
+from xcoop.utils.rules import number, whole
 
 DEFAULTS = CfgNode(
     {

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from yacs.config import CfgNode
 
-from xcoop.alignment import unit
 from xcoop.backbones import Backbone, ImageFeatures
 from xcoop.concepts import ConceptBank
-from xcoop.model import PromptModel
-from xcoop.plugins import register_trainer
-from xcoop.prompts import PromptLearner, start_context
-from xcoop.rules import whole
-from xcoop.training import PromptTrainer
+from xcoop.config.plugins import register_trainer
+from xcoop.methods.alignment import unit
+from xcoop.methods.model import PromptModel
+from xcoop.methods.prompts import PromptLearner, start_context
+from xcoop.training.trainer import PromptTrainer
+from xcoop.utils.rules import whole
 
 DEFAULTS = CfgNode(
     {

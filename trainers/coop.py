@@ -7,10 +7,10 @@ from yacs.config import CfgNode
 
 from xcoop.backbones import Backbone
 from xcoop.concepts import ConceptBank
-from xcoop.model import PromptModel
-from xcoop.plugins import register_trainer
-from xcoop.prompts import PromptLearner, start_context
-from xcoop.training import PromptTrainer
+from xcoop.config.plugins import register_trainer
+from xcoop.methods.model import PromptModel
+from xcoop.methods.prompts import PromptLearner, start_context
+from xcoop.training.trainer import PromptTrainer
 
 DEFAULTS = CfgNode(
     {

@@ -5,16 +5,16 @@ from __future__ import annotations
 from torch import Tensor
 from yacs.config import CfgNode
 
-from xcoop.alignment import prompt_distance
 from xcoop.backbones import Backbone, ImageFeatures
 from xcoop.concepts import ConceptBank
-from xcoop.model import PromptModel, classification
-from xcoop.plugins import register_trainer
-from xcoop.rules import number
-from xcoop.teachers import template_features
+from xcoop.config.plugins import register_trainer
+from xcoop.methods.alignment import prompt_distance
+from xcoop.methods.distillation import template_features
+from xcoop.methods.model import PromptModel, classification
 from xcoop.trainers.coop import DEFAULTS as COOP
 from xcoop.trainers.coop import CoOpModel
-from xcoop.training import PromptTrainer
+from xcoop.training.trainer import PromptTrainer
+from xcoop.utils.rules import number
 
 DEFAULTS = CfgNode(
     {

@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from yacs.config import CfgNode
 
-from xcoop.alignment import global_similarity, unit
 from xcoop.backbones import Backbone, ImageFeatures
 from xcoop.concepts import ConceptBank
-from xcoop.model import PromptModel, classification
-from xcoop.plugins import register_trainer
-from xcoop.prompts import PromptLearner, start_context
-from xcoop.rules import TEMPLATES, TEXT, each, number, whole
-from xcoop.teachers import template_features
-from xcoop.templates import ALL
-from xcoop.training import PromptTrainer
+from xcoop.config.plugins import register_trainer
+from xcoop.methods.alignment import global_similarity, unit
+from xcoop.methods.distillation import template_features
+from xcoop.methods.model import PromptModel, classification
+from xcoop.methods.prompts import PromptLearner, start_context
+from xcoop.methods.templates import ALL
+from xcoop.training.trainer import PromptTrainer
+from xcoop.utils.rules import TEMPLATES, TEXT, each, number, whole
 
 DEFAULTS = CfgNode(
     {
@@ -29,7 +29,7 @@ DEFAULTS = CfgNode(
         "CTX_INIT": "a photo of a",  # words to start from; "" for random vectors
         "PREC": "amp",  # fp32, amp, fp16, bf16
         "N_GROUPS": 1,  # G, contexts; each learns from its own share of the templates
-        "LASP_PROMPTS": [],  # L templates with {} for the class name; [] is `xcoop.templates.ALL`
+        "LASP_PROMPTS": [],  # L templates with {} for the class name; [] is `xcoop.methods.templates.ALL`
         "LASP_LOSS_WEIGHT": 5.0,  # of the text-to-text loss
         "VIRTUAL_CLASSES": [],  # names of classes without images, which the text-to-text loss tells apart, too
         "ENABLE_CORRECTION": True,  # learn one vector that is added to all class features

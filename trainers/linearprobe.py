@@ -21,15 +21,15 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from yacs.config import CfgNode
 
-from xcoop.alignment import unit
 from xcoop.backbones import Backbone, ImageFeatures
 from xcoop.concepts import ConceptBank
-from xcoop.features import LabelledFeatures
-from xcoop.model import Compared, PromptModel
-from xcoop.plugins import register_trainer
-from xcoop.rules import number, whole
-from xcoop.selection import best, scores
-from xcoop.training import PromptTrainer
+from xcoop.config.plugins import register_trainer
+from xcoop.methods.alignment import unit
+from xcoop.methods.model import Compared, PromptModel
+from xcoop.methods.selection import best, scores
+from xcoop.training.feature_cache import LabelledFeatures
+from xcoop.training.trainer import PromptTrainer
+from xcoop.utils.rules import number, whole
 
 logger = logging.getLogger(__name__)
 

@@ -29,14 +29,14 @@ from torch import Tensor
 from torch.nn import functional as F
 from yacs.config import CfgNode
 
-from xcoop.alignment import unit
 from xcoop.backbones import Backbone, ImageFeatures
 from xcoop.concepts import ConceptBank
-from xcoop.features import LabelledFeatures
-from xcoop.fixed_text import TEXT, FixedTextModel, FixedTextTrainer
-from xcoop.model import Compared, PromptModel
-from xcoop.plugins import register_trainer
-from xcoop.rules import number, whole
+from xcoop.config.plugins import register_trainer
+from xcoop.methods.alignment import unit
+from xcoop.methods.fixed_text import TEXT, FixedTextModel, FixedTextTrainer
+from xcoop.methods.model import Compared, PromptModel
+from xcoop.training.feature_cache import LabelledFeatures
+from xcoop.utils.rules import number, whole
 
 logger = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ from yacs.config import CfgNode
 
 from xcoop.backbones import Backbone
 from xcoop.concepts import ConceptBank
-from xcoop.deep_prompts import DeepPromptModel, DeepPromptTrainer, depth_within, vision_width
-from xcoop.model import PromptModel
-from xcoop.plugins import register_trainer
-from xcoop.rules import whole
+from xcoop.config.plugins import register_trainer
+from xcoop.methods.deep_prompts import DeepPromptModel, DeepPromptTrainer, depth_within, vision_width
+from xcoop.methods.model import PromptModel
+from xcoop.utils.rules import whole
 
 DEFAULTS = CfgNode(
     {

@@ -10,13 +10,13 @@ from yacs.config import CfgNode
 
 from xcoop.backbones import Backbone, ImageFeatures
 from xcoop.concepts import ConceptBank
-from xcoop.model import PromptModel, classification
-from xcoop.plugins import register_trainer
-from xcoop.rules import number
-from xcoop.teachers import distillation, template_features
+from xcoop.config.plugins import register_trainer
+from xcoop.methods.distillation import distillation, template_features
+from xcoop.methods.model import PromptModel, classification
 from xcoop.trainers.coop import DEFAULTS as COOP
 from xcoop.trainers.coop import CoOpModel
-from xcoop.training import PromptTrainer
+from xcoop.training.trainer import PromptTrainer
+from xcoop.utils.rules import number
 
 DEFAULTS = CfgNode(
     {

@@ -22,17 +22,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from yacs.config import CfgNode
 
-from xcoop.alignment import unit
-from xcoop.averaging import GaussianAverage
 from xcoop.backbones import Backbone, ImageFeatures
 from xcoop.concepts import ConceptBank
-from xcoop.deep_prompts import DeepPromptModel, DeepPromptTrainer, depth_within, vision_width
-from xcoop.model import PromptModel, classification
-from xcoop.plugins import register_trainer
-from xcoop.prompts import random_context
-from xcoop.rules import number, whole
-from xcoop.teachers import distillation, template_features
-from xcoop.templates import IMAGENET
+from xcoop.config.plugins import register_trainer
+from xcoop.methods.alignment import unit
+from xcoop.methods.averaging import GaussianAverage
+from xcoop.methods.deep_prompts import DeepPromptModel, DeepPromptTrainer, depth_within, vision_width
+from xcoop.methods.distillation import distillation, template_features
+from xcoop.methods.model import PromptModel, classification
+from xcoop.methods.prompts import random_context
+from xcoop.methods.templates import IMAGENET
+from xcoop.utils.rules import number, whole
 
 DEFAULTS = CfgNode(
     {

@@ -1,6 +1,6 @@
 """Tip-Adapter: a cache of the training images beside zero-shot CLIP, without training (Zhang et al., ECCV 2022).
 
-The formula, and the search of alpha and beta, stand in `xcoop.cache_model` (arXiv 2111.03930). The released code
+The formula, and the search of alpha and beta, stand in `xcoop.methods.cache_model` (arXiv 2111.03930). The released code
 (gaopengcuhk/Tip-Adapter at d0e2d6f) has a grid for each of its eleven sets: up to 7 (beta) and 3 (alpha) for ImageNet,
 pets and actions, up to 50 and 50 for flowers, between them for the others; 200 betas and 20 alphas. No one of them is
 for medical sets, so the widest is searched, with the 200 alphas of those who ran Tip-Adapter on many sets by one grid
@@ -18,11 +18,11 @@ from __future__ import annotations
 from yacs.config import CfgNode
 
 from xcoop.backbones import Backbone
-from xcoop.cache_model import CACHE, CacheModel, CacheTrainer
 from xcoop.concepts import ConceptBank
-from xcoop.features import LabelledFeatures
-from xcoop.model import PromptModel
-from xcoop.plugins import register_trainer
+from xcoop.config.plugins import register_trainer
+from xcoop.methods.cache_model import CACHE, CacheModel, CacheTrainer
+from xcoop.methods.model import PromptModel
+from xcoop.training.feature_cache import LabelledFeatures
 
 DEFAULTS = CfgNode({**CACHE})
 

@@ -16,11 +16,11 @@ from typing import Any
 from yacs.config import CfgNode
 
 from xcoop.backbones import Backbone
-from xcoop.cache_model import CACHE, CacheModel, CacheTrainer
 from xcoop.concepts import ConceptBank
-from xcoop.features import LabelledFeatures
-from xcoop.model import PromptModel
-from xcoop.plugins import register_trainer
+from xcoop.config.plugins import register_trainer
+from xcoop.methods.cache_model import CACHE, CacheModel, CacheTrainer
+from xcoop.methods.model import PromptModel
+from xcoop.training.feature_cache import LabelledFeatures
 
 DEFAULTS = CfgNode({**CACHE, "PREC": "fp32"})  # fp32, amp, fp16, bf16
 

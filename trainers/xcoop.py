@@ -14,20 +14,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from yacs.config import CfgNode
 
-from xcoop import alignment
-from xcoop.alignment import unit
 from xcoop.backbones import Backbone, ImageFeatures
 from xcoop.concepts import ConceptBank
 from xcoop.concepts.features import SENTENCES, prompt_sentences, single_features
 from xcoop.concepts.knowledge import KNOWLEDGE, question, words_around_class
 from xcoop.concepts.shares import shares
-from xcoop.corrections import Corrections
-from xcoop.model import Compared, PromptModel, accuracy
-from xcoop.plugins import register_trainer
-from xcoop.prompts import PromptLearner, context_from_words, start_context
-from xcoop.released import ReleasedModel
-from xcoop.rules import number, one_of, whole
-from xcoop.training import PromptTrainer
+from xcoop.config.plugins import register_trainer
+from xcoop.methods import alignment
+from xcoop.methods.alignment import unit
+from xcoop.methods.corrections import Corrections
+from xcoop.methods.model import Compared, PromptModel, accuracy
+from xcoop.methods.prompts import PromptLearner, context_from_words, start_context
+from xcoop.methods.released import ReleasedModel
+from xcoop.training.trainer import PromptTrainer
+from xcoop.utils.rules import number, one_of, whole
 
 logger = logging.getLogger(__name__)
 

@@ -9,9 +9,9 @@ from yacs.config import CfgNode
 
 from xcoop.backbones import Backbone
 from xcoop.concepts import ConceptBank
-from xcoop.fixed_text import TEXT, FixedTextModel, FixedTextTrainer
-from xcoop.model import PromptModel
-from xcoop.plugins import register_trainer
+from xcoop.config.plugins import register_trainer
+from xcoop.methods.fixed_text import TEXT, FixedTextModel, FixedTextTrainer
+from xcoop.methods.model import PromptModel
 
 DEFAULTS = CfgNode({**TEXT})
 

@@ -34,7 +34,7 @@ def plug_in(cfg: CfgNode) -> None:
     Args:
         cfg: the config of `dassl.config.get_cfg_default()`; changed in place.
     """
-    from xcoop.plugins import plug_in as plug  # torch is imported here, not with the package
+    from xcoop.config.plugins import plug_in as plug  # torch is imported here, not with the package
 
     plug(cfg)
 

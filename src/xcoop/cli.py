@@ -11,7 +11,7 @@ from xcoop.commands import concepts as concepts_command
 from xcoop.commands import data as data_command
 from xcoop.commands import explain, results, run, show, sweep, table
 from xcoop.commands import phantom as phantom_command
-from xcoop.commands.base import Parser, guarded
+from xcoop.utils.console import Parser, guarded
 from xcoop.version import __version__
 
 LATER = {"phantom": phantom_command, "concepts": concepts_command}  # have commands that parse their own arguments
@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs `xcoop` with the given arguments; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     if words[:1] == ["train"]:  # has CoOp's own flags, and reads them itself
-        from xcoop.train import main as train
+        from xcoop.runs.train import main as train
 
         return train(words[1:])
     group = LATER.get(words[0]) if words else None

@@ -13,7 +13,7 @@ from yacs.config import CfgNode
 
 from xcoop.backbones import Backbone, ImageFeatures, backbone_names, load_backbone, registry
 from xcoop.backbones.openai import NAMES
-from xcoop.phantom.weights import pretrained_path
+from xcoop.backbones.phantom_weights import pretrained_path
 
 # Each backbone must be listed here, with the kind of small random weights that stand for the real ones.
 KINDS = {name: "resnet" if name.startswith("RN") else "vit" for name in NAMES} | {"phantom": "vit"}

@@ -14,8 +14,8 @@ from yacs.config import CfgNode
 from xcoop.backbones import load_backbone, openai
 from xcoop.backbones.build import build_clip
 from xcoop.backbones.clip_import import import_clip
+from xcoop.backbones.phantom_weights import load_state_dict, pretrained_path, save_state_dict
 from xcoop.backbones.weights import read_state_dict
-from xcoop.phantom.weights import load_state_dict, pretrained_path, save_state_dict
 
 
 def load(path, name="ViT-B/16"):
@@ -107,7 +107,7 @@ def test_the_phantoms_sparse_form_goes_to_its_own_reader(tiny_state, half_state,
 
 
 def test_the_phantom_without_its_weights(tmp_path, monkeypatch):
-    monkeypatch.setattr("xcoop.phantom.weights.pretrained_path", lambda: tmp_path / "phantom.safetensors")
+    monkeypatch.setattr("xcoop.backbones.phantom_weights.pretrained_path", lambda: tmp_path / "phantom.safetensors")
     with pytest.raises(FileNotFoundError, match=r"phantom\.safetensors.*xcoop phantom pretrain"):
         load("", "phantom")
 
@@ -328,6 +328,6 @@ def test_a_changed_phantom_is_refused(tmp_path, monkeypatch):
     data = bytearray(pretrained_path().read_bytes())
     data[-1000] ^= 1
     (tmp_path / "phantom.safetensors").write_bytes(data)
-    monkeypatch.setattr("xcoop.phantom.weights.pretrained_path", lambda: tmp_path / "phantom.safetensors")
+    monkeypatch.setattr("xcoop.backbones.phantom_weights.pretrained_path", lambda: tmp_path / "phantom.safetensors")
     with pytest.raises(ValueError, match=r"phantom\.safetensors is not the file that comes with xcoop"):
         load("", "phantom")

@@ -10,10 +10,11 @@ from email.message import Message
 
 import pytest
 
-from xcoop import downloads, web
 from xcoop.backbones import download
 from xcoop.backbones.clip_import import import_clip
 from xcoop.backbones.openai import NAMES
+from xcoop.utils import download as downloads
+from xcoop.utils import web
 
 CONTENT = b"weights" * 1000
 SHA = hashlib.sha256(CONTENT).hexdigest()

@@ -12,7 +12,7 @@ import pytest
 
 from xcoop import cli
 from xcoop.cli import main
-from xcoop.commands import base
+from xcoop.utils import console as base
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

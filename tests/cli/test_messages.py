@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from xcoop.cli import main
-from xcoop.commands.base import LONGEST_MESSAGE, UserError, guarded
 from xcoop.engine.logger import Logger
-from xcoop.names import SHOWN
-from xcoop.workplace import logged
+from xcoop.results.folder import logged
+from xcoop.utils.console import LONGEST_MESSAGE, UserError, guarded
+from xcoop.utils.suggest import SHOWN
 
 FULL = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from xcoop.commands.base import complain, say
-from xcoop.names import escaped, is_plain
+from xcoop.utils.console import complain, say
+from xcoop.utils.suggest import escaped, is_plain
 
 UNSAFE = ["\x1b[31m", "a\nb", "a\rb", "\x07", "\x9b1m", "\u2028", "\u202e", "\udce9", "\ud83d", "\x7f"]
 PLAIN = [

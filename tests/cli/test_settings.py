@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 from yacs.config import CfgNode
 
-from xcoop import rules
 from xcoop.cli import main
-from xcoop.commands.base import UserError
-from xcoop.commands.settings import merge_pairs
-from xcoop.config import RULES, check_settings, get_cfg
-from xcoop.names import SHOWN
-from xcoop.results.identity import flatten
-from xcoop.train import merged, parser
+from xcoop.config.defaults import RULES, check_settings, get_cfg
+from xcoop.config.identity import flatten
+from xcoop.config.merge import merge_pairs
+from xcoop.runs.train import merged, parser
+from xcoop.utils import rules
+from xcoop.utils.console import UserError
+from xcoop.utils.suggest import SHOWN
 
 BASE = ("--trainer", "XCoOp", "--dataset-config-file", "phantom", "--config-file", "phantom")
 CFG = get_cfg()

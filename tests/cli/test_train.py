@@ -15,11 +15,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xcoop import load_run, train
+from xcoop import load_run
 from xcoop.cli import main as cli
-from xcoop.names import is_plain
 from xcoop.results.record import read_run
-from xcoop.train import main, merged, parser
+from xcoop.runs import train
+from xcoop.runs.train import main, merged, parser
+from xcoop.utils.suggest import is_plain
 
 SETTINGS = [
     *("INPUT.SIZE", "(32, 32)", "OPTIM.MAX_EPOCH", "2", "USE_CUDA", "False"),
@@ -346,7 +347,7 @@ def test_the_script_does_not_offer_the_plug_in_folders_as_modules() -> None:
 
 
 def test_config_is_saved_whole(finished: Path) -> None:
-    from xcoop.results.identity import config_hash, read_config
+    from xcoop.config.identity import config_hash, read_config
 
     record = json.loads((finished / "results.json").read_text())
     assert config_hash(read_config(finished / "config.yaml")) == record["config_hash"]

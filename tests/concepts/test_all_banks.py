@@ -12,8 +12,8 @@ from xcoop.backbones.openai import ClipBackbone
 from xcoop.concepts import ConceptBank, load_bank
 from xcoop.concepts.bank import bank_names, same_name
 from xcoop.concepts.sentences import clinical_sentences, fill
-from xcoop.config import get_cfg
-from xcoop.plugins import plugin_path
+from xcoop.config.defaults import get_cfg
+from xcoop.config.plugins import plugin_path
 
 PAGE = Path(__file__).parents[2] / "docs" / "concept_banks.md"
 FEWER = {

@@ -11,11 +11,11 @@ import yaml
 
 from xcoop.backbones import backbone_names, text_limits
 from xcoop.backbones.openai import ClipBackbone
+from xcoop.backbones.phantom_weights import load_state_dict, pretrained_path
 from xcoop.cli import main
 from xcoop.concepts.bank import bank_names
 from xcoop.concepts.circular import names_class
 from xcoop.concepts.lint import Finding, Limit, Use, check
-from xcoop.phantom.weights import load_state_dict, pretrained_path
 
 NEVUS = ["typical pigment network", "regular globules", "even colour", "comma vessels"]
 MELANOMA = ["atypical pigment network", "irregular streaks", "blue-whitish veil", "white scar-like areas"]

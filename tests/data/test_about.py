@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from xcoop.config.plugins import plugin_path
 from xcoop.data.about import GROUPINGS, About, RemoteFile, about, missing, read_about
-from xcoop.plugins import plugin_path
 
 NAMES = sorted(path.stem for path in plugin_path("configs", "datasets", "about").glob("*.yaml"))
 MD5 = "md5:" + "0123456789abcdef" * 2

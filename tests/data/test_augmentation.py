@@ -9,13 +9,13 @@ import pytest
 import yaml
 from dassl.data.datasets import DATASET_REGISTRY
 
-from xcoop import plugins
-from xcoop.config import check_settings, get_cfg
+from xcoop.config import plugins
+from xcoop.config.augmentation import FIXED, KIND_OF, KINDS, label_keeping, sided
+from xcoop.config.defaults import check_settings, get_cfg
+from xcoop.config.identity import config_hash, settings
+from xcoop.config.plugins import dataset_names, plugin_path
 from xcoop.data.about import about
-from xcoop.data.augmentation import FIXED, KIND_OF, KINDS, label_keeping, sided
 from xcoop.engine.transforms import _REFUSED, OFFERED
-from xcoop.plugins import dataset_names, plugin_path
-from xcoop.results.identity import config_hash, settings
 
 CONFIGS = sorted(path.stem for path in plugin_path("configs", "datasets").glob("*.yaml"))
 OWN = {"Folder"}  # the user's images: what the user asks for, unless class names tell sides

@@ -11,7 +11,7 @@ import pytest
 from image_files import png, pnm, tiff
 from PIL import Image, ImageCms
 
-from xcoop.data.images import ImageError, from_array, open_bytes, reason_unreadable, upright
+from xcoop.utils.images import ImageError, from_array, open_bytes, reason_unreadable, upright
 
 GREY = np.arange(256, dtype=np.uint8).reshape(16, 16).T[::-1].copy()  # 8-bit values 0..255, each once, no symmetry
 COLOUR = np.stack([GREY, GREY.T, 255 - GREY // 2], -1)

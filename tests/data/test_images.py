@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xcoop.data.images import ImageError, is_image_name, open_image, reason_unreadable, stretch, unreadable
+from xcoop.utils.images import ImageError, is_image_name, open_image, reason_unreadable, stretch, unreadable
 
 
 def ramp(low: int, high: int, dtype: str) -> np.ndarray:

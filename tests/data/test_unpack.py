@@ -29,9 +29,9 @@ from archives_by_hand import (
     zip_bytes,
 )
 
-from xcoop.data import unpack as module
-from xcoop.data.archive_limits import ArchiveError, Limits
-from xcoop.data.unpack import unpack
+from xcoop.utils import unpack as module
+from xcoop.utils.archive_limits import ArchiveError, Limits
+from xcoop.utils.unpack import unpack
 
 GOOD = tar_member("good.txt")
 LIMITS = Limits(members=50, total=100_000, ratio=20)
@@ -161,14 +161,14 @@ def refuses(place: Path, data: bytes, message: str, limits: Limits = LIMITS) -> 
 def test_malicious_archives_write_nothing_and_are_named(
     place: Path, monkeypatch: pytest.MonkeyPatch, data: bytes, message: str
 ) -> None:
-    monkeypatch.setattr("xcoop.data.archive_limits.SMALL", 50_000)
+    monkeypatch.setattr("xcoop.utils.archive_limits.SMALL", 50_000)
     refuses(place, data, message)
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".bz2", ".xz"])
 @pytest.mark.parametrize(("data", "message"), [row[1:] for row in BOMBS], ids=[row[0] for row in BOMBS])
 def test_packed_bombs(place: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, data: bytes, message: str) -> None:
-    monkeypatch.setattr("xcoop.data.archive_limits.SMALL", 50_000)
+    monkeypatch.setattr("xcoop.utils.archive_limits.SMALL", 50_000)
     refuses(place, PACKERS[suffix](data), message)
 
 

@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 
 from xcoop.data.folders import make_once
-from xcoop.files import atomic_path, atomic_write_text, make_folder, sweep
-from xcoop.locks import held
+from xcoop.utils.files import atomic_path, atomic_write_text, make_folder, sweep
+from xcoop.utils.locks import held
 
 AGO = time.time() - 7200
 # A process that makes a folder or a file at argv[1], says so when half of it is there, and ends when it is told.
 FOLDER = """
 import sys, pathlib
-from xcoop.files import make_folder
+from xcoop.utils.files import make_folder
 def write(folder):
     (folder / "part").mkdir()
     (folder / "part" / "1").write_text("1")
@@ -33,7 +33,7 @@ make_folder(pathlib.Path(sys.argv[1]), write)
 """
 FILE = """
 import sys
-from xcoop.files import atomic_path
+from xcoop.utils.files import atomic_path
 with atomic_path(sys.argv[1]) as temporary:
     temporary.write_text("half")
     print(temporary, flush=True)
@@ -168,7 +168,7 @@ def test_other_names_are_nobodys_leftovers(tmp_path: Path) -> None:
 
 
 def test_without_locks_nothing_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xcoop.locks.take", lambda *_: None)
+    monkeypatch.setattr("xcoop.utils.locks.take", lambda *_: None)
     (tmp_path / ".y.12345678.tmp").mkdir()  # nobody can tell whose it is
     make_folder(tmp_path / "y", fill)
     assert names(tmp_path) == [".y.12345678.tmp", "y"]
@@ -196,7 +196,9 @@ def test_a_link_is_not_followed_to_what_is_locked(tmp_path: Path) -> None:
     assert (tmp_path / "mine").read_text() == "precious"
 
 
-@pytest.mark.parametrize("code", ["from xcoop.cli import main; sys.exit(main(['list']))", "import xcoop.downloads"])
+@pytest.mark.parametrize(
+    "code", ["from xcoop.cli import main; sys.exit(main(['list']))", "import xcoop.utils.download"]
+)
 def test_a_system_without_fcntl_is_one_without_locks(code: str, tmp_path: Path) -> None:
     code = f"import sys; sys.modules.update(fcntl=None, resource=None); {code}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

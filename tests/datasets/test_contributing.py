@@ -14,8 +14,8 @@ import tree_tools
 import yaml
 
 import xcoop.datasets
-from xcoop import plugins
 from xcoop.concepts import load_bank
+from xcoop.config import plugins
 from xcoop.data.about import MissingDatasetError
 from xcoop.data.items import DatasetError
 

@@ -18,7 +18,7 @@ from PIL import Image
 from tree_tools import config, picture
 
 from xcoop.cli import main
-from xcoop.commands.settings import config_names
+from xcoop.config.merge import config_names
 from xcoop.data import about as about_module
 from xcoop.data.about import About, about, read_about
 from xcoop.data.checking import Report, check
@@ -243,7 +243,7 @@ class TestPrepare:
         path.write_text(yaml.safe_dump(tree), encoding="utf-8")
         monkeypatch.setattr(about_module, "about", lambda name: read_about(path))
         monkeypatch.setattr("xcoop.data.dataset.about", lambda name: read_about(path))
-        monkeypatch.setattr("xcoop.downloads.WAIT", 0.0)
+        monkeypatch.setattr("xcoop.utils.download.WAIT", 0.0)
 
     def test_from_the_licence_to_the_verdict(
         self,

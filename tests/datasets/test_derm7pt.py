@@ -12,8 +12,8 @@ from trees_derm7pt import DIAGNOSES, derm7pt
 
 from xcoop.data.dataset import PHANTOM_MARK
 from xcoop.datasets.derm7pt import CONCEPTS, group_of
-from xcoop.files import make_folder
 from xcoop.phantom.derm_layout import VERSION
+from xcoop.utils.files import make_folder
 
 
 @pytest.fixture

@@ -16,12 +16,12 @@ import tree_tools
 from dassl.data.datasets import Datum
 from generated_trees import DAMAGES, LAYOUTS
 
-from xcoop.commands.settings import config_names
 from xcoop.concepts import load_bank
+from xcoop.config.merge import config_names
+from xcoop.config.plugins import dataset_names, plugin_path
 from xcoop.data.about import About, MissingDatasetError, about
-from xcoop.data.images import open_image
 from xcoop.data.items import DatasetError
-from xcoop.plugins import dataset_names, plugin_path
+from xcoop.utils.images import open_image
 
 NAMES = config_names("datasets")
 PHANTOMS = ("phantom", "phantom_chest")  # are drawn where they are missing, and read with the facts of their models

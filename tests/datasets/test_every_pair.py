@@ -17,12 +17,12 @@ from helpers_clip import tiny_clip_state
 from safetensors.torch import save_file
 from yacs.config import CfgNode
 
-from xcoop.commands.settings import config_file, method_folder
 from xcoop.concepts.skeleton import skeleton
-from xcoop.plugins import trainer_names, trains
+from xcoop.config.merge import config_file, method_folder
+from xcoop.config.plugins import trainer_names, trains
 from xcoop.results.predictions import read_predictions
 from xcoop.results.record import read_run
-from xcoop.sharing import Shared, sharing
+from xcoop.utils.process_cache import Shared, sharing
 
 STEPS = 2
 SIZE = 16  # pixels, 2 x 2 patches

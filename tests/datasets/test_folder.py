@@ -15,11 +15,11 @@ from PIL import Image
 from tree_tools import config, edit, load, picture, write_csv
 from trees_folder import CLASSES, directories, split_directories, table
 
-from xcoop.checks import load_dataset_bank
 from xcoop.concepts.bank import BankError, load_bank
 from xcoop.concepts.skeleton import skeleton
 from xcoop.data.items import DatasetError
-from xcoop.names import is_plain
+from xcoop.training.checks import load_dataset_bank
+from xcoop.utils.suggest import is_plain
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ from dassl.data.datasets import DATASET_REGISTRY
 from generated_trees import LAYOUTS
 from sklearn.metrics import average_precision_score
 
+from xcoop.config.identity import config_hash
 from xcoop.data.about import about
-from xcoop.data.positive import check_asked, positive_class
 from xcoop.evaluation.metrics import classification_metrics
-from xcoop.results.identity import config_hash
+from xcoop.evaluation.positive import check_asked, positive_class
 
 STATED = {
     "breastmnist": "malignant",

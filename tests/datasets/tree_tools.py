@@ -13,8 +13,8 @@ from dassl.data.datasets import DATASET_REGISTRY
 from PIL import Image
 from yacs.config import CfgNode
 
-from xcoop.config import get_cfg
-from xcoop.plugins import plugin_path
+from xcoop.config.defaults import get_cfg
+from xcoop.config.plugins import plugin_path
 
 SIZE = 12
 

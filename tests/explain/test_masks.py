@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xcoop.config import get_cfg
+from xcoop.config.defaults import get_cfg
 from xcoop.engine.transforms import build_transform
 from xcoop.explain.masks import fit_mask, mask_files, read_masks
 

@@ -9,8 +9,8 @@ import torch
 from yacs.config import CfgNode
 
 from xcoop.backbones import Backbone, load_backbone
+from xcoop.backbones.phantom_weights import pretrained_path
 from xcoop.explain.textual.nearest_words import nearest_words, real_word_distance
-from xcoop.phantom.weights import pretrained_path
 
 WORDS = [f"word{index}" for index in range(400)]
 

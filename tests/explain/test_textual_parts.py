@@ -5,10 +5,10 @@ import math
 import pytest
 import torch
 
-from xcoop.alignment import unit
 from xcoop.explain.textual.affinity import affinity, own_margin, permutation_p
 from xcoop.explain.textual.contributions import contributions
 from xcoop.explain.textual.decomposition import decompose
+from xcoop.methods.alignment import unit
 
 
 def directions(count=6, width=24, seed=0):

@@ -14,7 +14,7 @@ from PIL import Image
 
 from xcoop.concepts import load_bank
 from xcoop.concepts.wording import load_wording
-from xcoop.config import get_cfg
+from xcoop.config.defaults import get_cfg
 from xcoop.datasets.ph2 import CRITERIA
 from xcoop.explain.truth import Truth, meanings, truth_of
 from xcoop.phantom.chest_layout import write_chest

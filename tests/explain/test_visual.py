@@ -5,12 +5,12 @@ import torch
 from helpers_clip import tiny_backbone
 from torch.nn import functional as F
 
-from xcoop.alignment import unit
 from xcoop.backbones import ImageFeatures
 from xcoop.explain.attention import attention_tap
 from xcoop.explain.localisation import upsample
 from xcoop.explain.target import Target, concept_target
 from xcoop.explain.visual import DEFAULTS, Methods, explain_maps, explainer, explainers, methods
+from xcoop.methods.alignment import unit
 
 NAMES = sorted(explainers())
 PAIRS = [(name, tower) for name in NAMES for tower in explainers()[name].towers]

@@ -4,12 +4,12 @@ import pytest
 import torch
 from helpers_clip import tiny_backbone
 
-from xcoop.alignment import unit
 from xcoop.backbones.deep_prompts import PromptedClip
 from xcoop.explain.attention import attention_tap
 from xcoop.explain.target import Target
 from xcoop.explain.visual import explain_maps, explainers
 from xcoop.explain.visual.trace import trace
+from xcoop.methods.alignment import unit
 
 # Without RISE, which asks the tower as occlusion does, and takes seconds for it.
 NAMES = sorted(name for name, one in explainers().items() if "vit" in one.towers and name != "rise")

@@ -7,12 +7,12 @@ import torch
 from helpers_clip import tiny_backbone
 from yacs.config import CfgNode
 
-from xcoop.alignment import unit
 from xcoop.backbones import ImageFeatures, load_backbone
 from xcoop.explain.target import Target, concept_target
 from xcoop.explain.visual import explain_maps, explainer, explainers
 from xcoop.explain.visual.captum_adapter import COSTS
 from xcoop.explain.visual.rise import MASKS, random_masks
+from xcoop.methods.alignment import unit
 from xcoop.phantom.corpus import UNIFORM, draw_corpus
 from xcoop.phantom.student import normalise
 

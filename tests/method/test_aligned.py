@@ -9,12 +9,12 @@ import torch
 from helpers_clip import tiny_backbone
 from yacs.config import CfgNode
 
-from xcoop import alignment
 from xcoop.backbones import ImageFeatures
 from xcoop.concepts import load_bank
 from xcoop.concepts.features import clinical_features
 from xcoop.concepts.shares import shares
-from xcoop.prompts import context_from_words
+from xcoop.methods import alignment
+from xcoop.methods.prompts import context_from_words
 from xcoop.trainers.xcoop import DEFAULTS, AlignedModel, starting_context
 
 BANK = """

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from xcoop import alignment
+from xcoop.methods import alignment
 
 X, Y = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
 DIAGONAL = torch.tensor([1.0, 1.0])

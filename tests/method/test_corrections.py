@@ -10,14 +10,14 @@ from helpers_clip import tiny_backbone
 from test_aligned import BANK, LABELS, NAMES, features, settings  # noqa: F401 (a fixture)
 from torch.nn import functional as F
 
-from xcoop import alignment
-from xcoop.alignment import unit
 from xcoop.backbones import ImageFeatures
 from xcoop.concepts import load_bank
 from xcoop.concepts.features import clinical_features, prompt_sentences, single_features
 from xcoop.concepts.shares import shares
-from xcoop.corrections import Corrections
 from xcoop.explain.textual.intervention import holds_concepts
+from xcoop.methods import alignment
+from xcoop.methods.alignment import unit
+from xcoop.methods.corrections import Corrections
 from xcoop.trainers.xcoop import DEFAULTS, AlignedModel
 
 SPREADS = ("RESIDUAL_SPREAD", "OFFSET_SPREAD", "TRUST_SPREAD")

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from xcoop import alignment, released
+from xcoop.methods import alignment, released
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -11,7 +11,7 @@ from helpers_clip import tiny_backbone
 from yacs.config import CfgNode
 
 from xcoop.concepts import load_bank
-from xcoop.released import ReleasedModel
+from xcoop.methods.released import ReleasedModel
 
 BANK = """
 name: toy

@@ -7,15 +7,16 @@ import math
 import pytest
 import torch
 
-from xcoop import rules, templates
 from xcoop.backbones import Backbone
-from xcoop.teachers import distillation, inliers, sentence_features, sentence_scores, template_features
+from xcoop.methods import templates
+from xcoop.methods.distillation import distillation, inliers, sentence_features, sentence_scores, template_features
+from xcoop.utils import rules
 
 
 def test_features_of_sentences_are_those_of_each_alone(
     tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("xcoop.teachers.AT_ONCE", 4)  # six sentences: in two parts
+    monkeypatch.setattr("xcoop.methods.distillation.AT_ONCE", 4)  # six sentences: in two parts
     got = template_features(tiny_backbone, ["a {}.", "no {} here.", "the {}"], ["blue_nevus", "lung"])
     rows = [["a blue nevus.", "no blue nevus here.", "the blue nevus"], ["a lung.", "no lung here.", "the lung"]]
     assert got.shape == (2, 3, tiny_backbone.embed_dim)

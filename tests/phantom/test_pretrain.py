@@ -9,12 +9,12 @@ import torch
 from torch.nn.functional import normalize
 
 from xcoop.backbones.clip_import import import_clip
+from xcoop.backbones.phantom_weights import load_state_dict, read_metadata
 from xcoop.phantom import pretrain as pretrain_module
 from xcoop.phantom import probe as probe_module
 from xcoop.phantom.objective import Sentences, best_patches, contrastive_loss, matches, place_loss
 from xcoop.phantom.pretrain import Muon, Pretraining, pretrain
 from xcoop.phantom.student import Reader, Settings, Student, image_tokens, normalise, places, text_features
-from xcoop.phantom.weights import load_state_dict, read_metadata
 
 TINY = Settings(
     seed=2,

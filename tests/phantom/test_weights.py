@@ -7,11 +7,7 @@ from caption_reader import said_in
 from safetensors.torch import save_file
 
 from xcoop.backbones.clip_import import import_clip
-from xcoop.phantom.captions import terms
-from xcoop.phantom.corpus import UNIFORM, draw_corpus
-from xcoop.phantom.probe import TASKS, concept_aucs, diagnosis_scores
-from xcoop.phantom.student import Reader
-from xcoop.phantom.weights import (
+from xcoop.backbones.phantom_weights import (
     FULL,
     IDS,
     ROWS,
@@ -21,6 +17,10 @@ from xcoop.phantom.weights import (
     save_state_dict,
     untrained_rows,
 )
+from xcoop.phantom.captions import terms
+from xcoop.phantom.corpus import UNIFORM, draw_corpus
+from xcoop.phantom.probe import TASKS, concept_aucs, diagnosis_scores
+from xcoop.phantom.student import Reader
 
 META = {"seed": "3", "vocab": "49408"}
 

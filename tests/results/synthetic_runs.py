@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from yacs.config import CfgNode
 
-from xcoop.config import get_cfg
+from xcoop.config.defaults import get_cfg
 from xcoop.results.record import Origin, write_run
 
 NAMES = ("nevus", "melanoma")

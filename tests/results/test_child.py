@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from xcoop import child
-from xcoop.commands.base import BUSY
+from xcoop.sweep import subprocess_run as child
+from xcoop.utils.console import BUSY
 
 LINE = (
     "epoch [{}/4] batch [1/1] time 0.02 (0.02) data 0.0 (0.0) loss 0.7059 (0.5) acc 50.0 (50.0) lr 1.0e-03 eta 0:00:07"
@@ -74,7 +74,7 @@ def test_a_launcher_that_is_terminated_takes_its_child_along(tmp_path: Path) -> 
     note = tmp_path / "pid"
     sleeper = f"import os, time; open({str(note)!r}, 'w').write(str(os.getpid())); time.sleep(120)"
     code = (
-        "import sys\nfrom xcoop import child\nfrom xcoop.runs import terminable\n"
+        "import sys\nfrom xcoop import child\nfrom xcoop.sweep.sequential import terminable\n"
         f"with terminable(): child.run((), 'x', (sys.executable, '-c', {sleeper!r}), False)"
     )
     launcher = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from synthetic_runs import config, write
 
-from xcoop.commands.base import UserError
-from xcoop.config import get_cfg
-from xcoop.files import require_ours
+from xcoop.config.defaults import get_cfg
+from xcoop.results.folder import LOCK, LOG, occupied
 from xcoop.results.record import Origin
-from xcoop.workplace import LOCK, LOG, occupied
+from xcoop.utils.console import UserError
+from xcoop.utils.files import require_ours
 
 KINDS = ["text", "link", "dangling link", "folder"]
 NAMES = ["config.yaml", "predictions.csv", "cmat.json", LOCK]

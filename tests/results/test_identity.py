@@ -9,11 +9,11 @@ import pytest
 import yaml
 from synthetic_runs import config, write
 
-from xcoop.commands.base import UserError
-from xcoop.results.identity import config_hash, differences, read_config
+from xcoop.config.identity import config_hash, differences, read_config
+from xcoop.results.folder import check_free
 from xcoop.results.places import other_data
 from xcoop.results.record import Origin
-from xcoop.workplace import check_free
+from xcoop.utils.console import UserError
 
 ORIGIN = Origin("phantom", "train.py")
 

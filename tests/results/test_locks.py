@@ -13,12 +13,12 @@ import pytest
 import yaml
 
 from xcoop.cli import main
-from xcoop.commands.base import BusyError
-from xcoop.config import get_cfg
-from xcoop.locks import unguarded
+from xcoop.config.defaults import get_cfg
+from xcoop.results.folder import LOCK, LOG, busy, locked, occupied
 from xcoop.results.record import Origin
-from xcoop.runs import warn_without_locks
-from xcoop.workplace import LOCK, LOG, busy, locked, occupied
+from xcoop.sweep.sequential import warn_without_locks
+from xcoop.utils.console import BusyError
+from xcoop.utils.locks import unguarded
 
 Answers = Callable[[int], None]
 NO_LOCKS = [errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS]
@@ -80,7 +80,7 @@ def test_other_trouble_is_no_missing_lock(flock: Answers, tmp_path: Path) -> Non
 
 def test_a_command_says_it_once(flock: Answers, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flock(errno.ENOLCK)
-    from xcoop import child
+    from xcoop.sweep import subprocess_run as child
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(child, "run", lambda *_: child.End(1, ("xcoop: planned",), 0.1))

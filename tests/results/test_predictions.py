@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from synthetic_runs import config, outcome, trainer, write
 
-from xcoop.files import sha256_file
 from xcoop.results.predictions import Predictions, aligned, read_predictions
 from xcoop.results.record import PREDICTIONS, RESULTS, checksum, write_run
+from xcoop.utils.files import sha256_file
 
 
 def rewrite(folder: Path, old: str, new: str) -> None:

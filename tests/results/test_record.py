@@ -13,12 +13,12 @@ import pytest
 from sklearn.metrics import average_precision_score
 from synthetic_runs import config, outcome, trainer, write
 
-from xcoop.files import sha256_file
 from xcoop.results import record
 from xcoop.results.facts import facts
 from xcoop.results.predictions import read_predictions
 from xcoop.results.record import PREDICTIONS, RESULTS, read_run, write_run
 from xcoop.results.table import collect, render
+from xcoop.utils.files import sha256_file
 
 
 def test_holds_what_a_table_and_a_reader_need(tmp_path: Path) -> None:

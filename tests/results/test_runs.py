@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 from synthetic_runs import write
 
-from xcoop import child, train
 from xcoop.cli import main
-from xcoop.commands.base import BUSY, UserError
-from xcoop.plans import make_plans
+from xcoop.results.folder import busy, locked
 from xcoop.results.record import read_run
-from xcoop.workplace import busy, locked
+from xcoop.runs import train
+from xcoop.runs.plan import make_plans
+from xcoop.sweep import subprocess_run as child
+from xcoop.utils.console import BUSY, UserError
 
 Launch = Callable[..., int]
 
@@ -122,7 +123,7 @@ def test_a_finished_run_with_other_settings_is_never_overwritten(
 
 
 def _changed(folder: Path, *pairs: Any) -> Any:
-    from xcoop.config import get_cfg
+    from xcoop.config.defaults import get_cfg
 
     cfg = get_cfg()
     cfg.merge_from_file(str(folder / "config.yaml"))

@@ -14,14 +14,14 @@ import sys
 import time
 from pathlib import Path
 
-from xcoop.commands.base import BusyError
-from xcoop.files import atomic_write_text, sha256_file
+from xcoop.results.folder import locked
 from xcoop.results.record import PREDICTIONS, RESULTS, SCHEMA, checksum
 from xcoop.sweep.jobs import BUSY, FAILED, FINISHED, FOUND, Job, Outcome
 from xcoop.sweep.journal import STARTED, Journal
 from xcoop.sweep.serve import serve
 from xcoop.sweep.worker import attempt
-from xcoop.workplace import locked
+from xcoop.utils.console import BusyError
+from xcoop.utils.files import atomic_write_text, sha256_file
 
 STARTS = "starts.txt"
 

@@ -9,10 +9,10 @@ import importlib
 import sys
 from pathlib import Path
 
-from xcoop.commands.base import guarded
 from xcoop.sweep.jobs import read_jobs
 from xcoop.sweep.launch import launch
 from xcoop.sweep.slots import make_slots
+from xcoop.utils.console import guarded
 
 if __name__ == "__main__":
     jobs, out, workers, *program = sys.argv[1:]

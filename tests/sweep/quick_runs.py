@@ -14,10 +14,10 @@ import signal
 import time
 from pathlib import Path
 
-from xcoop.files import atomic_write_text, sha256_file
+from xcoop.results.folder import BusyError, locked
 from xcoop.results.record import SCHEMA, checksum
 from xcoop.sweep.jobs import BUSY, FAILED, FINISHED, Job, Outcome
-from xcoop.workplace import BusyError, locked
+from xcoop.utils.files import atomic_write_text, sha256_file
 
 HOLD = 3
 

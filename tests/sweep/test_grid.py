@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from xcoop.cli import main
-from xcoop.commands.base import UserError
-from xcoop.plans import make_plans
+from xcoop.runs.plan import make_plans
 from xcoop.sweep.grid import Grid, jobs, left_out
 from xcoop.sweep.gridfile import make_grid, read_grid_file
 from xcoop.sweep.jobs import Job, read_jobs, write_jobs
+from xcoop.utils.console import UserError
 
 FIVE = ("DATASET.TASK", ("five-groups",))
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import fake_worker
 import pytest
 
+from xcoop.results.folder import locked
 from xcoop.sweep.jobs import Job
 from xcoop.sweep.journal import events
 from xcoop.sweep.launch import NOTES, launch
 from xcoop.sweep.slots import Slot, make_slots
-from xcoop.workplace import locked
 
 FAKE = (sys.executable, fake_worker.__file__, "--serve")
 

@@ -16,10 +16,10 @@ import pytest
 import torch
 from yacs.config import CfgNode
 
-from xcoop import sharing
 from xcoop.backbones import ImageFeatures
-from xcoop.child import environment
 from xcoop.sweep.isolation import isolated
+from xcoop.sweep.subprocess_run import environment
+from xcoop.utils import process_cache as sharing
 
 CPU = torch.device("cpu")
 

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from xcoop.commands.base import UserError
 from xcoop.sweep.display import Display, clock_time, first_line, summary
 from xcoop.sweep.jobs import FAILED, FINISHED, FOUND, Job, Outcome
 from xcoop.sweep.slots import MEMORY, Slot, make_slots
+from xcoop.utils.console import UserError
 
 SLOT = Slot("CPU 0")
 

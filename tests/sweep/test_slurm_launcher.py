@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from quick_runs import make_job, write_result
 
-from xcoop.commands.base import UserError
+from xcoop.results.folder import locked
 from xcoop.sweep.jobs import FAILED, Job, Outcome
 from xcoop.sweep.slurm_launcher import DONE, ELSEWHERE, LOST, QUEUED, RUNNING, Launcher, State, chunks
 from xcoop.sweep.slurm_ledger import Ledger, Status, Submission, read_status, write_status
 from xcoop.sweep.slurm_queue import Entry, Queue, QueueError
-from xcoop.workplace import locked
+from xcoop.utils.console import UserError
 
 
 class Cluster:

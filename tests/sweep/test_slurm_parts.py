@@ -16,7 +16,6 @@ from quick_runs import events, make_job
 
 from xcoop.cli import parser
 from xcoop.commands import sweep_slurm
-from xcoop.commands.base import UserError
 from xcoop.sweep import slurm, slurm_queue
 from xcoop.sweep.jobs import FAILED, FINISHED, Job, Outcome
 from xcoop.sweep.slurm_display import Display
@@ -24,6 +23,7 @@ from xcoop.sweep.slurm_launcher import LOST, QUEUED, State, Tally
 from xcoop.sweep.slurm_ledger import Status, read_status, write_status
 from xcoop.sweep.slurm_queue import Entry, QueueError, last_state, queued
 from xcoop.sweep.slurm_task import MOST_FRUITLESS, Task
+from xcoop.utils.console import UserError
 
 needs_submitit = pytest.mark.skipif(importlib.util.find_spec("submitit") is None, reason="submitit is not installed")
 

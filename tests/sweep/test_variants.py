@@ -10,10 +10,10 @@ import pytest
 import yaml
 
 from xcoop.cli import main
-from xcoop.commands.base import UserError
-from xcoop.plugins import trainer_names
+from xcoop.config.plugins import trainer_names
 from xcoop.sweep.grid import Grid, jobs, plans
 from xcoop.sweep.gridfile import make_grid, read_grid_file
+from xcoop.utils.console import UserError
 
 GRIDS = sorted(Path(__file__).resolve().parents[2].joinpath("benchmarks", "grids").glob("*.yaml"))
 HEAD = "datasets: [phantom]\ntrainers: [XCoOp]\nshots: [1, 4]\nseeds: [1]\n"

@@ -34,7 +34,7 @@ def job(trainer: str, data: Path, weights: Path, folder: Path, *pairs: Any) -> J
 
 def alone(one: Job) -> None:
     """Runs a job as train.py does, in a child that has imported everything and run nothing."""
-    from xcoop.train import main as train
+    from xcoop.runs.train import main as train
 
     child = os.fork()
     if child == 0:

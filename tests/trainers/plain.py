@@ -1,6 +1,6 @@
 """CoOp and CoCoOp written out plainly: 77 tokens, one class and one image at a time, CLIP's own modules.
 
-Nothing of `xcoop.prompts`, `xcoop.model` or the text tower of the backbones is used here.
+Nothing of `xcoop.methods.prompts`, `xcoop.methods.model` or the text tower of the backbones is used here.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ import tiny_run
 import torch
 from tiny_run import ConfigMaker
 
-from xcoop import training
+from xcoop.training import trainer as training
 
 REAL = os.environ.get("XCOOP_REAL_DASSL", "")
 AUGMENTED = ("INPUT.TRANSFORMS", ["random_resized_crop", "random_flip", "colorjitter", "gaussian_noise", "normalize"])

@@ -14,7 +14,7 @@ import tiny_run
 import torch
 from tiny_run import ConfigMaker
 
-from xcoop import checkpoints
+from xcoop.results import checkpoints
 
 
 class Evil:

@@ -8,9 +8,9 @@ import pytest
 from dassl.engine import TRAINER_REGISTRY
 
 from xcoop.backbones import backbone_names
-from xcoop.commands.settings import config_file, config_names, method_folder
-from xcoop.config import get_cfg
-from xcoop.plugins import plugin_path, trainer_names
+from xcoop.config.defaults import get_cfg
+from xcoop.config.merge import config_file, config_names, method_folder
+from xcoop.config.plugins import plugin_path, trainer_names
 
 FILES = sorted(plugin_path("configs", "trainers").glob("*/*.yaml"))
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)

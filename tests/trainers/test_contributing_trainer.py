@@ -17,10 +17,10 @@ from dassl.utils import set_random_seed
 from tiny_run import ConfigMaker, table_of
 
 import xcoop.trainers
-from xcoop import plugins
-from xcoop.commands.settings import config_file, method_folder
-from xcoop.plans import make_plans
+from xcoop.config import plugins
+from xcoop.config.merge import config_file, method_folder
 from xcoop.results.record import read_run
+from xcoop.runs.plan import make_plans
 
 TEXT = Path(__file__).resolve().parents[2] / "CONTRIBUTING.md"
 BLOCK = re.compile(r"```python\n# (trainers/smooth_coop\.py)\n(.*?)```", re.DOTALL)

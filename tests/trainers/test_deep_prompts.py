@@ -18,13 +18,13 @@ from tiny_run import ConfigMaker
 from torch import Tensor
 
 import xcoop
-from xcoop.alignment import unit
-from xcoop.averaging import GaussianAverage, gaussian_weights
 from xcoop.backbones import Backbone, ImageFeatures
 from xcoop.backbones.deep_prompts import PromptedClip
 from xcoop.cli import main
-from xcoop.deep_prompts import split_words
-from xcoop.model import PromptModel
+from xcoop.methods.alignment import unit
+from xcoop.methods.averaging import GaussianAverage, gaussian_weights
+from xcoop.methods.deep_prompts import split_words
+from xcoop.methods.model import PromptModel
 from xcoop.trainers.maple import DEFAULTS as MAPLE
 from xcoop.trainers.maple import MaPLeModel
 from xcoop.trainers.promptsrc import DEFAULTS as PROMPTSRC

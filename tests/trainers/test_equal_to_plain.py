@@ -10,7 +10,7 @@ from small_cases import LABELS, NAMES, pictures, settings
 from torch.nn import functional as F
 
 from xcoop.backbones import Backbone
-from xcoop.prompts import POSITIONS
+from xcoop.methods.prompts import POSITIONS
 from xcoop.trainers.cocoop import DEFAULTS as COCOOP
 from xcoop.trainers.cocoop import CoCoOpModel
 from xcoop.trainers.coop import DEFAULTS as COOP

@@ -11,7 +11,7 @@ import torch
 from dassl.engine import TRAINER_REGISTRY
 from tiny_run import ConfigMaker
 
-from xcoop.plugins import trainer_names, trains
+from xcoop.config.plugins import trainer_names, trains
 from xcoop.results.record import read_run
 
 TRAINERS = trainer_names()

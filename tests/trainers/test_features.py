@@ -14,8 +14,8 @@ from safetensors.torch import load, save
 from tiny_run import ConfigMaker
 from torch import nn
 
-from xcoop import features
-from xcoop.features import FeatureLoader
+from xcoop.training import feature_cache as features
+from xcoop.training.feature_cache import FeatureLoader
 
 
 @pytest.fixture
@@ -110,7 +110,7 @@ def test_the_file_depends_on_images_weights_preprocessing_and_kind(
     assert changed()
     loader.dataset.data_source.reverse()
     assert changed()
-    monkeypatch.setattr("xcoop.features.READER", "another decoder")
+    monkeypatch.setattr("xcoop.training.feature_cache.READER", "another decoder")
     assert changed()
 
 

@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 from xcoop.concepts import load_bank
 from xcoop.concepts.features import clinical_features
-from xcoop.selection import best, scores
+from xcoop.methods.selection import best, scores
 
 METHODS = ["ZeroshotCLIP", "CLIPAdapter", "TipAdapter", "TipAdapterF", "LPPlusPlus"]
 

@@ -18,13 +18,14 @@ from tiny_run import ConfigMaker, TinyImages, table_of
 from yacs.config import CfgNode
 
 import xcoop
-from xcoop import plugins, training
-from xcoop.commands.base import UserError
-from xcoop.config import get_cfg
+from xcoop.config import plugins
+from xcoop.config.defaults import get_cfg
+from xcoop.config.identity import config_hash, flatten, read_config
 from xcoop.explain.report import test_images as known_images
-from xcoop.results.identity import config_hash, flatten, read_config
 from xcoop.results.record import UNTRAINED, read_run
 from xcoop.trainers.coop import CoOp
+from xcoop.training import trainer as training
+from xcoop.utils.console import UserError
 
 
 def theirs(cfg: CfgNode, **keys: Any) -> CfgNode:

@@ -13,10 +13,10 @@ from tiny_run import ConfigMaker
 from xcoop.concepts.features import clinical_features
 from xcoop.concepts.knowledge import KNOWLEDGE
 from xcoop.concepts.shares import shares
-from xcoop.plans import make_plans
-from xcoop.prompts import context_from_words
-from xcoop.results.identity import config_hash
+from xcoop.config.identity import config_hash
+from xcoop.methods.prompts import context_from_words
 from xcoop.results.table import parse_folder
+from xcoop.runs.plan import make_plans
 
 KEY = "TRAINER.XCOOP.KNOWLEDGE"
 CONTROLS = [kind for kind in KNOWLEDGE if kind != "bank"]

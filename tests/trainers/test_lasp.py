@@ -9,9 +9,9 @@ import tiny_run
 import torch
 from tiny_run import ConfigMaker
 
-from xcoop.alignment import prompt_contrast
 from xcoop.backbones import Backbone, ImageFeatures
-from xcoop.templates import ALL
+from xcoop.methods.alignment import prompt_contrast
+from xcoop.methods.templates import ALL
 from xcoop.trainers.lasp import DEFAULTS, LASPModel, text_to_text
 
 NAMES = ["melanoma", "blue_nevus", "clear lung"]

@@ -14,9 +14,9 @@ from PIL import Image
 from tiny_run import ConfigMaker
 
 import xcoop
+from xcoop.config.plugins import trainer_names
 from xcoop.explain.target import class_target
-from xcoop.plugins import trainer_names
-from xcoop.workplace import occupied
+from xcoop.results.folder import occupied
 
 TRAINERS = trainer_names()
 VARIANTS = [(name, ()) for name in TRAINERS] + [

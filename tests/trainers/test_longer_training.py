@@ -10,9 +10,9 @@ import tiny_run
 import torch
 from tiny_run import ConfigMaker
 
-from xcoop import train
-from xcoop.plugins import trainer_names, trains
+from xcoop.config.plugins import trainer_names, trains
 from xcoop.results.record import read_run
+from xcoop.runs import train
 
 STEPPED = ["CoOp", "PromptSRC", "XCoOp"]
 EPOCHS = "OPTIM.MAX_EPOCH"

@@ -12,10 +12,10 @@ from torch.nn import functional as F
 from yacs.config import CfgNode
 
 from xcoop.backbones import ImageFeatures
-from xcoop.features import LabelledFeatures
 from xcoop.trainers import linearprobe
 from xcoop.trainers.linearprobe import LinearProbeModel
 from xcoop.trainers.lpplusplus import DEFAULTS, LPPlusPlusModel
+from xcoop.training.feature_cache import LabelledFeatures
 
 D = 48
 

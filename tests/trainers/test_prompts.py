@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from xcoop.backbones import Backbone
-from xcoop.prompts import POSITIONS, PromptLearner, context_from_words, random_context, start_context
+from xcoop.methods.prompts import POSITIONS, PromptLearner, context_from_words, random_context, start_context
 
 NAMES = ["melanoma", "blue nevus", "clear_lung"]
 

@@ -14,7 +14,7 @@ from helpers_clip import tiny_clip_state
 from PIL import Image
 
 import xcoop
-from xcoop.plugins import plugin_path
+from xcoop.config.plugins import plugin_path
 from xcoop.results.record import read_run
 
 FORKS = os.environ.get("XCOOP_FORKS", "")

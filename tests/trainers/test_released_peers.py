@@ -1,6 +1,6 @@
 """Peers against the arithmetic of their released code, stated here from its formulas: losses, logits, several updates.
 
-Nothing of a peer's own module, nor of `xcoop.teachers`, is used for what is expected.
+Nothing of a peer's own module, nor of `xcoop.methods.distillation`, is used for what is expected.
 """
 
 from __future__ import annotations
@@ -24,12 +24,11 @@ from tiny_run import ConfigMaker
 from torch import Tensor
 from torch.nn import functional as F
 
-from xcoop import train
 from xcoop.backbones import ImageFeatures
-from xcoop.cache_model import CACHE, CacheModel, grid, search_grid
-from xcoop.features import LabelledFeatures
-from xcoop.model import PromptModel
-from xcoop.templates import IMAGENET
+from xcoop.methods.cache_model import CACHE, CacheModel, grid, search_grid
+from xcoop.methods.model import PromptModel
+from xcoop.methods.templates import IMAGENET
+from xcoop.runs import train
 from xcoop.trainers.biomedcoop import DEFAULTS as BIOMEDCOOP
 from xcoop.trainers.biomedcoop import BiomedCoOpModel, in_force
 from xcoop.trainers.lpplusplus import DEFAULTS as LPPLUSPLUS
@@ -41,6 +40,7 @@ from xcoop.trainers.promptsrc import PromptSRCModel
 from xcoop.trainers.tipadapter import TipAdapterModel
 from xcoop.trainers.tipadapterf import DEFAULTS as TIPADAPTERF
 from xcoop.trainers.tipadapterf import TipAdapterFModel
+from xcoop.training.feature_cache import LabelledFeatures
 
 D = 48
 SPOKEN = ["melanoma", "blue nevus", "clear lung"]

@@ -11,7 +11,7 @@ import tiny_run
 import torch
 from tiny_run import ConfigMaker
 
-from xcoop.precision import Precision
+from xcoop.training.precision import Precision
 
 PLAIN = ("OPTIM.MOMENTUM", 0.0, "OPTIM.WEIGHT_DECAY", 0.0, "OPTIM.WARMUP_EPOCH", -1, "OPTIM.MAX_EPOCH", 1)
 

@@ -12,8 +12,8 @@ import pytest
 import tiny_run
 from tiny_run import ConfigMaker
 
-from xcoop import tracking
-from xcoop.results.identity import config_hash
+from xcoop.config.identity import config_hash
+from xcoop.training import tracking
 
 
 class FakeRun:

@@ -6,8 +6,8 @@ import logging
 from pathlib import Path
 
 from xcoop.backbones.clip_import import import_clip
-from xcoop.downloads import Job, download
-from xcoop.files import sha256_file
+from xcoop.utils.download import Job, download
+from xcoop.utils.files import sha256_file
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def fetch_openai(name: str) -> Path:
 def fetch(url: str, folder: Path) -> Path:
     """The file behind an address whose last folder is the file's SHA-256, as in OpenAI's table.
 
-    A download that was broken off is gone on with; see `xcoop.downloads`.
+    A download that was broken off is gone on with; see `xcoop.utils.download`.
 
     Args:
         url: the address.

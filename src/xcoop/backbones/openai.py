@@ -16,7 +16,7 @@ from xcoop.backbones.clip_import import import_clip
 from xcoop.backbones.download import fetch_openai
 from xcoop.backbones.registry import TextLimits, register_backbone
 from xcoop.backbones.weights import read_state_dict
-from xcoop.names import shown
+from xcoop.utils.suggest import shown
 
 if TYPE_CHECKING:
     from typing_extensions import Self

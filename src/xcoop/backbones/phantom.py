@@ -7,14 +7,21 @@ from xcoop.backbones.build import build_clip
 from xcoop.backbones.openai import TEXT, ClipBackbone
 from xcoop.backbones.registry import register_backbone
 from xcoop.backbones.weights import read_state_dict
-from xcoop.files import sha256_file
+from xcoop.utils.files import sha256_file
 
 
 @register_backbone("phantom", text=TEXT)
 def load_phantom(name: str, path: str) -> Backbone:
     """The shipped weights, or those of a local file."""
     # Imported here: the phantom stands above the backbones, and only the form of its weights file is needed.
-    from xcoop.phantom.weights import FULL, SHIPPED, load_state_dict, pretrained_path, read_metadata, untrained_rows
+    from xcoop.backbones.phantom_weights import (
+        FULL,
+        SHIPPED,
+        load_state_dict,
+        pretrained_path,
+        read_metadata,
+        untrained_rows,
+    )
 
     if path:
         return ClipBackbone(name, build_clip(read_state_dict(path), path))

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
-from xcoop import names
 from xcoop.backbones.base import Backbone
+from xcoop.utils import suggest as names
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from xcoop.backbones.torchscript import read_torchscript
-from xcoop.files import check_archive
+from xcoop.utils.files import check_archive
 
 SPARSE_ROWS = "token_embedding.rows"  # the mark of the phantom's weights: only the used rows are stored
 
@@ -51,7 +51,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
     if not sparse:
         return load_file(path)
-    from xcoop.phantom.weights import load_state_dict  # the writer of this form also reads it
+    from xcoop.backbones.phantom_weights import load_state_dict  # the writer of this form also reads it
 
     return dict(load_state_dict(path))
 

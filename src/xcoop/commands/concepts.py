@@ -6,7 +6,7 @@ import importlib
 from collections.abc import Sequence
 from typing import Any
 
-from xcoop.commands.base import Parser
+from xcoop.utils.console import Parser
 
 # By name: the module that has the command's `add_arguments` and `run`, and what it does. They are imported only when
 # they are called, since they need torch.

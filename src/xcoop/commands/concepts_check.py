@@ -8,11 +8,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from xcoop.commands.base import FAILED, UserError, say
 from xcoop.concepts.bank import bank_names
 from xcoop.concepts.lint import SEVERITIES, Finding, Limit, Use, check
-from xcoop.plugins import plugin_path
-from xcoop.reading import read_yaml
+from xcoop.config.plugins import plugin_path
+from xcoop.utils.console import FAILED, UserError, say
+from xcoop.utils.reading import read_yaml
 
 ERROR = SEVERITIES[0]
 
@@ -58,7 +58,7 @@ def _limits(asked: Sequence[str] | None) -> list[Limit]:
 
 def _uses(bank: str) -> list[Use]:
     """The tasks of this package's datasets that take their concepts from a bank, by their config files."""
-    from xcoop.commands.settings import config_names
+    from xcoop.config.merge import config_names
 
     return [use for name in config_names("datasets") for use in _uses_of(name, bank)]
 
@@ -67,7 +67,7 @@ def _uses_of(name: str, bank: str) -> list[Use]:
     """Those of one dataset: a set of a family states its classes in its file, another one in its reader."""
     from dassl.data.datasets import DATASET_REGISTRY
 
-    from xcoop.plugins import dataset_names
+    from xcoop.config.plugins import dataset_names
 
     stated = read_yaml(plugin_path("configs", "datasets", f"{name}.yaml"))["DATASET"]
     if stated.get("CLASSES"):

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from xcoop.commands.base import UserError, complain, say
 from xcoop.concepts.bank import load_bank
 from xcoop.concepts.elicit import Patience, Tally, ask_all
 from xcoop.concepts.elicit_bank import build, write_bank
@@ -15,7 +14,8 @@ from xcoop.concepts.elicit_client import Client, Secret, read_address, read_key
 from xcoop.concepts.elicit_prompt import Query, picture_of
 from xcoop.concepts.elicit_store import Store, answers_path, open_store, read_store
 from xcoop.concepts.elicit_votes import Dropped, Elected
-from xcoop.names import shown, unknown
+from xcoop.utils.console import UserError, complain, say
+from xcoop.utils.suggest import shown, unknown
 
 TEMPLATE = "a photo of a {class}, {concepts}."
 KEY = "OPENAI_API_KEY"
@@ -133,8 +133,8 @@ def _dataset(arguments: argparse.Namespace) -> tuple[Any, Any]:
     """The merged config, and the dataset's class."""
     from dassl.data.datasets import DATASET_REGISTRY
 
-    from xcoop.commands.settings import config_file, merge_file, merge_pairs
-    from xcoop.config import get_cfg
+    from xcoop.config.defaults import get_cfg
+    from xcoop.config.merge import config_file, merge_file, merge_pairs
 
     cfg = get_cfg()
     merge_file(cfg, config_file(arguments.words[0], "datasets"))

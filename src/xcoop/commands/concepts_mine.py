@@ -11,11 +11,11 @@ from typing import Any
 
 from tabulate import tabulate
 
-from xcoop.commands.base import UserError, complain, say
 from xcoop.concepts.mined_bank import Origin, write_bank
 from xcoop.concepts.mining import CORRECTIONS, FEWEST, MOST, Association, Observation, choose, mine
 from xcoop.concepts.wording import ABSENT, MODES, Wording, load_wording
-from xcoop.plans import environment_defaults
+from xcoop.runs.plan import environment_defaults
+from xcoop.utils.console import UserError, complain, say
 
 TEMPLATE = "a photo of a {class}, {concepts}."
 
@@ -118,8 +118,8 @@ def _load(arguments: argparse.Namespace) -> tuple[Any, str]:
     """The dataset, and its registered name."""
     from dassl.data.datasets import DATASET_REGISTRY
 
-    from xcoop.commands.settings import config_file, merge_file, merge_pairs
-    from xcoop.config import get_cfg
+    from xcoop.config.defaults import get_cfg
+    from xcoop.config.merge import config_file, merge_file, merge_pairs
 
     cfg = get_cfg()
     merge_file(cfg, config_file(arguments.words[0], "datasets"))

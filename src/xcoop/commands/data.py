@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xcoop.commands.base import USER_ERROR, UserError, complain, describe, say
-from xcoop.names import escaped
-from xcoop.plans import environment_defaults
+from xcoop.runs.plan import environment_defaults
+from xcoop.utils.console import USER_ERROR, UserError, complain, describe, say
+from xcoop.utils.suggest import escaped
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -60,7 +60,7 @@ def show_list(arguments: argparse.Namespace) -> int:
     """Prints one row a dataset."""
     from tabulate import tabulate
 
-    from xcoop.commands.settings import config_names
+    from xcoop.config.merge import config_names
 
     rows = [_row(name, Path(arguments.root)) for name in config_names("datasets")]
     say(tabulate(rows, headers=["name", "title", "classes", "images", "licence", "there"], disable_numparse=True))
@@ -160,7 +160,7 @@ def check_one(arguments: argparse.Namespace) -> int:
     from xcoop.data.checking import check
     from xcoop.data.items import DatasetError
     from xcoop.data.raw import read_raw
-    from xcoop.files import atomic_write_text
+    from xcoop.utils.files import atomic_write_text
 
     try:
         raw = read_raw(_config(arguments))
@@ -181,15 +181,15 @@ def check_one(arguments: argparse.Namespace) -> int:
 
 def _name(arguments: argparse.Namespace) -> str:
     """The dataset; UserError, with the nearest name, if there is none."""
-    from xcoop.commands.settings import config_file
+    from xcoop.config.merge import config_file
 
     return config_file(arguments.words[0], "datasets").stem
 
 
 def _config(arguments: argparse.Namespace) -> CfgNode:
     """The configuration that a run on this dataset would have."""
-    from xcoop.commands.settings import config_file, merge_file, merge_pairs
-    from xcoop.config import get_cfg
+    from xcoop.config.defaults import get_cfg
+    from xcoop.config.merge import config_file, merge_file, merge_pairs
 
     cfg = get_cfg()
     merge_file(cfg, config_file(arguments.words[0], "datasets"))
@@ -200,8 +200,8 @@ def _config(arguments: argparse.Namespace) -> CfgNode:
 
 
 def _facts(name: str) -> About | None:
+    from xcoop.config.plugins import plugin_path
     from xcoop.data.about import about
-    from xcoop.plugins import plugin_path
 
     return about(name) if plugin_path("configs", "datasets", "about", f"{name}.yaml").is_file() else None
 

@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xcoop.commands.base import UserError, say
+from xcoop.utils.console import UserError, say
 
 if TYPE_CHECKING:
     from xcoop.explain.trained import TrainedModel
@@ -67,7 +67,7 @@ def _check(arguments: argparse.Namespace) -> None:
 def _page(run: TrainedModel, arguments: argparse.Namespace) -> int:
     from xcoop.explain.page import report
     from xcoop.explain.report import named, report_of, test_images
-    from xcoop.files import atomic_write_text, require_ours
+    from xcoop.utils.files import atomic_write_text, require_ours
 
     folder = Path(arguments.out) if arguments.out else run.folder / "explanations"
     require_ours(folder / NUMBERS, folder / REPORT)

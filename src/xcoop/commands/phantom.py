@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from xcoop.commands.base import Parser, UserError, say
+from xcoop.utils.console import Parser, UserError, say
 
 DRAWN = {
     "derm7pt": "dermoscopic images in the layout of Derm7pt",

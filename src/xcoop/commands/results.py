@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from xcoop.commands.base import FAILED, UserError, complain, names_like, numbers, say
-from xcoop.names import shown
-from xcoop.plans import environment_defaults
+from xcoop.runs.plan import environment_defaults
+from xcoop.utils.console import FAILED, UserError, complain, names_like, numbers, say
+from xcoop.utils.suggest import shown
 
 FOLDER = "results"
 MEASURES = ("accuracy", "macro_auc", "ece")

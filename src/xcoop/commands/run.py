@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-from xcoop.commands.base import numbers
-from xcoop.plans import environment_defaults, make_plans
+from xcoop.runs.plan import environment_defaults, make_plans
+from xcoop.utils.console import numbers
 
 EPILOG = """\
 examples:
@@ -47,7 +47,7 @@ def add(commands: Any) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Runs it; the exit code."""
-    from xcoop import runs
+    from xcoop.sweep import sequential as runs
 
     seeds = numbers(arguments.seeds, "SEEDS")
     plans = make_plans(arguments.words, arguments.data, arguments.out, seeds)

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from xcoop.commands.base import UserError, names_like, say
+from xcoop.utils.console import UserError, names_like, say
 
 KINDS = ("configs", "concept_banks", "datasets", "trainers")
 
@@ -41,8 +41,8 @@ def show_list(arguments: argparse.Namespace) -> int:
     from dassl.engine import TRAINER_REGISTRY
 
     from xcoop.backbones import backbone_names
-    from xcoop.commands.settings import config_names, method_folder
-    from xcoop.plugins import dataset_names, plugin_path, trainer_names
+    from xcoop.config.merge import config_names, method_folder
+    from xcoop.config.plugins import dataset_names, plugin_path, trainer_names
 
     banks = sorted(path.stem for path in plugin_path("concept_banks").glob("*.yaml"))
     for title, names in (("concept banks", banks), ("backbones", backbone_names())):
@@ -59,7 +59,7 @@ def show_list(arguments: argparse.Namespace) -> int:
 
 def show_path(arguments: argparse.Namespace) -> int:
     """Prints where a plug-in file lies."""
-    from xcoop.plugins import plugin_path
+    from xcoop.config.plugins import plugin_path
 
     parts = Path(arguments.file).parts
     if not parts or parts[0] not in KINDS or ".." in parts:

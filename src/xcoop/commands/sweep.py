@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xcoop.commands import sweep_slurm
-from xcoop.commands.base import FAILED, UserError, say
-from xcoop.plans import environment_defaults
+from xcoop.runs.plan import environment_defaults
+from xcoop.utils.console import FAILED, UserError, say
 
 if TYPE_CHECKING:
     from xcoop.sweep.grid import Grid
@@ -108,8 +108,8 @@ def read_grid(arguments: argparse.Namespace) -> Grid:
     Raises:
         UserError: a word, a name in the file, or a value is wrong.
     """
-    from xcoop.commands.settings import as_pairs
-    from xcoop.plans import split_words
+    from xcoop.config.merge import as_pairs
+    from xcoop.runs.plan import split_words
     from xcoop.sweep.gridfile import make_grid, read_grid_file
 
     names, pairs = split_words(arguments.words)

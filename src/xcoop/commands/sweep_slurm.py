@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xcoop.commands.base import FAILED, UserError, say
-from xcoop.names import shown
+from xcoop.utils.console import FAILED, UserError, say
+from xcoop.utils.suggest import shown
 
 if TYPE_CHECKING:
     from xcoop.sweep.jobs import Job

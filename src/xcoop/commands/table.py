@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from xcoop.commands.base import UserError, names_like, numbers
-from xcoop.plans import environment_defaults
 from xcoop.results.table import FORMATS, collect, render
+from xcoop.runs.plan import environment_defaults
+from xcoop.utils.console import UserError, names_like, numbers
 
 
 def add(commands: Any) -> None:

@@ -29,12 +29,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from xcoop import names
 from xcoop.concepts.elicited import Elicited
 from xcoop.concepts.schema import BankError, check_keys, items, mapping, text, whole
-from xcoop.names import shown
-from xcoop.plugins import plugin_path
-from xcoop.reading import MOST_YAML, parse_yaml, read_bytes
+from xcoop.config.plugins import plugin_path
+from xcoop.utils import suggest as names
+from xcoop.utils.reading import MOST_YAML, parse_yaml, read_bytes
+from xcoop.utils.suggest import shown
 
 KEYS = ("name", "version", "dataset", "template", "reviewed_by", "sources", "classes")
 CONCEPT_KEYS = ("concept", "source")

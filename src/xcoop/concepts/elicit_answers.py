@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from xcoop.concepts.bank import same_name
-from xcoop.reading import parse_json
+from xcoop.utils.reading import parse_json
 
 LONGEST_FINDING = 80  # characters
 THOUGHTS = re.compile(r"<think(ing)?>.*?</think(ing)?>", re.DOTALL)

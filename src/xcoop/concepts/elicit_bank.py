@@ -14,7 +14,7 @@ from xcoop.concepts.elicit_client import ElicitError
 from xcoop.concepts.elicit_store import Store
 from xcoop.concepts.elicit_votes import Dropped, Elected, Rules, elect
 from xcoop.concepts.elicited import Elicited
-from xcoop.files import atomic_path
+from xcoop.utils.files import atomic_path
 
 WIDTH = 116
 HEAD = "# Elicited from a language model (`elicited` says which, and how). No clinician has reviewed it.\n"

@@ -21,8 +21,8 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from xcoop.names import cut
-from xcoop.reading import parse_json
+from xcoop.utils.reading import parse_json
+from xcoop.utils.suggest import cut
 
 LONGEST_BODY = 4 << 20  # bytes of an answer
 LONGEST_REASON = 300  # characters of a server's reason to refuse

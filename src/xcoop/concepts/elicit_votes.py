@@ -11,7 +11,7 @@ from typing import Any
 
 from xcoop.concepts.circular import names_class
 from xcoop.concepts.words import Phrase, nonvisual, normal
-from xcoop.reading import read_yaml
+from xcoop.utils.reading import read_yaml
 
 Meaning = tuple[str, frozenset[str]]
 """The head of a finding, and the words that qualify it."""

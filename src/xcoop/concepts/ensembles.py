@@ -9,8 +9,8 @@ from typing import Any
 
 from xcoop.concepts.bank import ConceptBank, same_name
 from xcoop.concepts.sentences import fill
-from xcoop.names import closest, shown
-from xcoop.reading import read_json
+from xcoop.utils.reading import read_json
+from xcoop.utils.suggest import closest, shown
 
 CONCEPTS = 3  # in a sentence
 # Beside the bank's own template, which knows what kind of image it is.

@@ -14,8 +14,8 @@ from itertools import product
 from pathlib import Path
 
 from xcoop.concepts.bank import Concept, ConceptBank
-from xcoop.names import unknown
-from xcoop.reading import read_yaml
+from xcoop.utils.reading import read_yaml
+from xcoop.utils.suggest import unknown
 
 KNOWLEDGE = ("bank", "shuffled", "random", "none")
 UNRELATED = "unrelated"  # the source of unrelated concepts

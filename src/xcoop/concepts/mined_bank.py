@@ -14,7 +14,7 @@ from xcoop.concepts.bank import ConceptBank, load_bank
 from xcoop.concepts.mining import Association
 from xcoop.concepts.wording import Wording
 from xcoop.concepts.words import plain_words
-from xcoop.files import atomic_path
+from xcoop.utils.files import atomic_path
 
 WIDTH = 116
 

@@ -24,7 +24,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xcoop.names import unknown
+from xcoop.utils.suggest import unknown
 
 HALF = 0.5
 NORMAL = NormalDist()

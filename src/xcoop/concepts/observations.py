@@ -7,10 +7,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from xcoop import names
 from xcoop.concepts.mining import Observation
 from xcoop.concepts.wording import UNKNOWN, Wording
 from xcoop.data.tables import read_csv
+from xcoop.utils import suggest as names
 
 logger = logging.getLogger(__name__)
 

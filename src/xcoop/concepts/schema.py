@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from xcoop import names
-from xcoop.names import shown
+from xcoop.utils import suggest as names
+from xcoop.utils.suggest import shown
 
 
 class BankError(ValueError):

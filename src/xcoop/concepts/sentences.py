@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from xcoop.concepts.bank import ConceptBank
-from xcoop.names import shown
+from xcoop.utils.suggest import shown
 
 
 def clinical_sentences(bank: ConceptBank, classname: str, fits: Callable[[str], bool]) -> list[str]:

@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from xcoop.concepts.words import plain_words
-from xcoop.names import unknown
-from xcoop.plugins import plugin_path
-from xcoop.reading import read_yaml
+from xcoop.config.plugins import plugin_path
+from xcoop.utils.reading import read_yaml
+from xcoop.utils.suggest import unknown
 
 PRESENT, ABSENT = "present", "absent"
 YES = {"present", "yes", "true", "1", "1.0", "positive"}

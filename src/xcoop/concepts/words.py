@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from xcoop.reading import read_yaml
+from xcoop.utils.reading import read_yaml
 
 WORD = re.compile(r"[a-z0-9]+")
 PATTERN = re.compile(r"[a-z0-9*]+")

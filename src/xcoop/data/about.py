@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from xcoop.data.augmentation import KINDS
+from xcoop.config.augmentation import KINDS
+from xcoop.config.plugins import plugin_path
 from xcoop.data.facts import Reader
 from xcoop.data.items import WHOLE, Splits, per_class
-from xcoop.plugins import plugin_path
-from xcoop.reading import read_yaml
+from xcoop.utils.reading import read_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +54,7 @@ class About:
         request: what is to be done by hand; empty if nothing is.
         grouping: what is kept within one split, one of `GROUPINGS`.
         positive: the class that is looked for, of sets of two.
-        keeps_labels: kinds of augmentation that keep every label (see `xcoop.data.augmentation`), each with the reason.
+        keeps_labels: kinds of augmentation that keep every label (see `xcoop.config.augmentation`), each with the reason.
         changes_labels: kinds that do not.
         caution: known leakage or label problems.
         name: of the file.

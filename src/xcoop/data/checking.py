@@ -12,11 +12,11 @@ from typing import Any
 from xcoop.data import hygiene
 from xcoop.data.about import About, compare_counts
 from xcoop.data.hygiene import Clash
-from xcoop.data.images import header
 from xcoop.data.items import Item, Splits, per_class
 from xcoop.data.raw import Raw
 from xcoop.data.survey import survey
-from xcoop.names import escaped
+from xcoop.utils.images import header
+from xcoop.utils.suggest import escaped
 
 NOTE, MATTERS, UNUSABLE = "note", "matters", "unusable"
 SEVERITIES = (NOTE, MATTERS, UNUSABLE)  # the index of the worst is the exit code

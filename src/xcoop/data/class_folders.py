@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from xcoop.data.folders import list_images
-from xcoop.data.images import SUFFIXES
 from xcoop.data.items import DatasetError, Item, Remark
-from xcoop.names import escaped
+from xcoop.utils.images import SUFFIXES
+from xcoop.utils.suggest import escaped
 
 # What programmes leave in every folder, and what is written here; it is nobody's data.
 NO_DATA = re.compile(

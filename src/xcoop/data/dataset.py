@@ -13,18 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 
-from xcoop import names
 from xcoop.concepts.bank import same_name
-from xcoop.config import check_settings
+from xcoop.config.defaults import check_settings
+from xcoop.config.plugins import own_view
 from xcoop.data import hygiene
 from xcoop.data.about import MissingDatasetError, about, compare_counts, missing
 from xcoop.data.class_folders import left_out
 from xcoop.data.folders import absolute
 from xcoop.data.items import DatasetError, Remark, Splits
-from xcoop.data.positive import check_asked, positive_class
 from xcoop.data.splits import carve, few_shot, record, subsample_classes, three_way
 from xcoop.data.survey import refuse_unreadable, survey
-from xcoop.plugins import own_view
+from xcoop.evaluation.positive import check_asked, positive_class
+from xcoop.utils import suggest as names
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -46,9 +46,9 @@ class MedicalDataset(DatasetBase):
         tasks: class names of each task in label order; the first task is the default.
         concept_bank: name or file of the bank for these classes; empty if there is none.
         positive_class: of tasks of two classes, the one that is looked for; as it is stated here, by the user, or by
-            `xcoop.data.positive.positive_class`. Empty for other tasks.
+            `xcoop.evaluation.positive.positive_class`. Empty for other tasks.
         changes_labels: kinds of augmentation that do not keep the labels, each with the reason (see
-            `xcoop.data.augmentation`); of a set with published facts, as these state it.
+            `xcoop.config.augmentation`); of a set with published facts, as these state it.
         dataset_dir: the folder that holds the images.
         task: the task that was read.
         is_phantom: whether the pictures are drawn.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from xcoop.data.dataset import MedicalDataset
 from xcoop.data.folders import absolute, writable
-from xcoop.files import cache_dir
+from xcoop.utils.files import cache_dir
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

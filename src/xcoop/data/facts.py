@@ -8,7 +8,7 @@ from dataclasses import MISSING, fields
 from typing import Any
 
 from xcoop.data.items import SPLITS, WHOLE
-from xcoop.names import shown, unknown
+from xcoop.utils.suggest import shown, unknown
 
 MAX_SIZE = 1 << 50  # bytes
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from xcoop.concepts.bank import same_name
+from xcoop.config.plugins import own_view
 from xcoop.data.about import about
 from xcoop.data.dataset import MedicalDataset
 from xcoop.data.items import DatasetError
-from xcoop.plugins import own_view
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

@@ -8,10 +8,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from xcoop.data.about import RemoteFile
-from xcoop.data.unpack import unpack
-from xcoop.downloads import Job, accept, check, download
-from xcoop.files import atomic_write_text
-from xcoop.locks import held
+from xcoop.utils.download import Job, accept, check, download
+from xcoop.utils.files import atomic_write_text
+from xcoop.utils.locks import held
+from xcoop.utils.unpack import unpack
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ DRIVE_PAGE = "https://drive.google.com/uc?id="
 
 
 def fetch_all(files: Iterable[RemoteFile], root: Path) -> list[Path]:
-    """Fetches files in order, then unpacks those that are archives; see `fetch` and `xcoop.data.unpack`.
+    """Fetches files in order, then unpacks those that are archives; see `fetch` and `xcoop.utils.unpack`.
 
     Archives with one folder are unpacked together, whole or not at all. They are kept.
 

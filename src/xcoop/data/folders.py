@@ -9,9 +9,9 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from xcoop.data.images import is_image_name
 from xcoop.data.items import DatasetError
-from xcoop.files import make_folder
+from xcoop.utils.files import make_folder
+from xcoop.utils.images import is_image_name
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ def writable(folder: Path) -> bool:
 
 
 def make_once(final: Path, write: Callable[[Path], int]) -> Path:
-    """A folder filled by `write`, or the one that is there; see `xcoop.files.make_folder`."""
+    """A folder filled by `write`, or the one that is there; see `xcoop.utils.files.make_folder`."""
     if not final.is_dir():
         try:
             make_folder(final, write)

@@ -11,8 +11,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from xcoop import names
 from xcoop.data.items import Item, Splits
+from xcoop.utils import suggest as names
 
 logger = logging.getLogger(__name__)
 

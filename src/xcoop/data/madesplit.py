@@ -13,8 +13,8 @@ from pathlib import Path
 from xcoop.data.folders import writable
 from xcoop.data.items import SPLITS, DatasetError, Item, Splits
 from xcoop.data.splits import three_way
-from xcoop.files import atomic_write_text, cache_dir
-from xcoop.reading import read_json
+from xcoop.utils.files import atomic_write_text, cache_dir
+from xcoop.utils.reading import read_json
 
 logger = logging.getLogger(__name__)
 

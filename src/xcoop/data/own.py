@@ -16,7 +16,7 @@ from xcoop.data.class_folders import shown_kinds, unread_files
 from xcoop.data.folders import NameIndex, list_images
 from xcoop.data.items import DatasetError, Item, Remark, Splits
 from xcoop.data.owntable import Row, read_rows, split_of
-from xcoop.names import escaped
+from xcoop.utils.suggest import escaped
 
 TABLES = (".csv", ".tsv")
 NO_CLASSES = frozenset({"split_fewshot"})  # directories that are written here

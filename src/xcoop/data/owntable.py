@@ -17,7 +17,7 @@ from pathlib import Path
 from xcoop.concepts.bank import same_name
 from xcoop.data.items import DatasetError, Remark
 from xcoop.data.tables import Line, read_table
-from xcoop.names import escaped, is_plain, unknown
+from xcoop.utils.suggest import escaped, is_plain, unknown
 
 _PICTURE = (
     r"(?:image|img|picture|pic|photo|photograph|scan|xray|cxr|radiograph|slice|frame|tile|patch|dicom|dcm|png|jpe?g)"

@@ -20,10 +20,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from xcoop import names
 from xcoop.data.folders import writable
 from xcoop.data.items import Item, Splits
-from xcoop.files import atomic_write_text, cache_dir, require_ours, unused
+from xcoop.utils import suggest as names
+from xcoop.utils.files import atomic_write_text, cache_dir, require_ours, unused
 
 logger = logging.getLogger(__name__)
 

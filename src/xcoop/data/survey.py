@@ -1,6 +1,6 @@
 """Reads every picture of a dataset once: whether it can be decoded, and whether another has the same pixels.
 
-Equal pictures are equal in what a model sees of them: upright, as 8-bit RGB (see `xcoop.data.images`), whatever the
+Equal pictures are equal in what a model sees of them: upright, as 8-bit RGB (see `xcoop.utils.images`), whatever the
 format, the metadata and the turn of the file. A picture that was compressed anew has other pixels, and is another. Only
 pictures whose sides another one has are decoded in full, the others at the coarsest scale.
 
@@ -22,11 +22,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from xcoop.data.images import READER, header, pixel_hash, reason_unreadable
 from xcoop.data.items import DatasetError
-from xcoop.files import atomic_write_text, cache_dir
-from xcoop.reading import read_json
-from xcoop.sharing import fact
+from xcoop.utils.files import atomic_write_text, cache_dir
+from xcoop.utils.images import READER, header, pixel_hash, reason_unreadable
+from xcoop.utils.process_cache import fact
+from xcoop.utils.reading import read_json
 
 logger = logging.getLogger(__name__)
 

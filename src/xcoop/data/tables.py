@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xcoop.data.items import DatasetError
-from xcoop.names import escaped
-from xcoop.reading import MOST_JSON, read_bytes
+from xcoop.utils.reading import MOST_JSON, read_bytes
+from xcoop.utils.suggest import escaped
 
 DELIMITERS = ",;\t|"
 

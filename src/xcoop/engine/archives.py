@@ -6,13 +6,13 @@ from pathlib import Path
 
 
 def unpack(archive: str) -> None:
-    """Unpacks a zip or tar file into its own folder, over nothing; see `xcoop.data.unpack`.
+    """Unpacks a zip or tar file into its own folder, over nothing; see `xcoop.utils.unpack`.
 
     Raises:
         ValueError: it is neither, is damaged, or holds a path or link that leads outside; nothing is then unpacked.
         FileExistsError: something of that name lies beside it already.
     """
-    from xcoop.data.unpack import unpack as unpack_safely
+    from xcoop.utils.unpack import unpack as unpack_safely
 
     path = Path(archive).resolve()
     unpack_safely([path], path.parent, join=True)

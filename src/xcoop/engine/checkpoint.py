@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import nn
 
-from xcoop import files
 from xcoop.engine import safeload
 from xcoop.engine.rng import restore_rng, rng_state
+from xcoop.utils import files
 
 BEST = "model-best.pth.tar"
 POINTER = "checkpoint"

@@ -7,7 +7,7 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from xcoop.rules import TEXT, Rule, each, number, one_of, whole
+from xcoop.utils.rules import TEXT, Rule, each, number, one_of, whole
 
 
 def _sampling(sampler: str, **more: Any) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def _sampling_rules(node: str) -> dict[str, Rule]:
     return {f"DATALOADER.{node}.{key}": rule for key, rule in rules.items() if key in _DEFAULTS["DATALOADER"][node]}
 
 
-# What the keys take, by their dotted name; `xcoop.config.check_settings` applies it.
+# What the keys take, by their dotted name; `xcoop.config.defaults.check_settings` applies it.
 RULES: dict[str, Rule] = {
     "SEED": whole(high=2**32 - 1),  # numpy's limit
     "INPUT.SIZE": each(whole(1, 4096), 2),

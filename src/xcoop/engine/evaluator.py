@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from xcoop import files
 from xcoop.engine.registry import Registry, check_availability
+from xcoop.utils import files
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

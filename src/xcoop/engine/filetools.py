@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xcoop import files, reading
+from xcoop.utils import files, reading
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -29,7 +29,7 @@ def check_isfile(fpath: str) -> bool:
 
 
 def read_json(fpath: str) -> Any:
-    """The content of a JSON file; see `xcoop.reading`."""
+    """The content of a JSON file; see `xcoop.utils.reading`."""
     return reading.read_json(fpath)
 
 
@@ -60,7 +60,7 @@ def read_image(path: str) -> Image:
     Raises:
         OSError: the file is missing or no image; the message names it.
     """
-    from xcoop.data.images import open_image
+    from xcoop.utils.images import open_image
 
     return open_image(path)
 
@@ -76,7 +76,7 @@ def download_url(url: str, dst: str, from_gdrive: bool = False) -> None:
     if not from_gdrive and not url.startswith(("https://", "http://")):
         raise ValueError(f"{url!r} is no http(s) address")
     if not from_gdrive:
-        from xcoop.downloads import Job, download
+        from xcoop.utils.download import Job, download
 
         download(Job(url, Path(dst)))
         return

@@ -183,7 +183,7 @@ def read_any_depth(path: str) -> Any:
     with Image.open(path) as image:
         if image.mode != "F" and not image.mode.startswith("I"):
             return image.convert("RGB")
-    from xcoop.data.images import open_image
+    from xcoop.utils.images import open_image
 
     return open_image(path)
 

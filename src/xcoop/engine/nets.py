@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from xcoop.engine.checkpoint import load_checkpoint
-from xcoop.names import unknown
+from xcoop.utils.suggest import unknown
 
 
 def without_prefix(state_dict: dict[str, Tensor]) -> OrderedDict[str, Tensor]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from xcoop.names import unknown
+from xcoop.utils.suggest import unknown
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from xcoop.names import closest, unknown
+from xcoop.utils.suggest import closest, unknown
 
 
 class Registry:

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from xcoop.files import atomic_write_bytes, check_archive, is_sealed, sealed
+from xcoop.utils.files import atomic_write_bytes, check_archive, is_sealed, sealed
 
 logger = logging.getLogger(__name__)
 

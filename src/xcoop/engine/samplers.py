@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from torch.utils.data import RandomSampler, Sampler, SequentialSampler
 
 from xcoop.engine.datum import Datum
-from xcoop.names import unknown
+from xcoop.utils.suggest import unknown
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from xcoop.names import unknown
+from xcoop.utils.suggest import unknown
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

@@ -11,7 +11,7 @@ from torchvision import transforms as T
 from torchvision.transforms import functional as F
 from torchvision.transforms.functional import InterpolationMode
 
-from xcoop.names import unknown
+from xcoop.utils.suggest import unknown
 
 if TYPE_CHECKING:
     from PIL.Image import Image

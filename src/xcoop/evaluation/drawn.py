@@ -18,7 +18,7 @@ from xcoop.evaluation.bootstrap import Floats, Ints, Statistic, weighted_mean
 from xcoop.evaluation.calibration import calibration_error_of_draws
 from xcoop.evaluation.metrics import checked
 from xcoop.evaluation.ranking import Binary, auc, average_precision, one_vs_rest, sensitivity_at_specificity
-from xcoop.names import unknown
+from xcoop.utils.suggest import unknown
 
 
 def packed(labels: ArrayLike, probabilities: ArrayLike) -> Floats:

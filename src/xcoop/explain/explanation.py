@@ -14,14 +14,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from xcoop.alignment import unit
 from xcoop.backbones import ImageFeatures
 from xcoop.explain.target import class_target, concept_target
 from xcoop.explain.textual.concept_set import ConceptSet
 from xcoop.explain.textual.intervention import holds_concepts, leave_one_out, without_part
 from xcoop.explain.textual.prose import image_sentences
 from xcoop.explain.visual import Methods, explain_maps, methods
-from xcoop.names import unknown
+from xcoop.methods.alignment import unit
+from xcoop.utils.suggest import unknown
 
 if TYPE_CHECKING:
     from xcoop.explain.trained import TrainedModel

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from xcoop.explain.controls import order_of
-from xcoop.names import unknown
+from xcoop.utils.suggest import unknown
 
 ScoreFunction = Callable[[Tensor], Tensor]
 """Images (N, 3, S, S) to the score of the explained class, (N,)."""

@@ -9,14 +9,14 @@ from typing import Any
 import torch
 from yacs.config import CfgNode
 
-from xcoop import checkpoints
 from xcoop.backbones import Backbone, load_backbone
 from xcoop.concepts import ConceptBank, load_bank
-from xcoop.config import add_missing, get_cfg
+from xcoop.config.defaults import add_missing, get_cfg
+from xcoop.config.identity import config_hash, read_config
+from xcoop.config.plugins import trainer_class
 from xcoop.explain.trained import TrainedModel
-from xcoop.model import PromptModel
-from xcoop.plugins import trainer_class
-from xcoop.results.identity import config_hash, read_config
+from xcoop.methods.model import PromptModel
+from xcoop.results import checkpoints
 from xcoop.results.record import CONFIG, RESULTS, read_run
 
 logger = logging.getLogger(__name__)

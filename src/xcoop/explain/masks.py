@@ -22,7 +22,7 @@ from PIL import Image
 from torchvision.transforms import functional as F
 from torchvision.transforms.functional import InterpolationMode
 
-from xcoop.data.images import open_image
+from xcoop.utils.images import open_image
 
 Mask = NDArray[np.bool_]
 CHEST_MASKS = "chest_xray_masks"

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from xcoop.data.images import open_bytes
 from xcoop.explain.explanation import Explanation, concept_changes, explain_features
 from xcoop.explain.page.pictures import thumbnail
 from xcoop.explain.schema import (
@@ -43,6 +42,7 @@ from xcoop.explain.truth import Truth, fit_mask, truth_of
 from xcoop.explain.visual import explainer, methods
 from xcoop.explain.visual.registry import FINER
 from xcoop.results.record import now
+from xcoop.utils.images import open_bytes
 
 if TYPE_CHECKING:
     from xcoop.explain.trained import TrainedModel

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from xcoop.alignment import unit
 from xcoop.backbones import ImageFeatures
-from xcoop.model import PromptModel
+from xcoop.methods.alignment import unit
+from xcoop.methods.model import PromptModel
 
 
 @dataclass(frozen=True)

@@ -20,16 +20,16 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from xcoop.alignment import unit
 from xcoop.backbones import Backbone, ImageFeatures
 from xcoop.concepts import ConceptBank
-from xcoop.data.images import from_array, open_bytes, open_image, upright
 from xcoop.explain.explanation import Explanation, explain_features
 from xcoop.explain.target import class_vectors
 from xcoop.explain.textual.concept_set import ConceptSet, concept_set
 from xcoop.explain.textual.decomposition import Decomposition, decompose
 from xcoop.explain.textual.intervention import Change, changes
-from xcoop.model import PromptModel
+from xcoop.methods.alignment import unit
+from xcoop.methods.model import PromptModel
+from xcoop.utils.images import from_array, open_bytes, open_image, upright
 
 BATCH = 64
 ImageLike = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any] | Tensor
@@ -109,7 +109,7 @@ class TrainedModel:
 
         Args:
             images: one image or several. A path, the bytes of a file, a PIL image, an array (see
-                `xcoop.data.images.from_array`; of four axes: several) and a tensor of integers, (H, W) or (3, H, W),
+                `xcoop.utils.images.from_array`; of four axes: several) and a tensor of integers, (H, W) or (3, H, W),
                 are an image as it was taken, and all give the same; a tensor of real values, (3, S, S) or
                 (B, 3, S, S), is preprocessed already.
 

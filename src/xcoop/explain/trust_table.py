@@ -24,7 +24,7 @@ from xcoop.explain.trust_concepts import concept_rows
 from xcoop.explain.trust_rows import OWN, Floats, Sample, known_row
 from xcoop.explain.truth import fit_mask
 from xcoop.explain.visual import Methods, explain_maps
-from xcoop.model import PromptModel
+from xcoop.methods.model import PromptModel
 
 if TYPE_CHECKING:
     from xcoop.explain.trained import TrainedModel

@@ -10,8 +10,8 @@ from email.policy import HTTP
 from http import HTTPStatus
 from urllib.parse import urlsplit
 
-from xcoop.data.images import reason_unreadable
-from xcoop.names import cut, shown
+from xcoop.utils.images import reason_unreadable
+from xcoop.utils.suggest import cut, shown
 
 FIELD = "image"  # the form's field
 MOST = 20_000_000  # bytes of a body

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from xcoop.phantom.tables import ABSENT, TABLES
-from xcoop.reading import read_yaml
+from xcoop.utils.reading import read_yaml
 
 _T = TypeVar("_T")
 

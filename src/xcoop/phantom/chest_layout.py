@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from xcoop.files import make_folder
 from xcoop.phantom.chest import draw_chest
 from xcoop.phantom.folders import draw_cases
 from xcoop.phantom.tables import CHEST_TABLE, Summary, best_normal_or_pneumonia
+from xcoop.utils.files import make_folder
 
 VERSION = 1
 """Raised whenever equal seeds give other images."""

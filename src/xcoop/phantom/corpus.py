@@ -13,15 +13,15 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from xcoop.files import atomic_path, atomic_write_text
-from xcoop.names import unknown
 from xcoop.phantom.captions import terms
 from xcoop.phantom.chest import draw_chest
 from xcoop.phantom.dermoscopy import draw_dermoscopy
 from xcoop.phantom.folders import draw_cases
 from xcoop.phantom.tables import ABSENT, TABLES
 from xcoop.phantom.texture import Drawing
-from xcoop.reading import read_json
+from xcoop.utils.files import atomic_path, atomic_write_text
+from xcoop.utils.reading import read_json
+from xcoop.utils.suggest import unknown
 
 # Share of each diagnostic group among the images that have one.
 _GROUP_SHARES: dict[str, dict[str, float]] = {

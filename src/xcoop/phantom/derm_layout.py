@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from xcoop.files import make_folder
-from xcoop.names import unknown
 from xcoop.phantom.dermoscopy import draw_clinical, draw_dermoscopy
 from xcoop.phantom.folders import draw_cases
 from xcoop.phantom.tables import DERM_TABLE, Summary, best_reachable, seven_point_score
+from xcoop.utils.files import make_folder
+from xcoop.utils.suggest import unknown
 
 VERSION = 1
 """Raised whenever equal seeds give other images."""

@@ -26,13 +26,13 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 from tqdm import tqdm
 
+from xcoop.backbones.phantom_weights import save_state_dict
 from xcoop.engine import safeload
 from xcoop.phantom.corpus import GROUP, TO_LEARN_FROM, Corpus, augment, draw_corpus
 from xcoop.phantom.objective import Sentences, TrainingSet, best_patches, contrastive_loss, phrase_losses, place_loss
 from xcoop.phantom.probe import concept_aucs
 from xcoop.phantom.student import VOCAB, Settings, Student, image_tokens, normalise
 from xcoop.phantom.tables import TABLES
-from xcoop.phantom.weights import save_state_dict
 
 log = logging.getLogger(__name__)
 

@@ -12,13 +12,13 @@ import numpy as np
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
 
 from xcoop.backbones.clip_import import import_clip
+from xcoop.backbones.phantom_weights import load_state_dict, pretrained_path, read_metadata
 from xcoop.concepts.bank import load_bank
 from xcoop.concepts.features import clinical_features
-from xcoop.files import atomic_write_text
 from xcoop.phantom.captions import DIAGNOSIS_RATE, value_terms
 from xcoop.phantom.corpus import GROUP, UNIFORM, Corpus, draw_corpus
 from xcoop.phantom.student import Reader
-from xcoop.phantom.weights import load_state_dict, pretrained_path, read_metadata
+from xcoop.utils.files import atomic_write_text
 
 # One sentence for each concept value; it names the value and nothing else.
 SENTENCES = {"derm": "a dermoscopic photo of a skin lesion, with {}.", "chest": "a chest x-ray of a patient, with {}."}

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from xcoop.backbones.blocks import QUICK, self_attention
 from xcoop.backbones.clip_import import import_clip
 from xcoop.backbones.openai import ClipBackbone
+from xcoop.backbones.phantom_weights import IDS, ROWS, untrained_rows
 from xcoop.phantom.captions import all_sentences
 from xcoop.phantom.tables import TABLES
-from xcoop.phantom.weights import IDS, ROWS, untrained_rows
 
 VOCAB, CONTEXT = 49408, 77
 

@@ -12,7 +12,7 @@ from functools import reduce
 import numpy as np
 from numpy.typing import NDArray
 
-from xcoop.names import unknown
+from xcoop.utils.suggest import unknown
 
 ABSENT = "absent"
 

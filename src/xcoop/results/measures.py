@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from xcoop.names import unknown
+from xcoop.utils.suggest import unknown
 
 
 @dataclass(frozen=True)

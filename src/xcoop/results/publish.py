@@ -8,13 +8,13 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from xcoop.files import atomic_write_bytes, atomic_write_text, sha256_file
-from xcoop.reading import read_json
 from xcoop.results.cells_csv import lines_csv
 from xcoop.results.page import page
 from xcoop.results.report import Report
 from xcoop.results.sheet_latex import latex
 from xcoop.results.sheet_text import markdown, table_csv, terminal
+from xcoop.utils.files import atomic_write_bytes, atomic_write_text, sha256_file
+from xcoop.utils.reading import read_json
 
 PAGE, LIST = "benchmark.html", "files.json"
 _NAME = re.compile(r"(?:(?:tables|figures)/)?[A-Za-z0-9_-]+\.(?:html|csv|txt|md|tex|png|pdf)")

@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from xcoop.data.positive import positive_class
+from xcoop.config.identity import config_hash
 from xcoop.evaluation.metrics import Floats, Ints, checked, classification_metrics, confusion
-from xcoop.files import atomic_write_text, require_ours, sha256_file
-from xcoop.reading import read_json
-from xcoop.results.identity import config_hash
+from xcoop.evaluation.positive import positive_class
 from xcoop.results.provenance import git_revision, hardware, peak_memory_mb, versions
 from xcoop.results.spreadsheets import spreadsheet_safe
-from xcoop.sharing import fact
+from xcoop.utils.files import atomic_write_text, require_ours, sha256_file
+from xcoop.utils.process_cache import fact
+from xcoop.utils.reading import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ def now() -> str:
 
 @dataclass(frozen=True)
 class Origin:
-    """How a run was started; `xcoop.train` sets it as the trainer's attribute `origin`.
+    """How a run was started; `xcoop.runs.train` sets it as the trainer's attribute `origin`.
 
     Attributes:
         cfg: short name of the method's configuration, e.g. "vit_b16".

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
-from xcoop.commands.base import UserError
-from xcoop.commands.settings import config_file, config_names, method_folder
-from xcoop.names import unknown
-from xcoop.reading import read_yaml
+from xcoop.config.merge import config_file, config_names, method_folder
+from xcoop.utils.console import UserError
+from xcoop.utils.reading import read_yaml
+from xcoop.utils.suggest import unknown
 
 Choice = tuple[str, tuple[str, ...]]  # a configuration ("" is the default one), and KEY VALUE pairs
 
@@ -48,7 +48,7 @@ def _example(trainer: str) -> str:
     """A trainer whose configurations stand for those of all."""
     if trainer != "all":
         return trainer
-    from xcoop.plugins import trainer_names
+    from xcoop.config.plugins import trainer_names
 
     return max(trainer_names(), key=lambda name: len(config_names(*method_folder(name))))
 

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from xcoop.commands.base import say
 from xcoop.sweep.jobs import FAILED, FINISHED, FOUND, Job, Outcome
 from xcoop.sweep.slots import Slot
+from xcoop.utils.console import say
 
 EVERY = 15.0  # seconds between plain lines
 UNKNOWN = "?"

@@ -22,7 +22,7 @@ from typing import NoReturn
 from xcoop.sweep.slots import THREADS, Slot
 
 # What a run imports when it needs it.
-MODULES = ("xcoop.train", "xcoop.training", "xcoop.results.record", "xcoop.sweep.isolation", "xcoop.sweep.worker",
+MODULES = ("xcoop.runs.train", "xcoop.training.trainer", "xcoop.results.record", "xcoop.sweep.isolation", "xcoop.sweep.worker",
            "torch.utils.tensorboard", "torch.utils.collect_env")  # fmt: skip
 MOST_FILES = 1 << 12  # file numbers that a fork closes
 
@@ -36,7 +36,7 @@ def can_fork(slots: Sequence[Slot]) -> bool:
 def prepare() -> None:
     """Imports what a run needs, once for all workers."""
     from xcoop.backbones import backbone_names
-    from xcoop.plugins import load_plugins
+    from xcoop.config.plugins import load_plugins
 
     load_plugins()
     backbone_names()

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xcoop.commands.base import UserError
-from xcoop.names import unknown
-from xcoop.plans import ALL_SHOTS, TAKEN, Plan, plan_methods
+from xcoop.results.folder import check_free
 from xcoop.results.record import Origin
+from xcoop.runs.plan import ALL_SHOTS, TAKEN, Plan, plan_methods
 from xcoop.sweep.backbones import configurations
 from xcoop.sweep.jobs import Job
 from xcoop.sweep.transfer import (
@@ -25,7 +24,8 @@ from xcoop.sweep.transfer import (
     evaluations,
 )
 from xcoop.sweep.variants import Variant, require_readers, spelled
-from xcoop.workplace import check_free
+from xcoop.utils.console import UserError
+from xcoop.utils.suggest import unknown
 
 
 @dataclass(frozen=True)

@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from xcoop.commands.base import UserError, numbers
-from xcoop.names import unknown
-from xcoop.plans import KEY, shot_number
-from xcoop.reading import read_yaml
+from xcoop.runs.plan import KEY, shot_number
 from xcoop.sweep.grid import Grid
 from xcoop.sweep.variants import read_variants, require_apart
+from xcoop.utils.console import UserError, numbers
+from xcoop.utils.reading import read_yaml
+from xcoop.utils.suggest import unknown
 
 AXES = ("datasets", "trainers", "shots", "seeds", "cfgs", "backbones", "setting", "targets", "variants")
 VARIANTS = "variants"

@@ -14,10 +14,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
-from xcoop.child import End, environment
 from xcoop.sweep.forked import Forked
 from xcoop.sweep.jobs import Job
 from xcoop.sweep.slots import Slot
+from xcoop.sweep.subprocess_run import End, environment
 
 # The current folder is not searched for modules: a folder `datasets` in it would hide the library of that name.
 WORKER = (

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xcoop.files import atomic_write_text
-from xcoop.reading import read_json
 from xcoop.results.record import read_run
+from xcoop.utils.files import atomic_write_text
+from xcoop.utils.reading import read_json
 
 SCHEMA = 1
 FINISHED, FOUND, BUSY, FAILED = "finished", "found", "busy", "failed"  # how an attempt at a job ends

@@ -11,16 +11,16 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from xcoop.commands.base import FAILED as FAILURE
-from xcoop.commands.base import guarded, say
-from xcoop.runs import terminable, warn_without_locks
+from xcoop.results.folder import busy
 from xcoop.sweep.display import Display, summary
 from xcoop.sweep.forked import can_fork, prepare
 from xcoop.sweep.hand import WORKER
 from xcoop.sweep.jobs import FAILED, Job, read_jobs
 from xcoop.sweep.pool import Pool
+from xcoop.sweep.sequential import terminable, warn_without_locks
 from xcoop.sweep.slots import Slot, make_slots
-from xcoop.workplace import busy
+from xcoop.utils.console import FAILED as FAILURE
+from xcoop.utils.console import guarded, say
 
 NOTES = ".sweep"  # below the output root: journals, and the logs of workers that died
 DONE, OPEN, BEGUN, RUNNING, DAMAGED = "done", "to do", "begun", "running", "damaged"

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from xcoop.results.folder import busy
 from xcoop.sweep.display import Display
 from xcoop.sweep.hand import WORKER, Hand
 from xcoop.sweep.jobs import BUSY, FAILED, FINISHED, FOUND, Job, Outcome
 from xcoop.sweep.slots import Slot
-from xcoop.workplace import busy
 
 TICK = 0.2  # seconds between looks at everything
 LOOK = 2.0  # seconds between looks at runs that other launchers are at

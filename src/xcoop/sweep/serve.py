@@ -20,9 +20,9 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
-from xcoop.child import EPOCH
-from xcoop.commands.base import INTERRUPTED
 from xcoop.sweep.jobs import Job, Outcome
+from xcoop.sweep.subprocess_run import EPOCH
+from xcoop.utils.console import INTERRUPTED
 
 GRACE = 10.0  # seconds that an interrupted run has to end by itself
 OFTEN = 1.0  # seconds between two events of one run

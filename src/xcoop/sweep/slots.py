@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from xcoop.commands.base import UserError
+from xcoop.utils.console import UserError
 
 MEMORY = 3 << 30  # bytes that a worker on a CPU is reckoned to need
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")

@@ -18,10 +18,9 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xcoop import child
-from xcoop.commands.base import UserError
-from xcoop.runs import terminable, warn_without_locks
+from xcoop.sweep import subprocess_run as child
 from xcoop.sweep.jobs import FAILED, FINISHED, FOUND, Job, Outcome
+from xcoop.sweep.sequential import terminable, warn_without_locks
 from xcoop.sweep.slots import THREADS
 from xcoop.sweep.slurm_display import Display
 from xcoop.sweep.slurm_launcher import DONE, LOST, Launcher, Submit, Tally
@@ -29,6 +28,7 @@ from xcoop.sweep.slurm_ledger import Ledger, Submission
 from xcoop.sweep.slurm_queue import QueueError, largest_array
 from xcoop.sweep.slurm_task import Task
 from xcoop.sweep.worker import Run
+from xcoop.utils.console import UserError
 
 if TYPE_CHECKING:
     from submitit import SlurmExecutor

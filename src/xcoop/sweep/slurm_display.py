@@ -7,9 +7,9 @@ from types import TracebackType
 
 from tqdm import tqdm
 
-from xcoop.commands.base import say
 from xcoop.sweep.jobs import Job
 from xcoop.sweep.slurm_launcher import DONE, ELSEWHERE, LOST, QUEUED, RUNNING, Tally
+from xcoop.utils.console import say
 
 BAR = "{percentage:3.0f}%|{bar}| {desc}"
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from xcoop.commands.base import UserError
 from xcoop.sweep.jobs import Job
 from xcoop.sweep.slurm_launcher import QUEUED, RUNNING, Holder, key, latest
 from xcoop.sweep.slurm_ledger import Ledger
 from xcoop.sweep.slurm_queue import Entry, Queue, QueueError, queued
+from xcoop.utils.console import UserError
 
 
 @dataclass(frozen=True)

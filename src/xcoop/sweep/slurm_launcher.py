@@ -17,10 +17,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from xcoop.results.folder import busy
 from xcoop.sweep.jobs import FAILED, Job
 from xcoop.sweep.slurm_ledger import Ledger, Status, Submission
 from xcoop.sweep.slurm_queue import Entry, Queue, last_state, queued
-from xcoop.workplace import busy
 
 QUEUED, RUNNING, DONE, LOST, NEW, ELSEWHERE = "queued", "running", "done", "failed", "new", "elsewhere"
 ATTEMPTS = 2

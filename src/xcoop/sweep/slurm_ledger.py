@@ -20,12 +20,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from xcoop.commands.base import BusyError
-from xcoop.files import atomic_write_text
-from xcoop.reading import read_json
+from xcoop.results.folder import locked
 from xcoop.results.record import now
 from xcoop.sweep.jobs import Job, Outcome
-from xcoop.workplace import locked
+from xcoop.utils.console import BusyError
+from xcoop.utils.files import atomic_write_text
+from xcoop.utils.reading import read_json
 
 SCHEMA = 1
 FILE = re.compile(r"\d{4,}\.json")

@@ -9,12 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from xcoop.commands.base import UserError
-from xcoop.commands.settings import as_pairs
-from xcoop.plans import Plan
+from xcoop.config.merge import as_pairs
+from xcoop.results.folder import check_free
 from xcoop.results.record import Origin
+from xcoop.runs.plan import Plan
 from xcoop.sweep.jobs import Job
-from xcoop.workplace import check_free
+from xcoop.utils.console import UserError
 
 FEW_SHOT, FULL, BASE_TO_NEW, CROSS = "few-shot", "full", "base-to-new", "cross"
 SETTINGS = (FEW_SHOT, FULL, BASE_TO_NEW, CROSS)
@@ -58,7 +58,7 @@ def evaluation_job(plan: Plan, cfg: Any, seed: int, trained: Job, group: str) ->
     Raises:
         UserError: its folder holds a run with other settings.
     """
-    from xcoop.plugins import trains
+    from xcoop.config.plugins import trains
 
     classes = cfg.DATASET.SUBSAMPLE_CLASSES
     dataset = Path(plan.dataset).stem

@@ -6,13 +6,13 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
-from xcoop.commands.base import UserError
-from xcoop.commands.settings import merge_pairs
-from xcoop.config import get_cfg
-from xcoop.names import shown, unknown
-from xcoop.plans import KEY
-from xcoop.plugins import trainer_names
-from xcoop.results.identity import concerns, flatten
+from xcoop.config.defaults import get_cfg
+from xcoop.config.identity import concerns, flatten
+from xcoop.config.merge import merge_pairs
+from xcoop.config.plugins import trainer_names
+from xcoop.runs.plan import KEY
+from xcoop.utils.console import UserError
+from xcoop.utils.suggest import shown, unknown
 
 Variant = tuple[tuple[str, str], ...]  # (KEY, value) each; () is the method as it is
 SHAPE = "`variants:` takes a list of mappings such as [{}, {TRAINER.XCOOP.LOCAL_WEIGHT: 0.0}]"

@@ -15,11 +15,11 @@ import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from xcoop.commands.base import EXPECTED, BusyError, UserError, describe, guarded, say
-from xcoop.commands.base import FAILED as FAILURE
 from xcoop.sweep.jobs import BUSY, FAILED, FINISHED, FOUND, Job, Outcome, read_jobs
 from xcoop.sweep.journal import STARTED, Journal
 from xcoop.sweep.serve import serve
+from xcoop.utils.console import EXPECTED, BusyError, UserError, describe, guarded, say
+from xcoop.utils.console import FAILED as FAILURE
 
 Run = Callable[[Job], Outcome]
 POLL = 2.0  # seconds between looks at a run that another process is at
@@ -72,15 +72,15 @@ class Runner:
     """
 
     def __init__(self, journal: Journal | None = None) -> None:
-        from xcoop.sharing import Shared
+        from xcoop.utils.process_cache import Shared
 
         self.shared = Shared()
         self.journal = journal
 
     def __call__(self, job: Job) -> Outcome:
         """Runs one; what it changed in this process is put back."""
-        from xcoop.sharing import sharing
         from xcoop.sweep.isolation import isolated
+        from xcoop.utils.process_cache import sharing
 
         start = time.monotonic()
         with sharing(self.shared), isolated():
@@ -88,8 +88,8 @@ class Runner:
         return Outcome(outcome.state, time.monotonic() - start, outcome.message, outcome.again)
 
     def _run(self, job: Job) -> Outcome:
-        from xcoop import train
-        from xcoop.workplace import FinishedError
+        from xcoop.results.folder import FinishedError
+        from xcoop.runs import train
 
         self._note(STARTED, job)
         try:

@@ -11,7 +11,7 @@ from itertools import permutations
 import torch
 from torch import Tensor
 
-from xcoop.alignment import unit
+from xcoop.methods.alignment import unit
 
 MANY = 5000  # assignments of classes that are tried at most
 

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from xcoop.alignment import unit
 from xcoop.backbones import Backbone
 from xcoop.concepts import ConceptBank
 from xcoop.concepts.sentences import fill
+from xcoop.methods.alignment import unit
 
 
 @dataclass(frozen=True)

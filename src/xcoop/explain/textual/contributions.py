@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from xcoop.alignment import unit
 from xcoop.explain.textual.decomposition import Decomposition
+from xcoop.methods.alignment import unit
 
 
 @dataclass(frozen=True)

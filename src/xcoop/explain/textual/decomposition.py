@@ -22,7 +22,7 @@ from scipy.optimize import nnls
 from sklearn.linear_model import Lasso
 from torch import Tensor
 
-from xcoop.alignment import unit
+from xcoop.methods.alignment import unit
 
 SPARSITY = 0.1  # alpha, as a share of the value at which no concept is left
 

@@ -18,13 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xcoop.alignment import unit
 from xcoop.backbones import ImageFeatures
 from xcoop.concepts import ConceptBank
 from xcoop.concepts.bank import Concept
 from xcoop.concepts.knowledge import plain_template, unrelated_to
 from xcoop.explain.textual.decomposition import Decomposition
-from xcoop.model import PromptModel
+from xcoop.methods.alignment import unit
+from xcoop.methods.model import PromptModel
 
 
 def holds_concepts(model: PromptModel) -> bool:

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xcoop.alignment import unit
+from xcoop.methods.alignment import unit
 
 Metric = Literal["l2", "cosine"]
 

@@ -20,9 +20,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from xcoop.alignment import unit
 from xcoop.backbones import ImageFeatures
 from xcoop.explain.textual.intervention import holds_concepts, knowing, only
+from xcoop.methods.alignment import unit
 
 if TYPE_CHECKING:
     from xcoop.explain.trained import TrainedModel

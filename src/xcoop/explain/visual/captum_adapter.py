@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from xcoop.backbones import Backbone
 from xcoop.explain.target import Target
 from xcoop.explain.visual.registry import Explainer
-from xcoop.names import unknown
+from xcoop.utils.suggest import unknown
 
 COSTS = {
     "InputXGradient": "1 forward, 1 backward",

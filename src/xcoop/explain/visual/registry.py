@@ -18,7 +18,7 @@ from torch import Tensor
 from xcoop.backbones import Backbone
 from xcoop.explain.target import Target
 from xcoop.explain.visual.finer import finer_maps
-from xcoop.names import unknown
+from xcoop.utils.suggest import unknown
 
 Method = Callable[[Backbone, Tensor, Target], Tensor]
 FINER = "@2"  # behind a method's name: maps at half a patch

@@ -1,0 +1,1 @@
+"""The configuration: defaults, merging, the hash of a run's settings, and the registries of plug-ins."""

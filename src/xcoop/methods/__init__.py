@@ -1,0 +1,1 @@
+"""What trainers are made of: the model with prompts, alignment, adapters on a cache, distillation."""

@@ -1,0 +1,254 @@
+"""What a method is: text features, logits and losses over a frozen backbone, and the few tensors that it trains.
+
+Symbols: B images, C classes, K prompts a class, D joint width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from xcoop.backbones import Backbone, ImageFeatures
+from xcoop.backbones.build import is_finite
+from xcoop.methods.alignment import unit
+from xcoop.training.feature_cache import LabelledFeatures
+
+# CoOp stores these beside its contexts; they belong to the class names of the training, not to what was learned.
+NOT_LEARNED = ("token_prefix", "token_suffix")
+REPORTED = ("acc",)  # entries of `losses` that are shown, and are not part of the sum
+
+
+class Compared(NamedTuple):
+    """What images are compared with, one vector a class, in the words of an explanation.
+
+    Attributes:
+        noun: names the vector, in the singular.
+        learned: whether training changes it.
+        about: a plain sentence on it; "" if there is nothing to say.
+    """
+
+    noun: str
+    learned: bool
+    about: str = ""
+
+
+class PromptModel(nn.Module):
+    """Base of the methods. One states `text_features`, and overrides what differs from plain CLIP.
+
+    Args:
+        backbone: frozen, unless the method sets `requires_grad` on some of its parameters.
+        classnames: in the order of the labels.
+    """
+
+    needs_patches: bool = False  # local image features are wanted, too
+    image_tower_frozen: bool = True  # then image features can be computed once
+    reported: tuple[str, ...] = REPORTED  # a method that handles a part of its loss by itself names it here, too
+    fitted: tuple[str, ...] = ()  # names of tensors that `prepare` or `conclude` set
+    per_image: tuple[str, ...] = ()  # those of them with one row a training image, which is none before `prepare`
+    kept: tuple[str, ...] = ()  # buffers that a checkpoint holds beside what was trained
+
+    def __init__(self, backbone: Backbone, classnames: Sequence[str]) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.classnames = list(classnames)
+
+    @property
+    def class_vector(self) -> Compared:
+        """What `text_features` are."""
+        return Compared("prompt", learned=True)
+
+    def text_features(self) -> Tensor:
+        """The features of the prompts, not normalised: (C, D), or (K, C, D)."""
+        raise NotImplementedError
+
+    def image_text_features(self, features: ImageFeatures) -> Tensor:
+        """The prompt features that each image is compared with, (B, K, C, D); (1, K, C, D) if all see the same."""
+        text = self.text_features()
+        return (text if text.dim() == 3 else text[None])[None]
+
+    def compared(self, features: ImageFeatures) -> Tensor:
+        """The image features that the class features are compared with, (B, D), not normalised."""
+        return features.pooled
+
+    def temperature(self, features: ImageFeatures) -> Tensor:
+        """What multiplies the cosine of an image with a class in the logit: a scalar, or (B, C)."""
+        return self.scale
+
+    def logits(self, features: ImageFeatures) -> Tensor:
+        """CLIP's: the scaled cosine of each image with each class, (B, C)."""
+        return self.compare(features, self.text_features())
+
+    def compare(self, features: ImageFeatures, text: Tensor) -> Tensor:
+        """The scaled cosine of each image with each of some text features (C, D): (B, C)."""
+        return self.scale * unit(self.compared(features)) @ unit(text).T
+
+    def losses(self, features: ImageFeatures, labels: Tensor) -> dict[str, Tensor]:
+        """The weighted parts of the loss by name; their sum is minimised. What `reported` names is only shown.
+
+        Args:
+            features: of a batch of images.
+            labels: (B,) int64.
+        """
+        return classification(self.logits(features), labels)
+
+    def loss(self, parts: Mapping[str, Tensor]) -> Tensor:
+        """What is minimised: the sum of the parts that are not only reported, a scalar."""
+        return torch.stack([part for name, part in parts.items() if name not in self.reported]).sum()
+
+    def backward(self, parts: Mapping[str, Tensor], backward: Callable[..., None]) -> None:
+        """Fills the gradients; a method that weighs its losses' gradients against each other does so here.
+
+        Args:
+            parts: what `losses` gave.
+            backward: the backward pass of a scalar, in the precision of the run; it takes `retain_graph`, too.
+        """
+        backward(self.loss(parts))
+
+    def prepare(self, training: LabelledFeatures, validation: LabelledFeatures | None) -> None:
+        """Sets the `fitted` tensors before the first epoch, or in the place of all epochs; called if there are any.
+
+        Args:
+            training: all training images, each once and not augmented.
+            validation: None if there is no such split. The test split is never seen here.
+        """
+
+    def conclude(self, validation: LabelledFeatures | None) -> None:
+        """Sets what remains to be set after the last epoch; called if there are `fitted` tensors, and epochs."""
+
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        """What is trained, as groups for the optimiser with `params`, `lr` and `name`; [] trains nothing."""
+        trained = list(self.trained_parameters().values())
+        return [{"params": trained, "lr": lr, "name": "prompts"}] if trained else []
+
+    def adjust_gradients(self) -> None:
+        """Called between backward and clipping; a method may rescale its gradients here."""
+
+    def tune_norms(self) -> None:
+        """Trains the norm layers of the image tower, too; its features can then not be computed once."""
+        self.image_tower_frozen = False
+        for parameter in self.backbone.image_norms():
+            parameter.requires_grad_(True)
+
+    def norm_group(self, lr: float) -> dict[str, Any]:
+        """The norm layers of the image tower as a group for the optimiser."""
+        return {"params": self.backbone.image_norms(), "lr": lr, "name": "norm layers"}
+
+    def gradient_norm(self) -> Tensor:
+        """The norm that clipping looks at: of all trained parameters together, a scalar."""
+        return gradient_norm(self.trained_parameters().values())
+
+    @property
+    def scale(self) -> Tensor:
+        """CLIP's learned inverse temperature, a scalar."""
+        return self.backbone.logit_scale.exp()
+
+    @property
+    def image_backbone(self) -> Backbone:
+        """The backbone whose image tower the method sees images with: the plain one, or one with prompts in it."""
+        return self.backbone
+
+    def encode_images(self, images: Tensor) -> ImageFeatures:
+        """Image features (B, ...); gradients flow only where the image tower is trained."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.image_tower_frozen):
+            return self.image_backbone.encode_image(images, patches=self.needs_patches)
+
+    def encode_prompts(self, embeddings: Tensor, end: Tensor) -> Tensor:
+        """Text features of embedded prompts: (..., L, W) with end positions (...,) to (..., D)."""
+        flat = self.backbone.encode_embeddings(embeddings.flatten(0, -3), end.flatten())
+        return flat.unflatten(0, end.shape)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, C) of preprocessed images (B, 3, H, W)."""
+        return self.logits(self.encode_images(images))
+
+    def trained_parameters(self) -> dict[str, nn.Parameter]:
+        """The parameters with gradients, by their names in a checkpoint (`ctx`, `meta_net.linear1.weight`, ...).
+
+        They are looked for once, at the first call: the backbone has hundreds of others.
+        """
+        return dict(self._trained)
+
+    @cached_property
+    def _trained(self) -> dict[str, nn.Parameter]:
+        named = self.named_parameters()
+        return {_checkpoint_name(name): parameter for name, parameter in named if parameter.requires_grad}
+
+    @property
+    def class_specific(self) -> bool:
+        """Whether each class has contexts of its own, (C, n, W) or (K, C, n, W), or something fitted to it.
+
+        One context for all classes, (n, W) or (K, 1, n, W), is not.
+        """
+        context = self.trained_parameters().get("ctx")
+        return bool(self.fitted) or (context is not None and context.dim() > 2 and context.shape[-3] > 1)
+
+    def state_tensors(self) -> dict[str, Tensor]:
+        """What a checkpoint holds, by name: trained parameters, fitted tensors, and the buffers in `kept`."""
+        return {**self.trained_parameters(), **{name: getattr(self, name) for name in (*self.fitted, *self.kept)}}
+
+    def count_trained(self) -> int:
+        """How many numbers are trained or fitted; training images and labels that are only stored do not count."""
+        stored = {*self.kept, *self.per_image} - self.trained_parameters().keys()
+        return sum(tensor.numel() for name, tensor in self.state_tensors().items() if name not in stored)
+
+    def trained_state(self) -> dict[str, Tensor]:
+        """What a checkpoint holds of this model, copied: only what was trained or fitted, and what that rests on."""
+        return {name: tensor.detach().cpu().clone() for name, tensor in self.state_tensors().items()}
+
+    @torch.no_grad()
+    def load_trained_state(self, state: Mapping[str, Tensor], source: str = "the given state") -> None:
+        """Takes over trained tensors; everything is checked before anything is changed.
+
+        Args:
+            state: as `trained_state` gives it, or CoOp's own state dict.
+            source: where it comes from, for messages.
+
+        Raises:
+            ValueError: missing, unknown or misshaped tensors, or ones that hold anything but finite numbers.
+        """
+        given = {_checkpoint_name(name): value for name, value in state.items()}
+        given = {name: value for name, value in given.items() if name not in NOT_LEARNED}
+        own = self.state_tensors()
+        if missing := sorted(own.keys() - given.keys()):
+            raise ValueError(f"{source} lacks {', '.join(missing)}, which this method trains; it has {sorted(given)}")
+        if surplus := sorted(given.keys() - own.keys()):
+            raise ValueError(f"{source} holds {', '.join(surplus)}, which this method does not train")
+        for name, tensor in own.items():
+            first = 1 if name in self.per_image else 0
+            if given[name].dim() != tensor.dim() or given[name].shape[first:] != tensor.shape[first:]:
+                raise ValueError(
+                    f"{source}: {name!r} has shape {tuple(given[name].shape)}, this model's has "
+                    f"{tuple(tensor.shape)}: same backbone and config, and for class-specific contexts same classes?"
+                )
+            if not is_finite(given[name]):
+                raise ValueError(f"{source}: {name!r} does not hold finite numbers")
+        for name, tensor in own.items():
+            if given[name].shape == tensor.shape:
+                tensor.copy_(given[name])
+            else:
+                tensor.data = given[name].to(tensor, copy=True)
+
+
+def classification(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    """Cross entropy `ce` and accuracy `acc` of logits (B, C), as parts of a loss."""
+    return {"ce": F.cross_entropy(logits, labels), "acc": accuracy(logits, labels)}
+
+
+def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Percentage of rows whose largest logit is the label's, a scalar in [0, 100]."""
+    return 100.0 * (logits.detach().argmax(1) == labels).float().mean()
+
+
+def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """The Euclidean norm of all gradients together, a scalar; zero if there are none."""
+    norms = [parameter.grad.norm() for parameter in parameters if parameter.grad is not None]
+    return torch.stack(norms).norm() if norms else torch.zeros(())
+
+
+def _checkpoint_name(name: str) -> str:
+    return name.removeprefix("module.").removeprefix("prompt_learner.")

@@ -1,0 +1,1 @@
+"""One run: what is planned, and the run itself."""

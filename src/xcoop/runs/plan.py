@@ -1,0 +1,230 @@
+"""What `xcoop run` is asked to do: which methods, configurations and seeds, and in which folders.
+
+<OUT>/<dataset>/<trainer>/<cfg>_<shots>shots[_<overrides>]/seed<k>/
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from xcoop.config.identity import settings
+from xcoop.config.merge import as_pairs, config_file, config_names, method_folder
+from xcoop.utils.console import UserError
+from xcoop.utils.suggest import shown, unknown
+
+DEFAULT_TRAINER = "XCoOp"
+DEFAULT_CFG = "vit_b16"
+ALL_SHOTS = -1  # NUM_SHOTS of a run on all training images
+# What `xcoop run` sets itself, and how it is told to.
+TAKEN = {
+    "DATASET.NUM_SHOTS": "the number of shots is the second argument",
+    "DATASET.ROOT": "set DATA= (or --data)",
+    "OUTPUT_DIR": "set OUT= (or --out)",
+    "SEED": "set SEEDS= (or --seeds)",
+    "TRAINER.NAME": "the trainer is the third argument",
+}
+KEY = re.compile(r"[A-Z0-9_]+(\.[A-Z0-9_]+)+|OUTPUT_DIR|RESUME|SEED|USE_CUDA|VERBOSE")
+LONGEST_TAG = 120
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Runs that differ in nothing but the seed.
+
+    Attributes:
+        dataset: short name of the dataset's configuration, or the path of one.
+        shots: training images a class, `ALL_SHOTS` for all; None for a method that trains nothing.
+        trainer: the method.
+        cfg: short name of the method's configuration, or the path of one.
+        pairs: KEY VALUE pairs, flat.
+        seeds: to run.
+        data: the data root.
+        out: the output root.
+    """
+
+    dataset: str
+    shots: int | None
+    trainer: str
+    cfg: str
+    pairs: tuple[str, ...]
+    seeds: tuple[int, ...]
+    data: str
+    out: str
+
+    @property
+    def dataset_folder(self) -> Path:
+        """`<OUT>/<dataset>`."""
+        return Path(self.out, Path(self.dataset).stem)
+
+    @cached_property
+    def folder(self) -> Path:
+        """The folder that holds the seeds' folders."""
+        name = Path(self.cfg).stem
+        if self.shots is None:
+            return self.dataset_folder / self.trainer / "__".join(filter(None, [name, self.tag]))
+        return self.dataset_folder / self.trainer / "_".join(filter(None, [name, f"{self.shots}shots", self.tag]))
+
+    def seed_folder(self, seed: int) -> Path:
+        """The folder of one run."""
+        return self.folder / f"seed{seed}"
+
+    def title(self, seed: int) -> str:
+        """A run's name in messages."""
+        amount = "all training images" if self.shots == ALL_SHOTS else f"{self.shots} shots"
+        shots = [] if self.shots is None else [amount, f"seed {seed}"]
+        return ", ".join([f"{self.trainer} {Path(self.cfg).stem}", *filter(None, [self.tag]), *shots])
+
+    def words(self, seed: int, pairs: Sequence[str] | None = None, folder: Path | None = None) -> list[str]:
+        """The arguments of `train.py` for one seed."""
+        flags = {
+            "--root": str(Path(self.data).expanduser().absolute()),
+            "--seed": str(seed),
+            "--trainer": self.trainer,
+            "--dataset-config-file": self.dataset,
+            "--config-file": self.cfg,
+            "--output-dir": str(folder or self.seed_folder(seed)),
+        }
+        shots = [] if self.shots is None else ["DATASET.NUM_SHOTS", str(self.shots)]
+        return [word for flag in flags.items() for word in flag] + shots + list(self.pairs if pairs is None else pairs)
+
+    def config(self, seed: int, pairs: Sequence[str] | None = None, folder: Path | None = None) -> Any:
+        """The merged config of one seed."""
+        from xcoop.runs import train
+
+        return train.merged(train.parser().parse_intermixed_args(self.words(seed, pairs, folder)))
+
+    @cached_property
+    def tag(self) -> str:
+        """The overrides that change the result, as a part of a folder's name; "" if there are none."""
+        if not self.pairs:
+            return ""
+        somewhere = Path(self.out)  # the folder is no part of the settings, and it is not known yet
+        plain = settings(self.config(self.seeds[0], (), somewhere))
+        return override_tag(plain, settings(self.config(self.seeds[0], self.pairs, somewhere)))
+
+
+def override_tag(plain: Mapping[str, Any], changed: Mapping[str, Any]) -> str:
+    """A folder name's part that tells what differs, e.g. `n_ctx-8_lr-0.01`; "" if nothing does.
+
+    Args:
+        plain: the settings without overrides, by dotted key.
+        changed: the settings with them.
+
+    Raises:
+        UserError: it would be too long for a folder's name.
+    """
+    leaves = [key.rpartition(".")[2] for key in plain]
+    parts = []
+    for key in sorted(key for key in changed if changed[key] != plain.get(key)):
+        path = key.split(".")
+        name = path[-1] if leaves.count(path[-1]) == 1 else "_".join(path[-2:])
+        value = re.sub(r"[^A-Za-z0-9.+-]+", "-", str(changed[key])).strip("-") or "none"
+        parts.append(f"{name}-{value}".lower())
+    tag = "_".join(parts)
+    if len(tag) > LONGEST_TAG:
+        raise UserError(f"too many overrides for a folder's name ({tag}); write them into a YAML file and name that")
+    return tag
+
+
+def make_plans(words: Sequence[str], data: str, out: str, seeds: Sequence[int]) -> list[Plan]:
+    """The plans that `<dataset> <shots> [trainer|all] [cfg] [KEY VALUE ...]` asks for.
+
+    Raises:
+        UserError: a name, key or number is wrong; the message says which, and what is near.
+    """
+    names, pairs = split_words(words)
+    if len(names) not in (2, 3, 4):
+        raise UserError(f"expected <dataset> <shots> [trainer|all] [cfg] [KEY VALUE ...], got {' '.join(words)!r}")
+    for key, _ in as_pairs(pairs):
+        if key in TAKEN:
+            raise UserError(f"{key} is set by `xcoop run` itself: {TAKEN[key]}")
+    asked = names[2] if len(names) > 2 else DEFAULT_TRAINER
+    return plan_methods(
+        names[0], shot_number(names[1]), asked, names[3] if len(names) > 3 else "", pairs, data, out, seeds
+    )
+
+
+def plan_methods(
+    dataset: str, shots: int, asked: str, cfg: str, pairs: Sequence[str], data: str, out: str, seeds: Sequence[int]
+) -> list[Plan]:
+    """The plans of one trainer, or of all of them, on a dataset.
+
+    Args:
+        dataset: short name or path.
+        shots: training images a class; `ALL_SHOTS` for all that there are.
+        asked: the trainer, or `all`.
+        cfg: short name or path; "" for the default.
+        pairs: KEY VALUE pairs, flat.
+        data: the data root.
+        out: the output root.
+        seeds: to run.
+
+    Raises:
+        UserError: a name, key or value is wrong; the message says which, and what is near.
+    """
+    cfg = cfg or ("phantom" if dataset.startswith("phantom") else DEFAULT_CFG)
+    config_file(dataset, "datasets")
+    plans = [
+        Plan(dataset, shots if trains else None, trainer, cfg, (*extra, *pairs),
+             tuple(seeds) if trains else (1,), data, out)
+        for trainer, trains, extra in _trainers(asked, cfg)
+    ]  # fmt: skip
+    for plan in plans:
+        plan.config(plan.seeds[0])  # keys and types are checked before anything is started
+    return list({plan.folder: plan for plan in plans}.values())
+
+
+def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Names, and the KEY VALUE pairs that begin with the first word that is spelled like a config key."""
+    first = next((number for number, word in enumerate(words) if KEY.fullmatch(word.partition("=")[0])), len(words))
+    return list(words[:first]), list(words[first:])
+
+
+def shot_number(text: str) -> int:
+    """Training images a class; UserError for anything but a whole number above 0."""
+    if not text.isdecimal() or len(text) > 9 or int(text) < 1:
+        raise UserError(f"<shots> must be a whole number above 0 (such as 1, 2, 4, 8 or 16), not {shown(text)}")
+    return int(text)
+
+
+def _trainers(asked: str, cfg: str) -> list[tuple[str, bool, tuple[str, ...]]]:
+    """(name, whether it trains, KEY VALUE pairs of its variant); `all`: ours, zero-shot first, with their variants.
+
+    A trainer class may say `trains = False`, and `variants`, the pairs under which `all` runs it.
+    """
+    from dassl.engine import TRAINER_REGISTRY
+
+    from xcoop.config.plugins import trainer_names, trains
+    from xcoop.runs.train import check_trainer
+
+    if asked != "all":
+        try:
+            check_trainer(asked)
+        except UserError:
+            known = [*TRAINER_REGISTRY.registered_names(), "all"]
+            raise UserError(unknown("trainer", asked, known)) from None
+        return [(asked, trains(asked), ())]
+    able = [name for name in trainer_names() if Path(cfg).is_file() or cfg in config_names(*method_folder(name))]
+    if not able:
+        raise UserError(f"no trainer has a configuration {cfg!r}")
+    ordered = sorted(able, key=lambda name: (trains(name), name))
+    return [
+        (name, trains(name), tuple(pairs))
+        for name in ordered
+        for pairs in getattr(TRAINER_REGISTRY.get(name), "variants", ((),))
+    ]
+
+
+def environment_defaults() -> dict[str, str]:
+    """Data root, output root and seeds, from DATA, OUT and SEEDS."""
+    return {
+        "data": os.environ.get("DATA") or "data",
+        "out": os.environ.get("OUT") or "output",
+        "seeds": os.environ.get("SEEDS") or "1 2 3",
+    }

@@ -1,0 +1,269 @@
+"""One run: merge the config, build the trainer, train it or load it, and evaluate it.
+
+The flags are CoOp's. A run's folder belongs to one process and to one configuration: another process, or other
+settings, end in an error, and nothing is overwritten.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from xcoop.utils.console import Parser, UserError, guarded, say
+from xcoop.utils.suggest import unknown
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
+
+    from xcoop.results.record import Origin
+
+DEFAULT_OUTPUT = "./output"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs `train.py` (or `xcoop train`) with the given arguments; returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    return guarded(lambda: run(parser().parse_intermixed_args(words), words))
+
+
+def parser() -> Parser:
+    """CoOp's flags."""
+    flags = Parser(
+        prog="train.py",
+        description="Trains a prompt learner and evaluates it; or evaluates one that was trained before.",
+        epilog="Later ones win: defaults, dataset file, method file, flags, KEY VALUE pairs.",
+    )
+    flags.add_argument("--root", default="", help="the data root, below which the datasets lie")
+    flags.add_argument("--output-dir", default="", help="where log, checkpoints and results go")
+    flags.add_argument("--resume", default="", help="go on from the checkpoints in this folder")
+    flags.add_argument("--seed", type=int, help="0 or more: a fixed seed")
+    flags.add_argument("--source-domains", nargs="+", help="source domains")
+    flags.add_argument("--target-domains", nargs="+", help="target domains")
+    flags.add_argument("--transforms", nargs="+", help="augmentations, e.g. random_flip normalize")
+    flags.add_argument("--config-file", default="", help="the method's YAML file, or its short name, e.g. vit_b16")
+    flags.add_argument("--dataset-config-file", default="", help="the dataset's YAML file, or its short name")
+    flags.add_argument("--trainer", default="", help="the method, e.g. XCoOp; of an unknown one all are named")
+    flags.add_argument("--backbone", default="", help="the CLIP model, e.g. ViT-B/16, RN50, phantom")
+    flags.add_argument("--head", default="", help="name of the head (CoOp's flag; no method here has one)")
+    flags.add_argument("--eval-only", action="store_true", help="evaluate the weights of --model-dir, train nothing")
+    flags.add_argument("--model-dir", default="", help="the output folder of the run to evaluate, of this or "
+                       "another dataset")  # fmt: skip
+    flags.add_argument("--load-epoch", type=int, help="evaluate this epoch's weights (default: the best, if kept)")
+    flags.add_argument("--no-train", action="store_true", help="build everything, and stop")
+    flags.add_argument("opts", nargs="*", metavar="KEY VALUE", help="config keys, e.g. TRAINER.COOP.N_CTX 4")
+    return flags
+
+
+def run(args: argparse.Namespace, words: Sequence[str], once: bool = False) -> int:
+    """Does what the arguments say.
+
+    Args:
+        args: of `parser`.
+        words: what they were read from.
+        once: whether a run that is finished is left alone, instead of being evaluated again.
+
+    Raises:
+        FinishedError: it is, and was.
+        UserError: names, keys, types or folders are wrong; nothing was written then.
+    """
+    cfg = merged(args)
+    if args.eval_only:
+        _check_weights(args)
+    from xcoop.results.record import Origin
+
+    origin = Origin(
+        cfg=Path(args.config_file).stem or None,
+        command=shlex.join(["train.py", *words]),
+        evaluated_from=_evaluated_from(args, cfg),
+        load_epoch=args.load_epoch if args.eval_only else None,
+    )
+    from xcoop.results.folder import check_resumed, occupied
+
+    if not args.eval_only:
+        check_resumed(cfg)
+    with occupied(Path(cfg.OUTPUT_DIR), cfg, origin, once):
+        _work(cfg, args, origin)
+    return 0
+
+
+def _evaluated_from(args: argparse.Namespace, cfg: CfgNode) -> str | None:
+    """Whose weights are evaluated; None for a run that trains, or whose method has nothing to train."""
+    from xcoop.config.plugins import trains
+    from xcoop.results.record import UNTRAINED
+
+    if not args.eval_only:
+        return None
+    return args.model_dir or (UNTRAINED if trains(cfg.TRAINER.NAME) else None)
+
+
+def merged(args: argparse.Namespace) -> CfgNode:
+    """The frozen config of a run: defaults <- dataset file <- method file <- flags <- KEY VALUE pairs."""
+    from xcoop.config.defaults import get_cfg
+    from xcoop.config.merge import config_file, merge_file, merge_pairs
+
+    cfg = get_cfg()
+    if args.dataset_config_file:
+        merge_file(cfg, config_file(args.dataset_config_file, "datasets"))
+    if args.config_file:
+        merge_file(cfg, _method_file(args.config_file, args.trainer))
+    _apply_flags(cfg, args)
+    merge_pairs(cfg, args.opts)
+    if cfg.DATASET.PATH:  # saved as it is meant here: a later process may run elsewhere
+        cfg.DATASET.PATH = os.path.abspath(os.path.expanduser(cfg.DATASET.PATH))
+    if args.eval_only and args.model_dir and cfg.OUTPUT_DIR == DEFAULT_OUTPUT:
+        cfg.OUTPUT_DIR = _evaluation_folder(args, cfg)
+    check_values(cfg)
+    if args.eval_only and args.model_dir:
+        cfg.DATASET.CLASSES = _classes_in_order(cfg, Path(args.model_dir))
+    cfg.freeze()
+    return cfg
+
+
+def _method_file(name: str, trainer: str) -> Path:
+    from xcoop.config.merge import SUFFIXES, config_file, method_folder
+
+    if trainer:
+        check_trainer(trainer)
+        if not (Path(name).suffix in SUFFIXES or Path(name).is_file()):
+            return config_file(name, *method_folder(trainer))
+    elif Path(name).suffix not in SUFFIXES:
+        raise UserError(f"--config-file {name}: a short name needs --trainer; or give the path of the YAML file")
+    return config_file(name, "trainers")
+
+
+def _apply_flags(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Flags that were given go into the config, in place."""
+    cfg.DATASET.ROOT = args.root or cfg.DATASET.ROOT
+    cfg.OUTPUT_DIR = args.output_dir or cfg.OUTPUT_DIR
+    cfg.RESUME = args.resume or cfg.RESUME
+    cfg.SEED = cfg.SEED if args.seed is None else args.seed
+    cfg.DATASET.SOURCE_DOMAINS = args.source_domains or cfg.DATASET.SOURCE_DOMAINS
+    cfg.DATASET.TARGET_DOMAINS = args.target_domains or cfg.DATASET.TARGET_DOMAINS
+    cfg.INPUT.TRANSFORMS = args.transforms or cfg.INPUT.TRANSFORMS
+    cfg.TRAINER.NAME = args.trainer or cfg.TRAINER.NAME
+    cfg.MODEL.BACKBONE.NAME = args.backbone or cfg.MODEL.BACKBONE.NAME
+    cfg.MODEL.HEAD.NAME = args.head or cfg.MODEL.HEAD.NAME
+
+
+def _evaluation_folder(args: argparse.Namespace, cfg: CfgNode) -> str:
+    """Where an evaluation goes that was given no folder: below the run that it evaluates."""
+    epoch = "" if args.load_epoch is None else f"_epoch{args.load_epoch}"
+    return str(Path(args.model_dir, "evaluation", f"{cfg.DATASET.NAME}_{cfg.DATASET.SUBSAMPLE_CLASSES}{epoch}"))
+
+
+def _classes_in_order(cfg: CfgNode, trained: Path) -> list[str]:
+    """`DATASET.CLASSES` for an evaluation: the run's, if the dataset has the same ones in another order or spelling."""
+    from xcoop.data.dataset import class_names, same_classes
+    from xcoop.results.record import read_run
+
+    own, of_run = class_names(cfg), (read_run(trained) or {}).get("classnames", ())
+    moved = own and list(own) != list(of_run) and same_classes(own, of_run)
+    return list(of_run) if moved else list(cfg.DATASET.CLASSES)
+
+
+def check_values(cfg: CfgNode) -> None:
+    """UserError for a trainer or dataset that nobody offers, and for values that no run could mean."""
+    from dassl.data.datasets import DATASET_REGISTRY
+    from dassl.engine import TRAINER_REGISTRY
+
+    from xcoop.config.defaults import check_settings
+    from xcoop.training.trainer import PromptTrainer
+    from xcoop.utils.rules import one_of
+
+    check_trainer(cfg.TRAINER.NAME)
+    if cfg.DATASET.NAME not in DATASET_REGISTRY.registered_names():
+        raise UserError(_missing_name("dataset", "--dataset-config-file", cfg.DATASET.NAME, DATASET_REGISTRY))
+    try:
+        check_settings(cfg)
+        if tasks := getattr(DATASET_REGISTRY.get(cfg.DATASET.NAME), "tasks", {}):
+            one_of("", *tasks).check("DATASET.TASK", cfg.DATASET.TASK)
+        trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
+        if issubclass(trainer, PromptTrainer):
+            trainer.__new__(trainer).check_cfg(cfg)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def check_trainer(name: str) -> None:
+    """UserError for a trainer that nobody offers."""
+    from dassl.engine import TRAINER_REGISTRY
+
+    from xcoop.config.plugins import load_plugins
+
+    load_plugins()
+    if name not in TRAINER_REGISTRY.registered_names():
+        raise UserError(_missing_name("trainer", "--trainer", name, TRAINER_REGISTRY))
+
+
+def _missing_name(kind: str, flag: str, name: str, registry: Any) -> str:
+    if not name:
+        return f"no {kind} is given: use {flag}. Known: {', '.join(sorted(registry.registered_names()))}."
+    return unknown(kind, name, registry.registered_names())
+
+
+def _work(cfg: CfgNode, args: argparse.Namespace, origin: Origin) -> None:
+    """Builds, and trains or evaluates; the run folder is ours by now."""
+    import torch
+    from dassl.engine import build_trainer
+    from dassl.utils import set_random_seed
+
+    if cfg.SEED >= 0:
+        say(f"Setting fixed seed: {cfg.SEED}")
+        set_random_seed(cfg.SEED)
+    if torch.cuda.is_available() and cfg.USE_CUDA:
+        torch.backends.cudnn.benchmark = True
+    _introduce(cfg, args)
+    trainer = build_trainer(cfg)
+    trainer.origin = origin
+    _check_selection(trainer, cfg)
+    if args.eval_only:
+        trainer.load_model(args.model_dir, epoch=args.load_epoch)
+        trainer.test()
+    elif not args.no_train:
+        trainer.train()
+
+
+def _introduce(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Arguments, config and environment, as CoOp prints them at the head of a log."""
+    from dassl.utils import collect_env_info
+
+    from xcoop.utils.process_cache import fact
+
+    flags = [f"{key}: {value}" for key, value in sorted(vars(args).items())]
+    say("***************", "** Arguments **", "***************", *flags)
+    say("************", "** Config **", "************", str(cfg))
+    say("Collecting env info ...", f"** System info **\n{fact('environment', collect_env_info)}\n")
+
+
+def _check_selection(trainer: Any, cfg: CfgNode) -> None:
+    """The best model must not be chosen on test images, which Dassl does where there is no validation split."""
+    if cfg.TEST.FINAL_MODEL == "best_val" and trainer.val_loader is None:
+        raise UserError(
+            f"TEST.FINAL_MODEL best_val needs a validation split, and {cfg.DATASET.NAME} has none here; "
+            "use TEST.FINAL_MODEL last_step (the test split is never used to choose a model)"
+        )
+
+
+def _check_weights(args: argparse.Namespace) -> None:
+    """UserError if the run to evaluate, or its epoch, is not there."""
+    if not args.model_dir:
+        return  # a method that trains nothing has no weights; the others say that they start from scratch
+    folder = Path(args.model_dir)
+    found = sorted(path.name for path in folder.glob("*/model*.pth.tar*"))
+    if not found:
+        raise UserError(
+            f"--model-dir {folder} holds no checkpoint (looked for {folder}/prompt_learner/model*.pth.tar*)"
+        )
+    epochs = {name.rpartition("-")[2] for name in found if ".tar-" in name}
+    if args.load_epoch is not None and str(args.load_epoch) not in epochs:
+        have = ", ".join(sorted(epochs, key=lambda text: int(text) if text.isdigit() else 0)) or "none"
+        raise UserError(f"--load-epoch {args.load_epoch}: {folder} has no such checkpoint; its epochs: {have}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""How any method is trained: the trainer, feature cache, precision, resuming, tracking."""

@@ -1,0 +1,190 @@
+"""Image features of a frozen tower, computed once and shared by all seeds, shots and trainers.
+
+A file holds the features of one list of images. Its name is a hash of all that they depend on: the backbone's
+weights, how files become pixels, the preprocessing, and each image's path, size and time of change. Nothing else is
+asked, so a wrong hit would need an image that was changed within its own size and time stamp. A file carries its name
+and the hash of its numbers: one that was damaged, renamed, or written before there were hashes is made anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from xcoop.backbones import Backbone, ImageFeatures
+from xcoop.backbones.base import tensors_sha256
+from xcoop.utils import process_cache as sharing
+from xcoop.utils.files import atomic_path, cache_dir
+from xcoop.utils.images import READER
+
+logger = logging.getLogger(__name__)
+
+FORMAT = 1  # of the files
+MAX_BYTES = 4 << 30  # above this, features are computed batch by batch instead of kept
+
+
+class LabelledFeatures(NamedTuple):
+    """Features of N images, and their labels, (N,) int64, on one device."""
+
+    features: ImageFeatures
+    labels: Tensor
+
+
+class FeatureLoader:
+    """Batches of stored features, in the place of a loader that decodes images.
+
+    Sampler, batch size and what happens to a short last batch are those of the loader it stands for.
+
+    Args:
+        features: of all images of `loader.dataset`, in its order.
+        loader: the loader of the images.
+    """
+
+    def __init__(self, features: ImageFeatures, loader: DataLoader[Any]) -> None:
+        items = loader.dataset.data_source  # type: ignore[attr-defined]
+        self.features = features
+        self.batch_sampler = loader.batch_sampler
+        self.dataset = loader.dataset
+        self.labels = torch.tensor([item.label for item in items])
+        self.domains = torch.tensor([item.domain for item in items])
+        self.paths = [item.impath for item in items]
+
+    def __len__(self) -> int:
+        return len(self.batch_sampler)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for indices in self.batch_sampler:  # type: ignore[union-attr]
+            index = torch.as_tensor(list(indices))
+            at = index.to(self.features.pooled.device)
+            yield {
+                "features": ImageFeatures(self.features.pooled[at], self.features.patches[at]),
+                "label": self.labels[index],
+                "domain": self.domains[index],
+                "index": index,
+                "impath": [self.paths[i] for i in indices],
+            }
+
+
+class FeatureStore:
+    """Computes features of image lists, or finds them where an earlier run left them.
+
+    Args:
+        backbone: frozen.
+        device: where the images are encoded.
+        patches: whether local features are wanted.
+        folder: FEATURES.DIR; "" is the cache folder of this user.
+    """
+
+    def __init__(self, backbone: Backbone, device: torch.device, patches: bool, folder: str = "") -> None:
+        self.backbone = backbone
+        self.device = device
+        self.patches = patches
+        self.folder = Path(folder).expanduser() if folder else cache_dir() / "features"
+
+    def loader(self, loader: DataLoader[Any], batch_size: int) -> FeatureLoader | DataLoader[Any]:
+        """A loader of features in the place of `loader`; `loader` itself if they would take too much memory."""
+        n = len(loader.dataset)  # type: ignore[arg-type]
+        needed = self._bytes(n)
+        if needed > MAX_BYTES:
+            logger.warning("features of %d images would take %.1f GB: computed batch by batch", n, needed / 2**30)
+            return loader
+        return FeatureLoader(self.features(loader, batch_size), loader)
+
+    def features(self, loader: DataLoader[Any], batch_size: int, keep: bool = True) -> ImageFeatures:
+        """Features of all images of `loader.dataset`, in its order, on the store's device.
+
+        Args:
+            loader: the loader of the images.
+            batch_size: of the encoding.
+            keep: whether files are read and written.
+        """
+        path = self.path(loader)
+        if not keep:
+            return self._moved(self._compute(loader, batch_size))
+        return sharing.features((path, self.device), lambda: self._read_or_compute(path, loader, batch_size))
+
+    def _read_or_compute(self, path: Path, loader: DataLoader[Any], batch_size: int) -> ImageFeatures:
+        features = self._read(path, len(loader.dataset))  # type: ignore[arg-type]
+        if features is None:
+            features = self._compute(loader, batch_size)
+            self._write(path, features)
+        return self._moved(features)
+
+    def _moved(self, features: ImageFeatures) -> ImageFeatures:
+        return ImageFeatures(features.pooled.to(self.device), features.patches.to(self.device))
+
+    def path(self, loader: DataLoader[Any]) -> Path:
+        """The file of these images' features."""
+        dataset: Any = loader.dataset
+        digest = hashlib.sha256()
+        tower = f"{FORMAT} {READER} {self.backbone.fingerprint()} {self.device.type} patches={self.patches}"
+        for line in (tower, repr(dataset.transform), *_stamps([item.impath for item in dataset.data_source])):
+            digest.update(line.encode() + b"\n")
+        return self.folder / f"{digest.hexdigest()[:40]}.safetensors"
+
+    def _bytes(self, n: int) -> int:
+        rows = 1 + (self.backbone.grid[0] * self.backbone.grid[1] if self.patches else 0)
+        return 4 * n * rows * self.backbone.embed_dim
+
+    @torch.no_grad()
+    def _compute(self, loader: DataLoader[Any], batch_size: int) -> ImageFeatures:
+        """Encodes all images once. The random generators are left as they were, as if the features had been there."""
+        ordered = DataLoader(loader.dataset, batch_size, shuffle=False, num_workers=loader.num_workers)
+        parts = []
+        with torch.random.fork_rng(devices=[]):
+            for batch in tqdm(ordered, desc="image features", disable=None):
+                part = self.backbone.encode_image(batch["img"].to(self.device), patches=self.patches)
+                parts.append(ImageFeatures(part.pooled.float().cpu(), part.patches.float().cpu()))
+        return ImageFeatures(torch.cat([p.pooled for p in parts]), torch.cat([p.patches for p in parts]))
+
+    def _read(self, path: Path, n: int) -> ImageFeatures | None:
+        """What a file holds for n images; None, and the file is removed, if it is not what was written for them."""
+        if not path.is_file():
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                # Copies: what the file maps into memory would vanish with it.
+                tensors = {name: file.get_tensor(name).clone() for name in ("pooled", "patches")}
+                if file.metadata() != _stated(path, tensors):
+                    raise ValueError("its name or its numbers are not those that were written")
+            features = ImageFeatures(**tensors)
+            if features.pooled.shape != (n, self.backbone.embed_dim) or len(features.patches) != n:
+                raise ValueError(f"features of shape {tuple(features.pooled.shape)} for {n} images")
+            return features
+        except (SafetensorError, OSError, ValueError) as error:
+            logger.warning("%s cannot be used (%s): it is removed, and its features are computed anew", path, error)
+            with suppress(OSError):
+                path.unlink()
+            return None
+
+    def _write(self, path: Path, features: ImageFeatures) -> None:
+        tensors = {"pooled": features.pooled.contiguous(), "patches": features.patches.contiguous()}
+        try:
+            with atomic_path(path) as temporary:
+                save_file(tensors, temporary, _stated(path, tensors))
+        except (OSError, SafetensorError) as error:  # a full or read-only disk costs time, not the run
+            logger.warning("features are not kept for the next run: %s", error)
+
+
+def _stated(path: Path, tensors: dict[str, Tensor]) -> dict[str, str]:
+    """What a file of features says of itself."""
+    return {"name": path.name, "sha256": tensors_sha256(tensors)}
+
+
+def _stamps(paths: Sequence[str]) -> Iterator[str]:
+    """Path, size and time of change of each image."""
+    for path in paths:
+        status = os.stat(path)
+        yield f"{Path(path).absolute()} {status.st_size} {status.st_mtime_ns}"

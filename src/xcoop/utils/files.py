@@ -1,0 +1,265 @@
+"""Files and folders that are whole or absent: writing, hashing, and where derived files go.
+
+What is being written has a temporary name, `.<name>.<8 characters>.tmp`, and whoever writes it holds the lock
+`.<name>.lock` beside it. What is found under such a name while nobody holds the lock was left by a process that died.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from xcoop.utils.locks import held
+from xcoop.utils.suggest import cut
+
+TEMPORARY = re.compile(r"\.(.+)\.[a-z0-9_]{8}\.tmp", re.DOTALL)
+_END = b"PK\5\6"  # begins the last 22 bytes of a zip archive; the last two are the length of its comment
+_SEALED = 22 + len("sha256:") + 64  # bytes of such an end with a seal
+_SCHEMA = r'\{\s+"schema": \d'
+# How the files begin that we write and may replace. What begins otherwise is somebody else's.
+OURS = {
+    "config.yaml": r"(?ms)(?=.*^OUTPUT_DIR:)(?=.*^TRAINER:)(?=.*^USE_CUDA:)(?=.*^VERSION:)",  # a merged config, whole
+    "results.json": _SCHEMA,
+    "predictions.csv": "image,patient,label,name,predicted,p_",
+    "cmat.json": r"\[\[\d",
+    "explanations.json": _SCHEMA,
+    "report.html": '<!DOCTYPE html>\\s+<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security',
+    "few-shot subset": _SCHEMA,
+}
+MOST_INFLATED = 4  # times its own size that an archive of weights may unpack to; torch.save does not compress
+
+
+@contextmanager
+def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Gives a temporary name beside `path`, and moves what was written there into place.
+
+    A process that dies half-way leaves `path` as it was: absent, or whole.
+
+    Args:
+        path: the final file name; its folder is made if it is missing.
+
+    Yields:
+        The temporary name, in the same folder (a move across file systems would not be atomic).
+
+    Raises:
+        OSError: it cannot be written (a full or read-only disk); the message names `path`.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sweep(path.parent)
+    with held(_lock_of(path)):
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            yield temporary
+            _flush_to_disk(temporary)
+            temporary.chmod(0o666 & ~_umask())
+            os.replace(temporary, path)
+        except OSError as error:
+            if error.filename is not None or error.errno is None:
+                raise
+            raise OSError(error.errno, error.strerror, str(path)) from error  # "no space left": where?
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def staging(final: Path) -> Iterator[Path]:
+    """A new folder to be filled, of one process at a time; gone at the end, with what is still in it.
+
+    It is never made a second time: whoever finds it gone must fail.
+
+    Args:
+        final: what is to be made of it. It is not touched, but another process may have made it meanwhile.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    sweep(final.parent)
+    with held(_lock_of(final)):
+        folder = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}.", suffix=".tmp"))
+        try:
+            folder.chmod(0o777 & ~_umask())  # mkdtemp makes it private
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def make_folder(final: Path, write: Callable[[Path], int]) -> None:
+    """Makes a folder that is whole or absent.
+
+    Args:
+        final: it must be absent or empty; its parents are made.
+        write: fills the folder that it is given (another name for `final`); returns how many files it wrote.
+
+    Raises:
+        FileExistsError: `final` holds something.
+        OSError: it cannot be written, or what was written is not all there.
+    """
+    with staging(final) as folder:
+        _refuse_existing(final)
+        require_whole(folder, write(folder))
+        _refuse_existing(final)
+        if final.exists():
+            final.rmdir()
+        os.rename(folder, final)
+
+
+def require_whole(folder: Path, files: int) -> None:
+    """Writes a folder's content to the disk; OSError if there are not as many files in it as were written."""
+    found = sum(len(names) for _, _, names in os.walk(folder))
+    if found != files:
+        raise OSError(
+            f"{folder}: {files:,} files were written, and {found:,} are there: something has removed some while it was "
+            "filled; nothing is kept of it"
+        )
+    if hasattr(os, "sync"):
+        os.sync()
+
+
+def sweep(folder: Path) -> None:
+    """Removes what processes that died while writing have left in a folder; what somebody holds stays."""
+    with os.scandir(folder) as entries:
+        left = [(Path(entry.path), match[1]) for entry in entries if (match := TEMPORARY.fullmatch(entry.name))]
+    for path, name in left:
+        with suppress(OSError), held(folder / f".{name}.lock", wait=False) as taken:
+            if not taken:
+                continue
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
+
+
+def require_ours(*paths: Path, kind: str = "") -> None:
+    """Raises FileExistsError for the first of these files that is not one that we wrote: it must not be replaced.
+
+    Args:
+        paths: what would be written; what is absent or empty is free, a link is not.
+        kind: a key of `OURS`; "" is the file's own name.
+    """
+    for path in paths:
+        if not os.path.lexists(path):
+            continue
+        whole = path.is_file() and not path.is_symlink()
+        text = path.read_bytes()[: 1 << 20].decode("utf-8", "replace") if whole else ""
+        if not whole or (text and not re.match(OURS[kind or path.name], text)):
+            what = "a link" if path.is_symlink() else "not written by xcoop"
+            raise FileExistsError(f"{path} is {what}, and would be replaced: move it away, or name another folder")
+
+
+def unused(path: Path) -> Path:
+    """The path, or the first of `<path>.2`, `<path>.3`, ... that nothing has."""
+    number, free = 1, path
+    while os.path.lexists(free):
+        number, free = number + 1, path.with_name(f"{path.name}.{number + 1}")
+    return free
+
+
+def atomic_write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Writes `data` to `path`; see `atomic_path`."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def atomic_write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes `text` to `path` as UTF-8; see `atomic_path`."""
+    atomic_write_bytes(path, text.encode("utf-8"))
+
+
+def sha256_file(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file's content, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def sealed(archive: bytes) -> bytes:
+    """A zip archive with the SHA-256 of its bytes in its comment, which all readers of zip files pass over."""
+    if archive[-22:-18] != _END or archive[-2:] != b"\0\0":
+        raise ValueError("no zip archive without a comment")
+    seal = b"sha256:" + hashlib.sha256(archive[:-2]).hexdigest().encode()
+    return archive[:-2] + len(seal).to_bytes(2, "little") + seal
+
+
+def is_sealed(path: str | os.PathLike[str]) -> bool:
+    """Whether a file carries the hash that `sealed` gave it.
+
+    Raises:
+        ValueError: it does, and its content is not what was written; the message does not name the file.
+    """
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        file.seek(max(0, size - _SEALED))
+        tail = file.read()
+        if len(tail) < _SEALED or tail[:4] != _END:
+            return False
+        file.seek(0)
+        digest, left = hashlib.sha256(), size - _SEALED + 20
+        while block := file.read(min(1 << 20, left)):
+            digest.update(block)
+            left -= len(block)
+    if tail[22:] != b"sha256:" + digest.hexdigest().encode():
+        raise ValueError("it is not what was written: its SHA-256 differs from the one that it carries")
+    return True
+
+
+def check_archive(path: str | os.PathLike[str]) -> bool:
+    """Whether a file of weights is a TorchScript archive, which holds code: `torch.load` before 2.6 would run it.
+
+    Raises:
+        ValueError: it is a zip archive that is damaged, has a name twice, or would unpack to far more than it holds;
+            the message does not name the file.
+    """
+    with open(path, "rb") as file:
+        if file.read(2) != b"PK" and not zipfile.is_zipfile(path):
+            return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, NotImplementedError) as error:
+        raise ValueError(f"a damaged zip archive ({error})") from error
+    names = Counter(entry.filename for entry in entries)
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise ValueError(f"it holds {cut(twice[0])!r} twice")
+    size, inflated = os.path.getsize(path), sum(entry.file_size for entry in entries)
+    if inflated > MOST_INFLATED * size + (1 << 20):
+        raise ValueError(f"its {size:,} bytes would unpack to {inflated:,}: weights are not compressed like this")
+    return any(name.rpartition("/")[2] == "constants.pkl" for name in names)
+
+
+def cache_dir() -> Path:
+    """Where derived files go: `$XCOOP_CACHE`, else `$XDG_CACHE_HOME/xcoop`, else `~/.cache/xcoop`."""
+    if own := os.environ.get("XCOOP_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "xcoop"
+
+
+def _lock_of(path: Path) -> Path:
+    return path.with_name(f".{path.name}.lock")
+
+
+def _refuse_existing(path: Path) -> None:
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise FileExistsError(f"{path} exists already; remove it, or name another folder")
+
+
+def _flush_to_disk(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _umask() -> int:
+    """The process's umask; it can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,142 @@
+"""Reading what others wrote: one reader of text, one of YAML and one of JSON, each with limits.
+
+A file of a few hundred bytes may stand for gigabytes (an alias of an alias of an alias), refer to itself, be nested
+more deeply than Python can follow, or be a device that never ends. All that is refused here, where things are read, so
+that nothing behind it has to ask again. Every error names the file.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from xcoop.utils.suggest import cut, shown
+
+MOST_YAML = 1 << 20  # bytes of what people write; the largest file of the package has 28,000
+MOST_JSON = 1 << 26  # bytes of what programmes write: a line for each of a million images
+MOST_NODES = 50_000  # values in a YAML file, those that an alias repeats counted again
+DEEPEST = 50  # lists and mappings within each other
+LARGEST = 1 << 63  # of whole numbers
+POINTER = b"version https://git-lfs.github.com/"  # how a file begins that Git LFS has not fetched
+LONGEST_REASON = 400  # characters
+
+
+def read_bytes(path: Path, most: int) -> bytes:
+    """The content of a regular file.
+
+    Raises:
+        OSError: it cannot be read; FileNotFoundError if it is not there.
+        ValueError: it is no regular file, has more than `most` bytes, or is the pointer of Git LFS to another file.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ValueError(f"{path} is no regular file, but a device or a pipe")
+    with path.open("rb") as file:
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise ValueError(f"{path} is larger than {most:,} bytes: no file of this kind is")
+    if data.startswith(POINTER):
+        raise ValueError(f"{path} is a pointer of Git LFS, not the file itself: fetch it with `git lfs pull`")
+    return data
+
+
+def read_yaml(path: Path, where: str = "") -> Any:
+    """The content of a YAML file; see `read_bytes` and `parse_yaml`."""
+    return parse_yaml(read_bytes(path, MOST_YAML), where or str(path))
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """The content of a JSON file; see `read_bytes` and `parse_json`."""
+    return parse_json(read_bytes(Path(path), MOST_JSON), str(path))
+
+
+def parse_yaml(data: bytes, where: str) -> Any:
+    """Plain data from YAML in UTF-8.
+
+    Args:
+        data: the text.
+        where: the file, for messages.
+
+    Raises:
+        ValueError: it is no YAML, has a key twice (YAML would drop the first), refers to itself, or goes beyond the
+            limits.
+    """
+    try:
+        content = yaml.load(data.decode("utf-8-sig"), Loader=_Loader)  # noqa: S506 - a SafeLoader
+    except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
+        # Beside its own errors PyYAML lets through what a malformed tag or date makes of `int`, `datetime`, ...
+        raise ValueError(f"{where} is not valid YAML: {cut(str(error), LONGEST_REASON)}") from error
+    except RecursionError:
+        raise ValueError(f"{where} is not valid YAML: it is nested too deeply") from None
+    return _within_limits(content, where)
+
+
+def parse_json(data: bytes | str, where: str) -> Any:
+    """Plain data from JSON (in UTF-8, if they are bytes).
+
+    Raises:
+        ValueError: it is no JSON, or goes beyond the limits; the message begins with `where`.
+    """
+    try:
+        content = json.loads(data.decode("utf-8") if isinstance(data, bytes) else data)
+    except ValueError as error:  # UnicodeDecodeError and JSONDecodeError among them
+        raise ValueError(f"{where} is not valid JSON ({cut(str(error), LONGEST_REASON)})") from error
+    except RecursionError:
+        raise ValueError(f"{where} is not valid JSON: it is nested too deeply") from None
+    return _within_limits(content, where)
+
+
+def _within_limits(content: Any, where: str) -> Any:
+    """The content, whose depth and whole numbers what comes after it can bear."""
+    level, depth = [content], 0
+    while level:
+        inner: list[Any] = []
+        for value in level:
+            if isinstance(value, Mapping):
+                inner += value
+                inner += value.values()
+            elif isinstance(value, (list, tuple, set)):
+                inner += value
+            elif isinstance(value, int) and not -LARGEST <= value < LARGEST:
+                raise ValueError(f"{where}: {shown(value)} is too large a number")
+        level, depth = inner, depth + 1
+        if depth > DEEPEST:
+            raise ValueError(f"{where}: more than {DEEPEST} lists or mappings within each other")
+    return content
+
+
+class _Loader(yaml.SafeLoader):
+    """A SafeLoader that counts what it will construct before it constructs anything."""
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(stream)
+        self._nodes = 0
+        self._sizes: dict[int, int] = {}  # of a whole node, by its id; a node that is still open has none
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        before, alias = self._nodes, self.check_event(yaml.AliasEvent)
+        node = super().compose_node(parent, index)
+        if not alias:
+            self._nodes += 1
+            self._sizes[id(node)] = self._nodes - before
+        elif id(node) in self._sizes:
+            self._nodes += self._sizes[id(node)]
+        else:
+            raise ValueError("an alias refers to what it stands in")
+        if self._nodes > MOST_NODES:
+            raise ValueError(f"more than {MOST_NODES:,} values, with what aliases repeat")
+        return node
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise ValueError(f"line {key.start_mark.line + 1}: the key {shown(key.value)} stands twice")
+                seen.add(key.value)
+        return node
