@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from xcoop.config.plugins import own_view, register_dataset
 from xcoop.data.class_folders import left_out
 from xcoop.data.dataset import TEST_SHARE, MedicalDataset
-from xcoop.data.items import DatasetError, Remark, Splits
+from xcoop.data.items import Remark, Splits
 from xcoop.data.madesplit import Recipe, made_split
 from xcoop.data.own import read_own
+from xcoop.utils.errors import DatasetError
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

@@ -18,7 +18,8 @@ from tqdm import tqdm
 from xcoop.config.plugins import register_dataset
 from xcoop.data.family import FamilyDataset
 from xcoop.data.folders import list_images, make_once
-from xcoop.data.items import SPLITS, DatasetError, Item, Splits
+from xcoop.data.items import SPLITS, Item, Splits
+from xcoop.utils.errors import DatasetError
 from xcoop.utils.files import cache_dir
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from xcoop.config.plugins import register_dataset
 from xcoop.data.dataset import MedicalDataset
 from xcoop.data.folders import StemIndex
-from xcoop.data.items import DatasetError, Item, Splits
+from xcoop.data.items import Item, Splits
+from xcoop.utils.errors import DatasetError
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

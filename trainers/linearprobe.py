@@ -21,13 +21,12 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from yacs.config import CfgNode
 
-from xcoop.backbones import Backbone, ImageFeatures
+from xcoop.backbones import Backbone, ImageFeatures, LabelledFeatures
 from xcoop.concepts import ConceptBank
 from xcoop.config.plugins import register_trainer
 from xcoop.methods.alignment import unit
 from xcoop.methods.model import Compared, PromptModel
 from xcoop.methods.selection import best, scores
-from xcoop.training.feature_cache import LabelledFeatures
 from xcoop.training.trainer import PromptTrainer
 from xcoop.utils.rules import number, whole
 

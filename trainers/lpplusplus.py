@@ -29,13 +29,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from yacs.config import CfgNode
 
-from xcoop.backbones import Backbone, ImageFeatures
+from xcoop.backbones import Backbone, ImageFeatures, LabelledFeatures
 from xcoop.concepts import ConceptBank
 from xcoop.config.plugins import register_trainer
 from xcoop.methods.alignment import unit
-from xcoop.methods.fixed_text import TEXT, FixedTextModel, FixedTextTrainer
+from xcoop.methods.fixed_text import TEXT, FixedTextModel
 from xcoop.methods.model import Compared, PromptModel
-from xcoop.training.feature_cache import LabelledFeatures
+from xcoop.training.fixed_text import FixedTextTrainer
 from xcoop.utils.rules import number, whole
 
 logger = logging.getLogger(__name__)

@@ -14,8 +14,9 @@ from yacs.config import CfgNode
 from xcoop.backbones import Backbone
 from xcoop.concepts import ConceptBank
 from xcoop.config.plugins import register_trainer
-from xcoop.methods.deep_prompts import DeepPromptModel, DeepPromptTrainer, depth_within, vision_width
+from xcoop.methods.deep_prompts import DeepPromptModel, depth_within, vision_width
 from xcoop.methods.model import PromptModel
+from xcoop.training.trainer import PromptTrainer
 from xcoop.utils.rules import whole
 
 DEFAULTS = CfgNode(
@@ -49,8 +50,10 @@ class MaPLeModel(DeepPromptModel):
 
 
 @register_trainer("MAPLE", DEFAULTS, {"PROMPT_DEPTH": whole(1)})
-class MaPLe(DeepPromptTrainer):
+class MaPLe(PromptTrainer):
     """Trains the text prompts of MaPLe and their couplings."""
+
+    needs_vit = True
 
     node = "MAPLE"
 

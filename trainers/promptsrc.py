@@ -27,11 +27,12 @@ from xcoop.concepts import ConceptBank
 from xcoop.config.plugins import register_trainer
 from xcoop.methods.alignment import unit
 from xcoop.methods.averaging import GaussianAverage
-from xcoop.methods.deep_prompts import DeepPromptModel, DeepPromptTrainer, depth_within, vision_width
+from xcoop.methods.deep_prompts import DeepPromptModel, depth_within, vision_width
 from xcoop.methods.distillation import distillation, template_features
 from xcoop.methods.model import PromptModel, classification
 from xcoop.methods.prompts import random_context
 from xcoop.methods.templates import IMAGENET
+from xcoop.training.trainer import PromptTrainer
 from xcoop.utils.rules import number, whole
 
 DEFAULTS = CfgNode(
@@ -123,8 +124,10 @@ class PromptSRCModel(DeepPromptModel):
 
 
 @register_trainer("PROMPTSRC", DEFAULTS, RULES)
-class PromptSRC(DeepPromptTrainer):
+class PromptSRC(PromptTrainer):
     """Trains prompts of both towers, and ends with their mean over the epochs."""
+
+    needs_vit = True
 
     node = "PROMPTSRC"
 

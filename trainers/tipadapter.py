@@ -1,10 +1,11 @@
 """Tip-Adapter: a cache of the training images beside zero-shot CLIP, without training (Zhang et al., ECCV 2022).
 
-The formula, and the search of alpha and beta, stand in `xcoop.methods.cache_model` (arXiv 2111.03930). The released code
-(gaopengcuhk/Tip-Adapter at d0e2d6f) has a grid for each of its eleven sets: up to 7 (beta) and 3 (alpha) for ImageNet,
-pets and actions, up to 50 and 50 for flowers, between them for the others; 200 betas and 20 alphas. No one of them is
-for medical sets, so the widest is searched, with the 200 alphas of those who ran Tip-Adapter on many sets by one grid
-(FereshteShakeri/FewShot-CLIP-Strong-Baseline; HealthX-Lab/BiomedCoOp, on medical ones): every tenth is the release's.
+The formula, and the search of alpha and beta, stand in `xcoop.methods.cache_model` (arXiv 2111.03930). The released
+code (gaopengcuhk/Tip-Adapter at d0e2d6f) has a grid for each of its eleven sets: up to 7 (beta) and 3 (alpha) for
+ImageNet, pets and actions, up to 50 and 50 for flowers, between them for the others; 200 betas and 20 alphas. No one
+of them is for medical sets, so the widest is searched, with the 200 alphas of those who ran Tip-Adapter on many sets
+by one grid (FereshteShakeri/FewShot-CLIP-Strong-Baseline; HealthX-Lab/BiomedCoOp, on medical ones): every tenth is the
+release's.
 
 Of equally accurate pairs the first is taken, as there: the smallest beta, and with it the smallest alpha. Few images
 leave many of them.
@@ -17,12 +18,12 @@ from __future__ import annotations
 
 from yacs.config import CfgNode
 
-from xcoop.backbones import Backbone
+from xcoop.backbones import Backbone, LabelledFeatures
 from xcoop.concepts import ConceptBank
 from xcoop.config.plugins import register_trainer
-from xcoop.methods.cache_model import CACHE, CacheModel, CacheTrainer
+from xcoop.methods.cache_model import CACHE, CacheModel
 from xcoop.methods.model import PromptModel
-from xcoop.training.feature_cache import LabelledFeatures
+from xcoop.training.fixed_text import CacheTrainer
 
 DEFAULTS = CfgNode({**CACHE})
 

@@ -15,12 +15,12 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from xcoop.backbones import Backbone
+from xcoop.backbones import Backbone, LabelledFeatures
 from xcoop.concepts import ConceptBank
 from xcoop.config.plugins import register_trainer
-from xcoop.methods.cache_model import CACHE, CacheModel, CacheTrainer
+from xcoop.methods.cache_model import CACHE, CacheModel
 from xcoop.methods.model import PromptModel
-from xcoop.training.feature_cache import LabelledFeatures
+from xcoop.training.fixed_text import CacheTrainer
 
 DEFAULTS = CfgNode({**CACHE, "PREC": "fp32"})  # fp32, amp, fp16, bf16
 

@@ -10,8 +10,9 @@ from yacs.config import CfgNode
 from xcoop.backbones import Backbone
 from xcoop.concepts import ConceptBank
 from xcoop.config.plugins import register_trainer
-from xcoop.methods.fixed_text import TEXT, FixedTextModel, FixedTextTrainer
+from xcoop.methods.fixed_text import TEXT, FixedTextModel
 from xcoop.methods.model import PromptModel
+from xcoop.training.fixed_text import FixedTextTrainer
 
 DEFAULTS = CfgNode({**TEXT})
 

@@ -19,12 +19,12 @@ from xcoop.config.defaults import get_cfg
 from xcoop.config.identity import read_config
 from xcoop.config.merge import merge_file
 from xcoop.data.about import read_about
-from xcoop.data.tables import read_csv
 from xcoop.datasets.biomedcoop import read_splits
 from xcoop.results.record import read_run
 from xcoop.sweep.gridfile import read_grid_file
 from xcoop.utils.reading import MOST_YAML, parse_json, parse_yaml, read_bytes
 from xcoop.utils.suggest import SHOWN, shown
+from xcoop.utils.tables import read_csv
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
 LETTERS = "abcdefgh"

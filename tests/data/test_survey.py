@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from xcoop.data import survey as module
-from xcoop.data.items import DatasetError
 from xcoop.data.survey import refuse_unreadable, survey
+from xcoop.utils.errors import DatasetError
 
 
 @pytest.fixture

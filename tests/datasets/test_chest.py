@@ -11,9 +11,9 @@ from tree_tools import load, picture
 from trees_pneumonia import pneumonia
 
 from xcoop.data.drawn import SEED
-from xcoop.data.items import DatasetError
 from xcoop.datasets.pneumonia import cause_of, patient_of
 from xcoop.phantom.chest_layout import VERSION
+from xcoop.utils.errors import DatasetError
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from trees_folder import CLASSES, directories, split_directories, table
 
 from xcoop.concepts.bank import BankError, load_bank
 from xcoop.concepts.skeleton import skeleton
-from xcoop.data.items import DatasetError
 from xcoop.training.checks import load_dataset_bank
+from xcoop.utils.errors import DatasetError
 from xcoop.utils.suggest import is_plain
 
 

@@ -9,8 +9,8 @@ import pytest
 from tree_tools import edit, load, write_csv
 from trees_iu_xray import heading_of, iu_xray, open_i
 
-from xcoop.data.items import DatasetError
 from xcoop.datasets.iu_xray import key_of
+from xcoop.utils.errors import DatasetError
 
 
 @pytest.fixture

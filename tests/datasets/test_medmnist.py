@@ -14,8 +14,8 @@ from tree_tools import load, npz
 from trees_medmnist import GREY, RGB, medmnist
 
 from xcoop.data.about import MissingDatasetError, about
-from xcoop.data.items import DatasetError
 from xcoop.datasets import medmnist as mnist
+from xcoop.utils.errors import DatasetError
 
 # Images in train, val and test, as the package `medmnist` states them.
 TOTALS = {

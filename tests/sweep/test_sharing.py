@@ -16,9 +16,11 @@ import pytest
 import torch
 from yacs.config import CfgNode
 
-from xcoop.backbones import ImageFeatures
+from xcoop.backbones import ImageFeatures, backbone_of, registry
 from xcoop.sweep.isolation import isolated
 from xcoop.sweep.subprocess_run import environment
+from xcoop.training import feature_cache
+from xcoop.training.feature_cache import shared_features
 from xcoop.utils import process_cache as sharing
 
 CPU = torch.device("cpu")
@@ -30,35 +32,33 @@ def cfg(tiny_weights_file: Path) -> CfgNode:
 
 
 def count_loads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    from xcoop import backbones
-
-    load, loads = backbones.load_backbone, []
-    monkeypatch.setattr(backbones, "load_backbone", lambda cfg: (loads.append(1), load(cfg))[1])
+    load, loads = registry.load_backbone, []
+    monkeypatch.setattr(registry, "load_backbone", lambda cfg: (loads.append(1), load(cfg))[1])
     return loads
 
 
 def test_outside_a_scope_nothing_is_kept(cfg: CfgNode, monkeypatch: pytest.MonkeyPatch) -> None:
     loads = count_loads(monkeypatch)
-    assert sharing.backbone(cfg, CPU) is not sharing.backbone(cfg, CPU)
+    assert backbone_of(cfg, CPU) is not backbone_of(cfg, CPU)
     assert len(loads) == 2
     made: list[int] = []
     for _ in range(2):
         sharing.fact("what", lambda: made.append(1))
-        sharing.features("which", lambda: made.append(1))  # type: ignore[arg-type,return-value]
+        shared_features("which", lambda: made.append(1))  # type: ignore[arg-type,return-value]
     assert len(made) == 4
 
 
 def test_each_run_has_a_backbone_of_its_own(cfg: CfgNode, monkeypatch: pytest.MonkeyPatch) -> None:
     loads = count_loads(monkeypatch)
     with sharing.sharing(sharing.Shared()):
-        first = sharing.backbone(cfg, CPU)
+        first = backbone_of(cfg, CPU)
         fingerprint = first.fingerprint()
         for parameter in first.image_norms():
             parameter.requires_grad_(True)
             with torch.no_grad():
                 parameter.add_(1)
         first.register_forward_hook(lambda *_: None)
-        second = sharing.backbone(cfg, CPU)
+        second = backbone_of(cfg, CPU)
     assert len(loads) == 1
     assert second.fingerprint() == fingerprint != first.fingerprint()
     assert not any(parameter.requires_grad for parameter in second.parameters())
@@ -69,7 +69,7 @@ def test_each_run_has_a_backbone_of_its_own(cfg: CfgNode, monkeypatch: pytest.Mo
 
 def test_the_fingerprint_that_is_taken_over_is_that_of_the_weights(cfg: CfgNode) -> None:
     with sharing.sharing(sharing.Shared()):
-        taken = sharing.backbone(cfg, CPU)
+        taken = backbone_of(cfg, CPU)
     known = taken.fingerprint()
     taken._fingerprint = None
     assert taken.fingerprint() == known
@@ -83,9 +83,9 @@ def test_changed_weights_are_loaded_anew(
     cfg.MODEL.BACKBONE.PATH = str(path)
     loads = count_loads(monkeypatch)
     with sharing.sharing(sharing.Shared()):
-        sharing.backbone(cfg, CPU)
+        backbone_of(cfg, CPU)
         os.utime(path, ns=(1, 1))
-        sharing.backbone(cfg, CPU)
+        backbone_of(cfg, CPU)
     assert len(loads) == 2
 
 
@@ -94,11 +94,11 @@ def images(rows: int) -> ImageFeatures:
 
 
 def test_features_are_made_once_and_the_oldest_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sharing, "MAX_FEATURES", 100 * 4 * 4)
+    monkeypatch.setattr(feature_cache, "MAX_SHARED", 100 * 4 * 4)
     made: list[str] = []
 
     def ask(key: str) -> None:
-        sharing.features(key, lambda: (made.append(key), images(40))[1])
+        shared_features(key, lambda: (made.append(key), images(40))[1])
 
     with sharing.sharing(sharing.Shared()):
         for key in "abacab":  # a, b; a again; c puts b out; a is there; b has to be made again

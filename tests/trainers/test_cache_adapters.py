@@ -12,14 +12,13 @@ from helpers_clip import tiny_backbone
 from tiny_run import ConfigMaker
 from yacs.config import CfgNode
 
-from xcoop.backbones import ImageFeatures
+from xcoop.backbones import ImageFeatures, LabelledFeatures
 from xcoop.methods.cache_model import grid, search_grid
 from xcoop.trainers.clipadapter import DEFAULTS as ADAPTER
 from xcoop.trainers.clipadapter import CLIPAdapterModel
 from xcoop.trainers.tipadapter import DEFAULTS, TipAdapterModel
 from xcoop.trainers.tipadapterf import DEFAULTS as DEFAULTS_F
 from xcoop.trainers.tipadapterf import TipAdapterFModel
-from xcoop.training.feature_cache import LabelledFeatures
 
 NAMES = ["nevus", "melanoma", "other"]
 D = 48

@@ -11,9 +11,9 @@ import tiny_run
 import torch
 from tiny_run import ConfigMaker
 
+from xcoop.backbones import LabelledFeatures
 from xcoop.config.plugins import trainer_names, trains
 from xcoop.runs.plan import make_plans
-from xcoop.training.feature_cache import LabelledFeatures
 
 LEARNING = [name for name in trainer_names() if trains(name)]
 

@@ -11,11 +11,10 @@ from torch import Tensor
 from torch.nn import functional as F
 from yacs.config import CfgNode
 
-from xcoop.backbones import ImageFeatures
+from xcoop.backbones import ImageFeatures, LabelledFeatures
 from xcoop.trainers import linearprobe
 from xcoop.trainers.linearprobe import LinearProbeModel
 from xcoop.trainers.lpplusplus import DEFAULTS, LPPlusPlusModel
-from xcoop.training.feature_cache import LabelledFeatures
 
 D = 48
 

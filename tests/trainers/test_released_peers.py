@@ -24,7 +24,7 @@ from tiny_run import ConfigMaker
 from torch import Tensor
 from torch.nn import functional as F
 
-from xcoop.backbones import ImageFeatures
+from xcoop.backbones import ImageFeatures, LabelledFeatures
 from xcoop.methods.cache_model import CACHE, CacheModel, grid, search_grid
 from xcoop.methods.model import PromptModel
 from xcoop.methods.templates import IMAGENET
@@ -40,7 +40,6 @@ from xcoop.trainers.promptsrc import PromptSRCModel
 from xcoop.trainers.tipadapter import TipAdapterModel
 from xcoop.trainers.tipadapterf import DEFAULTS as TIPADAPTERF
 from xcoop.trainers.tipadapterf import TipAdapterFModel
-from xcoop.training.feature_cache import LabelledFeatures
 
 D = 48
 SPOKEN = ["melanoma", "blue nevus", "clear lung"]

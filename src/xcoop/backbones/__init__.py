@@ -1,9 +1,10 @@
 """One interface over CLIP-like models; a new one is a new file here, and no trainer knows which it runs on."""
 
-from xcoop.backbones.base import Backbone, ImageFeatures
+from xcoop.backbones.base import Backbone, ImageFeatures, LabelledFeatures
 from xcoop.backbones.registry import (
     TextLimits,
     backbone_names,
+    backbone_of,
     load_backbone,
     register_backbone,
     require_backbone,
@@ -13,8 +14,10 @@ from xcoop.backbones.registry import (
 __all__ = [
     "Backbone",
     "ImageFeatures",
+    "LabelledFeatures",
     "TextLimits",
     "backbone_names",
+    "backbone_of",
     "load_backbone",
     "register_backbone",
     "require_backbone",

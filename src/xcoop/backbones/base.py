@@ -9,7 +9,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,13 @@ class ImageFeatures:
 
     pooled: Tensor
     patches: Tensor
+
+
+class LabelledFeatures(NamedTuple):
+    """Features of N images, and their labels, (N,) int64, on one device."""
+
+    features: ImageFeatures
+    labels: Tensor
 
 
 class Backbone(nn.Module, ABC):

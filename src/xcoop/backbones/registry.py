@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from xcoop.backbones.base import Backbone
+from xcoop.utils import process_cache
 from xcoop.utils import suggest as names
 
 if TYPE_CHECKING:
+    import torch
     from yacs.config import CfgNode
 
 Loader = Callable[[str, str], Backbone]
@@ -99,6 +103,26 @@ def load_backbone(cfg: CfgNode) -> Backbone:
     require_backbone(name)
     backbone = _loaders[name](name, cfg.MODEL.BACKBONE.get("PATH", ""))
     return backbone.float().eval().requires_grad_(False)
+
+
+def backbone_of(cfg: CfgNode, device: torch.device) -> Backbone:
+    """The backbone that a config names, on a device; in a scope that shares, a copy of the one loaded there.
+
+    It belongs to the caller alone. Raises what `load_backbone` does.
+    """
+    shared = process_cache.current()
+    if shared is None:
+        return load_backbone(cfg).to(device)
+    path = cfg.MODEL.BACKBONE.get("PATH", "")
+    status = Path(path).expanduser().stat() if path and Path(path).expanduser().is_file() else None
+    key = (cfg.MODEL.BACKBONE.NAME, path, status and (status.st_size, status.st_mtime_ns), device)
+    if key not in shared.backbones:
+        shared.backbones[key] = load_backbone(cfg).to(device)
+    original: Backbone = shared.backbones[key]
+    fingerprint = original.fingerprint()
+    own = copy.deepcopy(original)
+    own.take_fingerprint(fingerprint)  # it is not computed again
+    return own
 
 
 def _import_all() -> None:

@@ -158,8 +158,8 @@ def check_one(arguments: argparse.Namespace) -> int:
     """Prints the page of findings; its exit code."""
     from xcoop.data.check_page import page
     from xcoop.data.checking import check
-    from xcoop.data.items import DatasetError
     from xcoop.data.raw import read_raw
+    from xcoop.utils.errors import DatasetError
     from xcoop.utils.files import atomic_write_text
 
     try:

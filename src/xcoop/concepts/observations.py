@@ -9,8 +9,8 @@ from typing import Any
 
 from xcoop.concepts.mining import Observation
 from xcoop.concepts.wording import UNKNOWN, Wording
-from xcoop.data.tables import read_csv
 from xcoop.utils import suggest as names
+from xcoop.utils.tables import read_csv
 
 logger = logging.getLogger(__name__)
 

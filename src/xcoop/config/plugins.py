@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from yacs.config import CfgNode
 
-import xcoop
 from xcoop.config.defaults import PREFIX, RULES, SHARED, add_missing, as_ours
 from xcoop.utils.rules import Rule
 from xcoop.utils.suggest import unknown
@@ -132,10 +132,11 @@ def plugin_path(kind: str, *parts: str) -> Path:
     Raises:
         FileNotFoundError: no such plug-in folder; the message names where it was looked for.
     """
-    for root in xcoop.__path__:
+    roots = sys.modules["xcoop"].__path__  # in a checkout, its top folder, too
+    for root in roots:
         if (Path(root) / kind).is_dir():
             return Path(root, kind, *parts)
-    raise FileNotFoundError(f"no folder {kind!r} in {list(xcoop.__path__)}: is the installation whole?")
+    raise FileNotFoundError(f"no folder {kind!r} in {list(roots)}: is the installation whole?")
 
 
 def _collect(known: dict[str, type], cls: Class) -> Class:

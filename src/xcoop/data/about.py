@@ -54,7 +54,8 @@ class About:
         request: what is to be done by hand; empty if nothing is.
         grouping: what is kept within one split, one of `GROUPINGS`.
         positive: the class that is looked for, of sets of two.
-        keeps_labels: kinds of augmentation that keep every label (see `xcoop.config.augmentation`), each with the reason.
+        keeps_labels: kinds of augmentation that keep every label (see `xcoop.config.augmentation`), each with
+            the reason.
         changes_labels: kinds that do not.
         caution: known leakage or label problems.
         name: of the file.

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from xcoop.data.folders import list_images
-from xcoop.data.items import DatasetError, Item, Remark
+from xcoop.data.items import Item, Remark
+from xcoop.utils.errors import DatasetError
 from xcoop.utils.images import SUFFIXES
 from xcoop.utils.suggest import escaped
 

@@ -20,11 +20,12 @@ from xcoop.data import hygiene
 from xcoop.data.about import MissingDatasetError, about, compare_counts, missing
 from xcoop.data.class_folders import left_out
 from xcoop.data.folders import absolute
-from xcoop.data.items import DatasetError, Remark, Splits
+from xcoop.data.items import Remark, Splits
 from xcoop.data.splits import carve, few_shot, record, subsample_classes, three_way
 from xcoop.data.survey import refuse_unreadable, survey
 from xcoop.evaluation.positive import check_asked, positive_class
 from xcoop.utils import suggest as names
+from xcoop.utils.errors import DatasetError
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

@@ -11,10 +11,6 @@ SPLITS = ("train", "val", "test")
 WHOLE = "all"  # of three splits: what is published of a set without official ones
 
 
-class DatasetError(ValueError):
-    """A dataset whose files contradict its layout; the message names the file and what would be right."""
-
-
 @dataclass(frozen=True)
 class Remark:
     """What a reader says of how it read a dataset, or of what it left unread.

@@ -14,8 +14,9 @@ from pathlib import Path
 from xcoop.concepts.bank import same_name
 from xcoop.data.class_folders import shown_kinds, unread_files
 from xcoop.data.folders import NameIndex, list_images
-from xcoop.data.items import DatasetError, Item, Remark, Splits
+from xcoop.data.items import Item, Remark, Splits
 from xcoop.data.owntable import Row, read_rows, split_of
+from xcoop.utils.errors import DatasetError
 from xcoop.utils.suggest import escaped
 
 TABLES = (".csv", ".tsv")

@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xcoop.concepts.bank import same_name
-from xcoop.data.items import DatasetError, Remark
-from xcoop.data.tables import Line, read_table
+from xcoop.data.items import Remark
+from xcoop.utils.errors import DatasetError
 from xcoop.utils.suggest import escaped, is_plain, unknown
+from xcoop.utils.tables import Line, read_table
 
 _PICTURE = (
     r"(?:image|img|picture|pic|photo|photograph|scan|xray|cxr|radiograph|slice|frame|tile|patch|dicom|dcm|png|jpe?g)"

@@ -12,18 +12,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from yacs.config import CfgNode
 
-from xcoop.backbones import Backbone, ImageFeatures
+from xcoop.backbones import Backbone, ImageFeatures, LabelledFeatures
 from xcoop.methods.alignment import unit
-from xcoop.methods.fixed_text import TEXT, FixedTextModel, FixedTextTrainer
-from xcoop.training.feature_cache import LabelledFeatures
-from xcoop.utils.rules import Rule, each, number, whole
+from xcoop.methods.fixed_text import TEXT, FixedTextModel
 
 logger = logging.getLogger(__name__)
 
@@ -96,23 +93,6 @@ class CacheModel(FixedTextModel):
         self.alpha.fill_(found[0])
         self.beta.fill_(found[1])
         logger.info("alpha %.3f, beta %.3f: the best on %d validation images", *found, len(validation.labels))
-
-
-class CacheTrainer(FixedTextTrainer):
-    """Base of the trainers of such models; its node has the keys of `CACHE`."""
-
-    node_rules: ClassVar[dict[str, Rule]] = {
-        **FixedTextTrainer.node_rules,
-        "INIT_BETA": number(0),
-        "INIT_ALPHA": number(0),
-        "SEARCH_SCALE": each(number(0), 2),
-        "SEARCH_STEP": each(whole(1), 2),
-    }
-
-    @classmethod
-    def learns_classes(cls, cfg: Any) -> bool:
-        """Always: the cache holds images of these classes."""
-        return True
 
 
 def cache_logits(affinity: Tensor, values: Tensor, beta: Tensor | float) -> Tensor:

@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from typing import Any
 
 from torch import Tensor, nn
 
 from xcoop.backbones import Backbone
-from xcoop.backbones.deep_prompts import RESNETS, PromptedClip, encode_prompted, no_tokens, require_vit
+from xcoop.backbones.deep_prompts import PromptedClip, encode_prompted, require_vit
 from xcoop.backbones.openai import ClipBackbone
 from xcoop.methods.model import PromptModel
 from xcoop.methods.prompts import PromptLearner, random_context, start_context
-from xcoop.training.trainer import PromptTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -70,19 +68,6 @@ class DeepPromptModel(PromptModel, ABC):
     def text_layers(self) -> list[Tensor]:
         """The text prompts of each layer that has its own, J of (n, W), first to last."""
         return [self.prompt_learner.ctx, *(self.text_prompts if self.text_prompts is not None else ())]
-
-
-class DeepPromptTrainer(PromptTrainer):
-    """What both methods' trainers check."""
-
-    needs_vit = True
-
-    def check_cfg(self, cfg: Any) -> None:
-        """Refuses backbones that are known to be ResNets."""
-        super().check_cfg(cfg)
-        name = cfg.MODEL.BACKBONE.NAME
-        if name in RESNETS and not cfg.MODEL.BACKBONE.get("PATH", ""):  # a file may hold another tower than the name's
-            raise ValueError(no_tokens(name, type(self).__name__))
 
 
 def split_words(words: str, n_ctx: int) -> tuple[str, str]:

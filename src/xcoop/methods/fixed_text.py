@@ -7,7 +7,6 @@ Symbols: C classes, S sentences a class, D joint width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,16 +14,13 @@ from yacs.config import CfgNode
 
 from xcoop.backbones import Backbone
 from xcoop.concepts import ConceptBank
-from xcoop.concepts.features import clinical_features
 from xcoop.concepts.sentences import fill
 from xcoop.methods.alignment import unit
-from xcoop.methods.distillation import sentence_features, template_features
+from xcoop.methods.distillation import sentence_features
 from xcoop.methods.model import Compared, PromptModel
 from xcoop.methods.templates import MEDICAL
-from xcoop.training.trainer import PromptTrainer
-from xcoop.utils.rules import TEMPLATES, Rule, one_of
 
-# The keys of each node whose trainer is a `FixedTextTrainer`.
+# The keys of each node whose trainer is a `FixedTextTrainer` (`xcoop.training.fixed_text`).
 TEXT = {
     "TEMPLATE": "",  # with {} for the class name; "" is the dataset's `template`, else "a photo of a {}."
     "CLINICAL": False,  # the clinical sentences of the concept bank in the place of class names
@@ -51,37 +47,6 @@ class FixedTextModel(PromptModel):
     def text_features(self) -> Tensor:
         """Features of the sentences, (C, D)."""
         return self.text
-
-
-class FixedTextTrainer(PromptTrainer):
-    """Base of the trainers whose text features are fixed; its node has the keys of `TEXT`."""
-
-    node_rules: ClassVar[dict[str, Rule]] = {
-        **PromptTrainer.node_rules,
-        "ENSEMBLE": one_of("", "templates", "concepts"),
-        "TEMPLATES": TEMPLATES,
-    }
-
-    def uses_bank(self) -> bool:
-        """Clinical sentences come from the bank."""
-        return bool(self.settings.CLINICAL) or self.settings.ENSEMBLE == "concepts"
-
-    def check_cfg(self, cfg: Any) -> None:
-        """Class names and concepts are not averaged."""
-        super().check_cfg(cfg)
-        node, settings = f"TRAINER.{self.node}", cfg.TRAINER[self.node]
-        if settings.CLINICAL and settings.ENSEMBLE == "templates":
-            raise ValueError(f"{node}.CLINICAL has no class names for {node}.ENSEMBLE templates: choose one of them")
-
-    @torch.no_grad()
-    def class_features(self, backbone: Backbone, classnames: list[str], bank: ConceptBank | None) -> Tensor:
-        """The text features that the settings ask for, (C, D)."""
-        settings = self.settings
-        if bank is not None and settings.ENSEMBLE == "concepts":
-            return mean_features(backbone, [concept_sentences(bank, name) for name in bank.classes])
-        if bank is not None:
-            return clinical_features(backbone, bank)
-        return unit(template_features(backbone, templates(settings, self.template), classnames).mean(1))
 
 
 def templates(settings: CfgNode, template: str) -> list[str]:

@@ -13,10 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xcoop.backbones import Backbone, ImageFeatures
+from xcoop.backbones import Backbone, ImageFeatures, LabelledFeatures
 from xcoop.backbones.build import is_finite
 from xcoop.methods.alignment import unit
-from xcoop.training.feature_cache import LabelledFeatures
 
 # CoOp stores these beside its contexts; they belong to the class names of the training, not to what was learned.
 NOT_LEARNED = ("token_prefix", "token_suffix")

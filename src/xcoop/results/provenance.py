@@ -11,8 +11,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import xcoop
+from xcoop.version import __version__
 
+PACKAGE = Path(__file__).resolve().parents[1]  # xcoop itself
 PACKAGES = ("torch", "torchvision", "numpy", "clip-anytorch", "scikit-learn", "scipy")
 
 
@@ -20,7 +21,7 @@ def versions() -> dict[str, str]:
     """Versions of Python, of this package, of the engine in use, and of the packages that compute."""
     return {
         "python": platform.python_version(),
-        "xcoop": xcoop.__version__,
+        "xcoop": __version__,
         "engine": engine(),
         **{name: package_version(name) for name in PACKAGES},
     }
@@ -39,7 +40,7 @@ def engine() -> str:
     import dassl
 
     paths = [str(path) for path in getattr(dassl, "__path__", [])]
-    own = not paths or any(Path(xcoop.__file__).parent in Path(path).resolve().parents for path in paths)
+    own = not paths or any(PACKAGE in Path(path).resolve().parents for path in paths)
     return "xcoop" if own else f"dassl {getattr(dassl, '__version__', '?')}"
 
 
@@ -86,7 +87,7 @@ def _host_peak() -> float | None:
 
 def git_revision() -> str | None:
     """The commit of the checkout that runs, "-dirty" if files differ from it; None outside a checkout."""
-    root = Path(xcoop.__file__).resolve().parents[2]
+    root = PACKAGE.parents[1]
     if not (root / ".git").exists():
         return None
     try:

@@ -22,8 +22,8 @@ from typing import NoReturn
 from xcoop.sweep.slots import THREADS, Slot
 
 # What a run imports when it needs it.
-MODULES = ("xcoop.runs.train", "xcoop.training.trainer", "xcoop.results.record", "xcoop.sweep.isolation", "xcoop.sweep.worker",
-           "torch.utils.tensorboard", "torch.utils.collect_env")  # fmt: skip
+MODULES = ("xcoop.runs.train", "xcoop.training.trainer", "xcoop.results.record", "xcoop.sweep.isolation",
+           "xcoop.sweep.worker", "torch.utils.tensorboard", "torch.utils.collect_env")  # fmt: skip
 MOST_FILES = 1 << 12  # file numbers that a fork closes
 
 

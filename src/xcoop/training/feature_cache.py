@@ -11,10 +11,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from xcoop.backbones import Backbone, ImageFeatures
 from xcoop.backbones.base import tensors_sha256
-from xcoop.utils import process_cache as sharing
+from xcoop.utils import process_cache
 from xcoop.utils.files import atomic_path, cache_dir
 from xcoop.utils.images import READER
 
@@ -33,13 +33,7 @@ logger = logging.getLogger(__name__)
 
 FORMAT = 1  # of the files
 MAX_BYTES = 4 << 30  # above this, features are computed batch by batch instead of kept
-
-
-class LabelledFeatures(NamedTuple):
-    """Features of N images, and their labels, (N,) int64, on one device."""
-
-    features: ImageFeatures
-    labels: Tensor
+MAX_SHARED = 1 << 30  # bytes of features that a process holds for its runs; the rest is read from disk again
 
 
 class FeatureLoader:
@@ -113,7 +107,7 @@ class FeatureStore:
         path = self.path(loader)
         if not keep:
             return self._moved(self._compute(loader, batch_size))
-        return sharing.features((path, self.device), lambda: self._read_or_compute(path, loader, batch_size))
+        return shared_features((path, self.device), lambda: self._read_or_compute(path, loader, batch_size))
 
     def _read_or_compute(self, path: Path, loader: DataLoader[Any], batch_size: int) -> ImageFeatures:
         features = self._read(path, len(loader.dataset))  # type: ignore[arg-type]
@@ -188,3 +182,18 @@ def _stamps(paths: Sequence[str]) -> Iterator[str]:
     for path in paths:
         status = os.stat(path)
         yield f"{Path(path).absolute()} {status.st_size} {status.st_mtime_ns}"
+
+
+def shared_features(key: Hashable, make: Callable[[], ImageFeatures]) -> ImageFeatures:
+    """Image features by the key of what they depend on; among runs that share, they are made (or read) once."""
+    shared = process_cache.current()
+    if shared is None:
+        return make()
+    held = shared.features
+    if key not in held:
+        held[key] = make()
+    held.move_to_end(key)
+    while len(held) > 1 and sum(images.pooled.nbytes + images.patches.nbytes for images in held.values()) > MAX_SHARED:
+        held.popitem(last=False)
+    found: ImageFeatures = held[key]
+    return found

@@ -9,9 +9,10 @@ from typing import Any
 
 from dassl.data.data_manager import build_data_loader
 
+from xcoop.backbones import LabelledFeatures
 from xcoop.results import checkpoints
 from xcoop.training.checks import with_workers_that_exist
-from xcoop.training.feature_cache import FeatureLoader, FeatureStore, LabelledFeatures
+from xcoop.training.feature_cache import FeatureLoader, FeatureStore
 from xcoop.training.resuming import Resumable
 
 logger = logging.getLogger(__name__)

@@ -22,7 +22,8 @@ from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import set_random_seed
 from torch import Tensor
 
-from xcoop.backbones import Backbone, ImageFeatures, require_backbone
+from xcoop.backbones import Backbone, ImageFeatures, backbone_of, require_backbone
+from xcoop.backbones.deep_prompts import RESNETS, no_tokens
 from xcoop.concepts import ConceptBank
 from xcoop.config.augmentation import FIXED, KEY, label_keeping
 from xcoop.config.defaults import check_settings
@@ -38,7 +39,6 @@ from xcoop.training.feature_cache import FeatureLoader, FeatureStore
 from xcoop.training.fitting import Fitting
 from xcoop.training.precision import PRECISIONS, Precision
 from xcoop.training.tracking import Tracked, check_tracking
-from xcoop.utils import process_cache as sharing
 from xcoop.utils.reading import read_json
 from xcoop.utils.rules import TEMPLATE, TEXT, Rule, number, one_of, whole
 
@@ -136,6 +136,9 @@ class PromptTrainer(Tracked, Fitting, TrainerX):
         check_settings(cfg, self.node)
         if cfg.MODEL.BACKBONE.NAME:
             require_backbone(cfg.MODEL.BACKBONE.NAME)
+        name = cfg.MODEL.BACKBONE.NAME
+        if self.needs_vit and name in RESNETS and not cfg.MODEL.BACKBONE.get("PATH", ""):  # a file may hold a ViT
+            raise ValueError(no_tokens(name, type(self).__name__))
         check_tracking(cfg)
 
     def build_data_loader(self) -> None:
@@ -171,7 +174,7 @@ class PromptTrainer(Tracked, Fitting, TrainerX):
     def build_model(self) -> None:
         """Loads the backbone, makes the method, and hands what it trains to optimiser and schedule."""
         cfg = self.cfg
-        backbone = self.backbone = sharing.backbone(cfg, self.device)
+        backbone = self.backbone = backbone_of(cfg, self.device)
         check_input(cfg, backbone)
         dataset = self.dm.dataset
         classnames = list(dataset.classnames)

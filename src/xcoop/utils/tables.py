@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from xcoop.data.items import DatasetError
+from xcoop.utils.errors import DatasetError
 from xcoop.utils.reading import MOST_JSON, read_bytes
 from xcoop.utils.suggest import escaped
 
