@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -142,9 +143,12 @@ def test_errors_of_the_programme_itself_are_not_hidden() -> None:
 
 def test_pretraining_gets_its_own_options(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, Any] = {}
-    module = SimpleNamespace(
-        add_arguments=lambda parser: parser.add_argument("--out"), run=lambda arguments: seen.update(vars(arguments))
-    )
+
+    def run(arguments: argparse.Namespace) -> int:
+        seen.update(vars(arguments))
+        return 0
+
+    module = SimpleNamespace(add_arguments=lambda parser: parser.add_argument("--out"), run=run)
     monkeypatch.setitem(sys.modules, "xcoop.phantom.pretrain", module)
     assert main(["phantom", "pretrain", "--out", "file"]) == 0
     assert seen == {"out": "file"}

@@ -200,7 +200,7 @@ def test_a_failure_while_drawing_is_not_hidden(root: Path, monkeypatch: pytest.M
 
 
 def test_a_negative_number_of_cases_is_refused(root: Path) -> None:
-    with pytest.raises(ValueError, match="CASES must be positive"):
+    with pytest.raises(ValueError, match=r"DATASET.CASES is -5; it must be a whole number of at least 0"):
         load("phantom", root, CASES=-5)
 
 

@@ -67,7 +67,7 @@ def config(dataset: str, trainer: str, root: Path, weights: Path, output: Path) 
     cfg.INPUT.PIXEL_MEAN = [0.48145466, 0.4578275, 0.40821073]
     cfg.INPUT.PIXEL_STD = [0.26862954, 0.26130258, 0.27577711]
     cfg.DATALOADER.NUM_WORKERS, cfg.DATALOADER.TRAIN_X.BATCH_SIZE, cfg.DATALOADER.TEST.BATCH_SIZE = 0, 32, 64
-    cfg.OPTIM.MAX_EPOCH = STEPS
+    cfg.OPTIM.MAX_EPOCH, cfg.OPTIM.WARMUP_EPOCH = STEPS, -1  # at a warm-up's rate, fp32 does not tell that norms move
     if "PREC" in cfg.TRAINER[trainer.upper()]:
         cfg.TRAINER[trainer.upper()].PREC = "fp32"
     cfg.freeze()

@@ -30,7 +30,7 @@ def test_it_loads_in_seconds_and_its_subset_is_fixed(tmp_path: Path, monkeypatch
     for path, _, _ in rows:
         (images / path).touch()
     (tmp_path / "LungColon" / "split_LungColon.json").write_text(json.dumps(splits), encoding="utf-8")
-    monkeypatch.setattr(module, "survey", lambda _, paths: {path: Finding(1, 1, path, "") for path in paths})
+    monkeypatch.setattr(module, "survey", lambda _, paths: {path: Finding(1, 1, path, "", "") for path in paths})
     start = time.perf_counter()
     dataset = load("lungcolon", tmp_path, NUM_SHOTS=16)
     assert time.perf_counter() - start < SECONDS

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from xcoop.cli import main
+from xcoop.config.defaults import get_cfg
 from xcoop.runs.plan import make_plans
 from xcoop.sweep.grid import Grid, jobs, left_out
 from xcoop.sweep.gridfile import make_grid, read_grid_file
@@ -122,7 +123,9 @@ def test_a_folder_with_other_settings_is_refused(tmp_path: Path) -> None:
     (job,) = jobs(grid(tmp_path))
     (job.folder / "prompt_learner").mkdir(parents=True)
     (job.folder / "prompt_learner" / "model.pth.tar-1").write_text("")
-    (job.folder / "config.yaml").write_text("TRAINER: {NAME: CoOp}\nOPTIM: {LR: 5}\n")
+    cfg = get_cfg()
+    cfg.TRAINER.NAME, cfg.OPTIM.LR = "CoOp", 5.0
+    (job.folder / "config.yaml").write_text(cfg.dump())
     with pytest.raises(UserError, match="with other settings"):
         jobs(grid(tmp_path))
 

@@ -13,9 +13,16 @@ from tiny_run import ConfigMaker
 from xcoop.config.plugins import trainer_names, trains
 from xcoop.results.record import read_run
 from xcoop.runs import train
+from xcoop.utils.console import UserError
 
 STEPPED = ["CoOp", "PromptSRC", "XCoOp"]
 EPOCHS = "OPTIM.MAX_EPOCH"
+
+
+def forget(trainer: Any) -> None:
+    """Leaves the checkpoints alone in a run's folder, as another programme does: they must tell by themselves."""
+    for name in ("config.yaml", "results.json", "predictions.csv"):
+        Path(trainer.output_dir, name).unlink(missing_ok=True)
 
 
 def edit(trainer: Any, epoch: int, **changed: Any) -> None:
@@ -30,6 +37,9 @@ def edit(trainer: Any, epoch: int, **changed: Any) -> None:
 def test_another_number_of_epochs_is_refused(name: str, total: int, make_cfg: ConfigMaker, tmp_path: Path) -> None:
     short = tiny_run.trained(make_cfg(name))
     folder = Path(short.output_dir, "prompt_learner")
+    with pytest.raises(UserError, match=f"OPTIM.MAX_EPOCH: 2 there, {total} now"):
+        tiny_run.build(make_cfg(name, EPOCHS, total)).train()
+    forget(short)
     before = {path: path.read_bytes() for path in folder.iterdir()}
     for resume, output in (("", "out"), (short.output_dir, "new")):
         longer = tiny_run.build(make_cfg(name, EPOCHS, total, "RESUME", resume, output=output))
@@ -54,6 +64,7 @@ def test_fewer_epochs_are_refused_too(name: str, make_cfg: ConfigMaker, monkeypa
     monkeypatch.setattr(stopped, "after_epoch", lambda: after() or interrupted())
     with pytest.raises(KeyboardInterrupt):
         stopped.train()
+    forget(stopped)
     with pytest.raises(ValueError, match=r"tar-1 belongs to a training with OPTIM.MAX_EPOCH 3, and this one has 2"):
         tiny_run.build(make_cfg(name, EPOCHS, 2)).train()
     resumed = tiny_run.trained(make_cfg(name, EPOCHS, 3))
@@ -76,6 +87,7 @@ def test_checkpoints_that_do_not_tell_the_number_are_told_by_their_rates(
 ) -> None:
     short = tiny_run.trained(make_cfg("CoOp", EPOCHS, 3))
     edit(short, 3, max_epoch=None)
+    forget(short)
     with pytest.raises(ValueError, match=r"tar-3 is no checkpoint to resume from .*learning rate after 3 epochs is"):
         tiny_run.build(make_cfg("CoOp", EPOCHS, 3, *pairs)).train()
     assert tiny_run.trained(make_cfg("CoOp", EPOCHS, 3)).start_epoch == 3

@@ -16,7 +16,7 @@ from xcoop.backbones.clip_import import import_clip
 from xcoop.backbones.download import fetch_openai
 from xcoop.backbones.registry import TextLimits, register_backbone
 from xcoop.backbones.weights import read_state_dict
-from xcoop.utils.suggest import shown
+from xcoop.utils.suggest import SHOWN
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -142,7 +142,7 @@ class ClipBackbone(Backbone):
         texts = [texts] if isinstance(texts, str) else list(texts)
         for text in texts:
             if (count := self.count_tokens(text)) > self.context_length:
-                raise ValueError(f"{count} tokens, but {self.name} takes {self.context_length}: {shown(text)}")
+                raise ValueError(f"{count} tokens, but {self.name} takes {self.context_length}: {_ends(text)}")
         return import_clip().tokenize(texts, context_length=self.context_length).long()
 
     def count_tokens(self, text: str) -> int:
@@ -235,3 +235,8 @@ def _kept_in_fp32(model: Any) -> list[Tensor]:
     norms = [module for module in model.modules() if isinstance(module, (nn.LayerNorm, nn.BatchNorm2d))]
     tensors = [tensor for norm in norms for tensor in (*norm.parameters(), *norm.buffers())]
     return [*tensors, model.logit_scale]
+
+
+def _ends(text: str) -> str:
+    """A text too long for a tower, as a message shows it: a prompt ends with what tells it from others, the class."""
+    return repr(text) if len(text) <= SHOWN else f"{text[: SHOWN // 2]!r} ... {text[-SHOWN // 2 :]!r}"

@@ -32,7 +32,7 @@ from xcoop.engine.batches import Seeded, begin_epoch
 from xcoop.methods.model import PromptModel
 from xcoop.methods.prompts import POSITIONS
 from xcoop.methods.templates import DEFAULT
-from xcoop.results.folder import claim
+from xcoop.results.folder import check_free, claim
 from xcoop.results.record import UNTRAINED, Origin, write_run
 from xcoop.training.checks import check_input, load_dataset_bank, state_bank, with_workers_that_exist
 from xcoop.training.feature_cache import FeatureLoader, FeatureStore
@@ -220,10 +220,11 @@ class PromptTrainer(Tracked, Fitting, TrainerX):
 
     def before_train(self) -> None:
         """Fits or resumes what there is, and replaces images by their features where that is possible."""
-        claim(Path(self.output_dir), self.cfg, self.origin)
+        check_free(Path(self.output_dir), self.cfg, self.origin)
         self._seed()
         self._prepare()
         super().before_train()
+        claim(Path(self.output_dir), self.cfg, self.origin)  # not before the checkpoint that is there was found to fit
         if self.model.image_tower_frozen:  # cached features draw no seeds for workers, so images must not
             for loader in filter(None, (self.train_loader_x, self.val_loader, self.test_loader)):
                 loader.generator = torch.Generator()
