@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xcoop.backbones import ImageFeatures, LabelledFeatures
-from xcoop.methods.cache_model import CACHE, CacheModel, grid, search_grid
+from xcoop.methods.cache_model import CACHE, grid
 from xcoop.methods.model import PromptModel
 from xcoop.methods.templates import IMAGENET
 from xcoop.runs import train
@@ -37,7 +37,6 @@ from xcoop.trainers.maple import DEFAULTS as MAPLE
 from xcoop.trainers.maple import MaPLeModel
 from xcoop.trainers.promptsrc import DEFAULTS as PROMPTSRC
 from xcoop.trainers.promptsrc import PromptSRCModel
-from xcoop.trainers.tipadapter import TipAdapterModel
 from xcoop.trainers.tipadapterf import DEFAULTS as TIPADAPTERF
 from xcoop.trainers.tipadapterf import TipAdapterFModel
 
@@ -172,56 +171,6 @@ def test_the_grid_is_the_widest_of_the_release() -> None:
     for tried, count, end in zip(ours, (200, 20), (beta, alpha), strict=True):
         theirs = [i * (end - 0.1) / count + 0.1 for i in range(count)]
         assert all(min(abs(value - other) for other in tried) < 1e-9 for value in theirs)
-
-
-def released_search(
-    keys: np.ndarray, votes: np.ndarray, text: np.ndarray, images: np.ndarray, labels: list[int], scale: float
-) -> tuple[float, float]:
-    """(alpha, beta) by two loops, beta's outside; only a pair that is better than all before it replaces them."""
-    found, most = (0.0, 0.0), 0.0
-    for i in range(10):
-        for j in range(12):
-            beta, alpha = 0.1 + i * 11.9 / 10, 0.1 + j * 19.9 / 12
-            logits = scale * images @ text.T + alpha * np.exp(-beta * (1 - images @ keys.T)) @ votes
-            right = float(np.mean(logits.argmax(1) == labels))
-            if right > most:
-                found, most = (alpha, beta), right
-    return found
-
-
-@pytest.mark.parametrize("kind", [TipAdapterModel, TipAdapterFModel])
-def test_alpha_and_beta_are_the_first_of_the_best_pairs(kind: type[CacheModel]) -> None:
-    """At once, or for trained keys; 2 to 12 validation images, on which many pairs are equal."""
-    found = set()
-    node = settings(TIPADAPTERF, SEARCH_SCALE=[12.0, 20.0], SEARCH_STEP=[10, 12])
-    for seed, n in enumerate((2, 4, 6, 9, 12) * 4):
-        training, validation = clusters(100 + seed, 12), clusters(200 + seed, n)
-        model = kind(make_backbone(), NAMES, text(seed), node)
-        model.prepare(training, validation)
-        if kind.trains_keys:
-            model.keys.data += 0.1 * torch.randn(model.keys.shape, generator=torch.Generator().manual_seed(seed))
-            model.conclude(validation)
-        want = released_search(
-            model.keys.detach().double().numpy(),
-            np.eye(3)[training.labels.numpy()],
-            text(seed).double().numpy(),
-            one(validation.features.pooled).double().numpy(),
-            validation.labels.tolist(),
-            float(model.scale),
-        )
-        assert (float(model.alpha), float(model.beta)) == pytest.approx(want, rel=1e-5), (seed, n)
-        found.add(want)
-    assert len(found) > 5
-    assert min(beta for _, beta in found) == pytest.approx(0.1)
-    assert max(beta for _, beta in found) > 0.2
-
-
-def test_of_equals_beta_is_the_smallest_and_then_alpha() -> None:
-    """The key speaks for class 0 with alpha exp(-beta), which must be above 1: not with (1, 2), but with (9, 2)."""
-    one_image = torch.tensor([[0.0]]), torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]]), torch.tensor([0])
-    assert search_grid(*one_image, [1.0, 9.0, 10.0], [2.0, 3.0]) == (9.0, 2.0)
-    assert search_grid(*one_image, [1.0, 9.0], [2.0, -1.0]) == (9.0, 2.0)  # (1, -1) comes later, and is as good
-    assert search_grid(*one_image, [1.0, 2.0], [2.0, 3.0]) == (0.0, 0.0)  # none is right
 
 
 def test_tipadapterf_trains_its_keys_by_the_released_adamw() -> None:

@@ -21,6 +21,7 @@ from yacs.config import CfgNode
 from xcoop.backbones import Backbone, ImageFeatures, LabelledFeatures
 from xcoop.methods.alignment import unit
 from xcoop.methods.fixed_text import TEXT, FixedTextModel
+from xcoop.methods.selection import best, scores
 
 logger = logging.getLogger(__name__)
 
@@ -114,10 +115,9 @@ def grid(end: float, count: int, start: float = 0.1) -> list[float]:
 def search_grid(
     affinity: Tensor, values: Tensor, zero_shot: Tensor, labels: Tensor, alphas: Sequence[float], betas: Sequence[float]
 ) -> tuple[float, float]:
-    """The (alpha, beta) that classifies most validation images right, as the released code searches it.
+    """The (alpha, beta) that classifies most validation images right; of equals the one with the lowest cross entropy.
 
-    Of equals the first: the smallest beta, and with it the smallest alpha, if both are in rising order. (0, 0), which
-    is CLIP alone, if no pair classifies any image right.
+    (The released code takes the first of equals, which on few images is mostly the smallest beta.)
 
     Args:
         affinity: (V, N).
@@ -128,11 +128,6 @@ def search_grid(
         betas: to try.
     """
     weights = torch.tensor(alphas, device=zero_shot.device, dtype=zero_shot.dtype)[:, None, None]
-    found, most = (0.0, 0.0), 0
-    for beta in betas:
-        logits = zero_shot + weights * cache_logits(affinity, values, beta)  # (alphas, V, C)
-        right = (logits.argmax(-1) == labels).sum(-1).tolist()
-        if max(right) > most:
-            most = max(right)
-            found = alphas[right.index(most)], beta
-    return found
+    tables = [scores(zero_shot + weights * cache_logits(affinity, values, beta), labels) for beta in betas]
+    row, column = divmod(best(torch.cat(tables)), len(alphas))
+    return alphas[column], betas[row]
