@@ -246,3 +246,74 @@ def test_a_name_that_two_images_have_is_refused(tmp_path: Path) -> None:
     table(tmp_path, lines("image_id,dx", "{i},{a}"), name="x/{}.png")
     with pytest.raises(DatasetError, match=r"t\.csv: '0' may be any of \['x/0\.png', 'y/0\.png'\]"):
         read_own(table(tmp_path, lines("image_id,dx", "{i},{a}"), 1, name="y/{}.png"))
+
+
+ISIC_2020 = "image_name,patient_id,diagnosis,benign_malignant,target\n" + "".join(
+    f"{i}.png,P{i // 2},{finding}\n"
+    for i, finding in enumerate(["unknown,benign,0", "nevus,benign,0", "melanoma,malignant,1"] * 4)
+)
+
+
+@pytest.mark.parametrize(
+    "classes", [("malignant", "benign"), ("Benign", "Malignant"), ("0", "1"), ("melanoma", "nevus", "unknown")]
+)
+def test_the_stated_classes_choose_the_column_of_the_label(tmp_path: Path, classes: tuple[str, ...]) -> None:
+    with pytest.raises(DatasetError, match=r"DATASET\.CLASSES .*'benign_malignant' holds 'benign', 'malignant'"):
+        read_own(table(tmp_path, ISIC_2020))
+    assert {name.lower() for name in read_own(tmp_path / "t.csv", classes).classes} == {n.lower() for n in classes}
+
+
+def test_stated_classes_find_a_column_of_any_name(tmp_path: Path) -> None:
+    own = read_own(table(tmp_path, lines("image,Befund,sex", "{i}.png,{a},{3}")), ["b", "a"])
+    assert "label from 'Befund'" in said(own)
+
+
+@pytest.mark.parametrize("word", ["NaN", "nan", "NA", "#N/A", "<NA>", "null"])
+def test_words_for_missing_are_no_values(tmp_path: Path, word: str) -> None:
+    body = lines("image,label,patient", "{i}.png,{a},{2}").replace("3.png,b", f"3.png,{word}")
+    with pytest.raises(DatasetError, match=r"line 5: 3\.png has no label"):
+        read_own(table(tmp_path, body))
+    assert read_own(tmp_path / "t.csv", ["a", "b", word]).classes == tuple(sorted({"a", "b", word}))
+    table(tmp_path, lines("image,label,patient", "{i}.png,{a},{2}").replace("3.png,b,1", f"3.png,b,{word}"))
+    with pytest.raises(DatasetError, match="1 of 12 rows have no patient, the first in line 5"):
+        read_own(tmp_path / "t.csv")
+
+
+def test_a_list_of_one_label_is_that_label(tmp_path: Path) -> None:
+    assert read_own(labelled(tmp_path, "['a']", '["b c"]', "[d]", "a")).classes == ("a", "b c", "d")
+
+
+@pytest.mark.parametrize(("columns", "row"), [("is_train", "1"), ("is_valid", "False"), ("train,test", "1,0")])
+def test_splits_in_columns_of_yes_and_no_are_refused(tmp_path: Path, columns: str, row: str) -> None:
+    with pytest.raises(DatasetError, match=f"'{columns.split(',')[0]}'.* tell the split by yes and no"):
+        read_own(table(tmp_path, lines(f"image,label,{columns}", "{i}.png,{a}," + row)))
+    read_own(table(tmp_path, lines(f"image,label,{columns},fold", "{i}.png,{a}," + row + ",train")
+                   .replace("11.png,b," + row + ",train", "11.png,b," + row + ",test")
+                   .replace("10.png,a," + row + ",train", "10.png,a," + row + ",test")))  # fmt: skip
+
+
+def test_grades_stand_in_the_order_of_their_values(tmp_path: Path) -> None:
+    assert read_own(labelled(tmp_path, "10.0", "2.0", "0.0")).classes == ("0.0", "2.0", "10.0")
+
+
+@pytest.mark.parametrize(
+    ("name", "patients"),
+    [
+        ("train/patient{p:05}/study1/{i}.png", {f"patient{n:05}" for n in range(6)}),  # CheXpert, MURA
+        ("Subject-{p}/{i}.png", {f"subject-{n}" for n in range(6)}),
+        ("{p}_{side}.png", {f"{n}" for n in range(6)}),  # EyePACS
+        ("eye{p}-{s}.png", {f"eye{n}" for n in range(6)}),
+        ("{i}_left.png", {""}),  # no pair
+        ("person{p}_virus_{i}.png", {""}),  # such numbers begin anew in each class of the set that is named so
+        ("patients/{i}.png", {""}),
+    ],
+)
+def test_patients_that_paths_tell(tmp_path: Path, name: str, patients: set[str]) -> None:
+    paths = [name.format(i=i, p=i // 2, side=("left", "right")[i % 2], s="LR"[i % 2]) for i in range(12)]
+    for path in paths:
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / path)
+    (tmp_path / "t.csv").write_text("image,label\n" + "".join(f"{path},{i // 6}\n" for i, path in enumerate(paths)))
+    own = read_own(tmp_path)
+    assert {item.patient for item in own.splits.train} == patients
+    assert ("told by their paths" in said(own)) == (patients != {""})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import unicodedata
 from collections import Counter
@@ -206,9 +207,10 @@ def test_what_lies_beside_the_images_is_said(root: Path, caplog: pytest.LogCaptu
         (folder / name).write_text("x")
     picture(folder / "loose.png", 1)
     picture(folder / "leaf" / ".cache" / "x.png", 2)
+    os.mkfifo(folder / "leaf" / "pipe.png")  # to read it would never end
     own(folder)
     assert (
-        "5 files beside the images are left out: 2 .png (leaf/.cache/x.png, loose.png), "
+        "6 files beside the images are left out: 3 .png (leaf/.cache/x.png, leaf/pipe.png, loose.png), "
         "2 .dcm (leaf/1.dcm, leaf/2.DCM), 1 without a suffix (leaf/notes)"
     ) in caption(caplog)
 
@@ -217,14 +219,14 @@ def test_images_that_may_be_none_of_their_class_are_said(root: Path, caplog: pyt
     folder = directories(root)
     picture(folder / "leaf" / "leaf01_mask.png", 77)
     picture(folder / "leaf" / "deep" / "leaf50.png", 78)
+    picture(folder / "leaf" / "Lesion masks" / "leaf01.png", 79)
     caplog.set_level("INFO")
     assert len(own(folder).train_x) > 6
-    assert "1 images look like masks of others, and are taken as images of their class: leaf/leaf01_mask.png" in (
-        caption(caplog)
-    )
-    assert "1 images lie in directories below those of the classes, and count as theirs: leaf/deep/leaf50.png" in (
-        caplog.text
-    )
+    assert (
+        "2 images look like masks of others, and are taken as images of their class: leaf/Lesion masks/leaf01.png, "
+        "leaf/leaf01_mask.png"
+    ) in caption(caplog)
+    assert "2 images lie in directories below those of the classes, and count as theirs: leaf/Lesion" in caplog.text
 
 
 def test_a_class_without_images_says_what_it_holds(root: Path) -> None:

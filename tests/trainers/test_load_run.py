@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import shutil
 from pathlib import Path
 
@@ -134,6 +135,8 @@ def test_a_turned_picture_is_one_image_in_every_form(make_cfg: ConfigMaker, tmp_
         (np.full((8, 8, 3), 200, np.uint16), "8 bits or a dark one of 16"),
         (np.zeros((3, 9, 3), np.uint8), "first or last"),
         ([7], "int is no image"),
+        (None, "NoneType is no image"),
+        (io.BytesIO(b"x"), "BytesIO is no image: hand over a path, the bytes"),
     ],
 )
 def test_what_is_no_image_is_refused(given: object, message: str, make_cfg: ConfigMaker) -> None:

@@ -134,5 +134,5 @@ def _walk(folder: Path, prefix: str, deep: bool, above: frozenset[str]) -> Itera
         if entry.is_dir():
             if deep and not entry.name.startswith((".", "__")):
                 yield from _walk(Path(entry.path), f"{prefix}{entry.name}/", deep, above | {here})
-        elif is_image_name(entry.name):
-            yield prefix + entry.name
+        elif is_image_name(entry.name) and (entry.is_file() or not os.path.exists(entry.path)):
+            yield prefix + entry.name  # a link to nothing is named later, when it is read; a pipe would never end

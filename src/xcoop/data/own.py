@@ -15,14 +15,20 @@ from xcoop.concepts.bank import same_name
 from xcoop.data.class_folders import shown_kinds, unread_files
 from xcoop.data.folders import NameIndex, list_images
 from xcoop.data.items import Item, Remark, Splits
-from xcoop.data.owntable import Row, read_rows, split_of
+from xcoop.data.owntable import PERSON, Row, read_rows, split_of
 from xcoop.utils.errors import DatasetError
 from xcoop.utils.suggest import escaped
 
 TABLES = (".csv", ".tsv")
+PATIENT = re.compile(rf"{PERSON}[ _.-]*\d+", re.IGNORECASE)  # a directory of one patient's images
+SIDE = re.compile(r"(.+?)[ _.-](?:left|right|l|r|os|od)", re.IGNORECASE)  # a pair of eyes, hands, breasts
 NO_CLASSES = frozenset({"split_fewshot"})  # directories that are written here
 MASK = re.compile(
     r"(.+?)[ _.-]*(?:mask|segmentation|seg|groundtruth|gt|annotation|superpixels)[ _.-]*\d*", re.IGNORECASE
+)
+MASKS = re.compile(
+    r"(?:binary|lesion|lung|image|ground|roi)?[ _.-]*(?:masks?|segmentations?|truths?|annotations?|superpixels)",
+    re.IGNORECASE,
 )
 MAX_NAMED = 5
 
@@ -68,6 +74,8 @@ def read_own(place: Path, wanted: Sequence[str] = ()) -> Own:
     if table:
         rows = _as_on_disk(table, rows, remarks)
     _refuse_duplicates(source, rows)
+    if not any(row.patient for row in rows):
+        rows = _patients_of_paths(source, rows, remarks)
     classes = _class_names(source, rows)
     remarks += _doubtful(folder, rows, deep=not table)
     return Own(folder, classes, _splits(source, rows, classes), table.stem if table else "", tuple(remarks))
@@ -149,11 +157,36 @@ def _as_on_disk(table: Path, rows: Sequence[Row], remarks: list[Remark]) -> list
     return [replace(row, path=path) for row, path in zip(rows, found, strict=True) if path]
 
 
+def _patients_of_paths(source: Path, rows: Sequence[Row], remarks: list[Remark]) -> list[Row]:
+    """The rows with the patients that their paths tell, where nothing else does.
+
+    They are told by a directory (`patient00012/`), or by the names of the two images of a pair (`10_left`, `10_right`).
+    Numbers within other names are not taken: they may begin anew in each class or split.
+    """
+    stems = {row: posixpath.splitext(posixpath.basename(row.path))[0] for row in rows}
+    pairs = {row: side[1] for row, stem in stems.items() if (side := SIDE.fullmatch(stem))}
+    paired = len({stems[row].casefold() for row in pairs}) > len({base.casefold() for base in pairs.values()})
+    told = []
+    for row in rows:
+        folders = [part for part in row.path.split("/")[:-1] if PATIENT.fullmatch(part)]
+        name = folders[-1] if folders else pairs.get(row, "") if paired else ""
+        told.append(replace(row, patient=unicodedata.normalize("NFC", name).casefold()))
+    if example := next((row for row in told if row.patient), None):
+        text = f"the patients of {sum(bool(row.patient) for row in told)} images are told by their paths, as"
+        remarks.append(Remark(f"{source}: {text} {example.patient!r} by {example.path}"))
+    return told
+
+
 def _doubtful(folder: Path, rows: Sequence[Row], deep: bool) -> list[Remark]:
     """Images that are taken as pictures of their class, though they may be none."""
     paths = {row.path for row in rows}
     stems = {posixpath.splitext(path)[0] for path in paths}
-    masks = sorted(path for path in paths if (m := MASK.fullmatch(posixpath.splitext(path)[0])) and m[1] in stems)
+    masks = sorted(
+        path
+        for path in paths
+        if ((m := MASK.fullmatch(posixpath.splitext(path)[0])) and m[1] in stems)
+        or any(MASKS.fullmatch(part) for part in path.split("/")[:-1])
+    )
     lower = sorted(row.path for row in rows if deep and row.path.count("/") > 1 + bool(row.split))
     remarks = []
     if masks:
@@ -174,8 +207,8 @@ def _class_names(source: Path, rows: Sequence[Row]) -> tuple[str, ...]:
         raise DatasetError(f"{source}: the classes {' and '.join(map(repr, same[0]))} are one (case, '_', '-' aside)")
     if len(labels) < 2:
         raise DatasetError(f"{source} has one class only, {min(labels)!r}: at least two are needed")
-    numbers = all(re.fullmatch(r"\d{1,9}", label) for label in labels)
-    return tuple(sorted(labels, key=int if numbers else None))
+    numbers = all(re.fullmatch(r"\d{1,9}(?:\.\d{1,9})?", label) for label in labels)
+    return tuple(sorted(labels, key=float if numbers else None))
 
 
 def _splits(source: Path, rows: Sequence[Row], classes: Sequence[str]) -> Splits:

@@ -26,7 +26,7 @@ _PICTURE = (
 _ID = r"(?:ids?|no|nr|num|numbers?|codes?|keys?|uid|uuid|identifier|index|idx|hash|name|instanceuid)"
 _THING = r"(?:lesion|nodule|tumou?r|mass|wound|polyp|lump|group|eye|breast|knee|family)"
 _VISIT = r"(?:case|specimen|biopsy|slide|wsi|study|exam|examination|visit|encounter|accession|series|session|video|clip|sequence|volume)"  # noqa: E501
-_PERSON = r"(?:patient|pat|subject|subj|participant|person|individual|volunteer|donor|animal|mouse)"
+PERSON = r"(?:patient|pat|subject|subj|participant|person|individual|volunteer|donor|animal|mouse)"
 _ANONYMOUS = r"(?:anon|anonymi[sz]ed|deid|deidentified|pseudo|pseudonymi[sz]ed|unique|hospital|id)*"
 
 # The patterns of each kind, the surest first: a column of the first pattern that any column matches is taken.
@@ -52,7 +52,7 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         r"dataset(?:name|type)?|(?:cv|k)?folds?(?:id|name|no|num|number)?|phase|usage|purpose",
     ),
     "patient": (
-        rf"{_ANONYMOUS}{_PERSON}s?{_ID}*|.*(?:patient|subject|participant){_ID}+|pid|ptid|mrn",
+        rf"{_ANONYMOUS}{PERSON}s?{_ID}*|.*(?:patient|subject|participant){_ID}+|pid|ptid|mrn",
         rf".*{_THING}{_ID}+|{_ANONYMOUS}{_VISIT}{_ID}*|.*(?:case|study|exam|slide){_ID}+",
     ),
 }
@@ -63,6 +63,8 @@ SPLIT_WORDS = {
     **dict.fromkeys(("test", "testing", "tst", "holdout"), "test"),
 }
 ZERO, ONE = ("", "0", "0.0"), ("1", "1.0")
+YES_NO = {*ZERO, *ONE, "true", "false", "yes", "no", "t", "f", "y", "n"}
+MISSING = {"nan", "na", "n/a", "#n/a", "<na>", "null"}  # how programmes write an empty cell
 SEVERAL = "|;,/+&"  # what parts the labels of an image that has several
 MAX_NAMED = 5
 
@@ -95,19 +97,24 @@ def read_rows(table: Path, classes: Sequence[str] = ()) -> tuple[list[Row], list
 
     Args:
         table: a CSV file; see `read_table`.
-        classes: that are wanted, if any are stated: then labels that look like lists are taken as they are, and of
-            columns of 0 and 1 only those of these names are labels.
+        classes: that are wanted, if any are stated: then a column that holds just these is the label, labels that
+            look like lists are taken as they are, and of columns of 0 and 1 only those of these names are labels.
 
     Raises:
         DatasetError: a column is missing, or more than one may be meant; a row without label, with a path that leads
             out, or an unknown split; or images with several labels.
     """
     header, lines = read_table(table)
+    missing = MISSING - {name.casefold() for name in classes}
+    lines = [
+        Line(line.number, {name: "" if cell.casefold() in missing else cell for name, cell in line.cells.items()})
+        for line in lines
+    ]
     remarks: list[Remark] = []
     filled = [name for name in header if any(line.cells[name] for line in lines)]
     columns = {
         "path": _only(table, "path", _matching("path", header)),
-        "label": _label(table, filled, lines),
+        "label": _label(table, filled, lines, classes),
         "split": _split(table, filled, lines, remarks),
         "patient": _patient(table, filled, lines),
     }
@@ -123,6 +130,7 @@ def read_rows(table: Path, classes: Sequence[str] = ()) -> tuple[list[Row], list
     labels = [_the_one(table, line, coded) if coded else line.cells[columns["label"]] for line in lines]
     if not classes:
         _refuse_lists(table, labels, lines)
+    labels = [label if label in classes else _unlisted(label) for label in labels]
     rows = [_row(table, columns, line, label) for line, label in zip(lines, labels, strict=True)]
     for column in ("split", "patient"):
         lacking = [row.line for row in rows if not getattr(row, column)]
@@ -150,21 +158,29 @@ def _matching(role: str, header: Sequence[str]) -> list[str]:
     return []
 
 
-def _only(table: Path, role: str, found: Sequence[str]) -> str:
+def _only(table: Path, role: str, found: Sequence[str], hint: str = "") -> str:
     if len(found) > 1:
         raise DatasetError(
             f"{table}: the columns {' and '.join(map(repr, found))} both tell the {role}: remove or rename all but one"
+            + hint
         )
     return found[0] if found else ""
 
 
-def _label(table: Path, header: Sequence[str], lines: Sequence[Line]) -> str:
-    """Of columns that tell the same (a number and a name), the first that is not of numbers."""
-    found = _matching("label", header)
+def _label(table: Path, header: Sequence[str], lines: Sequence[Line], classes: Sequence[str]) -> str:
+    """The column that holds the stated classes; else the surest by name, of a number and a name the latter."""
+    values = {name: {line.cells[name] for line in lines} for name in header}
+    called = [[n for n in header if re.fullmatch(pattern, _squeezed(n))] for pattern in COLUMNS["label"]]
+    wanted = set(map(same_name, classes))
+    holding = ([n for n in names if set(map(same_name, values[n])) == wanted] for names in (*called, header))
+    found = next(filter(None, holding), []) if classes else []
+    found = found or _matching("label", header)
     if found and all(_nests(lines, found[0], n) and _nests(lines, n, found[0]) for n in found[1:]):
-        words = [n for n in found if any(re.search(r"[^\d.]", line.cells[n]) for line in lines)]
+        words = [n for n in found if any(re.search(r"[^\d.]", value) for value in values[n])]
         return (words or found)[0]
-    return _only(table, "label", found)
+    few = [name for names in called for name in names if len(values[name]) <= 2 * MAX_NAMED]
+    told = "; ".join(f"{name!r} holds {', '.join(map(repr, sorted(values[name])))}" for name in few)
+    return _only(table, "label", found, f", or state the classes of the one that is meant: DATASET.CLASSES ({told})")
 
 
 def _patient(table: Path, header: Sequence[str], lines: Sequence[Line]) -> str:
@@ -183,6 +199,13 @@ def _nests(lines: Iterable[Line], inner: str, outer: str) -> bool:
 def _split(table: Path, header: Sequence[str], lines: Sequence[Line], remarks: list[Remark]) -> str:
     """A column that is called a split must hold splits; a fold or a dataset that holds none is left, with a word."""
     name = _only(table, "split", _matching("split", header))
+    flags = [n for n in header if split_of(re.sub("^(?:is|in|for)", "", _squeezed(n)))]
+    flags = [n for n in flags if {line.cells[n].casefold() for line in lines} <= YES_NO]
+    if flags and not name:
+        raise DatasetError(
+            f"{table}: {', '.join(map(repr, flags))} seem to tell the split by yes and no: write it as one column "
+            "'split' of train, val and test, or remove them"
+        )
     sure = re.fullmatch(COLUMNS["split"][0], _squeezed(name))
     if name and not sure and not any(split_of(line.cells[name]) for line in lines):
         values = sorted({line.cells[name] for line in lines})
@@ -227,6 +250,12 @@ def _the_one(table: Path, line: Line, coded: Sequence[str]) -> str:
     )
 
 
+def _unlisted(label: str) -> str:
+    """`['normal']`, a list of one, as that one."""
+    found = re.fullmatch(r"""\[\s*(['"]?)(.*?)\1\s*\]""", label)
+    return found[2] if found else label
+
+
 def _refuse_lists(table: Path, labels: Sequence[str], lines: Sequence[Line]) -> None:
     """DatasetError if labels look like lists, as those of sets with several labels an image do.
 
@@ -267,7 +296,9 @@ def _row(table: Path, columns: Mapping[str, str], line: Line, label: str) -> Row
     if not path or re.match(r"/|[A-Za-z]:", path) or ".." in path.split("/"):
         raise DatasetError(f"{where}: {cell['path']!r} is no path below the folder of the table")
     if not label:
-        raise DatasetError(f"{where}: {path} has no label")
+        raise DatasetError(
+            f"{where}: {path} has no label (NaN, NA, null count as none, unless DATASET.CLASSES names them)"
+        )
     word = cell["split"]
     if word and not split_of(word):
         raise DatasetError(f"{where}: {unknown('split', word, SPLIT_WORDS)} (column {columns['split']!r})")

@@ -138,7 +138,10 @@ class TrainedModel:
         elif isinstance(image, (str, os.PathLike)):
             image = open_image(image)
         else:
-            raise ValueError(f"{type(image).__name__} is no image: hand over a path, a PIL image, an array or a tensor")
+            raise ValueError(
+                f"{type(image).__name__} is no image: hand over a path, the bytes of a file, a PIL image, an array or "
+                "a tensor"
+            )
         tensor: Tensor = self._transform(image)
         return tensor
 
@@ -247,7 +250,9 @@ class TrainedModel:
 
 
 def _is_one(images: ImageLike | Iterable[ImageLike]) -> bool:
-    """Whether it is one image, and not several: arrays and tensors of four axes are."""
+    """Whether it is one thing, and not several: arrays and tensors of four axes are."""
+    if hasattr(images, "read") or not isinstance(images, Iterable):  # a file is iterable, by its lines
+        return True
     if isinstance(images, (np.ndarray, Tensor)):
         return images.ndim != 4
     return isinstance(images, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image))
