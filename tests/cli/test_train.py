@@ -342,7 +342,7 @@ def test_a_nan_loss_ends_the_run_and_keeps_what_is_there(
 
 
 def test_the_script_does_not_offer_the_plug_in_folders_as_modules() -> None:
-    text = (Path(train.__file__).parents[2] / "train.py").read_text()
+    text = (Path(train.__file__).parents[3] / "train.py").read_text()
     assert 'sys.path[0] = str(Path(__file__).resolve().parent / "src")' in text
 
 

@@ -201,13 +201,13 @@ class TestCheck:
 def test_list_says_what_is_there(root: Path, chest: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "list", "--root", str(root)]) == 0
     rows = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line}
-    assert set(config_names("datasets")) <= set(rows)
+    assert set(config_names()) <= set(rows)
     assert rows["pneumonia"].endswith("yes")
     assert "5840" in rows["pneumonia"]
     assert rows["derm7pt"].endswith("no")
 
 
-@pytest.mark.parametrize("name", config_names("datasets"))
+@pytest.mark.parametrize("name", config_names())
 def test_info_says_all_that_is_known(name: str, root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "info", name, "--root", str(root)]) == 0
     shown = capsys.readouterr().out

@@ -23,7 +23,7 @@ from xcoop.data.about import About, MissingDatasetError, about
 from xcoop.utils.errors import DatasetError
 from xcoop.utils.images import open_image
 
-NAMES = config_names("datasets")
+NAMES = config_names()
 PHANTOMS = ("phantom", "phantom_chest")  # are drawn where they are missing, and read with the facts of their models
 PUBLISHED = [name for name in NAMES if plugin_path("configs", "datasets", "about", f"{name}.yaml").is_file()]
 

@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from yacs.config import CfgNode
 
 from xcoop.concepts.skeleton import skeleton
-from xcoop.config.merge import config_file, method_folder
+from xcoop.config.merge import merge_file, method_files
 from xcoop.config.plugins import trainer_names, trains
 from xcoop.results.predictions import read_predictions
 from xcoop.results.record import read_run
@@ -60,7 +60,8 @@ def config(dataset: str, trainer: str, root: Path, weights: Path, output: Path) 
     """The method as it is configured, with two images a class, all of them in one batch: an epoch is a step."""
     path = LAYOUTS[dataset].path
     cfg = tree_tools.config(dataset, root, NUM_SHOTS=2, **({"PATH": str(root / path)} if path else {}))
-    cfg.merge_from_file(str(config_file("vit_b16", *method_folder(trainer))))
+    for file in method_files("vit_b16", trainer):
+        merge_file(cfg, file)
     cfg.TRAINER.NAME, cfg.OUTPUT_DIR, cfg.USE_CUDA, cfg.VERBOSE = trainer, str(output), False, False
     cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.PATH = "ViT-B/16", str(weights)
     cfg.INPUT.SIZE, cfg.INPUT.TRANSFORMS = (SIZE, SIZE), ("normalize",)

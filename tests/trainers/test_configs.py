@@ -1,4 +1,4 @@
-"""Every YAML file of every trainer: it merges, and fits the backbone that it names."""
+"""Every configuration of every trainer merges, and fits the backbone that it names; files build on one another."""
 
 from __future__ import annotations
 
@@ -6,21 +6,29 @@ from pathlib import Path
 
 import pytest
 from dassl.engine import TRAINER_REGISTRY
+from yacs.config import CfgNode
 
 from xcoop.backbones import backbone_names
+from xcoop.cli import main
 from xcoop.config.defaults import get_cfg
-from xcoop.config.merge import config_file, config_names, method_folder
-from xcoop.config.plugins import plugin_path, trainer_names
+from xcoop.config.merge import config_names, merge_file, method_files, method_names, read_config_tree
+from xcoop.config.plugins import trainer_names
+from xcoop.utils.console import UserError
 
-FILES = sorted(plugin_path("configs", "trainers").glob("*/*.yaml"))
+CONFIGS = [(trainer, name) for trainer in trainer_names() for name in method_names(trainer)]
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_a_config_merges_and_fits_its_backbone(path: Path) -> None:
+def config(trainer: str, name: str) -> CfgNode:
     cfg = get_cfg()
-    cfg.merge_from_file(str(path))
-    assert path.parent.name in trainer_names()
+    for path in method_files(name, trainer):
+        merge_file(cfg, path)
+    return cfg
+
+
+@pytest.mark.parametrize(("trainer", "name"), CONFIGS, ids="/".join)
+def test_a_config_merges_and_fits_its_backbone(trainer: str, name: str) -> None:
+    cfg = config(trainer, name)
     assert cfg.MODEL.BACKBONE.NAME in backbone_names()
     assert tuple(cfg.INPUT.SIZE) == ((64, 64) if cfg.MODEL.BACKBONE.NAME == "phantom" else (224, 224))
     assert tuple(cfg.INPUT.PIXEL_MEAN) == MEAN
@@ -31,7 +39,7 @@ def test_a_config_merges_and_fits_its_backbone(path: Path) -> None:
 
 @pytest.mark.parametrize("trainer", trainer_names())
 def test_every_trainer_has_the_configs_that_runs_start_from(trainer: str) -> None:
-    have = set(config_names(*method_folder(trainer)))
+    have = set(method_names(trainer))
     needs_vit = TRAINER_REGISTRY.get(trainer).needs_vit
     assert {"phantom", "vit_b16", "vit_b32"} <= have
     assert ("rn50" in have) is not needs_vit
@@ -39,7 +47,61 @@ def test_every_trainer_has_the_configs_that_runs_start_from(trainer: str) -> Non
 
 @pytest.mark.parametrize("trainer", trainer_names())
 def test_on_the_phantom_features_can_be_kept(trainer: str) -> None:
-    cfg = get_cfg()
-    cfg.merge_from_file(str(config_file("phantom", *method_folder(trainer))))
+    cfg = config(trainer, "phantom")
     assert list(cfg.INPUT.TRANSFORMS) == ["normalize"]
     assert cfg.FEATURES.CACHE
+
+
+@pytest.mark.parametrize("name", [name for name in config_names("backbones") if name != "phantom"])
+def test_only_the_backbone_differs_between_those_of_a_kind(name: str) -> None:
+    same = [config(trainer, cfg) for trainer in ("CoOp", "XCoOp") for cfg in ("vit_b16", name)]
+    for cfg in same:
+        cfg.MODEL.BACKBONE.NAME = ""
+    assert same[0] == same[1]
+    assert same[2] == same[3]
+
+
+def test_by_path_as_coop_users_write_it() -> None:
+    assert method_files("configs/trainers/LASP/vit_b32.yaml", "") == method_files("vit_b32", "LASP")
+    assert [path.name for path in method_files("vit_b32", "LASP")] == ["vit_b32.yaml", "vit.yaml"]
+    assert [path.name for path in method_files("rn50", "LASP")] == ["rn50.yaml", "clip.yaml"]
+    with pytest.raises(UserError, match="Did you mean 'vit_b16'"):
+        method_files("configs/trainers/CoOp/vit_b17.yaml", "")
+
+
+@pytest.mark.parametrize(("trainer", "name"), [("XCoOp", "vit_b16"), ("LASP", "vit_l14"), ("CoOp", "phantom")])
+def test_other_programmes_get_one_plain_file(
+    trainer: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XCOOP_CACHE", str(tmp_path))
+    assert main(["path", f"configs/trainers/{trainer}/{name}.yaml"]) == 0
+    path = capsys.readouterr().out.strip()
+    cfg = get_cfg()
+    cfg.merge_from_file(path)  # yacs' own
+    assert cfg == config(trainer, name)
+
+
+class TestBases:
+    def test_later_files_win(self, tmp_path: Path) -> None:
+        (tmp_path / "sub").mkdir()
+        (tmp_path / "a.yaml").write_text("OPTIM: {LR: 1.0, NAME: sgd}\nSEED: 1\n")
+        (tmp_path / "sub" / "b.yaml").write_text("_BASE_: ../a.yaml\nOPTIM: {LR: 2.0}\n")
+        (tmp_path / "c.yaml").write_text("_BASE_: [sub/b.yaml, a.yaml]\nSEED: 3\n")
+        assert read_config_tree(tmp_path / "sub" / "b.yaml") == {"OPTIM.LR": 2.0, "OPTIM.NAME": "sgd", "SEED": 1}
+        assert read_config_tree(tmp_path / "c.yaml") == {"OPTIM.LR": 1.0, "OPTIM.NAME": "sgd", "SEED": 3}
+
+    @pytest.mark.parametrize(
+        ("base", "message"),
+        [
+            ("own.yaml", "leads in a circle: .*own.yaml -> .*own.yaml"),
+            ("nowhere.yaml", "own.yaml: _BASE_ names .*nowhere.yaml, which is not there"),
+            ("7", "_BASE_ must be a path or a list of paths, not 7"),
+            ("[[a]]", "_BASE_ must be a path or a list of paths"),
+            ("list.yaml", "list.yaml must hold keys and values, not a list"),
+        ],
+    )
+    def test_what_is_no_base_is_refused(self, base: str, message: str, tmp_path: Path) -> None:
+        (tmp_path / "list.yaml").write_text("[1]")
+        (tmp_path / "own.yaml").write_text(f"_BASE_: {base}\n")
+        with pytest.raises(UserError, match=message):
+            merge_file(get_cfg(), tmp_path / "own.yaml")

@@ -18,7 +18,7 @@ from tiny_run import ConfigMaker, table_of
 
 import xcoop.trainers
 from xcoop.config import plugins
-from xcoop.config.merge import config_file, method_folder
+from xcoop.config.merge import method_files
 from xcoop.results.record import read_run
 from xcoop.runs.plan import make_plans
 
@@ -62,8 +62,8 @@ def test_it_runs_and_is_recorded_without_any_other_file(smooth_coop: Any, make_c
 
 
 def test_it_is_configured_as_coop_is_until_it_has_files_of_its_own(smooth_coop: Any, tmp_path: Path) -> None:
-    assert config_file("vit_b16", *method_folder("SmoothCoOp")) == config_file("vit_b16", *method_folder("CoOp"))
+    assert method_files("vit_b16", "SmoothCoOp") == method_files("vit_b16", "CoOp")
     (plan,) = make_plans(["phantom", "4", "SmoothCoOp"], "data", str(tmp_path), [1])
     cfg = plan.config(1)
     assert (cfg.TRAINER.NAME, cfg.MODEL.BACKBONE.NAME, cfg.OPTIM.MAX_EPOCH) == ("SmoothCoOp", "phantom", 200)
-    assert method_folder("KgCoOp") == ("trainers", "KgCoOp")
+    assert method_files("vit_b16", "KgCoOp")[-1].parent.name == "KgCoOp"

@@ -60,7 +60,7 @@ def _uses(bank: str) -> list[Use]:
     """The tasks of this package's datasets that take their concepts from a bank, by their config files."""
     from xcoop.config.merge import config_names
 
-    return [use for name in config_names("datasets") for use in _uses_of(name, bank)]
+    return [use for name in config_names() for use in _uses_of(name, bank)]
 
 
 def _uses_of(name: str, bank: str) -> list[Use]:

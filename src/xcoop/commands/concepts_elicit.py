@@ -137,7 +137,7 @@ def _dataset(arguments: argparse.Namespace) -> tuple[Any, Any]:
     from xcoop.config.merge import config_file, merge_file, merge_pairs
 
     cfg = get_cfg()
-    merge_file(cfg, config_file(arguments.words[0], "datasets"))
+    merge_file(cfg, config_file(arguments.words[0]))
     cfg.DATASET.TASK = arguments.task or cfg.DATASET.TASK
     merge_pairs(cfg, arguments.words[1:])
     return cfg, DATASET_REGISTRY.get(cfg.DATASET.NAME)

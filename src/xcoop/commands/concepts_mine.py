@@ -122,7 +122,7 @@ def _load(arguments: argparse.Namespace) -> tuple[Any, str]:
     from xcoop.config.merge import config_file, merge_file, merge_pairs
 
     cfg = get_cfg()
-    merge_file(cfg, config_file(arguments.words[0], "datasets"))
+    merge_file(cfg, config_file(arguments.words[0]))
     cfg.DATASET.ROOT, cfg.DATASET.TASK = arguments.root, arguments.task
     merge_pairs(cfg, arguments.words[1:])
     return DATASET_REGISTRY.get(cfg.DATASET.NAME)(cfg), str(cfg.DATASET.NAME)

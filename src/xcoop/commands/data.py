@@ -62,7 +62,7 @@ def show_list(arguments: argparse.Namespace) -> int:
 
     from xcoop.config.merge import config_names
 
-    rows = [_row(name, Path(arguments.root)) for name in config_names("datasets")]
+    rows = [_row(name, Path(arguments.root)) for name in config_names()]
     say(tabulate(rows, headers=["name", "title", "classes", "images", "licence", "there"], disable_numparse=True))
     say("", f"there: at the place that its layout names below {arguments.root}. More: xcoop data info NAME")
     return 0
@@ -183,7 +183,7 @@ def _name(arguments: argparse.Namespace) -> str:
     """The dataset; UserError, with the nearest name, if there is none."""
     from xcoop.config.merge import config_file
 
-    return config_file(arguments.words[0], "datasets").stem
+    return config_file(arguments.words[0]).stem
 
 
 def _config(arguments: argparse.Namespace) -> CfgNode:
@@ -192,7 +192,7 @@ def _config(arguments: argparse.Namespace) -> CfgNode:
     from xcoop.config.merge import config_file, merge_file, merge_pairs
 
     cfg = get_cfg()
-    merge_file(cfg, config_file(arguments.words[0], "datasets"))
+    merge_file(cfg, config_file(arguments.words[0]))
     cfg.DATASET.ROOT = arguments.root
     cfg.DATASET.PATH = getattr(arguments, "path", "") or cfg.DATASET.PATH
     merge_pairs(cfg, arguments.words[1:])

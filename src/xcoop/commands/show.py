@@ -41,18 +41,18 @@ def show_list(arguments: argparse.Namespace) -> int:
     from dassl.engine import TRAINER_REGISTRY
 
     from xcoop.backbones import backbone_names
-    from xcoop.config.merge import config_names, method_folder
+    from xcoop.config.merge import config_names, method_names
     from xcoop.config.plugins import dataset_names, plugin_path, trainer_names
 
     banks = sorted(path.stem for path in plugin_path("concept_banks").glob("*.yaml"))
     for title, names in (("concept banks", banks), ("backbones", backbone_names())):
         say(f"{title}: {', '.join(names)}")
-    say(f"datasets: {', '.join(config_names('datasets'))}")
+    say(f"datasets: {', '.join(config_names())}")
     for name in dataset_names():
         say(f"  {name}: {_summary(DATASET_REGISTRY.get(name))}")
     say("trainers and their configurations:")
     for name in trainer_names():
-        configs = ", ".join(config_names(*method_folder(name)))
+        configs = ", ".join(method_names(name))
         say(f"  {name}: {_summary(TRAINER_REGISTRY.get(name))}", f"      {configs}")
     return 0
 
@@ -64,12 +64,34 @@ def show_path(arguments: argparse.Namespace) -> int:
     parts = Path(arguments.file).parts
     if not parts or parts[0] not in KINDS or ".." in parts:
         raise UserError(f"expected a path below {', '.join(KINDS)}, not {arguments.file!r}")
-    path = plugin_path(*parts)
+    path = _whole(*parts[2:]) if parts[:2] == ("configs", "trainers") and len(parts) == 4 else plugin_path(*parts)
     if not path.exists():
         near = names_like(path.name, [other.name for other in path.parent.glob("*")]) if path.parent.is_dir() else ""
         raise UserError(f"no file {arguments.file!r} in this installation.{near}")
     say(str(path))
     return 0
+
+
+def _whole(trainer: str, file: str) -> Path:
+    """A configuration of a trainer in one plain file, for programmes that know nothing of `_BASE_`; in the cache."""
+    import yaml
+
+    from xcoop.config.merge import method_files, read_config_tree
+    from xcoop.utils.files import atomic_write_text, cache_dir
+
+    files = method_files(f"configs/trainers/{trainer}/{file}", trainer)
+    tree: dict[str, Any] = {}
+    for settings in map(read_config_tree, files):
+        for key, value in settings.items():
+            *nodes, leaf = key.split(".")
+            node = tree
+            for name in nodes:
+                node = node.setdefault(name, {})
+            node[leaf] = value
+    made = cache_dir() / "configs" / f"{trainer}_{file}"
+    head = f"# Made by `xcoop path` of {', '.join(map(str, files))}; changes are lost.\n"
+    atomic_write_text(made, head + yaml.safe_dump(tree, sort_keys=False))
+    return made
 
 
 def show_version(arguments: argparse.Namespace) -> int:

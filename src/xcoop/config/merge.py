@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from ast import literal_eval
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,14 +19,12 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".yaml", ".yml")
 USUAL = "CoOp"  # whose configurations a trainer without any of its own runs with
+BASE = "_BASE_"  # in a YAML file: the file, or the list of files, that it builds on, by paths relative to its own
+MOST_BASES = 20  # files that one may build on, directly or not
 
 
-def config_file(name: str, *folder: str) -> Path:
-    """A configuration file, given by its path or by its short name.
-
-    Args:
-        name: a path, a path below `configs/` as CoOp users write it, or a short name such as "derm7pt".
-        folder: where short names are looked up, below the plug-in folder `configs`, e.g. "trainers", "CoOp".
+def config_file(name: str) -> Path:
+    """A dataset's configuration file: a path, a path below `configs/`, or a short name such as "derm7pt".
 
     Raises:
         UserError: there is no such file; the message has the nearest name.
@@ -33,22 +32,60 @@ def config_file(name: str, *folder: str) -> Path:
     path = Path(name).expanduser()
     if path.suffix in SUFFIXES or path.is_file():
         return _by_path(path)
-    known = config_names(*folder)
-    if name in known:
-        return plugin_path("configs", *folder, f"{name}.yaml")
-    kind = " ".join(["configuration of", folder[-1]]) if len(folder) > 1 else "dataset configuration"
-    raise UserError(f"{unknown(kind, name, known)} A path to a YAML file is good, too.")
+    if name in (known := config_names()):
+        return plugin_path("configs", "datasets", f"{name}.yaml")
+    raise UserError(f"{unknown('dataset configuration', name, known)} A path to a YAML file is good, too.")
 
 
-def config_names(*folder: str) -> list[str]:
+def config_names(folder: str = "datasets") -> list[str]:
     """The short names of the configuration files in a folder below `configs`, sorted."""
-    return sorted(path.stem for path in plugin_path("configs", *folder).glob("*.yaml"))
+    return sorted(path.stem for path in plugin_path("configs", folder).glob("*.yaml") if path.name[0] != "_")
 
 
-def method_folder(trainer: str) -> tuple[str, str]:
-    """Where a trainer's configurations lie, below `configs`: in its own folder, or CoOp's if it has none."""
-    own = plugin_path("configs", "trainers", trainer).is_dir()
-    return "trainers", trainer if own else USUAL
+def method_names(trainer: str) -> list[str]:
+    """The short names of a trainer's configurations, sorted; of CoOp's for a trainer without any of its own."""
+    own = {path.stem for path in _method_folder(trainer).glob("*.yaml")}
+    shared = [name for name in config_names("backbones") if _shared(trainer, name)]
+    return sorted(own - {"clip", "vit"} | set(shared))
+
+
+def method_files(name: str, trainer: str) -> list[Path]:
+    """What a configuration of a trainer consists of; later files win.
+
+    A file of that name in the trainer's folder, below `configs/trainers`, is a configuration by itself. Any other one
+    is the backbone of that name, from `configs/backbones`, with what the trainer states for all of them in `clip.yaml`
+    (or, for vision transformers, in `vit.yaml` if it has one).
+
+    Args:
+        name: a path, a path such as `configs/trainers/CoOp/vit_b16.yaml`, or a short name such as "vit_b16".
+        trainer: its name; for a path it does not count.
+
+    Raises:
+        UserError: there is no such configuration; the message has the nearest name.
+    """
+    path = Path(name).expanduser()
+    if path.suffix in SUFFIXES or path.is_file():
+        if path.is_file() or path.parts[:2] != ("configs", "trainers") or len(path.parts) != 4:
+            return [_by_path(path)]
+        trainer, name = path.parts[2], path.stem
+    own = _method_folder(trainer) / f"{name}.yaml"
+    if name not in (known := method_names(trainer)):
+        raise UserError(f"{unknown(f'configuration of {trainer}', name, known)} A path to a YAML file is good, too.")
+    if own.is_file() or not (shared := _shared(trainer, name)):
+        return [own]
+    return [plugin_path("configs", "backbones", f"{name}.yaml"), shared]
+
+
+def _method_folder(trainer: str) -> Path:
+    own = plugin_path("configs", "trainers", trainer)
+    return own if own.is_dir() else plugin_path("configs", "trainers", USUAL)
+
+
+def _shared(trainer: str, backbone: str) -> Path | None:
+    """What a trainer states for all backbones of this kind; None if it does not run on it, or states it by itself."""
+    kinds = ("vit", "clip") if backbone.startswith("vit") else ("clip",)
+    folder = _method_folder(trainer)
+    return next((path for kind in kinds if (path := folder / f"{kind}.yaml").is_file()), None)
 
 
 def _by_path(path: Path) -> Path:
@@ -60,19 +97,44 @@ def _by_path(path: Path) -> Path:
     raise UserError(f"no configuration file {path}.{near}")
 
 
+def read_config_tree(path: Path) -> dict[str, Any]:
+    """The settings of a YAML file by their dotted keys, those of the files that it builds on included.
+
+    Raises:
+        UserError: it, or one of its bases, is no YAML file of keys and values; or its bases lead back to it.
+    """
+    return _read(path, [])
+
+
+def _read(path: Path, above: list[Path]) -> dict[str, Any]:
+    if path in above or len(above) > MOST_BASES:
+        chain = " -> ".join(str(file) for file in [*above, path][:MOST_BASES])
+        raise UserError(f"{BASE} leads in a circle: {chain}")
+    try:
+        tree = read_yaml(path) or {}
+    except FileNotFoundError:
+        raise UserError(f"{above[-1]}: {BASE} names {path}, which is not there") from None
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if not isinstance(tree, dict):
+        raise UserError(f"{path} must hold keys and values, not a {type(tree).__name__}")
+    bases = tree.pop(BASE, [])
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+        raise UserError(f"{path}: {BASE} must be a path or a list of paths, not {shown(bases)}")
+    settings: dict[str, Any] = {}
+    for base in bases:
+        settings |= _read(Path(os.path.normpath(path.parent / base)), [*above, path])
+    return settings | flatten(tree)
+
+
 def merge_file(cfg: CfgNode, path: Path) -> None:
     """Merges a YAML file into `cfg`, in place.
 
     Raises:
         UserError: it is no YAML, or has an unknown key or a value of a wrong type; the message names all of it.
     """
-    try:
-        tree = read_yaml(path) or {}
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    if not isinstance(tree, dict):
-        raise UserError(f"{path} must hold keys and values, not a {type(tree).__name__}")
-    for key, value in flatten(tree).items():
+    for key, value in read_config_tree(path).items():
         _set(cfg, key, _decoded(value), f"{path}: ")
 
 

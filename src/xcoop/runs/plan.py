@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from xcoop.config.identity import settings
-from xcoop.config.merge import as_pairs, config_file, config_names, method_folder
+from xcoop.config.merge import as_pairs, config_file, method_names
 from xcoop.utils.console import UserError
 from xcoop.utils.suggest import shown, unknown
 
@@ -169,7 +169,7 @@ def plan_methods(
         UserError: a name, key or value is wrong; the message says which, and what is near.
     """
     cfg = cfg or ("phantom" if dataset.startswith("phantom") else DEFAULT_CFG)
-    config_file(dataset, "datasets")
+    config_file(dataset)
     plans = [
         Plan(dataset, shots if trains else None, trainer, cfg, (*extra, *pairs),
              tuple(seeds) if trains else (1,), data, out)
@@ -210,7 +210,7 @@ def _trainers(asked: str, cfg: str) -> list[tuple[str, bool, tuple[str, ...]]]:
             known = [*TRAINER_REGISTRY.registered_names(), "all"]
             raise UserError(unknown("trainer", asked, known)) from None
         return [(asked, trains(asked), ())]
-    able = [name for name in trainer_names() if Path(cfg).is_file() or cfg in config_names(*method_folder(name))]
+    able = [name for name in trainer_names() if Path(cfg).is_file() or cfg in method_names(name)]
     if not able:
         raise UserError(f"no trainer has a configuration {cfg!r}")
     ordered = sorted(able, key=lambda name: (trains(name), name))

@@ -108,9 +108,10 @@ def merged(args: argparse.Namespace) -> CfgNode:
 
     cfg = get_cfg()
     if args.dataset_config_file:
-        merge_file(cfg, config_file(args.dataset_config_file, "datasets"))
+        merge_file(cfg, config_file(args.dataset_config_file))
     if args.config_file:
-        merge_file(cfg, _method_file(args.config_file, args.trainer))
+        for path in _method_files(args.config_file, args.trainer):
+            merge_file(cfg, path)
     _apply_flags(cfg, args)
     merge_pairs(cfg, args.opts)
     if cfg.DATASET.PATH:  # saved as it is meant here: a later process may run elsewhere
@@ -124,16 +125,14 @@ def merged(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
-def _method_file(name: str, trainer: str) -> Path:
-    from xcoop.config.merge import SUFFIXES, config_file, method_folder
+def _method_files(name: str, trainer: str) -> list[Path]:
+    from xcoop.config.merge import SUFFIXES, method_files
 
     if trainer:
         check_trainer(trainer)
-        if not (Path(name).suffix in SUFFIXES or Path(name).is_file()):
-            return config_file(name, *method_folder(trainer))
     elif Path(name).suffix not in SUFFIXES:
         raise UserError(f"--config-file {name}: a short name needs --trainer; or give the path of the YAML file")
-    return config_file(name, "trainers")
+    return method_files(name, trainer)
 
 
 def _apply_flags(cfg: CfgNode, args: argparse.Namespace) -> None:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import cache
-from typing import Any
 
-from xcoop.config.merge import config_file, config_names, method_folder
+from xcoop.config.merge import method_files, method_names, read_config_tree
 from xcoop.utils.console import UserError
-from xcoop.utils.reading import read_yaml
 from xcoop.utils.suggest import unknown
 
 Choice = tuple[str, tuple[str, ...]]  # a configuration ("" is the default one), and KEY VALUE pairs
@@ -50,16 +48,15 @@ def _example(trainer: str) -> str:
         return trainer
     from xcoop.config.plugins import trainer_names
 
-    return max(trainer_names(), key=lambda name: len(config_names(*method_folder(name))))
+    return max(trainer_names(), key=lambda name: len(method_names(name)))
 
 
 @cache
 def _by_backbone(trainer: str) -> dict[str, str]:
     """Backbone name -> the short name of the (first) configuration that has it."""
     found: dict[str, str] = {}
-    for cfg in config_names(*method_folder(trainer)):
-        tree: Any = read_yaml(config_file(cfg, *method_folder(trainer))) or {}
-        name = tree.get("MODEL", {}).get("BACKBONE", {}).get("NAME")
-        if name:
-            found.setdefault(str(name), cfg)
+    for cfg in method_names(trainer):
+        for path in method_files(cfg, trainer):
+            if name := read_config_tree(path).get("MODEL.BACKBONE.NAME"):
+                found.setdefault(str(name), cfg)
     return found
