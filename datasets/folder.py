@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +13,7 @@ from xcoop.data.class_folders import left_out
 from xcoop.data.dataset import TEST_SHARE, MedicalDataset
 from xcoop.data.items import Remark, Splits
 from xcoop.data.madesplit import Recipe, made_split
-from xcoop.data.own import read_own
+from xcoop.data.own import TABLES, read_own
 from xcoop.utils.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -50,10 +52,18 @@ class Folder(MedicalDataset):
         return self._own.splits
 
     def remarks(self, folder: Path, splits: Splits) -> list[Remark]:
-        """How the table was read; what lies below the directories of the classes, or beside them, and is not read."""
-        if self._own.table:
-            return list(self._own.remarks)
+        """How the table was read; what lies below the directories of the classes, or beside them, and is not read.
+
+        A table may choose among images: what it does not list is mentioned, and is no fault.
+        """
         taken = {item.path for item in splits.all()}
+        if self._own.table:
+            beside = left_out(
+                folder,
+                {posixpath.dirname(path) for path in taken},
+                lambda path: path in taken or path.lower().endswith(TABLES),
+            )
+            return [*self._own.remarks, *(replace(remark, matters=False) for remark in beside)]
         return [*self._own.remarks, *left_out(folder, [""], taken.__contains__)]
 
     @classmethod

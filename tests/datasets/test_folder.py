@@ -18,6 +18,8 @@ from trees_folder import CLASSES, directories, split_directories, table
 
 from xcoop.concepts.bank import BankError, load_bank
 from xcoop.concepts.skeleton import skeleton
+from xcoop.data.checking import check
+from xcoop.data.raw import read_raw
 from xcoop.training.checks import load_dataset_bank
 from xcoop.utils.errors import DatasetError
 from xcoop.utils.suggest import is_plain
@@ -227,6 +229,24 @@ def test_images_that_may_be_none_of_their_class_are_said(root: Path, caplog: pyt
         "leaf/leaf01_mask.png"
     ) in caption(caplog)
     assert "2 images lie in directories below those of the classes, and count as theirs: leaf/Lesion" in caplog.text
+
+
+def test_images_that_a_table_does_not_list_are_mentioned(root: Path) -> None:
+    folder = directories(root)
+    write_csv(folder / "t.csv", ["path", "label"], [(f"leaf/leaf{i:02}.png", i % 2) for i in (1, 2, 3, 4)])
+    (remark,) = read_raw(config("folder", "nowhere", PATH=str(folder))).remarks[1:]
+    assert remark.text.startswith("6 files beside the images are left out: 6 .png (leaf/leaf00.png, leaf/leaf05.png")
+    assert not remark.matters
+
+
+def test_a_check_sees_that_leaks_leave_nothing_to_train_on(root: Path) -> None:
+    for i in range(8):
+        picture(root / ("train", "test")[i % 2] / "ab"[i // 4] / f"{i // 2}_{('left', 'right')[i % 2]}.png", i)
+    report = check(read_raw(config("folder", "nowhere", PATH=str(root))), None)
+    assert "train has no image of 'a', 'b' left without what stands twice" in [one.text for one in report.findings]
+    assert report.exit_code == 2
+    with pytest.raises(DatasetError, match="no training image of 'a', 'b'"):
+        own(root)
 
 
 def test_a_class_without_images_says_what_it_holds(root: Path) -> None:

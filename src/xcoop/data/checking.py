@@ -103,7 +103,7 @@ def check(raw: Raw, facts: About | None) -> Report:
     reasons = {path: found.reason for path, found in surveyed.items() if found.reason}
     hashes = {path: found.content for path, found in surveyed.items() if not found.reason}
     sizes, modes = _looks(raw.folder, list(hashes))
-    _, clashes = hygiene.clean(raw.splits, hashes, raw.drops)
+    cleaned, clashes = hygiene.clean(raw.splits, hashes, raw.drops)
     published = facts.counts.get(raw.task, {}) if facts and not raw.is_phantom else {}
     findings = [
         *(Finding(MATTERS if remark.matters else NOTE, "reading", escaped(remark.text)) for remark in raw.remarks),
@@ -111,6 +111,7 @@ def check(raw: Raw, facts: About | None) -> Report:
         *_count_findings(raw, facts),
         *_unreadable_findings(reasons, len(surveyed)),
         *_clash_findings(raw.splits, clashes),
+        *_left_findings(raw, cleaned),
         *_patient_findings(raw.splits),
         *_look_findings(sizes, modes),
         *_balance_findings(raw),
@@ -163,6 +164,14 @@ def _clash_findings(splits: Splits, clashes: Sequence[Clash]) -> Iterator[Findin
     for _, group in sorted(groups.items()):
         (line,) = hygiene.summary(group)
         yield Finding(MATTERS if _matters(group, lengths[group[0].split]) else NOTE, group[0].kind, line)
+
+
+def _left_findings(raw: Raw, cleaned: Splits) -> Iterator[Finding]:
+    """Classes of which nothing is left to train on."""
+    before, after = per_class(raw.splits.train), per_class(cleaned.train)
+    if lost := [name for name in raw.class_names if name in before and name not in after]:
+        names = ", ".join(map(repr, lost))
+        yield Finding(UNUSABLE, "splits", f"train has no image of {names} left without what stands twice")
 
 
 def _matters(group: Sequence[Clash], length: int) -> bool:
