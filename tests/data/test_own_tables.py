@@ -301,6 +301,7 @@ def test_grades_stand_in_the_order_of_their_values(tmp_path: Path) -> None:
     [
         ("train/patient{p:05}/study1/{i}.png", {f"patient{n:05}" for n in range(6)}),  # CheXpert, MURA
         ("Subject-{p}/{i}.png", {f"subject-{n}" for n in range(6)}),
+        ("sub-{p:02}/anat/{i}.png", {f"sub-{n:02}" for n in range(6)}),  # BIDS
         ("{p}_{side}.png", {f"{n}" for n in range(6)}),  # EyePACS
         ("eye{p}-{s}.png", {f"eye{n}" for n in range(6)}),
         ("{i}_left.png", {""}),  # no pair

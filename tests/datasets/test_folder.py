@@ -19,6 +19,7 @@ from trees_folder import CLASSES, directories, split_directories, table
 from xcoop.concepts.bank import BankError, load_bank
 from xcoop.concepts.skeleton import skeleton
 from xcoop.data.checking import check
+from xcoop.data.own import read_own
 from xcoop.data.raw import read_raw
 from xcoop.training.checks import load_dataset_bank
 from xcoop.utils.errors import DatasetError
@@ -237,6 +238,15 @@ def test_images_that_a_table_does_not_list_are_mentioned(root: Path) -> None:
     (remark,) = read_raw(config("folder", "nowhere", PATH=str(folder))).remarks[1:]
     assert remark.text.startswith("6 files beside the images are left out: 6 .png (leaf/leaf00.png, leaf/leaf05.png")
     assert not remark.matters
+
+
+def test_classes_that_are_called_as_patients_are_none(root: Path) -> None:
+    for i in range(8):
+        picture(root / f"mouse {i % 2}" / f"subj{i // 2}" / "x.png", i)
+    items = read_own(root).splits.train
+    assert {(item.classname, item.patient) for item in items} == {
+        (f"mouse {i}", f"subj{n}") for i in range(2) for n in range(4)
+    }
 
 
 def test_a_check_sees_that_leaks_leave_nothing_to_train_on(root: Path) -> None:

@@ -20,7 +20,7 @@ from xcoop.utils.errors import DatasetError
 from xcoop.utils.suggest import escaped
 
 TABLES = (".csv", ".tsv")
-PATIENT = re.compile(rf"{PERSON}[ _.-]*\d+", re.IGNORECASE)  # a directory of one patient's images
+PATIENT = re.compile(rf"(?:{PERSON}|sub)[ _.-]*\d+", re.IGNORECASE)  # a directory of one patient's images
 SIDE = re.compile(r"(.+?)[ _.-](?:left|right|l|r|os|od)", re.IGNORECASE)  # a pair of eyes, hands, breasts
 NO_CLASSES = frozenset({"split_fewshot"})  # directories that are written here
 MASK = re.compile(
@@ -168,7 +168,7 @@ def _patients_of_paths(source: Path, rows: Sequence[Row], remarks: list[Remark])
     paired = len({stems[row].casefold() for row in pairs}) > len({base.casefold() for base in pairs.values()})
     told = []
     for row in rows:
-        folders = [part for part in row.path.split("/")[:-1] if PATIENT.fullmatch(part)]
+        folders = [part for part in row.path.split("/")[:-1] if PATIENT.fullmatch(part) and part != row.label]
         name = folders[-1] if folders else pairs.get(row, "") if paired else ""
         told.append(replace(row, patient=unicodedata.normalize("NFC", name).casefold()))
     if example := next((row for row in told if row.patient), None):
