@@ -127,6 +127,23 @@ def test_expected_errors(error: BaseException, code: int, capsys: pytest.Capture
     assert shown in ("xcoop: the thing\n", "xcoop: interrupted\n")
 
 
+@pytest.mark.parametrize(
+    "told",
+    [
+        "DefaultCPUAllocator: can't allocate memory: you tried to allocate 512 bytes.",
+        "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 79.11 GiB",
+    ],
+)
+def test_too_little_memory_is_one_line(told: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(message: str) -> int:
+        raise RuntimeError(message)
+
+    assert base.guarded(lambda: fail(told)) == 2
+    assert capsys.readouterr().err.startswith("xcoop: out of memory (")
+    with pytest.raises(RuntimeError, match="a bug"):
+        base.guarded(lambda: fail("a bug"))
+
+
 def test_debugging_shows_where(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("XCOOP_DEBUG", "1")
     assert base.guarded(lambda: int("x")) == 2

@@ -59,6 +59,7 @@ RANGES = [
     ("TRAINER.XCOOP.CLINICAL_WEIGHT", "1.1"), ("TRAINER.XCOOP.TOKEN_TEMPERATURE", "0.0"), ("DATASET.ROOT", "'a\\0b'"),
     ("TRAINER.XCOOP.RESIDUAL_SPREAD", "1e999"), ("TRAINER.KGCOOP.TEMPLATE", "a photo"), ("TRAINER.LASP.N_GROUPS", "0"),
     ("TRAINER.LASP.LASP_PROMPTS", "['a photo']"), ("TRAINER.TIPADAPTER.SEARCH_STEP", "[1]"), ("VERSION", "9" * 40),
+    ("INPUT.RRCROP_SCALE", "(1.0, 0.1)"), ("INPUT.GB_K", "99999"), ("TRAINER.COOP.N_CTX", "999999999"),
 ]  # fmt: skip
 
 
@@ -82,6 +83,10 @@ def test_what_is_out_of_range_is_named(key: str, value: str) -> None:
     message = refusal(key, value)
     assert message.startswith(f"{key}")
     assert "must be" in message
+
+
+def test_layers_that_prompts_do_not_have_are_refused() -> None:
+    assert refusal("OPTIM.STAGED_LR", "True").startswith("OPTIM.STAGED_LR is True")
 
 
 def test_every_default_is_right_and_every_number_and_list_has_a_rule() -> None:
@@ -146,6 +151,16 @@ def test_a_word_of_a_sweep_that_names_nothing(word: str, capsys: pytest.CaptureF
     for option in ("--cfg", "--backbones", "--targets"):
         assert main(["sweep", "phantom", "CoOp", "1", "1", option, ",", "--dry-run"]) == 2
         assert f"{option}: ',' names none" in capsys.readouterr().err
+        assert main(["sweep", "phantom", "CoOp", "1", "1", option, "", "--dry-run"]) == 2
+        assert f"{option}: '' names none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_a_word_of_a_run_that_names_nothing(place: int, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["phantom", "1", "CoOp", "phantom"]
+    words[place] = ""
+    assert main(["run", *words]) == 2
+    assert "names none" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("row", ["shots: []", "shots:", "trainers: ''", "OPTIM.LR: []"])

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from synthetic_runs import config, write
 
 from xcoop.config.defaults import get_cfg
@@ -13,6 +15,7 @@ from xcoop.results.folder import LOCK, LOG, occupied
 from xcoop.results.record import Origin
 from xcoop.utils.console import UserError
 from xcoop.utils.files import require_ours
+from xcoop.utils.locks import unlinked
 
 KINDS = ["text", "link", "dangling link", "folder"]
 NAMES = ["config.yaml", "predictions.csv", "cmat.json", LOCK]
@@ -43,6 +46,34 @@ def test_files_of_somebody_else_stop_a_run(name: str, kind: str, tmp_path: Path)
     assert {path.name for path in folder.iterdir()} <= {name, LOCK}
     if kind == "text":
         assert (folder / name).read_text() == "TRAINER: mine\n"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_checkpoint_of_somebody_else_stops_a_run(kind: str, tmp_path: Path) -> None:
+    (tmp_path / "prompt_learner").mkdir()
+    mine, victim = tmp_path / "prompt_learner" / "model.pth.tar-2", tmp_path / "mine"
+    victim.write_text("precious")
+    put(mine, kind, victim, "my own")
+    with pytest.raises(FileExistsError, match=str(mine)), occupied(tmp_path, get_cfg(), Origin()):
+        pytest.fail("it began")
+    assert victim.read_text() == "precious"
+    assert kind != "text" or mine.read_text() == "my own"
+
+
+def test_checkpoints_of_every_torch_are_known(tmp_path: Path) -> None:
+    (tmp_path / "prompt_learner").mkdir()
+    path = tmp_path / "prompt_learner" / "model.pth.tar-2"
+    for zipped in (True, False):
+        torch.save({"state_dict": {}, "epoch": 2}, path, _use_new_zipfile_serialization=zipped)
+        require_ours(path, kind="checkpoint")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+@pytest.mark.parametrize("how", ["a", "a+", "ab"])
+def test_a_pipe_in_place_of_a_lock_is_named_and_not_waited_for(how: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / LOCK)
+    with pytest.raises(OSError, match=str(tmp_path / LOCK)), open(tmp_path / LOCK, how, opener=unlinked):
+        pytest.fail("it was opened")
 
 
 @pytest.mark.parametrize("name", ["predictions.csv", "results.json"])

@@ -14,6 +14,7 @@ import tiny_run
 import torch
 from tiny_run import ConfigMaker
 
+from xcoop.engine.checkpoint import newest
 from xcoop.results import checkpoints
 
 
@@ -164,10 +165,13 @@ def test_a_pointer_out_of_the_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "secret").write_text("x")
     folder = tmp_path / "prompt_learner"
     folder.mkdir()
-    for name in ("../secret", "", "model.pth.tar-9"):
-        (folder / "checkpoint").write_text(name)
-        with pytest.raises(ValueError, match="delete"):
+    for name in (b"../secret", b"", b"model.pth.tar-9", b"\x8b\0\xff", b"x" * 4000, b"x" * 5000):
+        (folder / "checkpoint").write_bytes(name)
+        with pytest.raises(ValueError, match=str(folder / "checkpoint")) as caught:
             checkpoints.latest_checkpoint(folder)
+        assert len(str(caught.value)) < 1000
+        with pytest.raises((ValueError, FileNotFoundError), match=str(folder / "checkpoint")):
+            newest(str(folder))
 
 
 @pytest.mark.parametrize("name", ["CoOp", "CoCoOp", "XCoOp"])

@@ -49,10 +49,10 @@ def add(commands: Any) -> None:
     )
     one.add_argument("words", nargs="*", metavar="<dataset> ...", help="see above; lists in one word")
     one.add_argument("--grid", type=Path, help="a YAML file with the axes of the sweep")
-    one.add_argument("--cfg", default="", help="configurations of the methods, e.g. vit_b16,rn50")
-    one.add_argument("--backbones", default="", help="by their own names, e.g. ViT-B/16,RN50")
+    one.add_argument("--cfg", help="configurations of the methods, e.g. vit_b16,rn50")
+    one.add_argument("--backbones", help="by their own names, e.g. ViT-B/16,RN50")
     one.add_argument("--setting", default="", help="few-shot (default), full, base-to-new, cross")
-    one.add_argument("--targets", default="", help="of --setting cross: datasets to test on")
+    one.add_argument("--targets", help="of --setting cross: datasets to test on")
     one.add_argument("--data", default=defaults["data"], help="the data root (default: $DATA, else data)")
     one.add_argument("--out", default=defaults["out"], help="the output root (default: $OUT, else output)")
     one.add_argument("--workers", type=int, help="processes (default: one a GPU, or as cores and memory allow)")
@@ -120,7 +120,7 @@ def read_grid(arguments: argparse.Namespace) -> Grid:
         )
     asked = dict(zip(("datasets", "trainers", "shots", "seeds"), names, strict=False))
     options = {"--cfg": arguments.cfg, "--backbones": arguments.backbones, "--targets": arguments.targets}
-    for axis, text in (*asked.items(), *((flag, text) for flag, text in options.items() if text)):
+    for axis, text in (*asked.items(), *((flag, text) for flag, text in options.items() if text is not None)):
         if not words_of(text):
             raise UserError(f"{axis}: {text!r} names none; leave it out, or name one")
     axes: dict[str, Any] = read_grid_file(arguments.grid) if arguments.grid else {}

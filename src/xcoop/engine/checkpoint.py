@@ -19,6 +19,9 @@ from torch import nn
 from xcoop.engine import safeload
 from xcoop.engine.rng import restore_rng, rng_state
 from xcoop.utils import files
+from xcoop.utils.console import LONGEST_PATH
+from xcoop.utils.reading import read_bytes
+from xcoop.utils.suggest import shown
 
 BEST = "model-best.pth.tar"
 POINTER = "checkpoint"
@@ -84,10 +87,10 @@ def newest(fdir: str) -> str:
     pointer = Path(fdir, POINTER)
     if not pointer.is_file():
         return ""
-    name = pointer.read_text(encoding="utf-8").strip()
+    name = read_bytes(pointer, LONGEST_PATH).decode("utf-8", "replace").strip()
     path = os.path.join(fdir, name)
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f"{pointer} names {name!r}, which is not in that folder")
+    if os.path.basename(name) != name or not os.path.isfile(path):
+        raise FileNotFoundError(f"{pointer} names {shown(name)}, which is not in that folder")
     return path
 
 

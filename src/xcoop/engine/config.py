@@ -138,7 +138,10 @@ RULES: dict[str, Rule] = {
     "INPUT.PIXEL_MEAN": each(number(), 3),
     "INPUT.PIXEL_STD": each(number(above=0), 3),
     "INPUT.CROP_PADDING": whole(0),
-    "INPUT.RRCROP_SCALE": each(number(above=0, high=1), 2),
+    "INPUT.RRCROP_SCALE": Rule(
+        "two shares of the image in (0, 1], the smaller one first",
+        lambda value: each(number(above=0, high=1), 2).holds(value) and value[0] <= value[1],
+    ),
     "INPUT.CUTOUT_N": whole(0),
     "INPUT.CUTOUT_LEN": whole(0),
     "INPUT.GN_MEAN": number(),
@@ -150,7 +153,7 @@ RULES: dict[str, Rule] = {
     "INPUT.RGS_P": _SHARE,
     "INPUT.GB_P": _SHARE,
     "INPUT.GB_K": Rule(
-        "an odd whole number above 0", lambda value: type(value) is int and value > 0 and value % 2 == 1
+        "an odd whole number below 4096", lambda value: type(value) is int and 0 < value < 4096 and value % 2 == 1
     ),
     "DATASET.SOURCE_DOMAINS": each(TEXT),
     "DATASET.TARGET_DOMAINS": each(TEXT),

@@ -7,6 +7,7 @@ Names and layout are Dassl's: `<output>/prompt_learner/model.pth.tar-<epoch>`, `
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ from typing import Any
 import torch
 
 from xcoop.engine import safeload
+from xcoop.utils.console import LONGEST_PATH
 from xcoop.utils.files import atomic_write_text
+from xcoop.utils.reading import read_bytes
 from xcoop.utils.suggest import cut, shown
 
 BEST = "model-best.pth.tar"
@@ -70,9 +73,9 @@ def latest_checkpoint(folder: Path) -> Path | None:
     pointer = folder / POINTER
     if not pointer.is_file():
         return None
-    name = pointer.read_text(encoding="utf-8").strip()
-    if not name or Path(name).name != name or not (folder / name).is_file():
-        raise ValueError(f"{pointer} names {name!r}, which is not in {folder}; delete {folder} to start anew")
+    name = read_bytes(pointer, LONGEST_PATH).decode("utf-8", "replace").strip()
+    if not name or Path(name).name != name or not os.path.isfile(folder / name):
+        raise ValueError(f"{pointer} names {shown(name)}, which is not in {folder}; delete {folder} to start anew")
     return folder / name
 
 

@@ -113,6 +113,8 @@ def check_free(folder: Path, cfg: Mapping[str, Any], origin: Origin) -> None:
     require_ours(folder / CONFIG, folder / RESULTS, folder / PREDICTIONS)
     if cfg["TEST"]["COMPUTE_CMAT"]:
         require_ours(folder / "cmat.json")
+    if not (folder / CONFIG).is_file():  # else they are of the run that lies there, be they damaged
+        require_ours(*folder.glob("*/model*.pth.tar*"), kind="checkpoint")
     done = read_run(folder)
     if done and (done["evaluated_from"], done["load_epoch"]) != (origin.evaluated_from, origin.load_epoch):
         raise UserError(f"{folder} holds the results of another evaluation; give --output-dir another folder")

@@ -141,6 +141,8 @@ def make_plans(words: Sequence[str], data: str, out: str, seeds: Sequence[int]) 
     names, pairs = split_words(words)
     if len(names) not in (2, 3, 4):
         raise UserError(f"expected <dataset> <shots> [trainer|all] [cfg] [KEY VALUE ...], got {' '.join(words)!r}")
+    if not all(name.strip() for name in names):
+        raise UserError(f"one of {list(names)} names none; leave it out, or name one")
     for key, _ in as_pairs(pairs):
         if key in TAKEN:
             raise UserError(f"{key} is set by `xcoop run` itself: {TAKEN[key]}")

@@ -71,7 +71,7 @@ class PromptTrainer(Tracked, Fitting, TrainerX):
     needs_vit: bool = False  # whether the method works inside a vision transformer: it has no configs for ResNets
     node_rules: ClassVar[dict[str, Rule]] = {  # what keys take that mean the same in every node
         "PREC": one_of(*PRECISIONS),
-        "N_CTX": whole(1),
+        "N_CTX": whole(1, 1000),  # no text tower takes more tokens
         "CTX_INIT": TEXT,
         "CLASS_TOKEN_POSITION": one_of(*POSITIONS),
         "TEMPLATE": TEMPLATE,
@@ -139,6 +139,8 @@ class PromptTrainer(Tracked, Fitting, TrainerX):
         name = cfg.MODEL.BACKBONE.NAME
         if self.needs_vit and name in RESNETS and not cfg.MODEL.BACKBONE.get("PATH", ""):  # a file may hold a ViT
             raise ValueError(no_tokens(name, type(self).__name__))
+        if cfg.OPTIM.STAGED_LR:
+            raise ValueError("OPTIM.STAGED_LR is True; methods that learn prompts have no layers to tell apart: False")
         check_tracking(cfg)
 
     def build_data_loader(self) -> None:

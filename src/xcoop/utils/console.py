@@ -24,6 +24,8 @@ INTERRUPTED = 130
 EXPECTED = (OSError, ValueError, LookupError, FloatingPointError, ImportError, pickle.UnpicklingError, MemoryError)
 
 
+# What torch raises a RuntimeError for: on a CPU, and on a GPU.
+NO_MEMORY = re.compile(r"[Tt]ried to allocate [\d.]+ \w+|CUDA out of memory|not enough memory")
 INVALID_CHOICE = re.compile(r"invalid choice: '([^']*)' \(choose from (.*)\)")
 
 
@@ -76,6 +78,8 @@ def complain(message: str) -> None:
 
 def describe(error: BaseException) -> str:
     """An exception's message without the quotes that KeyError adds."""
+    if isinstance(error, RuntimeError) and (told := NO_MEMORY.search(str(error))):
+        return f"out of memory ({told[0]}): smaller batches, or a larger machine"
     if isinstance(error, MemoryError):
         return f"out of memory ({error})" if str(error) else "out of memory"
     if isinstance(error, OSError) and len(str(error.filename)) > LONGEST_PATH:
@@ -91,7 +95,9 @@ def guarded(command: Callable[[], int]) -> int:
     """
     try:
         return command()
-    except (UserError, *EXPECTED) as error:
+    except (UserError, RuntimeError, *EXPECTED) as error:
+        if isinstance(error, RuntimeError) and not NO_MEMORY.search(str(error)):
+            raise
         if isinstance(error, BrokenPipeError):
             return _broken_pipe()
         if debugging():

@@ -33,6 +33,7 @@ OURS = {
     "explanations.json": _SCHEMA,
     "report.html": '<!DOCTYPE html>\\s+<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security',
     "few-shot subset": _SCHEMA,
+    "checkpoint": "PK|\ufffd[\\x02-\\x05]",  # a zip archive, or the pickle of torch before 1.6
 }
 MOST_INFLATED = 4  # times its own size that an archive of weights may unpack to; torch.save does not compress
 

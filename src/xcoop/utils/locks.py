@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import stat
 import tempfile
 import time
 import warnings
@@ -50,15 +51,19 @@ def take(handle: int, path: Path) -> bool | None:
 
 
 def unlinked(path: str, flags: int) -> int:
-    """An opener for `open` that does not follow a link: what it leads to is not ours to write.
+    """An opener for `open` that does not follow a link, nor wait for the other end of a pipe: neither is ours to write.
 
     Raises:
-        OSError: there is a link; the message names it.
+        OSError: there is a link, a pipe or a device; the message names it.
     """
     try:
         if os.path.islink(path):
             raise OSError(errno.ELOOP, "")
-        return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+        handle = os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            os.close(handle)
+            raise OSError(errno.ENXIO, "is no regular file, but a device or a pipe: remove it", path)
+        return handle
     except OSError as error:
         if error.errno != errno.ELOOP:
             raise
