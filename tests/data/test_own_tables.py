@@ -118,6 +118,8 @@ def test_of_several_groups_the_largest_counts(tmp_path: Path, columns: str, row:
         (lines("image,label,class", "{i}.png,{a},{3}"), "'label' and 'class' both tell the label"),
         (lines("image,label,label", "{i}.png,{a},{a}"), "several columns are called 'label'"),
         (lines("image,label,split", "{i}.png,{a},{3}"), r"line 2: Unknown split '0'.*\(column 'split'\)"),
+        (lines("image,label", "{i}.png,"), "the column 'label' is empty in all of the 12 rows"),
+        ("image,label\n", "the column 'label' is empty in all of the 0 rows"),
         (lines("image,label", "{i}.png,{a},x"), "line 2: 3 fields, and the header has 2"),
         (
             lines("image,label", "{i}.png,{a}").replace("7.png,b", '7.png,"b'),
@@ -181,6 +183,8 @@ ONE_HOT = "\n".join(["image,MEL,NV,UNK", *(f"{i}.png,{i % 2}.0,{1 - i % 2}.0,0.0
 def test_columns_of_zero_and_one(tmp_path: Path) -> None:
     own = read_own(table(tmp_path, ONE_HOT))
     assert own.classes == ("MEL", "NV")
+    beside = read_own(table(tmp_path, (ONE_HOT + "\n").replace("UNK", "label").replace(",0.0\n", ",\n")))
+    assert beside.classes == ("MEL", "NV")  # an empty column tells nothing
     assert {item.path: item.classname for item in own.splits.train}["3.png"] == "MEL"
     assert "label from the columns of 0 and 1 (MEL, NV); columns left unread: 'UNK'" in said(own)
 

@@ -125,6 +125,8 @@ def read_rows(table: Path, classes: Sequence[str] = ()) -> tuple[list[Row], list
         raise DatasetError(f"{table}: several columns are called {twice[0]!r}: remove or rename all but one")
     coded = [] if columns["label"] else _zero_one_columns(filled, lines, classes, used)
     if not columns["label"] and len(coded) < 2:
+        if empty := _matching("label", header):
+            raise DatasetError(f"{table}: the column {empty[0]!r} is empty in all of the {len(lines)} rows")
         raise _missing(table, "label", header)
     used += coded
     labels = [_the_one(table, line, coded) if coded else line.cells[columns["label"]] for line in lines]
