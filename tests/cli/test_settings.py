@@ -85,6 +85,10 @@ def test_what_is_out_of_range_is_named(key: str, value: str) -> None:
     assert "must be" in message
 
 
+def test_a_long_unknown_key_is_cut() -> None:
+    assert len(refusal("K" * 90_000, "1")) < 500
+
+
 def test_layers_that_prompts_do_not_have_are_refused() -> None:
     assert refusal("OPTIM.STAGED_LR", "True").startswith("OPTIM.STAGED_LR is True")
 

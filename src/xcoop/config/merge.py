@@ -174,7 +174,7 @@ def _set(cfg: CfgNode, key: str, value: Any, where: str) -> None:
     for name in nodes:
         node = node.get(name) if isinstance(node, dict) else None
     if not isinstance(node, dict) or leaf not in node:
-        raise UserError(f"{where}unknown config key {key!r}.{_nearest_key(cfg, key)}")
+        raise UserError(f"{where}unknown config key {shown(key)}.{_nearest_key(cfg, key)}")
     if isinstance(node[leaf], dict) and value is None:
         return  # a heading in a YAML file with nothing below it
     if isinstance(node[leaf], dict):
