@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import ast
+import importlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from xcoop.moved import MOVED
+
 ROOT = Path(__file__).resolve().parents[1]
 # From the ground up; each may import those that stand before it.
 LAYERS = (
-    *("version", "utils", "engine", "config", "backbones", "concepts", "evaluation", "page", "results"),
+    *("version", "moved", "utils", "engine", "config", "backbones", "concepts", "evaluation", "page", "results"),
     *("data", "methods", "training", "runs", "explain", "sweep", "phantom", "commands", "cli", "trainers", "datasets"),
 )
 FOLDERS = {"xcoop": ROOT / "src" / "xcoop", "xcoop.trainers": ROOT / "trainers", "xcoop.datasets": ROOT / "datasets"}
@@ -37,6 +41,15 @@ def imported(path: Path) -> Iterator[tuple[int, str]]:
         else:
             continue
         yield from ((node.lineno, name) for name in names if name in MODULES and name != "xcoop")
+
+
+@pytest.mark.parametrize("old", sorted(MOVED))
+def test_plug_ins_find_a_module_by_its_old_name(old: str) -> None:
+    assert f"xcoop.{old}" not in MODULES
+    with pytest.warns(DeprecationWarning, match=f"xcoop.{old} is xcoop.{MOVED[old]} now"):
+        module = importlib.import_module(f"xcoop.{old}")
+    assert module is importlib.import_module(f"xcoop.{MOVED[old]}")
+    del sys.modules[f"xcoop.{old}"]
 
 
 def test_every_package_has_its_layer() -> None:

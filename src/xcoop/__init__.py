@@ -6,10 +6,12 @@ mended for current PyTorch, or else with the compatible engine of this package.
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xcoop.engine import install as _install_engine
+from xcoop.moved import MovedModules as _MovedModules
 from xcoop.version import __version__
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if (_CHECKOUT / "setup.py").is_file() and (_CHECKOUT / "trainers").is_dir():
     __path__.append(str(_CHECKOUT))
 
 _install_engine()
+sys.meta_path.insert(0, _MovedModules())
 
 
 def plug_in(cfg: CfgNode) -> None:

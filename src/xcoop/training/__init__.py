@@ -1,1 +1,5 @@
 """How any method is trained: the trainer, feature cache, precision, resuming, tracking."""
+
+from xcoop.training.trainer import PromptModel, PromptTrainer
+
+__all__ = ["PromptModel", "PromptTrainer"]

@@ -1,0 +1,78 @@
+"""Modules that have moved: plug-ins that import them by their old names still work, and are told the new ones."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+
+MOVED = {  # below xcoop; the old names go with version 0.2
+    "alignment": "methods.alignment",
+    "averaging": "methods.averaging",
+    "cache_model": "methods.cache_model",
+    "checkpoints": "results.checkpoints",
+    "checks": "training.checks",
+    "child": "sweep.subprocess_run",
+    "commands.base": "utils.console",
+    "commands.settings": "config.merge",
+    "corrections": "methods.corrections",
+    "data.archive_limits": "utils.archive_limits",
+    "data.augmentation": "config.augmentation",
+    "data.images": "utils.images",
+    "data.member_names": "utils.member_names",
+    "data.members": "utils.members",
+    "data.positive": "evaluation.positive",
+    "data.tables": "utils.tables",
+    "data.tar_stream": "utils.tar_stream",
+    "data.unpack": "utils.unpack",
+    "deep_prompts": "methods.deep_prompts",
+    "downloads": "utils.download",
+    "features": "training.feature_cache",
+    "files": "utils.files",
+    "fitting": "training.fitting",
+    "fixed_text": "methods.fixed_text",
+    "locks": "utils.locks",
+    "model": "methods.model",
+    "names": "utils.suggest",
+    "phantom.weights": "backbones.phantom_weights",
+    "plans": "runs.plan",
+    "plugins": "config.plugins",
+    "precision": "training.precision",
+    "progress": "utils.progress",
+    "prompts": "methods.prompts",
+    "reading": "utils.reading",
+    "released": "methods.released",
+    "results.identity": "config.identity",
+    "resuming": "training.resuming",
+    "rules": "utils.rules",
+    "selection": "methods.selection",
+    "sharing": "utils.process_cache",
+    "teachers": "methods.distillation",
+    "templates": "methods.templates",
+    "tracking": "training.tracking",
+    "train": "runs.train",
+    "web": "utils.web",
+    "workplace": "results.folder",
+}
+
+
+class MovedModules(MetaPathFinder, Loader):
+    """Finds a module by its old name: it is the one of the new name, not another."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        """The spec of an old name; None for any other."""
+        package, _, old = name.partition(".")
+        return ModuleSpec(name, self) if package == "xcoop" and old in MOVED else None
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Puts the module of the new name in the place of the empty one of the old."""
+        old = module.__name__
+        new = f"xcoop.{MOVED[old.removeprefix('xcoop.')]}"
+        warnings.warn(f"{old} is {new} now", DeprecationWarning, stacklevel=2)
+        sys.modules[old] = importlib.import_module(new)
