@@ -13,6 +13,7 @@ from xcoop.concepts import ConceptBank, load_bank
 from xcoop.concepts.bank import bank_names, same_name
 from xcoop.concepts.sentences import clinical_sentences, fill
 from xcoop.config.defaults import get_cfg
+from xcoop.config.merge import merge_file
 from xcoop.config.plugins import plugin_path
 
 PAGE = Path(__file__).parents[2] / "docs" / "concept_banks.md"
@@ -107,7 +108,7 @@ def test_the_page_lists_no_other_bank() -> None:
 
 def test_the_released_config_says_the_released_sentences() -> None:
     cfg = get_cfg()
-    cfg.merge_from_file(str(plugin_path("configs", "trainers", "XCoOp", "released_vit_b16.yaml")))
+    merge_file(cfg, plugin_path("configs", "trainers", "XCoOp", "released_vit_b16.yaml"))
     bank = load_bank(cfg.DATASET.CONCEPT_BANK).for_classes(["normal", "pneumonia"])
     said = [text for name in bank.classes for text in clinical_sentences(bank, name, lambda text: True)]
     digest = hashlib.sha256("\n".join(said).encode()).hexdigest()  # of its CLINICAL_PROMPTS with these class names

@@ -74,7 +74,7 @@ def test_a_launcher_that_is_terminated_takes_its_child_along(tmp_path: Path) -> 
     note = tmp_path / "pid"
     sleeper = f"import os, time; open({str(note)!r}, 'w').write(str(os.getpid())); time.sleep(120)"
     code = (
-        "import sys\nfrom xcoop import child\nfrom xcoop.sweep.sequential import terminable\n"
+        "import sys\nfrom xcoop.sweep import subprocess_run as child\nfrom xcoop.sweep.sequential import terminable\n"
         f"with terminable(): child.run((), 'x', (sys.executable, '-c', {sleeper!r}), False)"
     )
     launcher = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
