@@ -242,7 +242,7 @@ def test_a_resnet_is_refused_by_name_and_by_weights(name: str, make_cfg: ConfigM
     ("name", "key", "value", "message"),
     [
         ("MaPLe", "PROMPT_DEPTH", 0, "at least 1"),
-        ("MaPLe", "N_CTX", 0, "at least 1"),
+        ("MaPLe", "N_CTX", 0, r"in \[1, 1000\]"),
         ("PromptSRC", "PROMPT_DEPTH_TEXT", 0, "at least 1"),
         ("PromptSRC", "PROMPT_DEPTH_VISION", -1, "at least 0"),
         ("PromptSRC", "GPA_STD", 0.0, "above 0"),
