@@ -25,22 +25,19 @@ EXTRAS = {
     "elicit": ["openai>=1.40"],
     # More visual explanations: any attribution of captum.
     "xai": ["captum==0.9.*"],
-    # Figures of `xcoop results`.
-    "plots": ["matplotlib>=3.7"],
+    # The page on which images can be dropped.
+    "demo": ["gradio>=5"],
     # Tracks runs (WANDB.PROJECT).
     "wandb": ["wandb>=0.19"],
-    # Sweeps on a Slurm cluster.
-    "slurm": ["submitit>=1.5"],
     "test": [
         "pytest>=8",
+        "pytest-xdist>=3.5",
         "ruff>=0.6",
         "mypy>=1.11",
         "types-PyYAML",
         "types-tabulate",
         "types-tqdm",
         "openai>=1.40",
-        "matplotlib>=3.7",
-        "submitit>=1.5",
     ],
 }
 
@@ -72,6 +69,15 @@ setup(
         "tensorboard>=2.14",
         "safetensors>=0.4",
         "filelock>=3.30",
+        "pooch>=1.8",
+        "pydantic>=2.5",
+        "jinja2>=3.1",
+        "submitit>=1.5",
+        # Tables, statistics and figures of `xcoop results`.
+        "pandas>=2.1",
+        "statsmodels>=0.14",
+        "scikit-posthocs>=0.9",
+        "matplotlib>=3.7",
     ],
     extras_require=EXTRAS | {"all": sorted({need for needs in EXTRAS.values() for need in needs})},
     entry_points={"console_scripts": ["xcoop = xcoop.cli:main"]},

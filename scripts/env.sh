@@ -22,8 +22,8 @@ import os
 import sys
 
 needed = "torch torchvision numpy PIL yacs clip gdown tabulate yaml tqdm sklearn scipy tensorboard safetensors".split()
-needed += ["filelock"]
-needed += "pytest ruff mypy openai".split() if sys.argv[2] == "test" else []
+needed += "filelock pooch pydantic jinja2 submitit pandas statsmodels scikit_posthocs matplotlib".split()
+needed += "pytest xdist ruff mypy openai".split() if sys.argv[2] == "test" else []
 spec = util.find_spec("xcoop")
 here = os.path.join(sys.argv[1], "src", "xcoop", "__init__.py")
 ready = spec is not None and os.path.realpath(spec.origin or "") == os.path.realpath(here)

@@ -37,7 +37,7 @@ def cluster() -> Iterator[Cluster]:
     reason = missing()
     if reason:
         pytest.skip(reason)
-    pytest.importorskip("submitit", reason="submitit is not installed (pip install 'xcoop[slurm]')")
+    pytest.importorskip("submitit", reason="submitit is not installed")
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
         try:
             running = stack.enter_context(Cluster())

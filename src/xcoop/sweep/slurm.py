@@ -138,7 +138,7 @@ def watch(launcher: Launcher, display: Display, detach: bool = False, pauses: tu
 def require_slurm() -> None:
     """UserError if submitit or Slurm's commands are missing; the message says what to install."""
     if importlib.util.find_spec("submitit") is None:
-        raise UserError("--slurm needs submitit: pip install 'xcoop[slurm]' (or: pip install submitit)")
+        raise UserError("--slurm needs submitit: pip install submitit")
     absent = [name for name in COMMANDS if shutil.which(name) is None]
     if absent:
         raise UserError(
