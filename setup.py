@@ -51,7 +51,7 @@ setup(
     python_requires=">=3.10",
     packages=packages,
     package_dir=package_dir,
-    package_data={"": ["**/*.yaml", "**/*.safetensors", "**/*.md", "**/*.json"]},
+    package_data={"": ["**/*.yaml", "**/*.safetensors", "**/*.md", "**/*.json", "**/*.j2"]},
     install_requires=[
         "torch>=2.2",
         "torchvision",

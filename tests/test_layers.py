@@ -15,7 +15,7 @@ from xcoop.moved import MOVED
 ROOT = Path(__file__).resolve().parents[1]
 # From the ground up; each may import those that stand before it.
 LAYERS = (
-    *("version", "moved", "utils", "engine", "config", "backbones", "concepts", "evaluation", "page", "results"),
+    *("version", "moved", "utils", "page", "engine", "config", "backbones", "concepts", "evaluation", "results"),
     *("data", "methods", "training", "runs", "explain", "sweep", "phantom", "commands", "cli", "trainers", "datasets"),
 )
 FOLDERS = {"xcoop": ROOT / "src" / "xcoop", "xcoop.trainers": ROOT / "trainers", "xcoop.datasets": ROOT / "datasets"}
