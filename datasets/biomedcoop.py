@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from xcoop.config.plugins import register_dataset
 from xcoop.data.family import FamilyDataset
 from xcoop.data.items import SPLITS, Item, Splits
-from xcoop.utils.errors import DatasetError
+from xcoop.utils.console import DatasetError
 from xcoop.utils.reading import MOST_JSON, parse_json, read_bytes
 from xcoop.utils.suggest import shown
 

@@ -14,7 +14,7 @@ from xcoop.data.dataset import TEST_SHARE, MedicalDataset
 from xcoop.data.items import Remark, Splits
 from xcoop.data.madesplit import Recipe, made_split
 from xcoop.data.own import TABLES, read_own
-from xcoop.utils.errors import DatasetError
+from xcoop.utils.console import DatasetError
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

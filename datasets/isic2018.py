@@ -11,8 +11,8 @@ from xcoop.config.plugins import register_dataset
 from xcoop.data.dataset import MedicalDataset
 from xcoop.data.folders import StemIndex
 from xcoop.data.items import Item, Splits
-from xcoop.utils.errors import DatasetError
-from xcoop.utils.tables import read_csv
+from xcoop.utils.console import DatasetError
+from xcoop.utils.reading import read_csv
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

@@ -19,7 +19,7 @@ from xcoop.config.plugins import register_dataset
 from xcoop.data.family import FamilyDataset
 from xcoop.data.folders import list_images, make_once
 from xcoop.data.items import SPLITS, Item, Splits
-from xcoop.utils.errors import DatasetError
+from xcoop.utils.console import DatasetError
 from xcoop.utils.files import cache_dir
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from xcoop.config.plugins import register_dataset
 from xcoop.data.dataset import MedicalDataset
 from xcoop.data.folders import StemIndex
 from xcoop.data.items import Item, Splits
-from xcoop.utils.errors import DatasetError
+from xcoop.utils.console import DatasetError
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

@@ -14,7 +14,7 @@ from xcoop.backbones import download
 from xcoop.backbones.clip_import import import_clip
 from xcoop.backbones.openai import NAMES
 from xcoop.utils import download as downloads
-from xcoop.utils import web
+from xcoop.utils import download as web
 
 CONTENT = b"weights" * 1000
 SHA = hashlib.sha256(CONTENT).hexdigest()

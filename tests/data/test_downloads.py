@@ -19,8 +19,7 @@ from file_server import FileServer, serving
 from xcoop.data import fetching
 from xcoop.data.about import RemoteFile
 from xcoop.utils import download as downloads
-from xcoop.utils.download import Job, download
-from xcoop.utils.web import RedirectError, _Redirects
+from xcoop.utils.download import Job, RedirectError, _Redirects, download
 
 CONTENT = random.Random(0).randbytes(300_000)
 SHA = hashlib.sha256(CONTENT).hexdigest()
@@ -212,7 +211,7 @@ def test_nobody_answers(target: Path) -> None:
 
 
 def test_a_silent_server_times_out(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xcoop.utils.web.SECONDS", 0.05)
+    monkeypatch.setattr("xcoop.utils.download.SECONDS", 0.05)
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()

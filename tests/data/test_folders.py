@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from xcoop.data.folders import NameIndex, StemIndex, list_images, name_some, writable
-from xcoop.utils.errors import DatasetError
+from xcoop.utils.console import DatasetError
 
 
 def test_names_are_found_whatever_their_case(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from PIL import Image
 
 from xcoop.data import survey as module
 from xcoop.data.survey import refuse_unreadable, survey
-from xcoop.utils.errors import DatasetError
+from xcoop.utils.console import DatasetError
 
 
 @pytest.fixture

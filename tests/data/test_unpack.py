@@ -30,8 +30,7 @@ from archives_by_hand import (
 )
 
 from xcoop.utils import unpack as module
-from xcoop.utils.archive_limits import ArchiveError, Limits
-from xcoop.utils.unpack import unpack
+from xcoop.utils.unpack import ArchiveError, Limits, unpack
 
 GOOD = tar_member("good.txt")
 LIMITS = Limits(members=50, total=100_000, ratio=20)
@@ -161,14 +160,14 @@ def refuses(place: Path, data: bytes, message: str, limits: Limits = LIMITS) -> 
 def test_malicious_archives_write_nothing_and_are_named(
     place: Path, monkeypatch: pytest.MonkeyPatch, data: bytes, message: str
 ) -> None:
-    monkeypatch.setattr("xcoop.utils.archive_limits.SMALL", 50_000)
+    monkeypatch.setattr("xcoop.utils.unpack.SMALL", 50_000)
     refuses(place, data, message)
 
 
 @pytest.mark.parametrize("suffix", [".gz", ".bz2", ".xz"])
 @pytest.mark.parametrize(("data", "message"), [row[1:] for row in BOMBS], ids=[row[0] for row in BOMBS])
 def test_packed_bombs(place: Path, monkeypatch: pytest.MonkeyPatch, suffix: str, data: bytes, message: str) -> None:
-    monkeypatch.setattr("xcoop.utils.archive_limits.SMALL", 50_000)
+    monkeypatch.setattr("xcoop.utils.unpack.SMALL", 50_000)
     refuses(place, PACKERS[suffix](data), message)
 
 
@@ -300,9 +299,9 @@ class TestTheTarget:
     ) -> None:
         write = module._write
 
-        def vanishes(member: module.Member, folder: Path, parts: tuple[str, ...]) -> None:
+        def vanishes(archive: module.Archive, member: module.Member, folder: Path, parts: tuple[str, ...]) -> None:
             shutil.rmtree(folder, ignore_errors=True)
-            write(member, folder, parts)
+            write(archive, member, folder, parts)
 
         monkeypatch.setattr(module, "_write", vanishes)
         with pytest.raises(OSError, match=r"No such file .* at the member"):
@@ -313,7 +312,7 @@ class TestTheTarget:
     def test_disk_errors_name_the_member_and_leave_nothing(
         self, place: Path, archive: Path, monkeypatch: pytest.MonkeyPatch, number: int
     ) -> None:
-        def fails(member: object, folder: Path, parts: tuple[str, ...]) -> None:
+        def fails(archive: object, member: object, folder: Path, parts: tuple[str, ...]) -> None:
             folder.joinpath(*parts).parent.mkdir(parents=True)
             raise OSError(number, os.strerror(number))
 

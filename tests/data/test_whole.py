@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 
 from xcoop.data.folders import make_once
-from xcoop.utils.files import atomic_path, atomic_write_text, make_folder, sweep
-from xcoop.utils.locks import held
+from xcoop.utils.files import atomic_path, atomic_write_text, held, make_folder, sweep
 
 AGO = time.time() - 7200
 # A process that makes a folder or a file at argv[1], says so when half of it is there, and ends when it is told.
@@ -168,7 +167,7 @@ def test_other_names_are_nobodys_leftovers(tmp_path: Path) -> None:
 
 
 def test_without_locks_nothing_is_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xcoop.utils.locks.take", lambda *_: None)
+    monkeypatch.setattr("xcoop.utils.files.take", lambda *_: None)
     (tmp_path / ".y.12345678.tmp").mkdir()  # nobody can tell whose it is
     make_folder(tmp_path / "y", fill)
     assert names(tmp_path) == [".y.12345678.tmp", "y"]

@@ -17,7 +17,7 @@ import xcoop.datasets
 from xcoop.concepts import load_bank
 from xcoop.config import plugins
 from xcoop.data.about import MissingDatasetError
-from xcoop.utils.errors import DatasetError
+from xcoop.utils.console import DatasetError
 
 TEXT = Path(__file__).resolve().parents[2] / "CONTRIBUTING.md"
 BLOCK = re.compile(r"```\w+\n# (\S+/my_set\.\w+|\S+/trees_my_set\.py)\n(.*?)```", re.DOTALL)

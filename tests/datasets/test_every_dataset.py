@@ -20,7 +20,7 @@ from xcoop.concepts import load_bank
 from xcoop.config.merge import config_names
 from xcoop.config.plugins import dataset_names, plugin_path
 from xcoop.data.about import About, MissingDatasetError, about
-from xcoop.utils.errors import DatasetError
+from xcoop.utils.console import DatasetError
 from xcoop.utils.images import open_image
 
 NAMES = config_names()

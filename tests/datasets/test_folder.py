@@ -22,7 +22,7 @@ from xcoop.data.checking import check
 from xcoop.data.own import read_own
 from xcoop.data.raw import read_raw
 from xcoop.training.checks import load_dataset_bank
-from xcoop.utils.errors import DatasetError
+from xcoop.utils.console import DatasetError
 from xcoop.utils.suggest import is_plain
 
 

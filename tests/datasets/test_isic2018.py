@@ -11,7 +11,7 @@ from tree_tools import edit, load
 from trees_isic2018 import CLASSES, LESIONS, ham10000, isic2018
 
 from xcoop.data.about import about
-from xcoop.utils.errors import DatasetError
+from xcoop.utils.console import DatasetError
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from tree_tools import edit, load, write_csv
 from trees_iu_xray import heading_of, iu_xray, open_i
 
 from xcoop.datasets.iu_xray import key_of
-from xcoop.utils.errors import DatasetError
+from xcoop.utils.console import DatasetError
 
 
 @pytest.fixture

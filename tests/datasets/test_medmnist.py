@@ -15,7 +15,7 @@ from trees_medmnist import GREY, RGB, medmnist
 
 from xcoop.data.about import MissingDatasetError, about
 from xcoop.datasets import medmnist as mnist
-from xcoop.utils.errors import DatasetError
+from xcoop.utils.console import DatasetError
 
 # Images in train, val and test, as the package `medmnist` states them.
 TOTALS = {

@@ -14,8 +14,7 @@ from xcoop.config.defaults import get_cfg
 from xcoop.results.folder import LOCK, LOG, occupied
 from xcoop.results.record import Origin
 from xcoop.utils.console import UserError
-from xcoop.utils.files import require_ours
-from xcoop.utils.locks import unlinked
+from xcoop.utils.files import require_ours, unlinked
 
 KINDS = ["text", "link", "dangling link", "folder"]
 NAMES = ["config.yaml", "predictions.csv", "cmat.json", LOCK]

@@ -18,7 +18,7 @@ from xcoop.results.folder import LOCK, LOG, busy, locked, occupied
 from xcoop.results.record import Origin
 from xcoop.sweep.sequential import warn_without_locks
 from xcoop.utils.console import BusyError
-from xcoop.utils.locks import unguarded
+from xcoop.utils.files import unguarded
 
 Answers = Callable[[int], None]
 NO_LOCKS = [errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS]

@@ -159,7 +159,7 @@ def check_one(arguments: argparse.Namespace) -> int:
     from xcoop.data.check_page import page
     from xcoop.data.checking import check
     from xcoop.data.raw import read_raw
-    from xcoop.utils.errors import DatasetError
+    from xcoop.utils.console import DatasetError
     from xcoop.utils.files import atomic_write_text
 
     try:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from xcoop.concepts.elicit_prompt import Query
-from xcoop.utils.locks import take, unguarded, unlinked
+from xcoop.utils.files import take, unguarded, unlinked
 from xcoop.utils.reading import MOST_JSON, parse_json, read_bytes
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from typing import Any
 from xcoop.concepts.mining import Observation
 from xcoop.concepts.wording import UNKNOWN, Wording
 from xcoop.utils import suggest as names
-from xcoop.utils.tables import read_csv
+from xcoop.utils.reading import read_csv
 
 logger = logging.getLogger(__name__)
 

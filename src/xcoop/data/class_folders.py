@@ -11,7 +11,7 @@ from pathlib import Path
 
 from xcoop.data.folders import list_images
 from xcoop.data.items import Item, Remark
-from xcoop.utils.errors import DatasetError
+from xcoop.utils.console import DatasetError
 from xcoop.utils.images import SUFFIXES
 from xcoop.utils.suggest import escaped
 

@@ -25,7 +25,7 @@ from xcoop.data.splits import carve, few_shot, record, subsample_classes, three_
 from xcoop.data.survey import refuse_unreadable, survey
 from xcoop.evaluation.positive import check_asked, positive_class
 from xcoop.utils import suggest as names
-from xcoop.utils.errors import DatasetError
+from xcoop.utils.console import DatasetError
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

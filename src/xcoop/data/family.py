@@ -8,7 +8,7 @@ from xcoop.concepts.bank import same_name
 from xcoop.config.plugins import own_view
 from xcoop.data.about import about
 from xcoop.data.dataset import MedicalDataset
-from xcoop.utils.errors import DatasetError
+from xcoop.utils.console import DatasetError
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from xcoop.data.about import RemoteFile
 from xcoop.utils.download import Job, accept, check, download
-from xcoop.utils.files import atomic_write_text
-from xcoop.utils.locks import held
+from xcoop.utils.files import atomic_write_text, held
 from xcoop.utils.unpack import unpack
 
 logger = logging.getLogger(__name__)

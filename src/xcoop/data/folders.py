@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from xcoop.utils.errors import DatasetError
+from xcoop.utils.console import DatasetError
 from xcoop.utils.files import make_folder
 from xcoop.utils.images import is_image_name
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from xcoop.data.folders import writable
 from xcoop.data.items import SPLITS, Item, Splits
 from xcoop.data.splits import three_way
-from xcoop.utils.errors import DatasetError
+from xcoop.utils.console import DatasetError
 from xcoop.utils.files import atomic_write_text, cache_dir
 from xcoop.utils.reading import read_json
 

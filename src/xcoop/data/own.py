@@ -16,7 +16,7 @@ from xcoop.data.class_folders import shown_kinds, unread_files
 from xcoop.data.folders import NameIndex, list_images
 from xcoop.data.items import Item, Remark, Splits
 from xcoop.data.owntable import PERSON, Row, read_rows, split_of
-from xcoop.utils.errors import DatasetError
+from xcoop.utils.console import DatasetError
 from xcoop.utils.suggest import escaped
 
 TABLES = (".csv", ".tsv")

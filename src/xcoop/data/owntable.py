@@ -16,9 +16,9 @@ from pathlib import Path
 
 from xcoop.concepts.bank import same_name
 from xcoop.data.items import Remark
-from xcoop.utils.errors import DatasetError
+from xcoop.utils.console import DatasetError
+from xcoop.utils.reading import Line, read_table
 from xcoop.utils.suggest import escaped, is_plain, unknown
-from xcoop.utils.tables import Line, read_table
 
 _PICTURE = (
     r"(?:image|img|picture|pic|photo|photograph|scan|xray|cxr|radiograph|slice|frame|tile|patch|dicom|dcm|png|jpe?g)"

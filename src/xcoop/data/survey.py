@@ -22,7 +22,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from xcoop.utils.errors import DatasetError
+from xcoop.utils.console import DatasetError
 from xcoop.utils.files import atomic_write_text, cache_dir
 from xcoop.utils.images import READER, header, pixel_hash, reason_unreadable
 from xcoop.utils.process_cache import fact

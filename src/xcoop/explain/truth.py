@@ -19,7 +19,7 @@ from xcoop.concepts.bank import ConceptBank
 from xcoop.concepts.wording import ABSENT, MODES, PRESENT, Wording, load_wording
 from xcoop.concepts.words import normal, plain_words
 from xcoop.explain.masks import CHEST_MASKS, Mask, MaskFiles, fit_mask, mask_files, read_masks
-from xcoop.utils.tables import read_csv
+from xcoop.utils.reading import read_csv
 
 __all__ = ["Truth", "fit_mask", "meanings", "truth_of"]
 

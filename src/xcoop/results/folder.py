@@ -1,6 +1,6 @@
 """A run's folder while a process works in it: locked, checked, logged.
 
-The lock ends with the process, however that ends; see `xcoop.utils.locks`.
+The lock ends with the process, however that ends; see `xcoop.utils.files`.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ from xcoop.config.identity import config_hash, differences, read_config
 from xcoop.results.places import other_data
 from xcoop.results.record import CONFIG, PREDICTIONS, RESULTS, Origin, read_run
 from xcoop.utils.console import BusyError, UserError
-from xcoop.utils.files import atomic_write_text, require_ours, sweep, unused
-from xcoop.utils.locks import take, unguarded, unlinked
+from xcoop.utils.files import atomic_write_text, require_ours, sweep, take, unguarded, unlinked, unused
 from xcoop.utils.suggest import escaped
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from xcoop.results.table import collect, render
 from xcoop.runs.plan import Plan, environment_defaults
 from xcoop.sweep import subprocess_run as child
 from xcoop.utils.console import FAILED, complain, say
-from xcoop.utils.locks import unguarded
+from xcoop.utils.files import unguarded
 
 
 def execute(plans: Sequence[Plan], shots: int, seeds: Sequence[int], program: Sequence[str] = child.TRAIN) -> int:

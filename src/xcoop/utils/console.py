@@ -35,6 +35,10 @@ class UserError(Exception):
     code = USER_ERROR
 
 
+class DatasetError(ValueError):
+    """A dataset whose files contradict its layout; the message names the file and what would be right."""
+
+
 class BusyError(UserError):
     """Another process holds what is needed."""
 

@@ -1,4 +1,4 @@
-"""Reading what others wrote: one reader of text, one of YAML and one of JSON, each with limits.
+"""Reading what others wrote: one reader of YAML, one of JSON and one of CSV, each with limits.
 
 A file of a few hundred bytes may stand for gigabytes (an alias of an alias of an alias), refer to itself, be nested
 more deeply than Python can follow, or be a device that never ends. All that is refused here, where things are read, so
@@ -7,15 +7,21 @@ that nothing behind it has to ask again. Every error names the file.
 
 from __future__ import annotations
 
+import codecs
+import csv
+import io
 import json
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from xcoop.utils.suggest import cut, shown
+from xcoop.utils.console import DatasetError
+from xcoop.utils.suggest import cut, escaped, shown
 
 MOST_YAML = 1 << 20  # bytes of what people write; the largest file of the package has 28,000
 MOST_JSON = 1 << 26  # bytes of what programmes write: a line for each of a million images
@@ -24,6 +30,7 @@ DEEPEST = 50  # lists and mappings within each other
 LARGEST = 1 << 63  # of whole numbers
 POINTER = b"version https://git-lfs.github.com/"  # how a file begins that Git LFS has not fetched
 LONGEST_REASON = 400  # characters
+DELIMITERS = ",;\t|"  # of CSV tables
 
 
 def read_bytes(path: Path, most: int) -> bytes:
@@ -140,3 +147,82 @@ class _Loader(yaml.SafeLoader):
                     raise ValueError(f"line {key.start_mark.line + 1}: the key {shown(key.value)} stands twice")
                 seen.add(key.value)
         return node
+
+
+@dataclass(frozen=True)
+class Line:
+    """One row of a table.
+
+    Attributes:
+        number: of its first line in the file, from 1.
+        cells: by the names of the header, without blanks around them.
+    """
+
+    number: int
+    cells: dict[str, str]
+
+
+def read_csv(path: Path, columns: Iterable[str], delimiter: str = ",") -> list[dict[str, str]]:
+    """The rows of a CSV file that has at least these columns; see `read_table`.
+
+    Args:
+        path: of the file.
+        columns: that must be there, spelt exactly.
+        delimiter: between the fields.
+
+    Raises:
+        DatasetError: the file is no such table, or lacks a column.
+    """
+    header, lines = read_table(path, delimiter)
+    if lacking := [name for name in columns if name not in header]:
+        raise DatasetError(f"{path} lacks the columns {lacking}; it has {header}")
+    return [line.cells for line in lines]
+
+
+def read_table(path: Path, delimiter: str = "") -> tuple[list[str], list[Line]]:
+    """The header and the rows of a CSV file; blank rows are left out, and a short row has empty values.
+
+    Args:
+        path: a text file in UTF-8, with or without a byte-order mark, or in UTF-16 with one.
+        delimiter: between the fields; "" is the one that stands most often in the header.
+
+    Raises:
+        DatasetError: the file is no such text, a quote is never closed, or a row has more fields than the header.
+    """
+    try:
+        data = read_bytes(path, MOST_JSON)
+        wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        text = data.decode("utf-16" if wide else "utf-8-sig")
+    except ValueError as error:
+        raise DatasetError(f"{path} is no CSV text ({error}): save it as UTF-8") from error
+    if told := re.match(r"sep=(.)\r?\n", text):  # how Excel is told
+        delimiter, text = told[1], "\n" + text[told.end() :]
+    head = text.lstrip().partition("\n")[0]
+    reader = csv.reader(
+        io.StringIO(text, newline=""),
+        delimiter=delimiter or max(DELIMITERS, key=head.count),
+        skipinitialspace=True,
+        strict=True,
+    )
+    header: list[str] = []
+    lines: list[Line] = []
+    number = 1
+    try:
+        for row in reader:
+            first, number = number, reader.line_num + 1
+            cells = [cell.strip() for cell in row]
+            if not any(cells):
+                continue
+            if not header:
+                header = [escaped(cell) for cell in cells]
+                continue
+            if any(cells[len(header) :]):
+                raise DatasetError(
+                    f"{path}, line {first}: {len(cells)} fields, and the header has {len(header)}; a field that holds "
+                    "the delimiter needs quotes around it"
+                )
+            cells += [""] * (len(header) - len(cells))
+            lines.append(Line(first, dict(zip(header, cells, strict=False))))
+    except csv.Error as error:  # a quote that is never closed, among others
+        raise DatasetError(f"{path} is no CSV text (in what begins in line {number}: {error})") from error
+    return header, lines
