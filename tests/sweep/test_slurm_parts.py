@@ -14,7 +14,7 @@ import pytest
 import quick_runs
 from quick_runs import events, make_job
 
-from xcoop.cli import parser
+from xcoop.cli import parse
 from xcoop.commands import sweep_slurm
 from xcoop.sweep import slurm, slurm_queue
 from xcoop.sweep.jobs import FAILED, FINISHED, Job, Outcome
@@ -164,7 +164,7 @@ def test_missing_parts_are_named(program: Callable[[str, str], None], monkeypatc
 
 
 def asked(*words: str) -> argparse.Namespace:
-    return parser().parse_args(["sweep", "phantom", *words])
+    return parse("sweep", ["phantom", *words])
 
 
 def test_options() -> None:

@@ -19,7 +19,7 @@ ERROR = SEVERITIES[0]
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `xcoop concepts check`."""
-    parser.add_argument("banks", nargs="*", metavar="BANK", help="names or YAML files (default: all of the package)")
+    parser.add_argument("words", nargs="*", metavar="BANK", help="names or YAML files (default: all of the package)")
     parser.add_argument(
         "--backbone", nargs="+", metavar="NAME", help="whose text contexts the sentences must fit (default: all)"
     )
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the findings; 1 if there are errors."""
-    names = arguments.banks or bank_names()
+    names = arguments.words or bank_names()
     limits = _limits(arguments.backbone)
     findings = [finding for name in names for finding in check(name, limits, _uses(name))]
     if arguments.json:

@@ -25,14 +25,9 @@ if TYPE_CHECKING:
 PAIRS = "config keys, e.g. DATASET.TASK three-class"
 
 
-def add(commands: Any) -> None:
-    """Adds the command to `xcoop`."""
-    data = commands.add_parser(
-        "data",
-        help="datasets: what there is, how to get it, and whether it is whole",
-        description="Datasets: what there is, how to get it, and whether it is whole.",
-    )
-    kinds = data.add_subparsers(title="commands", metavar="<command>", required=True)
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The sub-commands of `xcoop data`, and their options."""
+    kinds = parser.add_subparsers(title="commands", metavar="<command>", required=True)
     _add(kinds, "list", "all datasets: classes, images, licence, and whether they are there", show_list)
     _named(_add(kinds, "info", "all that is known of a dataset", show_info))
     prepare = _named(_add(kinds, "prepare", "fetch a dataset, or say how it is asked for; then check it", prepare_one))
@@ -41,6 +36,11 @@ def add(commands: Any) -> None:
     for one in (prepare, check):
         one.add_argument("--json", type=Path, help="write the findings into this file, too")
     check.add_argument("--path", default="", help="the dataset's folder or file, if it is not below the data root")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the sub-command that was named; the exit code."""
+    return int(arguments.action(arguments))
 
 
 def _add(kinds: Any, name: str, what: str, action: Callable[[argparse.Namespace], int]) -> Any:

@@ -17,37 +17,32 @@ REPORT, NUMBERS = "report.html", "explanations.json"
 IMAGES = 20
 
 
-def add(commands: Any) -> None:
-    """Adds the command to `xcoop`."""
-    command = commands.add_parser(
-        "explain",
-        help="a page that explains a finished run, or its view of some images",
-        description="Writes report.html (one self-contained page) and explanations.json (every number behind it).",
-    )
-    command.add_argument("run", help="the folder of a finished run, e.g. output/phantom/XCoOp/phantom_16shots/seed1")
-    command.add_argument("paths", nargs="*", metavar="PATH", help="images to explain, in the place of test images")
-    command.add_argument("--images", type=int, metavar="N", help=f"how many test images are shown (default {IMAGES})")
-    command.add_argument("--asked", type=int, default=200, metavar="N", help="test images behind the trust table; 0: "
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `xcoop explain`."""
+    parser.description = "Writes report.html (one self-contained page) and explanations.json (every number behind it)."
+    parser.add_argument("run", help="the folder of a finished run, e.g. output/phantom/XCoOp/phantom_16shots/seed1")
+    parser.add_argument("paths", nargs="*", metavar="PATH", help="images to explain, in the place of test images")
+    parser.add_argument("--images", type=int, metavar="N", help=f"how many test images are shown (default {IMAGES})")
+    parser.add_argument("--asked", type=int, default=200, metavar="N", help="test images behind the trust table; 0: "
                          "none (default %(default)s)")  # fmt: skip
-    command.add_argument("--method", default="", help="of all heat maps (default: legrad for classes and "
+    parser.add_argument("--method", default="", help="of all heat maps (default: legrad for classes and "
                          "maskclip@2 for concepts; maskclip for ResNets)")  # fmt: skip
-    command.add_argument("--out", default="", help="folder for both files (default: explanations/ in the run's folder)")
-    command.add_argument("--device", default="", help="e.g. cpu or cuda:0 (default: a GPU if there is one)")
-    command.add_argument("--demo", action="store_true", help="start a local page that explains images dropped on it")
-    command.add_argument("--host", default="127.0.0.1", help="of the demo (default: this machine alone)")
-    command.add_argument("--port", type=int, default=8000, help="of the demo; 0: any that is free")
-    command.set_defaults(action=explain)
+    parser.add_argument("--out", default="", help="folder for both files (default: explanations/ in the run's folder)")
+    parser.add_argument("--device", default="", help="e.g. cpu or cuda:0 (default: a GPU if there is one)")
+    parser.add_argument("--demo", action="store_true", help="start a local page that explains images dropped on it")
+    parser.add_argument("--host", default="127.0.0.1", help="of the demo (default: this machine alone)")
+    parser.add_argument("--port", type=int, default=8000, help="of the demo; 0: any that is free")
 
 
-def explain(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Carries out the command; returns the exit code."""
     _check(arguments)
     import xcoop
     from xcoop.explain.visual import methods
 
-    run = xcoop.load_run(arguments.run, arguments.device or None)
-    methods(run.backbone, arguments.method)  # an unknown name ends here, before anything is computed
-    return _demo(run, arguments) if arguments.demo else _page(run, arguments)
+    model = xcoop.load_run(arguments.run, arguments.device or None)
+    methods(model.backbone, arguments.method)  # an unknown name ends here, before anything is computed
+    return _demo(model, arguments) if arguments.demo else _page(model, arguments)
 
 
 def _check(arguments: argparse.Namespace) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 from xcoop.runs.plan import environment_defaults
 from xcoop.utils.console import FAILED, UserError, complain, names_like, numbers, say
@@ -14,31 +13,28 @@ FOLDER = "results"
 MEASURES = ("accuracy", "macro_auc", "ece")
 
 
-def add(commands: Any) -> None:
-    """Adds the command to `xcoop`."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `xcoop results`."""
     defaults = environment_defaults()
-    one = commands.add_parser(
-        "results",
-        help="tables, curves and comparisons of everything that was run, on one page and as files",
-        description="Makes tables (text, Markdown, LaTeX, CSV), curves (PNG, PDF) and one self-contained page of the "
+    parser.description = (
+        "Makes tables (text, Markdown, LaTeX, CSV), curves (PNG, PDF) and one self-contained page of the "
         "runs below an output root. Missing and damaged runs are marked and never averaged over. Nothing outside "
-        "--to is changed.",
-        epilog="Exit code 1: records were damaged (they are named; everything else is made all the same).",
+        "--to is changed."
     )
-    one.add_argument("out", nargs="?", default=defaults["out"], help="the output root (default: $OUT, else output)")
-    one.add_argument("--to", default="", help=f"folder of the files (default: {FOLDER}/ below the output root)")
-    one.add_argument("--datasets", nargs="+", default=[], metavar="D", help="folders below it (default: all)")
-    one.add_argument("--metrics", nargs="+", default=list(MEASURES), metavar="M", help="of the tables; the first is "
+    parser.epilog = "Exit code 1: records were damaged (they are named; everything else is made all the same)."
+    parser.add_argument("out", nargs="?", default=defaults["out"], help="the output root (default: $OUT, else output)")
+    parser.add_argument("--to", default="", help=f"folder of the files (default: {FOLDER}/ below the output root)")
+    parser.add_argument("--datasets", nargs="+", default=[], metavar="D", help="folders below it (default: all)")
+    parser.add_argument("--metrics", nargs="+", default=list(MEASURES), metavar="M", help="of the tables; the first is "
                      "compared (default: %(default)s)")  # fmt: skip
-    one.add_argument("--reference", default="XCoOp", help="the trainer that others are compared with "
+    parser.add_argument("--reference", default="XCoOp", help="the trainer that others are compared with "
                      "(default: %(default)s)")  # fmt: skip
-    one.add_argument("--seeds", default=defaults["seeds"], help='seeds that a cell ought to have (default: "1 2 3")')
-    one.add_argument("--draws", type=int, default=2000, help="of the bootstrap (default: %(default)s)")
-    one.add_argument("--no-figures", action="store_true", help="tables only")
-    one.set_defaults(action=execute, own_parser=one)
+    parser.add_argument("--seeds", default=defaults["seeds"], help='seeds that a cell ought to have (default: "1 2 3")')
+    parser.add_argument("--draws", type=int, default=2000, help="of the bootstrap (default: %(default)s)")
+    parser.add_argument("--no-figures", action="store_true", help="tables only")
 
 
-def execute(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Makes and writes everything, and prints the tables; the exit code."""
     from xcoop.results.benchmark import gather
     from xcoop.results.measures import measure

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
 from xcoop.runs.plan import environment_defaults, make_plans
 from xcoop.utils.console import numbers
@@ -21,31 +20,25 @@ into folders of their own. Exit code 1: a seed failed (the others were run all t
 """
 
 
-def add(commands: Any) -> None:
-    """Adds the command to `xcoop`."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `xcoop run`."""
     defaults = environment_defaults()
-    one = commands.add_parser(
-        "run",
-        usage="xcoop run <dataset> <shots> [trainer|all] [cfg] [KEY VALUE ...] [--data D] [--out O] [--seeds S]",
-        help="train and test all seeds of a method on a dataset, and print the table",
-        description="Trains and tests all seeds of a method on a dataset, and prints the table.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    one.add_argument(
+    parser.usage = "xcoop run <dataset> <shots> [trainer|all] [cfg] [KEY VALUE ...] [--data D] [--out O] [--seeds S]"
+    parser.epilog = EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument(
         "words",
         nargs="+",
         metavar="<dataset> <shots> ...",
         help="dataset and cfg are short names (see `xcoop list`) or YAML files; trainer defaults to XCoOp, cfg to "
         "phantom for the dataset phantom and to vit_b16 otherwise",
     )
-    one.add_argument("--data", default=defaults["data"], help="the data root (default: $DATA, else data)")
-    one.add_argument("--out", default=defaults["out"], help="the output root (default: $OUT, else output)")
-    one.add_argument("--seeds", default=defaults["seeds"], help='default: $SEEDS, else "1 2 3"')
-    one.set_defaults(action=execute, own_parser=one)
+    parser.add_argument("--data", default=defaults["data"], help="the data root (default: $DATA, else data)")
+    parser.add_argument("--out", default=defaults["out"], help="the output root (default: $OUT, else output)")
+    parser.add_argument("--seeds", default=defaults["seeds"], help='default: $SEEDS, else "1 2 3"')
 
 
-def execute(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Runs it; the exit code."""
     from xcoop.sweep import sequential as runs
 

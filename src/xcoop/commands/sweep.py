@@ -36,33 +36,28 @@ once more in a fresh process. Several launchers may work on one output folder. E
 """
 
 
-def add(commands: Any) -> None:
-    """Adds the command to `xcoop`."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `xcoop sweep`."""
     defaults = environment_defaults()
-    one = commands.add_parser(
-        "sweep",
-        usage="xcoop sweep <dataset[,dataset]> [trainers|all] [shots] [seeds] [KEY VALUE ...] [options]",
-        help="many runs: datasets x methods x shots x seeds, on all GPUs or cores",
-        description="Runs every combination of datasets, methods, shots and seeds, on all GPUs or cores.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    one.add_argument("words", nargs="*", metavar="<dataset> ...", help="see above; lists in one word")
-    one.add_argument("--grid", type=Path, help="a YAML file with the axes of the sweep")
-    one.add_argument("--cfg", help="configurations of the methods, e.g. vit_b16,rn50")
-    one.add_argument("--backbones", help="by their own names, e.g. ViT-B/16,RN50")
-    one.add_argument("--setting", default="", help="few-shot (default), full, base-to-new, cross")
-    one.add_argument("--targets", help="of --setting cross: datasets to test on")
-    one.add_argument("--data", default=defaults["data"], help="the data root (default: $DATA, else data)")
-    one.add_argument("--out", default=defaults["out"], help="the output root (default: $OUT, else output)")
-    one.add_argument("--workers", type=int, help="processes (default: one a GPU, or as cores and memory allow)")
-    one.add_argument("--gpus", help="ids of the GPUs to use (default: all that are visible)")
-    one.add_argument("--dry-run", action="store_true", help="list the runs and what is done, and stop")
-    sweep_slurm.add(one)
-    one.set_defaults(action=execute, own_parser=one)
+    parser.usage = "xcoop sweep <dataset[,dataset]> [trainers|all] [shots] [seeds] [KEY VALUE ...] [options]"
+    parser.description = "Runs every combination of datasets, methods, shots and seeds, on all GPUs or cores."
+    parser.epilog = EPILOG
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.add_argument("words", nargs="*", metavar="<dataset> ...", help="see above; lists in one word")
+    parser.add_argument("--grid", type=Path, help="a YAML file with the axes of the sweep")
+    parser.add_argument("--cfg", help="configurations of the methods, e.g. vit_b16,rn50")
+    parser.add_argument("--backbones", help="by their own names, e.g. ViT-B/16,RN50")
+    parser.add_argument("--setting", default="", help="few-shot (default), full, base-to-new, cross")
+    parser.add_argument("--targets", help="of --setting cross: datasets to test on")
+    parser.add_argument("--data", default=defaults["data"], help="the data root (default: $DATA, else data)")
+    parser.add_argument("--out", default=defaults["out"], help="the output root (default: $OUT, else output)")
+    parser.add_argument("--workers", type=int, help="processes (default: one a GPU, or as cores and memory allow)")
+    parser.add_argument("--gpus", help="ids of the GPUs to use (default: all that are visible)")
+    parser.add_argument("--dry-run", action="store_true", help="list the runs and what is done, and stop")
+    sweep_slurm.add(parser)
 
 
-def execute(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Runs it; the exit code."""
     from xcoop.sweep import grid as grids
 
@@ -73,8 +68,8 @@ def execute(arguments: argparse.Namespace) -> int:
         say(f"note: {note}")
     if arguments.dry_run:
         return _list(found, sweep_slurm.held_by_queue(found, grid.out) if arguments.slurm else {})
-    run = sweep_slurm.execute if arguments.slurm else _run
-    return run(found, arguments, grid.out)
+    launch = sweep_slurm.execute if arguments.slurm else _run
+    return launch(found, arguments, grid.out)
 
 
 def _run(found: Sequence[Job], arguments: argparse.Namespace, out: str) -> int:

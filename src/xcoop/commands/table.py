@@ -5,31 +5,27 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any
 
 from xcoop.results.table import FORMATS, collect, render
 from xcoop.runs.plan import environment_defaults
 from xcoop.utils.console import UserError, names_like, numbers
 
 
-def add(commands: Any) -> None:
-    """Adds the command to `xcoop`."""
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `xcoop table`."""
     defaults = environment_defaults()
-    table = commands.add_parser(
-        "table",
-        help="print the results of a dataset",
-        description="Prints mean and standard deviation (ddof 1) over the seeds of everything that was run on a "
-        "dataset, from the results.json files below the output root. Missing seeds are marked.",
+    parser.description = (
+        "Prints mean and standard deviation (ddof 1) over the seeds of everything that was run on a "
+        "dataset, from the results.json files below the output root. Missing seeds are marked."
     )
-    table.add_argument("dataset", help="its folder's name below the output root, e.g. phantom")
-    table.add_argument("shots", nargs="?", type=int, help="only these shots (and what uses none); default: all")
-    table.add_argument("--out", default=defaults["out"], help="the output root (default: $OUT, else output)")
-    table.add_argument("--seeds", default=defaults["seeds"], help='seeds that a row ought to have (default: "1 2 3")')
-    table.add_argument("--format", default="terminal", choices=FORMATS, help="default: terminal")
-    table.set_defaults(action=execute, own_parser=table)
+    parser.add_argument("dataset", help="its folder's name below the output root, e.g. phantom")
+    parser.add_argument("shots", nargs="?", type=int, help="only these shots (and what uses none); default: all")
+    parser.add_argument("--out", default=defaults["out"], help="the output root (default: $OUT, else output)")
+    parser.add_argument("--seeds", default=defaults["seeds"], help='seeds that a row ought to have (default: "1 2 3")')
+    parser.add_argument("--format", default="terminal", choices=FORMATS, help="default: terminal")
 
 
-def execute(arguments: argparse.Namespace) -> int:
+def run(arguments: argparse.Namespace) -> int:
     """Prints it; the exit code."""
     out = Path(arguments.out)
     folder = out / arguments.dataset
