@@ -65,6 +65,7 @@ setup(
         "pyyaml>=6",
         "tqdm>=4.60",
         "scikit-learn>=1.3",
+        "joblib>=1.3",
         "scipy>=1.11",
         "tensorboard>=2.14",
         "safetensors>=0.4",

@@ -33,7 +33,7 @@ from xcoop.explain.localisation import localise
 from xcoop.explain.metrics import METRICS
 from xcoop.explain.truth import Truth, fit_mask, truth_of
 from xcoop.methods.alignment import unit
-from xcoop.phantom.derm_layout import write_derm7pt
+from xcoop.phantom.layouts import write_derm7pt
 from xcoop.utils.images import open_image
 
 

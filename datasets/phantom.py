@@ -7,7 +7,7 @@ from pathlib import Path
 from xcoop.config.plugins import register_dataset
 from xcoop.data.drawn import SEED, DrawnDataset
 from xcoop.datasets.derm7pt import META, Derm7pt
-from xcoop.phantom.derm_layout import VERSION, write_derm7pt
+from xcoop.phantom.layouts import VERSION, write_derm7pt
 
 MIXES = {"mel-vs-nev": "balanced"}  # of the groups; the tasks that need all five take the real set's proportions
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from xcoop.config.plugins import register_dataset
 from xcoop.data.drawn import SEED, DrawnDataset
 from xcoop.datasets.pneumonia import Pneumonia
-from xcoop.phantom.chest_layout import VERSION, write_chest
+from xcoop.phantom.layouts import VERSION, write_chest
 
 
 @register_dataset()

@@ -12,7 +12,7 @@ from trees_pneumonia import pneumonia
 
 from xcoop.data.drawn import SEED
 from xcoop.datasets.pneumonia import cause_of, patient_of
-from xcoop.phantom.chest_layout import VERSION
+from xcoop.phantom.layouts import VERSION
 from xcoop.utils.console import DatasetError
 
 

@@ -12,7 +12,7 @@ from trees_derm7pt import DIAGNOSES, derm7pt
 
 from xcoop.data.dataset import PHANTOM_MARK
 from xcoop.datasets.derm7pt import CONCEPTS, group_of
-from xcoop.phantom.derm_layout import VERSION
+from xcoop.phantom.layouts import VERSION
 from xcoop.utils.files import make_folder
 
 

@@ -30,7 +30,7 @@ def pneumonia(root: Path) -> Path:
 def phantom_chest(root: Path) -> Path:
     """The same tree under the chest phantom's own folder name: found there, it is not drawn."""
     from xcoop.data.drawn import CASES, SEED
-    from xcoop.phantom.chest_layout import VERSION
+    from xcoop.phantom.layouts import VERSION
 
     folder = root / f"phantom-chest-{CASES}-{SEED}-v{VERSION}"
     pneumonia(root).parent.rename(folder)

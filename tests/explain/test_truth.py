@@ -17,8 +17,7 @@ from xcoop.concepts.wording import load_wording
 from xcoop.config.defaults import get_cfg
 from xcoop.datasets.ph2 import CRITERIA
 from xcoop.explain.truth import Truth, meanings, truth_of
-from xcoop.phantom.chest_layout import write_chest
-from xcoop.phantom.derm_layout import write_derm7pt
+from xcoop.phantom.layouts import write_chest, write_derm7pt
 
 IRREGULAR_VESSELS = ("dotted", "linear irregular")
 REGRESSION = ("blue areas", "white areas", "combinations")

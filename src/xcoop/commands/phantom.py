@@ -21,8 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Draws a dataset into a new folder."""
-    from xcoop.phantom.chest_layout import write_chest
-    from xcoop.phantom.derm_layout import write_derm7pt
+    from xcoop.phantom.layouts import write_chest, write_derm7pt
 
     out, cases, seed = arguments.out, arguments.cases, arguments.seed
     if cases < 1 or seed < 0:

@@ -16,9 +16,8 @@ from torch import Tensor
 from xcoop.phantom.captions import terms
 from xcoop.phantom.chest import draw_chest
 from xcoop.phantom.dermoscopy import draw_dermoscopy
-from xcoop.phantom.folders import draw_cases
+from xcoop.phantom.drawing import Drawing, draw_cases
 from xcoop.phantom.tables import ABSENT, TABLES
-from xcoop.phantom.texture import Drawing
 from xcoop.utils.files import atomic_path, atomic_write_text
 from xcoop.utils.reading import read_json
 from xcoop.utils.suggest import unknown

@@ -15,10 +15,8 @@ from copy import deepcopy
 import numpy as np
 from numpy.typing import NDArray
 
-from xcoop.phantom.derm_concepts import LAYERS
-from xcoop.phantom.derm_lesion import Lesion
-from xcoop.phantom.tables import ABSENT, DERM_TABLE
-from xcoop.phantom.texture import (
+from xcoop.phantom.derm_lesion import LAYERS, Lesion
+from xcoop.phantom.drawing import (
     Canvas,
     Drawing,
     Floats,
@@ -34,6 +32,7 @@ from xcoop.phantom.texture import (
     smooth_step,
     soften,
 )
+from xcoop.phantom.tables import ABSENT, DERM_TABLE
 
 _PARTS = ("lesion", "skin", "base", "hairs", "bubbles", "ruler", "light", "camera", "clinic")
 

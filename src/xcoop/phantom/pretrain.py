@@ -31,7 +31,7 @@ from xcoop.engine import safeload
 from xcoop.phantom.corpus import GROUP, TO_LEARN_FROM, Corpus, augment, draw_corpus
 from xcoop.phantom.objective import Sentences, TrainingSet, best_patches, contrastive_loss, phrase_losses, place_loss
 from xcoop.phantom.probe import concept_aucs
-from xcoop.phantom.student import VOCAB, Settings, Student, image_tokens, normalise
+from xcoop.phantom.student import VOCAB, Settings, Student, image_tokens, normalise, to_pixels
 from xcoop.phantom.tables import TABLES
 
 log = logging.getLogger(__name__)
@@ -122,7 +122,7 @@ class Pretraining:
         self.sets = {kind: TrainingSet(self._draw(kind, "pretrain", settings.images, TO_LEARN_FROM)) for kind in TABLES}
         self.checks = {kind: self._draw(kind, "validate", fewer, (GROUP,)) for kind in TABLES}
         some = np.concatenate([training.corpus.images[:256] for training in self.sets.values()])
-        self.student.whiten(normalise(torch.from_numpy(some).permute(0, 3, 1, 2) / 255).to(self.device))
+        self.student.whiten(normalise(to_pixels(some, self.device)))
         self._checkpoint = folder / "checkpoint.pt"
         self._resume()
 
@@ -186,7 +186,8 @@ class Pretraining:
             group["lr"] = share * (settings.matrix_rate if group["matrices"] else settings.rate)
 
     def _losses(self) -> dict[str, Tensor]:
-        settings = self.settings
+        """The parts of this step's loss, of images that are drawn from (seed, step)."""
+        settings, stage = self.settings, self.stage
         rng = np.random.default_rng(np.random.SeedSequence([int.from_bytes(b"steps", "big"), settings.seed, self.step]))
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
         # The dermoscopic steps are spread evenly.
@@ -194,56 +195,41 @@ class Pretraining:
         kind = "derm" if math.floor((self.step + 1) * share) > math.floor(self.step * share) else "chest"
         training = self.sets[kind]
         chosen, said, captions, phrases = training.batch(settings.batch, settings.captions, rng)
-        pixels = torch.from_numpy(training.corpus.images[chosen]).to(self.device).permute(0, 3, 1, 2) / 255
+        pixels = to_pixels(training.corpus.images[chosen], self.device)
         places = torch.from_numpy(training.corpus.places[chosen]).to(self.device) / 255
         pixels, places = augment(kind, pixels, places, generator)
-        with torch.set_grad_enabled(self.stage != "speak"):
+        with torch.set_grad_enabled(stage != "speak"):
             tokens = image_tokens(self.student.clip.visual, normalise(pixels))
+
         parts: dict[str, Tensor] = {}
-        if self.stage != "see":
+        if stage != "see":  # images against captions and phrases; once both towers learn, patches against phrases, too
             truth, groups = training.truth[chosen].to(self.device), training.groups[chosen].to(self.device)
-            parts |= self._contrasts(tokens, truth, groups, said, captions, phrases)
-        if self.stage != "speak":
-            parts |= self._heads(kind, tokens, training.values[chosen].to(self.device), places)
-        return parts
-
-    def _heads(self, kind: str, tokens: Tensor, values: Tensor, places: Tensor) -> dict[str, Tensor]:
-        """The cross entropies of the concepts' values, in the whole image and in its patches, averaged."""
-        whole, patches = self.student.name_values(kind, tokens)
-        counts, covered = TABLES[kind].value_counts, places.flatten(2) > COVERED
-        heads = [cross_entropy(part, values[:, i]) for i, part in enumerate(whole.split(counts, dim=1))]
-        local = [place_loss(part, values[:, i], covered[:, i]) for i, part in enumerate(patches.split(counts, dim=2))]
-        return {"heads": torch.stack(heads).mean(), "places": torch.stack(local).mean()}
-
-    def _contrasts(
-        self,
-        tokens: Tensor,
-        truth: Tensor,
-        groups: Tensor,
-        said: Sentences,
-        captions: list[str],
-        phrases: list[str],
-    ) -> dict[str, Tensor]:
-        """Images against captions and phrases; once both towers learn, patches against phrases, too."""
-        settings = self.settings
-        images, patches = normalize(tokens[:, 0], dim=-1), normalize(tokens[:, 1:], dim=-1)
-        # Phrases are short: encoded apart from the captions, they are not padded to the longest of these.
-        spoken, stated = self.student.encode_texts(captions), self.student.encode_texts(phrases)
-        said = Sentences(*(part.to(self.device) for part in (said.captions, said.groups, said.rivals)))
-        scale = self.student.clip.logit_scale.exp()
-        parts = contrastive_loss(torch.cat([spoken, stated]) @ images.T, scale, truth, groups, said)
-        if self.stage == "both":
-            local = phrase_losses(scale * best_patches(stated, patches), truth, said)
-            parts["local"] = settings.phrase_weight * local["phrases"] + settings.value_weight * local["values"]
+            images, patches = normalize(tokens[:, 0], dim=-1), normalize(tokens[:, 1:], dim=-1)
+            # Phrases are short: encoded apart from the captions, they are not padded to the longest of these.
+            spoken, stated = self.student.encode_texts(captions), self.student.encode_texts(phrases)
+            said = Sentences(*(part.to(self.device) for part in (said.captions, said.groups, said.rivals)))
+            scale = self.student.clip.logit_scale.exp()
+            parts |= contrastive_loss(torch.cat([spoken, stated]) @ images.T, scale, truth, groups, said)
+            if stage == "both":
+                local = phrase_losses(scale * best_patches(stated, patches), truth, said)
+                parts["local"] = settings.phrase_weight * local["phrases"] + settings.value_weight * local["values"]
+        if stage != "speak":  # the concepts' values, in the whole image and in its patches
+            values, covered = training.values[chosen].to(self.device), places.flatten(2) > COVERED
+            whole, local_logits = (
+                part.split(TABLES[kind].value_counts, dim=-1) for part in self.student.name_values(kind, tokens)
+            )
+            heads = [cross_entropy(part, values[:, i]) for i, part in enumerate(whole)]
+            in_patches = [place_loss(part, values[:, i], covered[:, i]) for i, part in enumerate(local_logits)]
+            parts |= {"heads": torch.stack(heads).mean(), "places": torch.stack(in_patches).mean()}
         return parts
 
     def check(self) -> dict[str, float]:
         """Concept AUCs on images that are not trained on: "derm/streaks=irregular" -> AUC."""
-        reader = self.student.reader()
+        backbone = self.student.backbone()
         return {
             f"{kind}/{name}": auc
             for kind, corpus in self.checks.items()
-            for name, auc in concept_aucs(reader, corpus).items()
+            for name, auc in concept_aucs(backbone, corpus).items()
         }
 
     def save(self) -> None:
@@ -311,7 +297,10 @@ def pretrain(
                 say(f"step {run.step} " + " ".join(f"{k} {v:.3f}" for k, v in parts.items()) + f" {run.seconds:.0f} s")
             if run.step % check_every == 0 or run.progress >= 1:
                 aucs = run.check()
-                say(f"step {run.step} {_summary(aucs)}")
+                lowest = ", ".join(f"{name} {aucs[name]:.3f}" for name in sorted(aucs, key=aucs.__getitem__)[:5])
+                mean = sum(aucs.values()) / max(1, len(aucs))
+                found = f"mean concept AUC {mean:.3f}; lowest: {lowest}" if aucs else "no concept could be checked"
+                say(f"step {run.step} {found}")
             if time.monotonic() - saved > SAVE_SECONDS:
                 run.save()
                 saved = time.monotonic()
@@ -329,14 +318,6 @@ def pretrain(
     }
     save_state_dict(run.student.export(), out, metadata)
     return aucs
-
-
-def _summary(aucs: dict[str, float]) -> str:
-    if not aucs:
-        return "no concept could be checked"
-    worst = sorted(aucs, key=lambda name: aucs[name])[:5]
-    listed = ", ".join(f"{name} {aucs[name]:.3f}" for name in worst)
-    return f"mean concept AUC {sum(aucs.values()) / len(aucs):.3f}; lowest: {listed}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

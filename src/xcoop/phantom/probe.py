@@ -5,19 +5,25 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import torch
 from sklearn.metrics import balanced_accuracy_score, roc_auc_score
+from torch import Tensor
+from torch.nn.functional import normalize
 
-from xcoop.backbones.clip_import import import_clip
+from xcoop.backbones.base import Backbone
+from xcoop.backbones.build import build_clip
+from xcoop.backbones.openai import ClipBackbone
 from xcoop.backbones.phantom_weights import load_state_dict, pretrained_path, read_metadata
 from xcoop.concepts.bank import load_bank
 from xcoop.concepts.features import clinical_features
 from xcoop.phantom.captions import DIAGNOSIS_RATE, value_terms
 from xcoop.phantom.corpus import GROUP, UNIFORM, Corpus, draw_corpus
-from xcoop.phantom.student import Reader
+from xcoop.phantom.student import normalise, to_pixels
 from xcoop.utils.files import atomic_write_text
 
 # One sentence for each concept value; it names the value and nothing else.
@@ -47,7 +53,22 @@ TASKS = (
 )
 
 
-def concept_aucs(reader: Reader, corpus: Corpus) -> dict[str, float]:
+@torch.no_grad()
+def encode_images(backbone: Backbone, images: np.ndarray) -> Tensor:
+    """(N, D) unit features of images (N, S, S, 3) uint8."""
+    device = backbone.logit_scale.device
+    parts = np.array_split(images, range(128, len(images), 128))
+    features = [backbone.encode_image(normalise(to_pixels(part, device))).pooled for part in parts]
+    return normalize(torch.cat(features), dim=-1)
+
+
+@torch.no_grad()
+def encode_sentences(backbone: Backbone, sentences: Sequence[str]) -> Tensor:
+    """(N, D) unit features of sentences."""
+    return normalize(backbone.encode_text(sentences), dim=-1)
+
+
+def concept_aucs(backbone: Backbone, corpus: Corpus) -> dict[str, float]:
     """AUC of each concept value against the rest, by the cosine of the image with one sentence that names the value.
 
     Nothing is contrasted: neither with the sentence of its absence nor with those of the other values.
@@ -63,11 +84,13 @@ def concept_aucs(reader: Reader, corpus: Corpus) -> dict[str, float]:
             sentences.append(SENTENCES[corpus.kind].format(term.wordings[0]))
     if not truths:
         return {}
-    cosines = (reader.encode_image(corpus.images) @ reader.encode_text(sentences).T).cpu().numpy()  # (N, values)
+    cosines = (
+        (encode_images(backbone, corpus.images) @ encode_sentences(backbone, sentences).T).cpu().numpy()
+    )  # (N, values)
     return {name: float(roc_auc_score(true, cosines[:, i])) for i, (name, true) in enumerate(truths.items())}
 
 
-def diagnosis_scores(reader: Reader, corpus: Corpus, task: Task) -> dict[str, float]:
+def diagnosis_scores(backbone: Backbone, corpus: Corpus, task: Task) -> dict[str, float]:
     """Zero-shot accuracy and AUC of a task with bare class names and with clinical sentences.
 
     Classes count the same, however many cases each has: the accuracy is the balanced one.
@@ -78,11 +101,11 @@ def diagnosis_scores(reader: Reader, corpus: Corpus, task: Task) -> dict[str, fl
     first, second = task.groups.values()
     chosen = np.array([group in (*first, *second) for group in corpus.groups])
     positive = np.array([group in second for group in corpus.groups])[chosen]
-    images = reader.encode_image(corpus.images[chosen])
+    images = encode_images(backbone, corpus.images[chosen])
     names = list(task.groups)
     sides = {
-        "names": reader.encode_text([BARE.format(name) for name in names]),
-        "sentences": clinical_features(reader, load_bank(task.bank).for_classes(names)),
+        "names": encode_sentences(backbone, [BARE.format(name) for name in names]),
+        "sentences": clinical_features(backbone, load_bank(task.bank).for_classes(names)),
     }
     scores = {}
     for way, texts in sides.items():
@@ -93,11 +116,11 @@ def diagnosis_scores(reader: Reader, corpus: Corpus, task: Task) -> dict[str, fl
     return scores
 
 
-def probe(reader: Reader, cases: int, seed: int, size: int = 64) -> dict[str, dict[str, float]]:
+def probe(backbone: Backbone, cases: int, seed: int, size: int = 64) -> dict[str, dict[str, float]]:
     """Draws fresh cases and puts all questions to a CLIP.
 
     Args:
-        reader: the CLIP.
+        backbone: the CLIP.
         cases: of each kind; as many with uniformly drawn concepts as from the tables of the diagnostic groups.
         seed: of the cases; they share no random stream with those of a pretraining, whatever its seed.
         size: pixels a side, the model's input.
@@ -111,9 +134,9 @@ def probe(reader: Reader, cases: int, seed: int, size: int = 64) -> dict[str, di
         kind = task.kind
         uniform = draw_corpus(kind, cases, "probe", seed, size, (UNIFORM,))
         grouped = draw_corpus(kind, cases, "probe", seed, size, (GROUP,))
-        found[kind] = concept_aucs(reader, uniform)
-        found[f"{kind} by group"] = concept_aucs(reader, grouped)
-        found[f"{kind} diagnosis"] = diagnosis_scores(reader, grouped, task)
+        found[kind] = concept_aucs(backbone, uniform)
+        found[f"{kind} by group"] = concept_aucs(backbone, grouped)
+        found[f"{kind} diagnosis"] = diagnosis_scores(backbone, grouped, task)
     return found
 
 
@@ -151,10 +174,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Carries out `xcoop phantom probe`; returns the exit code."""
     path = args.weights or pretrained_path()
-    clip = import_clip()
-    model = clip.model.build_model(load_state_dict(path)).float().eval()
-    reader = Reader(model, lambda texts: clip.tokenize(list(texts)))
-    found = probe(reader, args.cases, args.seed, model.visual.input_resolution)
+    backbone = ClipBackbone("phantom", build_clip(load_state_dict(path), str(path)))
+    found = probe(backbone, args.cases, args.seed, backbone.input_size)
     table = as_table(found)
     sys.stdout.write(f"{path}, {args.cases} cases a row, seed {args.seed}\n\n{table}\n")
     if args.card:
@@ -174,65 +195,5 @@ def run(args: argparse.Namespace) -> int:
             "bare": BARE.format("[class]"),
             **{f"{kind}_sentence": sentence.format("[value]") for kind, sentence in SENTENCES.items()},
         }
-        atomic_write_text(args.card, _CARD.format(**values))
+        atomic_write_text(args.card, Path(__file__).with_name("weights_card.md").read_text().format(**values))
     return 0
-
-
-# The card that goes with pretrained weights: how they were made, what they score, what they are not.
-_CARD = """# The phantom's weights
-
-A small CLIP in OpenAI's architecture and state-dict format, trained from nothing on drawn images. It knows the
-concepts that the phantoms draw, and is here so that every part of this package can be run and tested without data,
-downloads or a GPU. **It is no medical model: it has never seen a real image, and nothing measured with it on a
-phantom is a clinical result.**
-
-## How it was made
-
-```
-xcoop phantom pretrain --out phantom.safetensors --seed {seed} --steps {planned} \\
-    --images {images} --batch {batch}{limit}
-```
-
-| what | value |
-|---|---|
-| images seen | {size} pixels a side, patches of {patch} |
-| vision | width {vision_width}, {vision_layers} layers |
-| text | width {text_width}, {text_layers} layers; OpenAI's tokenizer, 77 positions |
-| joint space | {joint_width} wide |
-| images drawn | {images}, of which {derm_share:.0%} dermoscopic, the rest chests |
-| concepts in them | of five cases three are sparse, one is of a diagnostic group, one has every value equally often |
-| captions | made anew at every step: most findings that are there, a few that are not, in varied words |
-| diagnoses in captions | in about {diagnosis:.0%} of those whose case has one |
-| steps, seed | {steps} of {batch} images, seed {seed} |
-| time | {minutes:.0f} minutes, drawing not counted, on {machine} |
-| file | half precision; only the token embeddings that captions use, the rest is drawn from the stored seed |
-
-The concepts of a drawn image are known, and the training uses that. In the first {see:.0%} of the run the image tower
-learns to name the value of each concept, in the whole image and in each patch in which it lies, through linear heads
-that are dropped afterwards; in the next {speak:.0%} the text tower learns to say the same, by contrast; in the rest
-both learn together. In the contrast, a sentence's matches are all images of which it is true.
-All settings, as they stand in the file: `{settings}`.
-
-The random streams of the images are tagged with their purpose ("pretrain", "validate", "probe"), so no image of the
-pretraining is in a test split or among the cases below, whatever the seeds.
-
-## What it scores
-
-{cases} fresh cases a column and kind, probe seed {probe_seed}. AUC of each concept value against the rest, by the
-cosine with one sentence that names the value: "{derm_sentence}" or
-"{chest_sentence}". Nothing is contrasted or tuned.
-Zero-shot accuracies are balanced; "names" is "{bare}", "sentences" are the clinical
-sentences of the concept banks.
-
-{table}
-
-Measured with `xcoop phantom probe --cases {cases} --seed {probe_seed}`.
-
-## Limits
-
-- Phantoms only: drawn textures and findings, in one style of drawing a kind.
-- Thin and faint things (irregular lines of vessels, interstitial markings) are seen less well than the rest.
-- It knows the words of its captions, some hundreds of tokens. All other token embeddings are random.
-- Captions name concepts far more often than diagnoses, so a bare class name tells it less than a sentence of concepts.
-- Findings that are not drawn (milia-like cysts, atelectasis, ...) are unknown to it.
-"""

@@ -16,9 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xcoop.backbones.blocks import QUICK, self_attention
+from xcoop.backbones.build import build_clip
 from xcoop.backbones.clip_import import import_clip
 from xcoop.backbones.openai import ClipBackbone
-from xcoop.backbones.phantom_weights import IDS, ROWS, untrained_rows
+from xcoop.backbones.phantom_weights import FULL, IDS, ROWS, untrained_rows
 from xcoop.phantom.captions import all_sentences
 from xcoop.phantom.tables import TABLES
 
@@ -27,35 +28,15 @@ VOCAB, CONTEXT = 49408, 77
 
 @dataclass(frozen=True)
 class Settings:
-    """All that decides what a pretraining computes.
+    """All that decides what a pretraining computes."""
 
-    Attributes:
-        seed: of images, captions, initial weights and batches.
-        steps: optimiser steps, unless `minutes` ends the run before.
-        minutes: the time after which the schedule is at its end, drawing left out; 0: no limit.
-        images: images drawn to train on.
-        derm_share: share of the images, and of the steps, that are dermoscopic.
-        batch: images a step; all of one kind, as telling a chest from a lesion teaches nothing.
-        size, patch: sides of an image and of a patch in pixels. Patches of 8 keep fine lines: all that a larger one
-            shows would not fit into the tower's width.
-        vision_width, vision_layers, text_width, text_layers, joint_width: of the model.
-        see: the first part of the run, in which the image tower learns to name what is in an image.
-        speak: the part after it, in which the text tower learns to say so; in the rest, both learn together.
-        rate, matrix_rate: learning rates of AdamW, and of Muon for the matrices of the towers' blocks.
-        decay, warmup: weight decay, and the steps of linear warm-up.
-        phrase_weight, value_weight: of the loss's parts beside the captions'.
-        local_weight: of the same two parts with each image's best patches in the place of its global feature.
-        head_weight: of linear heads that name each concept's value; they teach the image tower, and are dropped.
-        place_weight: of the same heads on each patch, which shall name the concepts that lie in it.
-        captions: how many of a step's images come with their caption; phrases are stated for all of them.
-    """
-
-    seed: int = 1
-    steps: int = 3600
-    minutes: float = 34.0
-    images: int = 20000
-    derm_share: float = 0.5
-    batch: int = 64
+    seed: int = 1  # of images, captions, initial weights and batches
+    steps: int = 3600  # of the optimiser, unless `minutes` ends the run before
+    minutes: float = 34.0  # the time after which the schedule is at its end, drawing left out; 0: no limit
+    images: int = 20000  # drawn to train on
+    derm_share: float = 0.5  # of the images, and of the steps, that are dermoscopic
+    batch: int = 64  # images a step; all of one kind, as telling a chest from a lesion teaches nothing
+    # Pixels a side of an image and of a patch: all that patches larger than 8 show would not fit into the width.
     size: int = 64
     patch: int = 8
     vision_width: int = 128
@@ -63,18 +44,26 @@ class Settings:
     text_width: int = 128
     text_layers: int = 3
     joint_width: int = 128
-    see: float = 0.62
-    speak: float = 0.22
-    rate: float = 3e-3
-    matrix_rate: float = 9e-3
+    see: float = 0.62  # the first part of the run, in which the image tower learns to name what is in an image
+    speak: float = 0.22  # the part after it, in which the text tower learns to say so; in the rest, both learn
+    rate: float = 3e-3  # of AdamW
+    matrix_rate: float = 9e-3  # of Muon, for the matrices of the towers' blocks
     decay: float = 0.05
-    warmup: int = 100
+    warmup: int = 100  # steps
+    # Weights of the loss's parts beside the captions': phrases, values, the same two with each image's best patches in
+    # the place of its global feature, heads that name each concept's value (they teach the image tower, and are
+    # dropped), and these heads on each patch, which shall name the concepts that lie in it.
     phrase_weight: float = 1.0
     value_weight: float = 1.0
     local_weight: float = 0.25
     head_weight: float = 1.0
     place_weight: float = 1.0
-    captions: int = 24
+    captions: int = 24  # how many of a step's images come with their caption; phrases are stated for all of them
+
+
+def to_pixels(images: np.ndarray, device: torch.device) -> Tensor:
+    """Images (B, S, S, 3) uint8 to pixels (B, 3, S, S) in [0, 1]."""
+    return torch.from_numpy(images).to(device).permute(0, 3, 1, 2) / 255
 
 
 def normalise(pixels: Tensor) -> Tensor:
@@ -132,52 +121,6 @@ def _block(block: Any, x: Tensor, causal: bool) -> Tensor:
     return x + F.linear(hidden, outer.weight / QUICK, outer.bias)
 
 
-class Reader:
-    """Features of images and sentences under one CLIP, without gradients.
-
-    Attributes:
-        context_length: tokens that a sentence may have.
-
-    Args:
-        clip: `clip.model.CLIP`, on the device to compute on.
-        tokenize: texts -> (N, 77) token numbers.
-        embed: (N, L) token numbers -> (N, L, W); None: the model's own embedding.
-    """
-
-    def __init__(
-        self,
-        clip: Any,
-        tokenize: Callable[[Sequence[str]], Tensor],
-        embed: Callable[[Tensor], Tensor] | None = None,
-    ) -> None:
-        self.clip = clip
-        self.tokenize = tokenize
-        self.embed: Callable[[Tensor], Tensor] = embed or clip.token_embedding
-        self.context_length = int(clip.positional_embedding.shape[0])
-
-    def count_tokens(self, text: str) -> int:
-        """Tokens of a text, start and end included; one more than the context holds if it is too long."""
-        try:
-            return int(self.tokenize([text]).argmax()) + 1
-        except RuntimeError:
-            return self.context_length + 1
-
-    @torch.no_grad()
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """(N, D) unit features of sentences."""
-        return text_features(self.clip, self.embed, self.tokenize(texts).to(self.clip.positional_embedding.device))
-
-    @torch.no_grad()
-    def encode_image(self, images: np.ndarray, batch: int = 128) -> Tensor:
-        """(N, D) unit features of images (N, S, S, 3) uint8."""
-        device = self.clip.positional_embedding.device
-        parts = []
-        for start in range(0, len(images), batch):
-            pixels = torch.from_numpy(images[start : start + batch]).to(device).permute(0, 3, 1, 2) / 255
-            parts.append(F.normalize(image_tokens(self.clip.visual, normalise(pixels))[:, 0], dim=-1))
-        return torch.cat(parts)
-
-
 class Student(nn.Module):
     """The CLIP in training: only the token embeddings that captions use are parameters."""
 
@@ -188,6 +131,7 @@ class Student(nn.Module):
         super().__init__()
         clip = import_clip()
         self._tokenize = clip.tokenize
+        self.seed = settings.seed
         torch.manual_seed(settings.seed)
         self.clip: Any = clip.model.CLIP(
             settings.joint_width,
@@ -202,7 +146,7 @@ class Student(nn.Module):
             settings.text_layers,
         )
         sentences = [sentence for kind in TABLES for sentence in all_sentences(kind)]
-        ids = self.tokenize(sentences).flatten().unique()  # with padding, which a crop to the longest text may show
+        ids = self._tokenize(sentences).flatten().unique()  # with padding, which a crop to the longest text may show
         self.register_buffer("ids", ids)
         self.register_buffer("row_of", torch.zeros(VOCAB, dtype=torch.long).scatter(0, ids, torch.arange(len(ids))))
         # The full table would cost more in the optimiser than all the rest of the model.
@@ -249,26 +193,23 @@ class Student(nn.Module):
         head: Any = self.heads[kind]
         return head(units[:, 0]), units[:, 1:] @ head.weight.T + self.place_biases[kind]
 
-    def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """(N, 77) token numbers; a text that is too long raises."""
-        return self._tokenize(list(texts))
-
-    def embed(self, tokens: Tensor) -> Tensor:
-        """(N, L) -> (N, L, W)."""
-        return F.embedding(self.row_of[tokens], self.rows)
-
     def encode_texts(self, texts: Sequence[str]) -> Tensor:
-        """(N, D) unit features."""
-        return text_features(self.clip, self.embed, self.tokenize(texts).to(self.rows.device))
+        """(N, D) unit features; a text that is too long raises."""
+        tokens = self._tokenize(list(texts)).to(self.rows.device)
+        return text_features(self.clip, lambda ids: F.embedding(self.row_of[ids], self.rows), tokens)
 
     def export(self) -> dict[str, Tensor]:
-        """OpenAI's state dict, with the trained token rows alone (`weights.save_state_dict` takes it)."""
+        """OpenAI's state dict, with the trained token rows alone (`save_state_dict` takes it)."""
         state = {name: tensor.detach().clone() for name, tensor in self.clip.state_dict().items()}
         return state | {ROWS: self.rows.detach().clone(), IDS: self.ids.clone()}
 
-    def reader(self) -> Reader:
-        """For `xcoop.phantom.probe`."""
-        return Reader(self.clip, self.tokenize, self.embed)
+    def backbone(self) -> ClipBackbone:
+        """A copy of the model as it stands, with all token embeddings, to be asked like any other backbone."""
+        state = self.export()
+        rows, ids = state.pop(ROWS), state.pop(IDS)
+        full = untrained_rows(VOCAB, rows.shape[1], self.seed).to(rows.device)
+        full[ids] = rows
+        return ClipBackbone("phantom", build_clip(state | {FULL: full}, "the model in training"))
 
 
 def places(grid: int, width: int) -> Tensor:

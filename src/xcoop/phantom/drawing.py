@@ -1,5 +1,7 @@
 """What every drawn image is made of: its truth, random streams, smooth noise, soft edges, and anti-aliased strokes.
 
+And the drawing of many of them at once, with every core.
+
 Positions and widths are fractions of the image's side, so that one drawing looks alike at every size.
 Random numbers are drawn on grids whose size does not depend on the image's. Images in the making are (3, H, W),
 float32, sRGB in 0..1; in that order numpy works on them several times as fast as with the channels last.
@@ -7,16 +9,23 @@ float32, sRGB in 0..1; in that order numpy works on them several times as fast a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw
 from scipy import ndimage
+from tqdm import tqdm
 
+Job = TypeVar("Job")
+Result = TypeVar("Result")
 Floats = NDArray[np.float32]
 Mask = NDArray[np.bool_]
+
+# Starting a process costs about a second: fewer images than this are drawn at home.
+_WORTH_A_POOL = 400
 
 
 @dataclass(frozen=True)
@@ -171,3 +180,32 @@ def arc(start: ArrayLike, angle: float, length: float, bend: float, points: int 
 def _line(start: ArrayLike, headings: NDArray[np.float64], length: float) -> NDArray[np.float64]:
     line = np.stack([np.cos(headings), np.sin(headings)], 1).cumsum(0) * (length / len(headings))
     return np.asarray(line - line[0] + start)
+
+
+def draw_cases(
+    function: Callable[[Job], Result],
+    jobs: Sequence[Job],
+    progress: bool = True,
+    workers: int | None = None,
+    label: str = "drawing",
+) -> list[Result]:
+    """Calls `function` once for every job, in several processes if there are many.
+
+    The results don't depend on the number of workers as long as every job carries its own seed.
+
+    Args:
+        function: what draws one.
+        jobs: what to draw; each must be picklable.
+        progress: shows a bar if standard error is a terminal.
+        workers: number of processes; None: one for each core, and none at all for small sets.
+        label: stands before the bar.
+
+    Returns:
+        The results, in the order of `jobs`.
+    """
+    from joblib import Parallel, cpu_count, delayed
+
+    if workers is None:
+        workers = min(32, cpu_count()) if len(jobs) >= _WORTH_A_POOL else 1
+    drawn = Parallel(workers, return_as="generator")(delayed(function)(job) for job in jobs)
+    return list(tqdm(drawn, desc=label, total=len(jobs), unit="image", disable=None if progress else True))
