@@ -44,6 +44,7 @@ MOVED = {  # below xcoop; the old names go with version 0.2
     "phantom.derm_concepts": "phantom.derm_lesion",
     "phantom.derm_layout": "phantom.layouts",
     "phantom.folders": "phantom.drawing",
+    "phantom.student": "phantom.model",
     "phantom.texture": "phantom.drawing",
     "phantom.weights": "backbones.phantom_weights",
     "plans": "runs.plan",

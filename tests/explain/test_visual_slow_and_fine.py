@@ -14,7 +14,7 @@ from xcoop.explain.visual.captum_adapter import COSTS
 from xcoop.explain.visual.rise import MASKS, random_masks
 from xcoop.methods.alignment import unit
 from xcoop.phantom.corpus import UNIFORM, draw_corpus
-from xcoop.phantom.student import normalise
+from xcoop.phantom.model import normalise
 
 
 class Brightness:

@@ -12,9 +12,9 @@ from xcoop.backbones.clip_import import import_clip
 from xcoop.backbones.phantom_weights import load_state_dict, read_metadata
 from xcoop.phantom import pretrain as pretrain_module
 from xcoop.phantom import probe as probe_module
+from xcoop.phantom.model import PhantomClip, Settings, image_tokens, normalise, sincos_positions, text_features
 from xcoop.phantom.objective import Sentences, best_patches, contrastive_loss, matches, place_loss
 from xcoop.phantom.pretrain import Muon, Pretraining, pretrain
-from xcoop.phantom.student import Settings, Student, image_tokens, normalise, places, text_features
 
 TINY = Settings(
     seed=2,
@@ -156,8 +156,8 @@ def test_a_step_of_muon_is_orthogonal_and_each_of_query_key_and_value_has_its_ow
         assert float(values.max()) < 1.3
 
 
-def test_places_of_near_patches_are_alike():
-    waves = places(8, 64)
+def test_positions_of_near_patches_are_alike():
+    waves = sincos_positions(8, 64)
     assert waves.shape == (64, 64)
     here = waves[3 * 8 + 3]
     nearness = [float(here @ waves[3 * 8 + column]) for column in range(3, 8)]
@@ -186,21 +186,21 @@ def test_first_only_the_image_tower_learns_then_only_the_text_tower_then_both(fo
     run = Pretraining(replace(TINY, steps=10, see=0.4, speak=0.4), folder, "cpu")
     seen = []
     while run.progress < 1:
-        before = {name: tensor.clone() for name, tensor in run.student.state_dict().items()}
+        before = {name: tensor.clone() for name, tensor in run.model.state_dict().items()}
         stage = run.stage
         run.train_step()
-        changed = {name for name, tensor in run.student.state_dict().items() if not torch.equal(tensor, before[name])}
+        changed = {name for name, tensor in run.model.state_dict().items() if not torch.equal(tensor, before[name])}
         image = any(name.startswith("clip.visual") for name in changed)
         seen.append((stage, image, "rows" in changed))
     assert seen == [("see", True, False)] * 4 + [("speak", False, True)] * 4 + [("both", True, True)] * 2
 
 
 def test_whitened_patches_are_uncorrelated_and_equally_loud():
-    student = Student(replace(TINY, vision_width=192))
+    model = PhantomClip(replace(TINY, vision_width=192))
     pixels = torch.rand(64, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     pixels = pixels + 2 * pixels.mean(dim=(2, 3), keepdim=True)
-    student.whiten(pixels, floor=0.0)
-    out = student.clip.visual.conv1(pixels).flatten(2).transpose(1, 2).flatten(0, 1)  # (N, W)
+    model.whiten(pixels, floor=0.0)
+    out = model.clip.visual.conv1(pixels).flatten(2).transpose(1, 2).flatten(0, 1)  # (N, W)
     torch.testing.assert_close(out.T @ out / len(out), torch.eye(192), atol=1e-2, rtol=0)
 
 
@@ -218,8 +218,8 @@ def test_a_resumed_run_ends_bit_identical_through_all_stages(folder):
         run.save()
     resumed = Pretraining(TINY, folder, "cpu")
     assert resumed.step == 12
-    for name, tensor in straight.student.state_dict().items():
-        assert torch.equal(tensor, resumed.student.state_dict()[name]), name
+    for name, tensor in straight.model.state_dict().items():
+        assert torch.equal(tensor, resumed.model.state_dict()[name]), name
 
 
 def test_other_settings_do_not_take_up_a_checkpoint(folder):
@@ -231,7 +231,7 @@ def test_other_settings_do_not_take_up_a_checkpoint(folder):
 def test_a_loss_that_is_not_a_number_ends_the_run(folder):
     run = Pretraining(TINY, folder, "cpu")
     with torch.no_grad():
-        run.student.clip.visual.proj.fill_(float("nan"))
+        run.model.clip.visual.proj.fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="step 0"):
         run.train_step()
 
@@ -263,12 +263,12 @@ def test_the_model_in_training_is_asked_as_it_stands(folder):
     run = Pretraining(TINY, folder, "cpu")
     for _ in range(TINY.steps):
         run.train_step()
-    backbone, student = run.student.backbone(), run.student
+    backbone, model = run.model.backbone(), run.model
     texts = ["a skin lesion with streaks", "a word that no caption has"]
-    torch.testing.assert_close(normalize(backbone.encode_text(texts[:1]), dim=-1), student.encode_texts(texts[:1]))
+    torch.testing.assert_close(normalize(backbone.encode_text(texts[:1]), dim=-1), model.encode_texts(texts[:1]))
     assert (backbone.embed(backbone.tokenize(texts[1:])) != 0).any(dim=2).all()
     pixels = torch.randn(2, 3, 64, 64)
-    tokens = image_tokens(student.clip.visual, pixels)
+    tokens = image_tokens(model.clip.visual, pixels)
     torch.testing.assert_close(backbone.encode_image(pixels, patches=True).patches, tokens[:, 1:], rtol=1e-4, atol=1e-5)
 
 

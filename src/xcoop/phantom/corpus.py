@@ -48,25 +48,15 @@ _SHARD = 1500
 
 @dataclass(frozen=True)
 class Case:
-    """What is to be drawn.
+    """What is to be drawn, and all that decides how it looks."""
 
-    Attributes:
-        kind: "derm" or "chest".
-        purpose: "pretrain", "validate", "probe", ...: no two purposes ever share a random stream.
-        seed: of the whole set.
-        index: of the case in the set.
-        size: pixels a side of the reduced image.
-        concepts: `GROUP`, `UNIFORM` or `SPARSE`.
-        grid: cells a side in which the places of the concepts are kept.
-    """
-
-    kind: str
-    purpose: str
-    seed: int
-    index: int
-    size: int
-    concepts: str = GROUP
-    grid: int = 8
+    kind: str  # "derm" or "chest"
+    purpose: str  # "pretrain", "validate", "probe", ...: no two purposes ever share a random stream
+    seed: int  # of the whole set
+    index: int  # of the case in the set
+    size: int  # pixels a side of the reduced image
+    concepts: str = GROUP  # or UNIFORM, or SPARSE
+    grid: int = 8  # cells a side in which the places of the concepts are kept
 
     def rng(self) -> np.random.Generator:
         """The case's own stream. The purpose's and the kind's letters are part of its entropy."""
@@ -126,33 +116,30 @@ def draw_corpus(
     Returns:
         The corpus; it depends on the arguments alone, not on the number of processes or on interruptions.
     """
-    images, places = [], []
-    records: list[dict] = []
     name = f"{purpose}-{kind}-{seed}-{size}-{grid}-{'-'.join(mix)}"
+    images, places = [], []
+    records: list[dict] = []  # the profile and group of each case
     for start in range(0, number, _SHARD):
-        stop = min(start + _SHARD, number)
-        cases = [Case(kind, purpose, seed, i, size, mix[i % len(mix)], grid) for i in range(start, stop)]
-        arrays, described = _shard(cases, folder / f"{name}-{start}-{len(cases)}" if folder else None)
-        images.append(arrays["images"])
-        places.append(arrays["places"])
+        indexes = range(start, min(start + _SHARD, number))
+        shard = folder / f"{name}-{start}-{len(indexes)}" if folder else None
+        if shard and shard.with_suffix(".json").exists():  # written last
+            with np.load(shard.with_suffix(".npz")) as file:
+                images.append(file["images"])
+                places.append(file["places"])
+            records += read_json(shard.with_suffix(".json"))
+            continue
+        cases = [Case(kind, purpose, seed, i, size, mix[i % len(mix)], grid) for i in indexes]
+        drawn = draw_cases(draw_case, cases, label=f"drawing {kind}")
+        images.append(np.stack([image for image, _, _, _ in drawn]))
+        places.append(np.stack([place for _, place, _, _ in drawn]))
+        described = [{"profile": profile, "group": group} for _, _, profile, group in drawn]
         records += described
+        if shard:
+            with atomic_path(shard.with_suffix(".npz")) as temporary, temporary.open("wb") as file:
+                np.savez(file, images=images[-1], places=places[-1])
+            atomic_write_text(shard.with_suffix(".json"), json.dumps(described))
     profiles, groups = [record["profile"] for record in records], [record["group"] for record in records]
     return Corpus(kind, np.concatenate(images), np.concatenate(places), profiles, groups)
-
-
-def _shard(cases: list[Case], path: Path | None) -> tuple[dict[str, np.ndarray], list[dict]]:
-    """The arrays "images" and "places" of some cases, and the profile and group of each; from `path`, if there."""
-    if path is not None and path.with_suffix(".json").exists():  # written last
-        with np.load(path.with_suffix(".npz")) as file:
-            return dict(file), read_json(path.with_suffix(".json"))
-    drawn = draw_cases(draw_case, cases, label=f"drawing {cases[0].kind}")
-    arrays = {"images": np.stack([case[0] for case in drawn]), "places": np.stack([case[1] for case in drawn])}
-    records = [{"profile": profile, "group": group} for _, _, profile, group in drawn]
-    if path is not None:
-        with atomic_path(path.with_suffix(".npz")) as temporary, temporary.open("wb") as file:
-            np.savez(file, images=arrays["images"], places=arrays["places"])
-        atomic_write_text(path.with_suffix(".json"), json.dumps(records))
-    return arrays, records
 
 
 def draw_case(case: Case) -> tuple[np.ndarray, np.ndarray, dict[str, str], str | None]:
@@ -210,37 +197,33 @@ def augment(kind: str, pixels: Tensor, places: Tensor, generator: torch.Generato
             pixels, places = pixels.flip(3), places.flip(3)
     lot = float(torch.rand((), generator=generator))
     if lot < 0.15:  # some batches each: seeing comes first, and robustness costs steps
-        pixels, places = _moved(pixels, places, generator)
+        # Shift, scale and turn of each image; the rim is mirrored.
+        draws = torch.rand(len(pixels), 4, generator=generator) * 2 - 1
+        angle, scale = draws[:, 0] * _TURN, 1 + draws[:, 1] * _SCALE
+        cosine, sine = torch.cos(angle) * scale, torch.sin(angle) * scale
+        rows = torch.stack([cosine, -sine, 2 * _SHIFT * draws[:, 2], sine, cosine, 2 * _SHIFT * draws[:, 3]], dim=1)
+        matrices = rows.view(-1, 2, 3).to(pixels)
+        pixels, places = (
+            F.grid_sample(
+                images,
+                F.affine_grid(matrices, list(images.shape), align_corners=False),
+                padding_mode="reflection",
+                align_corners=False,
+            )
+            for images in (pixels, places)
+        )
     elif lot < 0.45:
-        pixels = _exposed(pixels, generator, colour=0.08 if kind == "derm" else 0.0)
+        # Brightness, contrast, for skin the balance of the colours, and for a quarter of these batches a gamma.
+        draws = (torch.rand(len(pixels), 5, 1, 1, generator=generator) * 2 - 1).to(pixels)
+        if float(torch.rand((), generator=generator)) < 0.25:
+            pixels = pixels.clamp(min=1e-3) ** float(0.75 + 0.6 * torch.rand((), generator=generator))
+        contrast, brightness = 1 + 0.25 * draws[:, :1], 0.1 * draws[:, 1:2]
+        middle = pixels.mean(dim=(1, 2, 3), keepdim=True)
+        gain = contrast * (1 + (0.08 if kind == "derm" else 0.0) * draws[:, 2:])
+        pixels = pixels * gain + (brightness + middle * (1 - contrast))
     elif lot < 0.6:
         if float(torch.rand((), generator=generator)) < 0.5:  # blur, or grain
             pixels = 0.4 * pixels + 0.6 * F.avg_pool2d(pixels, 3, stride=1, padding=1, count_include_pad=False)
         else:
             pixels = pixels + torch.randn(pixels.shape, generator=generator).to(pixels) * 0.03
     return pixels.clamp(0, 1), places
-
-
-def _moved(pixels: Tensor, places: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Shifts, scales and turns each image a little; the rim is mirrored."""
-    draws = torch.rand(len(pixels), 4, generator=generator) * 2 - 1
-    angle, scale = draws[:, 0] * _TURN, 1 + draws[:, 1] * _SCALE
-    cosine, sine = torch.cos(angle) * scale, torch.sin(angle) * scale
-    rows = torch.stack([cosine, -sine, 2 * _SHIFT * draws[:, 2], sine, cosine, 2 * _SHIFT * draws[:, 3]], dim=1)
-
-    def warped(images: Tensor) -> Tensor:
-        grid = F.affine_grid(rows.view(-1, 2, 3).to(images), list(images.shape), align_corners=False)
-        return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)
-
-    return warped(pixels), warped(places)
-
-
-def _exposed(pixels: Tensor, generator: torch.Generator, colour: float) -> Tensor:
-    """Brightness, contrast, and for skin the balance of the colours; for a quarter of these batches, a gamma."""
-    draws = (torch.rand(len(pixels), 5, 1, 1, generator=generator) * 2 - 1).to(pixels)
-    if float(torch.rand((), generator=generator)) < 0.25:
-        pixels = pixels.clamp(min=1e-3) ** float(0.75 + 0.6 * torch.rand((), generator=generator))
-    contrast, brightness = 1 + 0.25 * draws[:, :1], 0.1 * draws[:, 1:2]
-    middle = pixels.mean(dim=(1, 2, 3), keepdim=True)
-    gain = contrast * (1 + colour * draws[:, 2:])
-    return pixels * gain + (brightness + middle * (1 - contrast))

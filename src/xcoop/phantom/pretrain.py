@@ -29,9 +29,9 @@ from tqdm import tqdm
 from xcoop.backbones.phantom_weights import save_state_dict
 from xcoop.engine import safeload
 from xcoop.phantom.corpus import GROUP, TO_LEARN_FROM, Corpus, augment, draw_corpus
+from xcoop.phantom.model import VOCAB, PhantomClip, Settings, image_tokens, normalise, to_pixels
 from xcoop.phantom.objective import Sentences, TrainingSet, best_patches, contrastive_loss, phrase_losses, place_loss
 from xcoop.phantom.probe import concept_aucs
-from xcoop.phantom.student import VOCAB, Settings, Student, image_tokens, normalise, to_pixels
 from xcoop.phantom.tables import TABLES
 
 log = logging.getLogger(__name__)
@@ -45,8 +45,7 @@ class Muon(torch.optim.Optimizer):
 
     Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon); the scale of the step, with which one learning rate
     serves Muon and AdamW, is that of Liu et al. 2025, arXiv:2502.16982. For matrices alone; a matrix (3W, W) that packs
-    query, key and value is taken as three. Of PyTorch's own, which is newer than the oldest PyTorch that is supported,
-    one could not ask that.
+    query, key and value is taken as three. PyTorch's own (from 2.9 on) takes it as one, and orthogonalises in bfloat16.
     """
 
     def __init__(
@@ -84,7 +83,7 @@ def _orthogonal(matrix: Tensor) -> Tensor:
     return x
 
 
-def _optimizers(student: nn.Module, decay: float) -> list[torch.optim.Optimizer]:
+def _optimizers(model: nn.Module, decay: float) -> list[torch.optim.Optimizer]:
     """Muon for the matrices of the towers' blocks, AdamW for the rest.
 
     The towers are kept apart, as their rates differ. Matrices decay; norms, biases, embeddings and the temperature
@@ -92,7 +91,7 @@ def _optimizers(student: nn.Module, decay: float) -> list[torch.optim.Optimizer]
     """
     still = ("rows", "positional_embedding", "class_embedding", "logit_scale")
     groups: dict[tuple[bool, bool, bool], list[nn.Parameter]] = {}
-    for name, parameter in student.named_parameters():
+    for name, parameter in model.named_parameters():
         matrix = parameter.ndim >= 2 and not name.endswith(still)
         sees = name.startswith(("clip.visual.", "heads.", "place_biases."))
         groups.setdefault((".resblocks." in name and matrix, matrix, sees), []).append(parameter)
@@ -115,14 +114,14 @@ class Pretraining:
     def __init__(self, settings: Settings, folder: Path, device: str | None = None) -> None:
         self.settings, self.folder = settings, folder
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.student = Student(settings).to(self.device)
-        self.optimizers = _optimizers(self.student, settings.decay)
+        self.model = PhantomClip(settings).to(self.device)
+        self.optimizers = _optimizers(self.model, settings.decay)
         self.step, self.seconds = 0, 0.0
         fewer = min(800, settings.images)
         self.sets = {kind: TrainingSet(self._draw(kind, "pretrain", settings.images, TO_LEARN_FROM)) for kind in TABLES}
         self.checks = {kind: self._draw(kind, "validate", fewer, (GROUP,)) for kind in TABLES}
         some = np.concatenate([training.corpus.images[:256] for training in self.sets.values()])
-        self.student.whiten(normalise(to_pixels(some, self.device)))
+        self.model.whiten(normalise(to_pixels(some, self.device)))
         self._checkpoint = folder / "checkpoint.pt"
         self._resume()
 
@@ -164,13 +163,13 @@ class Pretraining:
             raise FloatingPointError(
                 f"the loss is {float(loss.detach())} at step {self.step}; the last checkpoint is untouched"
             )
-        self.student.zero_grad(set_to_none=True)
+        self.model.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         for optimizer in self.optimizers:
             optimizer.step()
         with torch.no_grad():
-            self.student.clip.logit_scale.clamp_(max=math.log(100))
+            self.model.clip.logit_scale.clamp_(max=math.log(100))
         self.step += 1
         self.seconds += time.monotonic() - started
         return {name: float(part.detach()) for name, part in parts.items()} | {"loss": float(loss.detach())}
@@ -199,16 +198,16 @@ class Pretraining:
         places = torch.from_numpy(training.corpus.places[chosen]).to(self.device) / 255
         pixels, places = augment(kind, pixels, places, generator)
         with torch.set_grad_enabled(stage != "speak"):
-            tokens = image_tokens(self.student.clip.visual, normalise(pixels))
+            tokens = image_tokens(self.model.clip.visual, normalise(pixels))
 
         parts: dict[str, Tensor] = {}
         if stage != "see":  # images against captions and phrases; once both towers learn, patches against phrases, too
             truth, groups = training.truth[chosen].to(self.device), training.groups[chosen].to(self.device)
             images, patches = normalize(tokens[:, 0], dim=-1), normalize(tokens[:, 1:], dim=-1)
             # Phrases are short: encoded apart from the captions, they are not padded to the longest of these.
-            spoken, stated = self.student.encode_texts(captions), self.student.encode_texts(phrases)
+            spoken, stated = self.model.encode_texts(captions), self.model.encode_texts(phrases)
             said = Sentences(*(part.to(self.device) for part in (said.captions, said.groups, said.rivals)))
-            scale = self.student.clip.logit_scale.exp()
+            scale = self.model.clip.logit_scale.exp()
             parts |= contrastive_loss(torch.cat([spoken, stated]) @ images.T, scale, truth, groups, said)
             if stage == "both":
                 local = phrase_losses(scale * best_patches(stated, patches), truth, said)
@@ -216,7 +215,7 @@ class Pretraining:
         if stage != "speak":  # the concepts' values, in the whole image and in its patches
             values, covered = training.values[chosen].to(self.device), places.flatten(2) > COVERED
             whole, local_logits = (
-                part.split(TABLES[kind].value_counts, dim=-1) for part in self.student.name_values(kind, tokens)
+                part.split(TABLES[kind].value_counts, dim=-1) for part in self.model.name_values(kind, tokens)
             )
             heads = [cross_entropy(part, values[:, i]) for i, part in enumerate(whole)]
             in_patches = [place_loss(part, values[:, i], covered[:, i]) for i, part in enumerate(local_logits)]
@@ -225,7 +224,7 @@ class Pretraining:
 
     def check(self) -> dict[str, float]:
         """Concept AUCs on images that are not trained on: "derm/streaks=irregular" -> AUC."""
-        backbone = self.student.backbone()
+        backbone = self.model.backbone()
         return {
             f"{kind}/{name}": auc
             for kind, corpus in self.checks.items()
@@ -238,7 +237,7 @@ class Pretraining:
             "settings": json.dumps(asdict(self.settings), sort_keys=True),
             "step": self.step,
             "seconds": self.seconds,
-            "student": self.student.state_dict(),
+            "student": self.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
         safeload.write(content, self._checkpoint)
@@ -251,7 +250,7 @@ class Pretraining:
             raise ValueError(
                 f"{self._checkpoint} was made with {content['settings']}; move it away, or use these settings"
             )
-        self.student.load_state_dict(content["student"])
+        self.model.load_state_dict(content["student"])
         for optimizer, state in zip(self.optimizers, content["optimizers"], strict=True):
             optimizer.load_state_dict(state)
         self.step, self.seconds = content["step"], content["seconds"]
@@ -285,7 +284,7 @@ def pretrain(
     folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     run = Pretraining(settings, folder, device)
-    size = sum(parameter.numel() for parameter in run.student.parameters())
+    size = sum(parameter.numel() for parameter in run.model.parameters())
     say(f"images ready after {time.monotonic() - started:.0f} s; {size} parameters on {run.device}")
     saved, aucs = time.monotonic(), {}
     with tqdm(total=settings.steps, initial=run.step, desc="pretraining", disable=None) as bar:
@@ -316,7 +315,7 @@ def pretrain(
         "mean_concept_auc": f"{sum(aucs.values()) / max(1, len(aucs)):.4f}",
         "seconds": f"{run.seconds:.0f}",
     }
-    save_state_dict(run.student.export(), out, metadata)
+    save_state_dict(run.model.export(), out, metadata)
     return aucs
 
 

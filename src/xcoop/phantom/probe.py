@@ -23,7 +23,7 @@ from xcoop.concepts.bank import load_bank
 from xcoop.concepts.features import clinical_features
 from xcoop.phantom.captions import DIAGNOSIS_RATE, value_terms
 from xcoop.phantom.corpus import GROUP, UNIFORM, Corpus, draw_corpus
-from xcoop.phantom.student import normalise, to_pixels
+from xcoop.phantom.model import normalise, to_pixels
 from xcoop.utils.files import atomic_write_text
 
 # One sentence for each concept value; it names the value and nothing else.

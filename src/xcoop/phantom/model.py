@@ -1,4 +1,4 @@
-"""The small CLIP: its settings, its towers evaluated the fast way, and its form in training.
+"""The small CLIP in training: its settings, and its towers evaluated the fast way.
 
 OpenAI's modules, evaluated with fewer passes over memory to the same numbers; only what training the phantom needs.
 """
@@ -97,8 +97,8 @@ def text_features(clip: Any, embed: Callable[[Tensor], Tensor], tokens: Tensor) 
 
     Args:
         clip: `clip.model.CLIP`.
-        embed: (N, L) token numbers -> (N, L, W).
-        tokens: (N, 77) token numbers.
+        embed: (N, L) token ids -> (N, L, W).
+        tokens: (N, 77) token ids.
 
     Returns:
         (N, D).
@@ -121,7 +121,7 @@ def _block(block: Any, x: Tensor, causal: bool) -> Tensor:
     return x + F.linear(hidden, outer.weight / QUICK, outer.bias)
 
 
-class Student(nn.Module):
+class PhantomClip(nn.Module):
     """The CLIP in training: only the token embeddings that captions use are parameters."""
 
     ids: Tensor
@@ -159,7 +159,9 @@ class Student(nn.Module):
         # A patch is asked by the same directions as the whole, but most patches hold nothing: biases of their own.
         self.place_biases = nn.ParameterDict({kind: torch.zeros(count) for kind, count in values.items()})
         with torch.no_grad():
-            self.clip.visual.positional_embedding[1:] = places(settings.size // settings.patch, settings.vision_width)
+            self.clip.visual.positional_embedding[1:] = sincos_positions(
+                settings.size // settings.patch, settings.vision_width
+            )
 
     @torch.no_grad()
     def whiten(self, pixels: Tensor, floor: float = 0.01) -> None:
@@ -212,7 +214,7 @@ class Student(nn.Module):
         return ClipBackbone("phantom", build_clip(state | {FULL: full}, "the model in training"))
 
 
-def places(grid: int, width: int) -> Tensor:
+def sincos_positions(grid: int, width: int) -> Tensor:
     """Sines and cosines of a patch's column and row, (grid * grid, width): near patches start out alike.
 
     After Vaswani et al. 2017, arXiv:1706.03762, in two dimensions and with periods that fit a small grid.
