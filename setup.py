@@ -53,7 +53,7 @@ setup(
     package_dir=package_dir,
     package_data={"": ["**/*.yaml", "**/*.safetensors", "**/*.md", "**/*.json", "**/*.j2"]},
     install_requires=[
-        "torch>=2.2",
+        "torch>=2.5",
         "torchvision",
         "numpy>=1.26",
         "Pillow>=9.1",

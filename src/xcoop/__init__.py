@@ -1,7 +1,7 @@
 """XCoOp: explainable, concept-guided prompt learning for medical images, beside CoOp and Dassl.
 
 Importing this package is light (no torch). After it, `import dassl` works: with the Dassl that is installed,
-mended for current PyTorch, or else with the compatible engine of this package.
+patched for current PyTorch, or else with the compatible engine of this package.
 """
 
 from __future__ import annotations

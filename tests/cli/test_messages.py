@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from xcoop.cli import main
-from xcoop.engine.logger import Logger
+from xcoop.engine.tools import Logger
 from xcoop.results.folder import logged
 from xcoop.utils.console import LONGEST_MESSAGE, UserError, guarded
 from xcoop.utils.suggest import SHOWN

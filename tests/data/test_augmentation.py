@@ -15,7 +15,7 @@ from xcoop.config.defaults import check_settings, get_cfg
 from xcoop.config.identity import config_hash, settings
 from xcoop.config.plugins import dataset_names, plugin_path
 from xcoop.data.about import about
-from xcoop.engine.transforms import _REFUSED, OFFERED
+from xcoop.engine.transforms import OFFERED, REFUSED
 
 CONFIGS = sorted(path.stem for path in plugin_path("configs", "datasets").glob("*.yaml"))
 OWN = {"Folder"}  # the user's images: what the user asks for, unless class names tell sides
@@ -66,7 +66,7 @@ def test_every_dataset_states_each_kind_with_a_reason(config: str) -> None:
 
 def test_every_transform_is_of_one_kind_or_keeps_all_labels() -> None:
     harmless = {"random_resized_crop", "random_crop", "random_translation", "cutout", "gaussian_noise", "gaussian_blur"}
-    assert set(OFFERED) | set(_REFUSED) == KIND_OF.keys() | FIXED | harmless
+    assert set(OFFERED) | set(REFUSED) == KIND_OF.keys() | FIXED | harmless
 
 
 @pytest.mark.parametrize(
@@ -101,7 +101,7 @@ def test_class_names_tell_sides(names: list[str], told: str) -> None:
 def test_what_a_dataset_states_is_left_out_with_its_reason_and_nothing_else() -> None:
     dataset = SimpleNamespace(classnames=["a", "b"], changes_labels={"mirror": "the heart", "inversion": "the air"})
     used, left_out = label_keeping(cfg_of("INPUT.TRANSFORMS", list(OFFERED)), dataset)
-    policies = set(KINDS["inversion"]) - set(_REFUSED)
+    policies = set(KINDS["inversion"]) - set(REFUSED)
     assert left_out == {"random_flip": "the heart"} | dict.fromkeys(policies, "the air")
     assert used == [name for name in OFFERED if name not in left_out]
 

@@ -1,4 +1,4 @@
-"""The loop, its lines, learning rates, checkpoints and evaluation, whichever engine answers."""
+"""Learning rates, optimisers, the loop and its lines, checkpoints and evaluation, whichever engine answers."""
 
 from __future__ import annotations
 
@@ -11,23 +11,21 @@ from typing import Any
 import pytest
 import torch
 from dassl.config import get_cfg_default
-from dassl.data.datasets import DATASET_REGISTRY, DatasetBase
-from dassl.engine import TrainerX, TrainerXU, build_trainer
+from dassl.engine import TrainerX, build_trainer
 from dassl.evaluation import build_evaluator
 from dassl.metrics import compute_accuracy
-from dassl.optim import build_optimizer
+from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import (
     AverageMeter,
     MetricMeter,
     load_checkpoint,
     load_pretrained_weights,
-    resume_from_checkpoint,
     save_checkpoint,
     set_random_seed,
     setup_logger,
 )
 from torch import nn
-from toy_engine import ANY, KilledError, Linear, items_of, make_cfg, real_is_wrong, weights_of
+from toy_engine import ANY, KilledError, Linear, make_cfg, real_is_wrong, weights_of
 
 NUMBER = r"[\d.]+"
 LINE = re.compile(
@@ -48,6 +46,90 @@ def finished(squares: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[A
     """A training that ran to its end, and its folder."""
     out = tmp_path_factory.mktemp("finished")
     return train(make_cfg(squares, out)), out
+
+
+COSINE = {"LR_SCHEDULER": "cosine", "MAX_EPOCH": 3}
+
+
+def rates(options: dict[str, Any], epochs: int, bases: tuple[float, ...] = (0.002,)) -> list[list[float]]:
+    """The rates of all groups at each epoch."""
+    node = get_cfg_default().OPTIM
+    node.merge_from_list([part for pair in ({"NAME": "sgd", "LR": bases[0]} | options).items() for part in pair])
+    groups = [{"params": [nn.Parameter(torch.zeros(1))], "lr": base} for base in bases]
+    optimiser = build_optimizer(None, node, param_groups=groups)
+    schedule = build_lr_scheduler(optimiser, node)
+    seen = []
+    for _ in range(epochs):
+        seen.append([group["lr"] for group in optimiser.param_groups])
+        optimiser.step()
+        schedule.step()
+    return seen
+
+
+CONSTANT, LINEAR = ({"WARMUP_TYPE": kind} for kind in ("constant", "linear"))
+AT = [(1 + math.cos(math.pi * e / 4)) / 2 for e in range(5)]  # the cosine over four epochs
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [2e-3, 1.5e-3, 5e-4, 0]),
+        ({"WARMUP_EPOCH": 1, **CONSTANT}, [1e-5, 2e-3, 1.5e-3, 5e-4]),
+        ({"WARMUP_EPOCH": 2, **LINEAR}, [1e-5, 1e-3, 2e-3, 1.5e-3, 5e-4]),
+        (
+            {"MAX_EPOCH": 4, "WARMUP_EPOCH": 1, "WARMUP_RECOUNT": False, **CONSTANT},
+            [1e-5, 2e-3, 2e-3 * AT[2] / AT[1], 2e-3 * AT[3] / AT[1]],
+        ),
+        ({"LR_SCHEDULER": "single_step", "STEPSIZE": (2,)}, [2e-3, 2e-3, 2e-4, 2e-4, 2e-5]),
+        ({"LR_SCHEDULER": "single_step"}, [2e-3, 2e-3, 2e-3, 2e-4]),
+        ({"LR_SCHEDULER": "multi_step", "STEPSIZE": (1, 3)}, [2e-3, 2e-4, 2e-4, 2e-5]),
+    ],
+)
+def test_rates_by_epoch(options: dict[str, Any], expected: list[float]) -> None:
+    got = [groups[0] for groups in rates({**COSINE, **options}, len(expected))]
+    assert got == pytest.approx(expected, rel=1e-9, abs=1e-15)
+
+
+def test_groups_keep_their_own_base_and_unknown_schedules_are_named() -> None:
+    got = rates({**COSINE, "WARMUP_EPOCH": 1, **CONSTANT}, 3, (2e-3, 2e-4))
+    assert got == [pytest.approx(pair) for pair in ([1e-5, 1e-5], [2e-3, 2e-4], [1.5e-3, 1.5e-4])]
+    with pytest.raises(ValueError, match="cosin"):
+        rates({"LR_SCHEDULER": "cosin"}, 1)
+    with pytest.raises(ValueError, match=ANY):
+        rates({"WARMUP_EPOCH": 1, "WARMUP_TYPE": "quadratic"}, 1)
+
+
+class TestOptimisers:
+    @pytest.mark.parametrize("name", ["adam", "amsgrad", "sgd", "rmsprop", "radam", "adamw"])
+    def test_each_lowers_a_loss_and_leaves_frozen_parameters(self, name: str) -> None:
+        torch.manual_seed(0)
+        node = get_cfg_default().OPTIM
+        node.NAME, node.LR = name, 0.01
+        model = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1))
+        model[0].requires_grad_(False)
+        frozen, before = model[0].weight.clone(), None
+        optimiser = build_optimizer(model, node)
+        for _ in range(30):
+            loss = (model(torch.ones(1, 2)) - 3).pow(2).sum()
+            before = before or loss.item()
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+        assert loss.item() < before
+        assert torch.equal(model[0].weight, frozen)
+
+    def test_new_layers_at_the_full_rate(self) -> None:
+        node = get_cfg_default().OPTIM
+        node.merge_from_list(["NAME", "sgd", "LR", 0.1, "STAGED_LR", True, "NEW_LAYERS", ("1",)])
+        optimiser = build_optimizer(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 1)), node)
+        got = sorted((sum(p.numel() for p in g["params"]), g["lr"]) for g in optimiser.param_groups)
+        assert got == [(3, 0.1), (6, pytest.approx(0.01))]
+
+    def test_unknown_name(self) -> None:
+        node = get_cfg_default().OPTIM
+        node.NAME = "sdg"
+        with pytest.raises(ValueError, match="sdg"):
+            build_optimizer(nn.Linear(1, 1), node)
 
 
 class TestLoop:
@@ -93,11 +175,6 @@ class TestLoop:
         assert torch.equal(one, two)
         assert not torch.equal(one, other)
 
-    def test_loss_that_is_no_number_stops(self, squares: Path, tmp_path: Path) -> None:
-        trainer = build_trainer(make_cfg(squares, tmp_path))
-        with pytest.raises(FloatingPointError, match="infinite or NaN"):
-            trainer.model_backward_and_update(torch.tensor(float("nan"), requires_grad=True))
-
     def test_best_model_is_saved_and_deployed(self, squares: Path, tmp_path: Path, capsys: Any) -> None:
         options = ("TEST.FINAL_MODEL", "best_val", "OPTIM.MAX_EPOCH", 2)
         set_random_seed(1)
@@ -116,44 +193,11 @@ class TestLoop:
             train(cfg)
 
     def test_validation_falls_back_to_the_test_split(self, squares: Path, tmp_path: Path, capsys: Any) -> None:
-        build_trainer(make_cfg(squares, tmp_path, "DATASET.NAME", "SquaresWithoutVal")).test(split="val")
-        assert "Evaluate on the *test* set" in capsys.readouterr().out
-
-    def test_nothing_is_tested_if_no_test_is_wanted(self, squares: Path, tmp_path: Path, capsys: Any) -> None:
-        train(make_cfg(squares, tmp_path, "TEST.NO_TEST", True, "OPTIM.MAX_EPOCH", 1))
+        options = ("DATASET.NAME", "SquaresWithoutVal", "TEST.NO_TEST", True, "OPTIM.MAX_EPOCH", 1)
+        trainer = train(make_cfg(squares, tmp_path, *options))
         assert "Evaluate" not in capsys.readouterr().out
-
-
-class Both(TrainerXU):
-    """Counts how many images of each kind it sees."""
-
-    def build_model(self) -> None:
-        model = nn.Linear(1, 1)
-        self.register_model("none", model, build_optimizer(model, self.cfg.OPTIM))
-        self.seen: list[tuple[int, ...]] = []
-
-    def forward_backward(self, batch_x: Any, batch_u: Any) -> dict[str, float]:
-        images_x, labels, images_u = self.parse_batch_train(batch_x, batch_u)
-        self.seen.append((len(images_x), len(labels), len(images_u)))
-        return {"loss": 0.0}
-
-
-class SquaresUnlabelled(DatasetBase):
-    """Three images with a label, twelve without."""
-
-    def __init__(self, cfg: Any) -> None:
-        items = items_of(Path(cfg.DATASET.ROOT), "train")
-        super().__init__(train_x=items[::6], train_u=items[:12], test=items)
-
-
-@pytest.mark.parametrize(("count", "batches"), [("train_x", 1), ("train_u", 4), ("smaller_one", 1)])
-def test_labelled_and_unlabelled_images_together(squares: Path, tmp_path: Path, count: str, batches: int) -> None:
-    DATASET_REGISTRY.register(SquaresUnlabelled, force=True)
-    options = ("DATASET.NAME", "SquaresUnlabelled", "TRAIN.COUNT_ITER", count, "DATALOADER.TRAIN_X.BATCH_SIZE", 3)
-    trainer = Both(make_cfg(squares, tmp_path, *options, "OPTIM.MAX_EPOCH", 1))
-    trainer.run_epoch()
-    assert trainer.num_batches == batches
-    assert trainer.seen == [(3, 3, 3)] * batches
+        trainer.test(split="val")
+        assert "Evaluate on the *test* set" in capsys.readouterr().out
 
 
 class TestModels:
@@ -165,18 +209,19 @@ class TestModels:
         with pytest.raises(AttributeError):
             Early(get_cfg_default())
         trainer = build_trainer(make_cfg(squares, tmp_path))
+        assert isinstance(trainer, Linear)
         assert trainer.get_model_names() == ["linear"]
         with pytest.raises(AssertionError):
             trainer.register_model("linear", nn.Linear(1, 1))
-
-    def test_modes(self, squares: Path, tmp_path: Path) -> None:
-        trainer = build_trainer(make_cfg(squares, tmp_path))
-        trainer.set_model_mode("eval")
-        assert not trainer.model.training
-        trainer.set_model_mode("train")
-        assert trainer.model.training
+        for mode in ("eval", "train"):
+            trainer.set_model_mode(mode)
+            assert trainer.model.training == (mode == "train")
         with pytest.raises(KeyError):
             trainer.set_model_mode("asleep")
+        with pytest.raises(FloatingPointError, match="infinite or NaN"):
+            trainer.model_backward_and_update(torch.tensor(float("nan"), requires_grad=True))
+        with pytest.raises(ValueError, match="Linear"):
+            build_trainer(make_cfg(squares, tmp_path, "TRAINER.NAME", "Linaer"))
 
 
 class TestCheckpoints:
@@ -216,9 +261,10 @@ class TestCheckpoints:
         assert "* accuracy:" in text
         assert torch.equal(weights_of(trainer), weights_of(finished[0]))
 
-    def test_resume_is_strict_about_names(self, finished: tuple[Any, Path]) -> None:
-        with pytest.raises(RuntimeError):
-            resume_from_checkpoint(str(finished[1] / "linear"), nn.Linear(3, 3))
+    def test_resume_is_strict_about_shapes(self, squares: Path, tmp_path: Path, finished: tuple[Any, Path]) -> None:
+        cfg = make_cfg(squares, tmp_path, "RESUME", str(finished[1]), "INPUT.SIZE", (8, 8))
+        with pytest.raises(RuntimeError, match="size mismatch"):
+            build_trainer(cfg).train()
 
     def test_loading_for_a_test(self, squares: Path, finished: tuple[Any, Path], tmp_path: Path, capsys: Any) -> None:
         trainer = build_trainer(make_cfg(squares, tmp_path))
@@ -325,9 +371,3 @@ class TestLogger:
         assert (tmp_path / "log.txt").read_text() == "first\n"
         (newer,) = (p for p in tmp_path.iterdir() if re.fullmatch(r"log\.txt(-\d+){6}", p.name))
         assert newer.read_text() == "second\n"
-
-
-def test_a_trainer_of_a_user_is_found_by_its_name(squares: Path, tmp_path: Path) -> None:
-    assert isinstance(build_trainer(make_cfg(squares, tmp_path)), Linear)
-    with pytest.raises(ValueError, match="Linear"):
-        build_trainer(make_cfg(squares, tmp_path, "TRAINER.NAME", "Linaer"))

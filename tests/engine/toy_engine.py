@@ -19,7 +19,7 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-from xcoop.engine.facade import Facade
+from xcoop.engine.imports import Facade
 
 ANY = re.compile(r"(?s).*")  # where the engines' words differ
 

@@ -100,7 +100,7 @@ def test_a_log_of_somebody_else_is_kept(kind: str, tmp_path: Path) -> None:
 
 
 def test_the_engines_own_log_is_not_written_through_a_link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from xcoop.engine.logger import setup_logger
+    from xcoop.engine.tools import setup_logger
 
     monkeypatch.setattr(sys, "stdout", sys.stdout)  # given back at the end
     (tmp_path / LOG).symlink_to(tmp_path / "nowhere")

@@ -5,17 +5,17 @@ from __future__ import annotations
 import os
 from ast import literal_eval
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from yacs.config import CfgNode
 
 from xcoop.config.identity import flatten
 from xcoop.config.plugins import plugin_path
 from xcoop.utils.console import UserError, names_like
 from xcoop.utils.reading import read_yaml
 from xcoop.utils.suggest import shown, unknown
-
-if TYPE_CHECKING:
-    from yacs.config import CfgNode
 
 SUFFIXES = (".yaml", ".yml")
 USUAL = "CoOp"  # whose configurations a trainer without any of its own runs with
@@ -44,9 +44,22 @@ def config_names(folder: str = "datasets") -> list[str]:
 
 def method_names(trainer: str) -> list[str]:
     """The short names of a trainer's configurations, sorted; of CoOp's for a trainer without any of its own."""
-    own = {path.stem for path in _method_folder(trainer).glob("*.yaml")}
-    shared = [name for name in config_names("backbones") if _shared(trainer, name)]
-    return sorted(own - {"clip", "vit"} | set(shared))
+    return sorted(_method_configs(trainer))
+
+
+def _method_configs(trainer: str) -> dict[str, list[Path]]:
+    """The files of each of a trainer's configurations, by its short name."""
+    folder = plugin_path("configs", "trainers", trainer)
+    if not folder.is_dir():
+        folder = plugin_path("configs", "trainers", USUAL)
+    own = {path.stem: path for path in folder.glob("*.yaml")}
+    clip = own.pop("clip", None)
+    vit = own.pop("vit", clip)
+    configs = {}
+    for name in config_names("backbones"):
+        if shared := vit if name.startswith("vit") else clip:
+            configs[name] = [plugin_path("configs", "backbones", f"{name}.yaml"), shared]
+    return configs | {name: [path] for name, path in own.items()}
 
 
 def method_files(name: str, trainer: str) -> list[Path]:
@@ -68,24 +81,10 @@ def method_files(name: str, trainer: str) -> list[Path]:
         if path.is_file() or path.parts[:2] != ("configs", "trainers") or len(path.parts) != 4:
             return [_by_path(path)]
         trainer, name = path.parts[2], path.stem
-    own = _method_folder(trainer) / f"{name}.yaml"
-    if name not in (known := method_names(trainer)):
+    known = _method_configs(trainer)
+    if name not in known:
         raise UserError(f"{unknown(f'configuration of {trainer}', name, known)} A path to a YAML file is good, too.")
-    if own.is_file() or not (shared := _shared(trainer, name)):
-        return [own]
-    return [plugin_path("configs", "backbones", f"{name}.yaml"), shared]
-
-
-def _method_folder(trainer: str) -> Path:
-    own = plugin_path("configs", "trainers", trainer)
-    return own if own.is_dir() else plugin_path("configs", "trainers", USUAL)
-
-
-def _shared(trainer: str, backbone: str) -> Path | None:
-    """What a trainer states for all backbones of this kind; None if it does not run on it, or states it by itself."""
-    kinds = ("vit", "clip") if backbone.startswith("vit") else ("clip",)
-    folder = _method_folder(trainer)
-    return next((path for kind in kinds if (path := folder / f"{kind}.yaml").is_file()), None)
+    return known[name]
 
 
 def _by_path(path: Path) -> Path:
@@ -103,29 +102,29 @@ def read_config_tree(path: Path) -> dict[str, Any]:
     Raises:
         UserError: it, or one of its bases, is no YAML file of keys and values; or its bases lead back to it.
     """
-    return _read(path, [])
 
+    def read(path: Path, above: list[Path]) -> dict[str, Any]:
+        if path in above or len(above) > MOST_BASES:
+            chain = " -> ".join(str(file) for file in [*above, path][:MOST_BASES])
+            raise UserError(f"{BASE} leads in a circle: {chain}")
+        try:
+            tree = read_yaml(path) or {}
+        except FileNotFoundError:
+            raise UserError(f"{above[-1]}: {BASE} names {path}, which is not there") from None
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        if not isinstance(tree, dict):
+            raise UserError(f"{path} must hold keys and values, not a {type(tree).__name__}")
+        bases = tree.pop(BASE, [])
+        bases = [bases] if isinstance(bases, str) else bases
+        if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
+            raise UserError(f"{path}: {BASE} must be a path or a list of paths, not {shown(bases)}")
+        settings: dict[str, Any] = {}
+        for base in bases:
+            settings |= read(Path(os.path.normpath(path.parent / base)), [*above, path])
+        return settings | flatten(tree)
 
-def _read(path: Path, above: list[Path]) -> dict[str, Any]:
-    if path in above or len(above) > MOST_BASES:
-        chain = " -> ".join(str(file) for file in [*above, path][:MOST_BASES])
-        raise UserError(f"{BASE} leads in a circle: {chain}")
-    try:
-        tree = read_yaml(path) or {}
-    except FileNotFoundError:
-        raise UserError(f"{above[-1]}: {BASE} names {path}, which is not there") from None
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    if not isinstance(tree, dict):
-        raise UserError(f"{path} must hold keys and values, not a {type(tree).__name__}")
-    bases = tree.pop(BASE, [])
-    bases = [bases] if isinstance(bases, str) else bases
-    if not isinstance(bases, list) or not all(isinstance(base, str) for base in bases):
-        raise UserError(f"{path}: {BASE} must be a path or a list of paths, not {shown(bases)}")
-    settings: dict[str, Any] = {}
-    for base in bases:
-        settings |= _read(Path(os.path.normpath(path.parent / base)), [*above, path])
-    return settings | flatten(tree)
+    return read(path, [])
 
 
 def merge_file(cfg: CfgNode, path: Path) -> None:
@@ -135,7 +134,7 @@ def merge_file(cfg: CfgNode, path: Path) -> None:
         UserError: it is no YAML, or has an unknown key or a value of a wrong type; the message names all of it.
     """
     for key, value in read_config_tree(path).items():
-        _set(cfg, key, _decoded(value), f"{path}: ")
+        _set(cfg, key, value, f"{path}: ")
 
 
 def merge_pairs(cfg: CfgNode, pairs: Sequence[str]) -> None:
@@ -145,7 +144,7 @@ def merge_pairs(cfg: CfgNode, pairs: Sequence[str]) -> None:
         UserError: an unknown key, a value of a wrong type, or a key without a value.
     """
     for key, value in as_pairs(pairs):
-        _set(cfg, key, _decoded(value), "")
+        _set(cfg, key, value, "")
 
 
 def as_pairs(words: Sequence[str]) -> list[tuple[str, str]]:
@@ -158,9 +157,8 @@ def as_pairs(words: Sequence[str]) -> list[tuple[str, str]]:
         if word.startswith("--"):
             raise UserError(f"{word} stands among the KEY VALUE pairs; flags go before them")
         if "=" in word and word.partition("=")[0].isupper():
-            raise UserError(
-                f"write {word.replace('=', ' ', 1)!r} (a blank between key and value) instead of {shown(word)}"
-            )
+            pair = word.replace("=", " ", 1)
+            raise UserError(f"write {pair!r} (a blank between key and value) instead of {shown(word)}")
     if len(words) % 2:
         raise UserError(
             f"KEY VALUE pairs expected, but {shown(words[-1])} stands alone at the end of: {' '.join(words)}"
@@ -169,36 +167,26 @@ def as_pairs(words: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _set(cfg: CfgNode, key: str, value: Any, where: str) -> None:
+    """Sets one key by its dotted name; `where` begins the message if that cannot be."""
     *nodes, leaf = key.split(".")
     node: Any = cfg
     for name in nodes:
         node = node.get(name) if isinstance(node, dict) else None
     if not isinstance(node, dict) or leaf not in node:
-        raise UserError(f"{where}unknown config key {shown(key)}.{_nearest_key(cfg, key)}")
-    if isinstance(node[leaf], dict) and value is None:
-        return  # a heading in a YAML file with nothing below it
+        # The key whose whole path is near, or one with the same last name.
+        keys = list(flatten(cfg))
+        same = [other for other in keys if other.rpartition(".")[2].lower() == leaf.lower()]
+        near = names_like(key, same) or names_like(key, keys) or (f" Did you mean {same[0]!r}?" if same else "")
+        raise UserError(f"{where}unknown config key {shown(key)}.{near}")
     if isinstance(node[leaf], dict):
+        if value is None:
+            return  # a heading in a YAML file with nothing below it
         inside = ", ".join(f"{key}.{name}" for name in node[leaf])
         raise UserError(f"{where}{key} is a group of keys, not a key. It holds {inside}")
+    if isinstance(value, str):  # the Python literal that it spells, as yacs has it; else the text itself
+        with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
+            value = literal_eval(value)
     node[leaf] = _fitting(node[leaf], value, key, where)
-
-
-def _nearest_key(cfg: CfgNode, key: str) -> str:
-    """A hint: the key whose whole path is near, or one with the same last name."""
-    keys = list(flatten(cfg))
-    same = [other for other in keys if other.rpartition(".")[2].lower() == key.rpartition(".")[2].lower()]
-    near = names_like(key, same) or names_like(key, keys)
-    return near or (f" Did you mean {same[0]!r}?" if same else "")
-
-
-def _decoded(value: Any) -> Any:
-    """A text as the Python literal that it spells, as yacs does; else the text itself."""
-    if not isinstance(value, str):
-        return value
-    try:
-        return literal_eval(value)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
-        return value
 
 
 def _fitting(old: Any, new: Any, key: str, where: str) -> Any:
@@ -213,9 +201,6 @@ def _fitting(old: Any, new: Any, key: str, where: str) -> Any:
         return new.lower() == "true"
     if isinstance(old, str) and type(new) in (int, float):
         return str(new)  # a name made of digits
-    raise UserError(f"{where}{key} takes {_kind(old)}, not {shown(new)}")
-
-
-def _kind(value: Any) -> str:
-    words = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
-    return f"{words.get(type(value), 'a list such as (1, 2)')} (its default is {shown(value)})"
+    kinds = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
+    kind = kinds.get(type(old), "a list such as (1, 2)")
+    raise UserError(f"{where}{key} takes {kind} (its default is {shown(old)}), not {shown(new)}")

@@ -7,6 +7,7 @@ user's own `CoOp`, registered before, stays theirs; ours is `xcoop.CoOp` then.
 from __future__ import annotations
 
 import importlib
+import logging
 import pkgutil
 import sys
 from collections.abc import Callable, Mapping
@@ -15,9 +16,13 @@ from typing import Any, TypeVar
 
 from yacs.config import CfgNode
 
-from xcoop.config.defaults import PREFIX, RULES, SHARED, add_missing, as_ours
+from xcoop.config.defaults import RULES, SHARED, add_missing
 from xcoop.utils.rules import Rule
-from xcoop.utils.suggest import unknown
+from xcoop.utils.suggest import shown, unknown
+
+logger = logging.getLogger(__name__)
+
+PREFIX = "xcoop."  # before the name of a trainer or dataset of ours, where the programme has its own of that name
 
 Class = TypeVar("Class", bound=type)
 
@@ -58,8 +63,10 @@ def load_plugins() -> None:
     from dassl.data.datasets import DATASET_REGISTRY
     from dassl.engine import TRAINER_REGISTRY
 
-    for kind in ("trainers", "datasets"):
-        _import_all(f"xcoop.{kind}")
+    for package in ("xcoop.trainers", "xcoop.datasets"):
+        path = importlib.import_module(package).__path__
+        for module in sorted(info.name for info in pkgutil.iter_modules(path)):
+            importlib.import_module(f"{package}.{module}")
     _register(TRAINER_REGISTRY, _trainers)
     _register(DATASET_REGISTRY, _datasets)
 
@@ -68,22 +75,49 @@ def plug_in(cfg: CfgNode) -> None:
     """Registers the plug-ins and adds to `cfg`, in place, the nodes and keys that it lacks."""
     load_plugins()
     add_missing(cfg, SHARED)
-    for node, defaults in _nodes.items():
-        if node not in cfg.TRAINER:
-            cfg.TRAINER[node] = defaults.clone()
-        else:
-            add_missing(cfg.TRAINER[node], defaults)
+    add_missing(cfg.TRAINER, CfgNode(_nodes))
 
 
 def own_view(cfg: CfgNode, node: str = "") -> CfgNode:
-    """A programme's config as our code reads it; see `xcoop.config.defaults.as_ours`.
+    """A frozen copy of another programme's config, as our code reads it.
+
+    A fork may use a name of ours for something else (`cfg.WANDB = False`, a `DATASET.SIZE` in words), or set it only
+    after `plug_in`. In the copy such a key has our default, and that is said; the programme's own config stays as it
+    is. `xcoop.NAME`, by which a trainer or dataset of ours is asked for where NAME is taken, is NAME in the copy.
 
     Args:
-        cfg: the programme's; changed in nothing.
+        cfg: what the programme made; changed in nothing.
         node: of the trainer that asks, below TRAINER.
     """
-    own = {"TRAINER": {node: _nodes[node]}} if node in _nodes else {}
-    return as_ours(cfg, CfgNode({**SHARED, **own}))
+    own = cfg.clone()
+    own.defrost()
+    _take_defaults(own, SHARED, "")
+    if node in _nodes:
+        _take_defaults(own.TRAINER, CfgNode({node: _nodes[node]}), "TRAINER.")
+    for section in (own.TRAINER, own.DATASET):
+        section.NAME = section.NAME.removeprefix(PREFIX)
+    own.freeze()
+    return own
+
+
+def _take_defaults(cfg: CfgNode, defaults: CfgNode, above: str) -> None:
+    """Puts our default, in place, where a key lacks or is of another type (as yacs sees it)."""
+    for key, default in defaults.items():
+        value = cfg.get(key)
+        if isinstance(default, CfgNode) and isinstance(value, CfgNode):
+            _take_defaults(value, default, f"{above}{key}.")
+            continue
+        if isinstance(default, (list, tuple)):
+            fits = isinstance(value, (list, tuple))
+        else:
+            fits = type(value) is type(default) or (type(value) is int and isinstance(default, float))
+        if key in cfg and not fits:
+            logger.warning(
+                "%s%s is %s in this programme, which is not what xcoop reads there; it goes by its default, %s",
+                *(above, key, shown(value), shown(default)),
+            )
+        if not fits:
+            cfg[key] = default.clone() if isinstance(default, CfgNode) else default
 
 
 def trainer_class(name: str) -> Any:
@@ -147,25 +181,14 @@ def _collect(known: dict[str, type], cls: Class) -> Class:
     return cls
 
 
-def _import_all(package: str) -> None:
-    path = importlib.import_module(package).__path__
-    for module in sorted(info.name for info in pkgutil.iter_modules(path)):
-        importlib.import_module(f"{package}.{module}")
-
-
 def _register(registry: Any, offered: dict[str, type]) -> None:
     for name, cls in offered.items():
         if name not in registry.registered_names():
             registry.register(cls)
         elif registry.get(name) is not cls and f"{PREFIX}{name}" not in registry.registered_names():
-            registry.register(_named(f"{PREFIX}{name}", cls))
 
+            def make(cfg: Any, cls: type = cls) -> Any:
+                return cls(cfg)
 
-def _named(name: str, cls: type) -> Callable[[Any], Any]:
-    """What makes an object of a class, under another name: registries go by `__name__`."""
-
-    def make(cfg: Any) -> Any:
-        return cls(cfg)
-
-    make.__name__ = name
-    return make
+            make.__name__ = f"{PREFIX}{name}"  # registries go by it
+            registry.register(make)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from xcoop.engine import safeload
 from xcoop.engine.rng import restore_rng, rng_state
@@ -27,26 +28,16 @@ BEST = "model-best.pth.tar"
 POINTER = "checkpoint"
 
 
-def save_checkpoint(
-    state: dict[str, Any],
-    save_dir: str,
-    is_best: bool = False,
-    remove_module_from_keys: bool = True,
-    model_name: str = "",
-) -> None:
+def save_checkpoint(state: dict[str, Any], save_dir: str, is_best: bool = False, model_name: str = "") -> None:
     """Writes a checkpoint, then the pointer to it.
 
     Args:
-        state: at least `state_dict` and `epoch` (finished epochs); the random states are added if it has none.
+        state: at least `state_dict` (less the "module." that DataParallel adds) and `epoch` (finished epochs).
         save_dir: the folder, made if missing.
         is_best: copy it to `model-best.pth.tar` too.
-        remove_module_from_keys: strip the "module." that DataParallel adds.
         model_name: the file's name; "" is `model.pth.tar-<epoch>`.
     """
-    state = {"rng": rng_state(), **state}
-    if remove_module_from_keys:
-        weights = state["state_dict"]
-        state["state_dict"] = OrderedDict((key.removeprefix("module."), weights[key]) for key in weights)
+    state = {"rng": rng_state(), **state, "state_dict": _without_module(state["state_dict"])}
     name = model_name or epoch_file(state["epoch"])
     path = os.path.join(save_dir, name)
     safeload.write(state, path)
@@ -119,24 +110,27 @@ def restore(
     print(f"Previous epoch: {checkpoint['epoch']}")
 
 
-def resume_from_checkpoint(
-    fdir: str,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer | None = None,
-    scheduler: Any = None,
-) -> int:
-    """Puts a training back to where the newest checkpoint of a folder left it; see `restore`.
+def load_pretrained_weights(model: nn.Module, weight_path: str) -> None:
+    """Loads those weights of a file that fit the model in name and shape; warns if none does.
 
-    Returns:
-        How many epochs were finished.
-
-    Raises:
-        FileNotFoundError: the folder holds none.
+    Args:
+        model: changed in place.
+        weight_path: a checkpoint (its `state_dict` is used) or a bare state dict.
     """
-    path = newest(fdir)
-    if not path:
-        raise FileNotFoundError(f"no file {POINTER!r} in {fdir}: nothing to resume from")
-    print(f'Loading checkpoint from "{path}"')
-    checkpoint = load_checkpoint(path)
-    restore(checkpoint, model, optimizer, scheduler)
-    return int(checkpoint["epoch"])
+    content = load_checkpoint(weight_path)
+    given = _without_module(content.get("state_dict", content))
+    own = model.state_dict()
+    fitting = {key: value for key, value in given.items() if key in own and own[key].shape == value.shape}
+    if not fitting:
+        warnings.warn(f"{weight_path}: not one of its {len(given)} weights fits the model", stacklevel=2)
+        return
+    model.load_state_dict({**own, **fitting})
+    print(f"Successfully loaded pretrained weights from {weight_path}")
+    left = sorted(set(given) - set(fitting))
+    if left:
+        print(f"Weights left out, since the name or the shape does not fit: {left}")
+
+
+def _without_module(state_dict: dict[str, Tensor]) -> OrderedDict[str, Tensor]:
+    """The state without the leading "module." that DataParallel adds to its keys."""
+    return OrderedDict((key.removeprefix("module."), value) for key, value in state_dict.items())

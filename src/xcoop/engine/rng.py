@@ -1,4 +1,4 @@
-"""Random generators: their state, so that it can stand in a checkpoint, and the seed of each sample's augmentation."""
+"""Random generators: their states, which can stand in a checkpoint, and the seed of each sample's augmentation."""
 
 from __future__ import annotations
 

@@ -1,31 +1,32 @@
-"""The bases of all trainers: the order of a training, and the test."""
+"""The base of all trainers: what is built, the order of a training, its steps and the test, models and checkpoints."""
 
 from __future__ import annotations
 
 import datetime
 import os
 import time
-from typing import TYPE_CHECKING, Any
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
+from yacs.config import CfgNode
 
-from xcoop.engine.batches import begin_epoch
-from xcoop.engine.checkpoint import BEST
-from xcoop.engine.evaluator import build_evaluator
-from xcoop.engine.manager import DataManager
-from xcoop.engine.models import ModelKeeper
-from xcoop.engine.registry import Registry, check_availability
-
-if TYPE_CHECKING:
-    from yacs.config import CfgNode
+from xcoop.engine import needs_dassl
+from xcoop.engine.checkpoint import BEST, epoch_file, load_checkpoint, newest, restore, save_checkpoint
+from xcoop.engine.data import DataManager, begin_epoch
+from xcoop.engine.evaluator import AverageMeter, MetricMeter, build_evaluator
+from xcoop.engine.tools import Registry, check_availability
 
 TRAINER_REGISTRY = Registry("TRAINER")
 HAND_OVER = 5.0  # seconds between two handings over of numbers to TensorBoard
 
+Names = str | Sequence[str] | None
 
-def build_trainer(cfg: CfgNode) -> SimpleTrainer:
+
+def build_trainer(cfg: CfgNode) -> TrainerX:
     """The trainer that `cfg.TRAINER.NAME` names.
 
     Raises:
@@ -35,124 +36,33 @@ def build_trainer(cfg: CfgNode) -> SimpleTrainer:
     check_availability(name, TRAINER_REGISTRY.registered_names())
     if cfg.VERBOSE:
         print(f"Loading trainer: {name}")
-    trainer: SimpleTrainer = TRAINER_REGISTRY.get(name)(cfg)
+    trainer: TrainerX = TRAINER_REGISTRY.get(name)(cfg)
     return trainer
 
 
-class TrainerBase(ModelKeeper):
-    """Runs the epochs, and says where a trainer can add to them."""
+class TrainerX:
+    """A trainer on labelled images: it builds data, model and evaluator from the config, trains and tests.
 
-    cfg: CfgNode
-    start_epoch: int
-    epoch: int
-    max_epoch: int
-    output_dir: str
-    device: torch.device
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._writer: Any = None
-        self._scalars: list[tuple[str, float, int | None, float]] = []  # not handed to it yet
-        self._handed = time.monotonic()
-
-    # TensorBoard
-
-    def init_writer(self, log_dir: str) -> None:
-        """Opens the TensorBoard writer, once."""
-        if self._writer is None:
-            from torch.utils.tensorboard import SummaryWriter
-
-            print(f"Initialize tensorboard (log_dir={log_dir})")
-            self._writer = SummaryWriter(log_dir=log_dir, max_queue=10_000)
-
-    def close_writer(self) -> None:
-        """Closes it."""
-        if self._writer is not None:
-            self._hand_over()
-            self._writer.close()
-            self._writer = None
-
-    def write_scalar(self, tag: str, scalar_value: float, global_step: int | None = None) -> None:
-        """Writes a number for TensorBoard; without a writer, nothing.
-
-        Numbers are handed over some seconds' worth at once: its thread, woken by each, would slow short steps down.
-        """
-        if self._writer is None:
-            return
-        self._scalars.append((tag, float(scalar_value), global_step, time.time()))
-        if time.monotonic() - self._handed >= HAND_OVER:
-            self._hand_over()
-
-    def _hand_over(self) -> None:
-        for scalar in self._scalars:
-            self._writer.add_scalar(*scalar)
-        self._scalars.clear()
-        self._handed = time.monotonic()
-
-    # The training
-
-    def train(self, start_epoch: int, max_epoch: int) -> None:
-        """Runs the epochs from `start_epoch` to `max_epoch`; `before_train` may still move the start."""
-        self.start_epoch = start_epoch
-        self.max_epoch = max_epoch
-        self.before_train()
-        for epoch in range(self.start_epoch, self.max_epoch):
-            self.epoch = epoch
-            for name in ("train_loader_x", "train_loader_u"):
-                begin_epoch(getattr(self, name, None), epoch)
-            self.before_epoch()
-            self.run_epoch()
-            self.after_epoch()
-        self.after_train()
-
-    def before_train(self) -> None:
-        """Called before the first epoch."""
-
-    def after_train(self) -> None:
-        """Called after the last epoch."""
-
-    def before_epoch(self) -> None:
-        """Called before each epoch."""
-
-    def after_epoch(self) -> None:
-        """Called after each epoch."""
-
-    def run_epoch(self) -> None:
-        """One pass over the training images."""
-        raise NotImplementedError
-
-    def test(self, split: str | None = None) -> float:
-        """Evaluates the model."""
-        raise NotImplementedError
-
-    def parse_batch_train(self, batch: Any) -> Any:
-        """What `forward_backward` needs of a batch."""
-        raise NotImplementedError
-
-    def parse_batch_test(self, batch: Any) -> Any:
-        """What `test` needs of a batch."""
-        raise NotImplementedError
-
-    def forward_backward(self, batch: Any) -> dict[str, float]:
-        """One step; returns what is to be shown."""
-        raise NotImplementedError
-
-    def model_inference(self, input: Any) -> Tensor:
-        """The logits (B, C) of a batch of images."""
-        raise NotImplementedError
-
-
-class SimpleTrainer(TrainerBase):
-    """Builds data, model and evaluator from the config, and says what happens around the epochs.
+    A method says `build_model` and `forward_backward(batch)`, which returns the numbers to show, and which steps the
+    schedule: `update_lr()` at the last batch of an epoch.
 
     Args:
         cfg: the run's config.
     """
 
     model: Any
+    scaler: Any = None  # a gradient scaler, where a trainer of mixed precision sets one
+    num_batches: int
+    batch_idx: int
 
     def __init__(self, cfg: CfgNode) -> None:
-        super().__init__()
+        self._models: OrderedDict[str, Any] = OrderedDict()
+        self._optims: OrderedDict[str, Any] = OrderedDict()
+        self._scheds: OrderedDict[str, Any] = OrderedDict()
+        self.best_result = float("-inf")
+        self._writer: Any = None
+        self._scalars: list[tuple[str, float, int | None, float]] = []  # not handed to it yet
+        self._handed = time.monotonic()
         self.check_cfg(cfg)
         self.device = torch.device("cuda" if torch.cuda.is_available() and cfg.USE_CUDA else "cpu")
         self.start_epoch = self.epoch = 0
@@ -179,15 +89,18 @@ class SimpleTrainer(TrainerBase):
         self.dm = dm
 
     def build_model(self) -> None:
-        """Builds and registers the model; a trainer must say how."""
-        raise NotImplementedError(
-            f"{type(self).__name__} has no build_model(). The networks of dassl.modeling are not part of this engine: "
-            "build a model, an optimiser and a schedule, and register them."
-        )
+        """Builds and registers the model, its optimiser and its schedule; a trainer must say how."""
+        raise NotImplementedError(needs_dassl(f"{type(self).__name__} without a build_model() of its own"))
 
-    def train(self) -> None:  # type: ignore[override]
-        """Runs the training that the config describes."""
-        super().train(self.start_epoch, self.max_epoch)
+    def train(self) -> None:
+        """Runs the epochs from where `before_train` finds the training to MAX_EPOCH."""
+        self.before_train()
+        for epoch in range(self.start_epoch, self.max_epoch):
+            self.epoch = epoch
+            self.before_epoch()
+            self.run_epoch()
+            self.after_epoch()
+        self.after_train()
 
     def before_train(self) -> None:
         """Resumes if there is something to resume, opens the writer, starts the clock.
@@ -202,18 +115,38 @@ class SimpleTrainer(TrainerBase):
         self.init_writer(os.path.join(self.output_dir, "tensorboard"))
         self.time_start = time.time()
 
-    def after_train(self) -> None:
-        """Tests the final model."""
-        print("Finish training")
-        if not self.cfg.TEST.NO_TEST:
-            if self.cfg.TEST.FINAL_MODEL == "best_val":
-                print("Deploy the model with the best val performance")
-                self.load_model(self.output_dir)
-            else:
-                print("Deploy the last-epoch model")
-            self.test()
-        print(f"Elapsed: {datetime.timedelta(seconds=round(time.time() - self.time_start))}")
-        self.close_writer()
+    def before_epoch(self) -> None:
+        """Called before each epoch."""
+
+    def run_epoch(self) -> None:
+        """One pass over the training images."""
+        begin_epoch(self.train_loader_x, self.epoch)
+        self.set_model_mode("train")
+        losses, batch_time, data_time = MetricMeter(), AverageMeter(), AverageMeter()
+        self.num_batches = len(self.train_loader_x)
+        frequency = self.cfg.TRAIN.PRINT_FREQ
+        end = time.time()
+        for index, batch in enumerate(self.train_loader_x):
+            self.batch_idx = index
+            data_time.update(time.time() - end)
+            losses.update(self.forward_backward(batch))
+            batch_time.update(time.time() - end)
+            if (self.batch_idx + 1) % frequency == 0 or self.num_batches < frequency:
+                left = (self.max_epoch - self.epoch) * self.num_batches - self.batch_idx - 1
+                print(  # the line that log parsers look for
+                    f"epoch [{self.epoch + 1}/{self.max_epoch}] "
+                    f"batch [{self.batch_idx + 1}/{self.num_batches}] "
+                    f"time {batch_time.val:.3f} ({batch_time.avg:.3f}) "
+                    f"data {data_time.val:.3f} ({data_time.avg:.3f}) "
+                    f"{losses} "
+                    f"lr {self.get_current_lr():.4e} "
+                    f"eta {datetime.timedelta(seconds=int(batch_time.avg * left))}"
+                )
+            step = self.epoch * self.num_batches + self.batch_idx
+            for name, meter in losses.meters.items():
+                self.write_scalar(f"train/{name}", meter.avg, step)
+            self.write_scalar("train/lr", self.get_current_lr(), step)
+            end = time.time()
 
     def after_epoch(self) -> None:
         """Validates if the best model is wanted, and writes the checkpoints that are due."""
@@ -227,8 +160,29 @@ class SimpleTrainer(TrainerBase):
         if is_due or self.epoch + 1 == self.max_epoch:
             self.save_model(self.epoch, self.output_dir)
 
+    def after_train(self) -> None:
+        """Tests the final model."""
+        print("Finish training")
+        if not self.cfg.TEST.NO_TEST:
+            if self.cfg.TEST.FINAL_MODEL == "best_val":
+                print("Deploy the model with the best val performance")
+                self.load_model(self.output_dir)
+            else:
+                print("Deploy the last-epoch model")
+            self.test()
+        print(f"Elapsed: {datetime.timedelta(seconds=round(time.time() - self.time_start))}")
+        self.close_writer()
+
     def _wants_best(self) -> bool:
         return not self.cfg.TEST.NO_TEST and self.cfg.TEST.FINAL_MODEL == "best_val"
+
+    def forward_backward(self, batch: Any) -> dict[str, float]:
+        """One step; returns what is to be shown."""
+        raise NotImplementedError
+
+    def parse_batch_train(self, batch: Any) -> Any:
+        """Images (B, 3, H, W), labels (B,) and domains (B,) on the trainer's device."""
+        return batch["img"].to(self.device), batch["label"].to(self.device), batch["domain"].to(self.device)
 
     @torch.no_grad()
     def test(self, split: str | None = None) -> float:
@@ -263,3 +217,206 @@ class SimpleTrainer(TrainerBase):
     def parse_batch_test(self, batch: Any) -> tuple[Tensor, Tensor]:
         """Images (B, 3, H, W) and labels (B,) on the trainer's device."""
         return batch["img"].to(self.device), batch["label"].to(self.device)
+
+    # Models, each with its optimiser and schedule
+
+    def register_model(self, name: str = "model", model: Any = None, optim: Any = None, sched: Any = None) -> None:
+        """Puts a model under the trainer's care.
+
+        Args:
+            name: also the folder of its checkpoints.
+            model: the module.
+            optim: its optimiser; None if it is not trained.
+            sched: the optimiser's schedule.
+
+        Raises:
+            AttributeError: `super().__init__()` was not called yet.
+            AssertionError: the name is taken.
+        """
+        if "_models" not in self.__dict__:
+            raise AttributeError("a model cannot be registered before super().__init__() was called")
+        if name in self._models:
+            raise AssertionError(f"there is a model named {name!r} already")
+        self._models[name] = model
+        self._optims[name] = optim
+        self._scheds[name] = sched
+
+    def get_model_names(self, names: Names = None) -> list[str]:
+        """The given names, or all.
+
+        Raises:
+            AssertionError: a name is unknown.
+        """
+        chosen = [names] if isinstance(names, str) else list(self._models if names is None else names)
+        for name in chosen:
+            if name not in self._models:
+                raise AssertionError(f"no model named {name!r}; there are {list(self._models)}")
+        return chosen
+
+    def set_model_mode(self, mode: str = "train", names: Names = None) -> None:
+        """Puts registered models in train mode (`train`) or eval mode (`test`, `eval`).
+
+        Raises:
+            KeyError: another word.
+        """
+        if mode not in ("train", "test", "eval"):
+            raise KeyError(f"the mode {mode!r} is none of train, test, eval")
+        for name in self.get_model_names(names):
+            if self._models[name] is not None:
+                self._models[name].train(mode == "train")
+
+    def update_lr(self, names: Names = None) -> None:
+        """Moves the schedules on by one epoch."""
+        for name in self.get_model_names(names):
+            if self._scheds[name] is not None:
+                self._scheds[name].step()
+
+    def get_current_lr(self, names: Names = None) -> float:
+        """The rate of the first group of the first optimiser."""
+        name = self.get_model_names(names)[0]
+        return float(self._optims[name].param_groups[0]["lr"])
+
+    def detect_anomaly(self, loss: Tensor) -> None:
+        """FloatingPointError if the loss is infinite or not a number."""
+        if not torch.isfinite(loss).all():
+            raise FloatingPointError("Loss is infinite or NaN!")
+
+    def model_zero_grad(self, names: Names = None) -> None:
+        """Clears the gradients."""
+        for name in self.get_model_names(names):
+            if self._optims[name] is not None:
+                self._optims[name].zero_grad()
+
+    def model_backward(self, loss: Tensor) -> None:
+        """Checks the loss and computes the gradients."""
+        self.detect_anomaly(loss)
+        loss.backward()
+
+    def model_update(self, names: Names = None) -> None:
+        """Takes one step with each optimiser."""
+        for name in self.get_model_names(names):
+            if self._optims[name] is not None:
+                self._optims[name].step()
+
+    def model_backward_and_update(self, loss: Tensor, names: Names = None) -> None:
+        """Clears the gradients, computes them, takes a step."""
+        self.model_zero_grad(names)
+        self.model_backward(loss)
+        self.model_update(names)
+
+    # Checkpoints
+
+    def save_model(
+        self,
+        epoch: int,
+        directory: str,
+        is_best: bool = False,
+        val_result: float | None = None,
+        model_name: str = "",
+    ) -> None:
+        """Writes a checkpoint of each model.
+
+        Args:
+            epoch: the epoch just finished, from 0.
+            directory: the run's folder; each model has a folder in it.
+            is_best: copy it to the best model's name.
+            val_result: the validation result, in percent.
+            model_name: a file name in place of `model.pth.tar-<epoch + 1>`.
+        """
+        for name in self.get_model_names():
+            optim, sched = self._optims[name], self._scheds[name]
+            state = {
+                "state_dict": self._models[name].state_dict(),
+                "epoch": epoch + 1,
+                "optimizer": None if optim is None else optim.state_dict(),
+                "scheduler": None if sched is None else sched.state_dict(),
+                "val_result": None if val_result is None else float(val_result),
+                "best_result": float(self.best_result),
+                "scaler": None if self.scaler is None else self.scaler.state_dict(),
+            }
+            save_checkpoint(state, os.path.join(directory, name), is_best=is_best, model_name=model_name)
+
+    def resume_model_if_exist(self, directory: str) -> int:
+        """Goes on from the newest checkpoints in a folder, if every model has one.
+
+        Returns:
+            How many epochs are finished.
+        """
+        folders = {name: os.path.join(directory, name) for name in self.get_model_names()}
+        if not folders or not all(newest(folder) for folder in folders.values()):
+            print("No checkpoint found, train from scratch")
+            return 0
+        print(f"Found checkpoint at {directory} (will resume training)")
+
+        def read(path: str) -> dict[str, Any]:
+            print(f'Loading checkpoint from "{path}"')
+            content: dict[str, Any] = load_checkpoint(path)
+            return content
+
+        contents = {name: read(newest(folder)) for name, folder in folders.items()}
+        # A process that died while it saved may have saved some models and not the others; then the older state of all.
+        epoch = min(int(content["epoch"]) for content in contents.values())
+        for name, newer in contents.items():
+            content = newer if newer["epoch"] == epoch else read(os.path.join(folders[name], epoch_file(epoch)))
+            restore(content, self._models[name], self._optims[name], self._scheds[name])
+            self.best_result = content.get("best_result", self.best_result)
+            if self.scaler is not None and content.get("scaler"):
+                self.scaler.load_state_dict(content["scaler"])
+        return epoch
+
+    def load_model(self, directory: str, epoch: int | None = None) -> None:
+        """Loads the weights of each model for a test.
+
+        Args:
+            directory: a run's folder; empty does nothing.
+            epoch: which epoch's checkpoint; None is the best model.
+
+        Raises:
+            FileNotFoundError: there is no such checkpoint.
+        """
+        if not directory:
+            print("Note that load_model() is skipped as no pretrained model is given")
+            return
+        for name in self.get_model_names():
+            path = os.path.join(directory, name, BEST if epoch is None else epoch_file(epoch))
+            if not os.path.exists(path):
+                raise FileNotFoundError(f"no model at {path!r}")
+            checkpoint = load_checkpoint(path)
+            result = checkpoint.get("val_result")
+            score = "" if result is None else f", val_result = {result:.1f}"
+            print(f'Loading weights to {name} from "{path}" (epoch = {checkpoint["epoch"]}{score})')
+            self._models[name].load_state_dict(checkpoint["state_dict"])
+
+    # TensorBoard
+
+    def init_writer(self, log_dir: str) -> None:
+        """Opens the TensorBoard writer, once."""
+        if self._writer is None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            print(f"Initialize tensorboard (log_dir={log_dir})")
+            self._writer = SummaryWriter(log_dir=log_dir, max_queue=10_000)
+
+    def close_writer(self) -> None:
+        """Closes it."""
+        if self._writer is not None:
+            self._hand_over()
+            self._writer.close()
+            self._writer = None
+
+    def write_scalar(self, tag: str, scalar_value: float, global_step: int | None = None) -> None:
+        """Writes a number for TensorBoard; without a writer, nothing.
+
+        Numbers are handed over some seconds' worth at once: its thread, woken by each, would slow short steps down.
+        """
+        if self._writer is None:
+            return
+        self._scalars.append((tag, float(scalar_value), global_step, time.time()))
+        if time.monotonic() - self._handed >= HAND_OVER:
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        for scalar in self._scalars:
+            self._writer.add_scalar(*scalar)
+        self._scalars.clear()
+        self._handed = time.monotonic()

@@ -28,7 +28,7 @@ from xcoop.concepts import ConceptBank
 from xcoop.config.augmentation import FIXED, KEY, label_keeping
 from xcoop.config.defaults import check_settings
 from xcoop.config.plugins import own_view
-from xcoop.engine.batches import Seeded, begin_epoch
+from xcoop.engine.data import Seeded, begin_epoch
 from xcoop.methods.model import PromptModel
 from xcoop.methods.prompts import POSITIONS
 from xcoop.methods.templates import DEFAULT

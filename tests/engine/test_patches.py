@@ -1,4 +1,4 @@
-"""The mends, on small imitations of Dassl; and with XCOOP_REAL_DASSL=<checkout>, on the real one."""
+"""The patches, on small imitations of Dassl; and with XCOOP_REAL_DASSL=<checkout>, on the real one."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from xcoop.engine import finder, mends
-from xcoop.engine.facade import Facade
-from xcoop.engine.finder import DasslFinder
+from xcoop.engine import imports, patches
+from xcoop.engine.imports import DasslFinder, Facade
 from xcoop.engine.safeload import CheckpointError
 
 REAL = os.environ.get("XCOOP_REAL_DASSL", "")
@@ -152,14 +151,14 @@ def fake(request: Any, no_dassl: None, tmp_path: Path, monkeypatch: Any) -> Any:
     if request.param == "after":
         return importlib.import_module
 
-    def import_unmended_then_install(name: str) -> ModuleType:
+    def import_unpatched_then_install(name: str) -> ModuleType:
         with monkeypatch.context() as patch:
             patch.setattr(sys, "meta_path", [f for f in sys.meta_path if not isinstance(f, DasslFinder)])
             module = importlib.import_module(name)
-        finder.install()
+        imports.install()
         return module
 
-    return import_unmended_then_install
+    return import_unpatched_then_install
 
 
 def warm(module: Any, model: nn.Module, epochs: int = 0) -> tuple[Any, Any]:
@@ -172,7 +171,7 @@ def warm(module: Any, model: nn.Module, epochs: int = 0) -> tuple[Any, Any]:
     return optimiser, schedule
 
 
-class TestMends:
+class TestPatches:
     def test_warm_up_is_built_and_resumed_from_plain_numbers(self, fake: Any, tmp_path: Path) -> None:
         module = fake("dassl.optim.lr_scheduler")
         optimiser, schedule = warm(module, nn.Linear(1, 1), epochs=3)
@@ -244,18 +243,18 @@ class TestMends:
         stream.close()
         assert not sys.stdout.closed
 
-    def test_mending_twice_is_mending_once(self, fake: Any, tmp_path: Path) -> None:
+    def test_patching_twice_is_patching_once(self, fake: Any, tmp_path: Path) -> None:
         modules = [fake(name) for name in ("dassl.data.transforms.randaugment", "dassl.optim.lr_scheduler")]
         before = [dict(vars(module)) for module in modules]
         for _ in range(2):
             for module in modules:
-                mends.mend(module)
-            finder.install()
+                patches.patch(module)
+            imports.install()
         assert [dict(vars(module)) for module in modules] == before
         assert sum(isinstance(one, DasslFinder) for one in sys.meta_path) == 1
 
     def test_nothing_is_written_to_dassls_files(self, fake: Any, tmp_path: Path) -> None:
-        for name in mends._MENDS:
+        for name in patches.PATCHES:
             if (tmp_path / "tree" / Path(*name.split("."))).with_suffix(".py").exists():
                 fake(name)
         for name, text in TREE.items():
@@ -277,8 +276,8 @@ class TestWilds:
     def test_logging_that_an_earlier_import_switched_off_is_switched_on(self, no_dassl: None, tmp_path: Path) -> None:
         sys.path.insert(0, str(plant(tmp_path)))
         importlib.import_module("dassl.data.datasets.dg.wilds")
-        logging.disable(logging.WARNING)  # what the import did before there was a mend
-        finder.install()
+        logging.disable(logging.WARNING)  # what the import did before there was a patch
+        imports.install()
         assert logging.root.manager.disable == logging.NOTSET
 
 
@@ -305,7 +304,7 @@ class TestFinder:
             "assert not heavy, heavy"
         )
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-        environment["PYTHONPATH"] = str(Path(finder.__file__).parents[2])
+        environment["PYTHONPATH"] = str(Path(imports.__file__).parents[2])
         subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=120)
 
 
