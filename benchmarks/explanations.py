@@ -34,8 +34,8 @@ def passes(device: str) -> dict[str, Callable[[], object]]:
     target = concept_target("a text", torch.randn(backbone.embed_dim, device=device), 100.0)
 
     def plain() -> object:
-        given = image.clone().requires_grad_(True)
-        return torch.autograd.grad(target.score(backbone.encode_image(given, patches=True)).sum(), given)
+        pixels = image.clone().requires_grad_(True)
+        return torch.autograd.grad(target.score(backbone.encode_image(pixels, patches=True)).sum(), pixels)
 
     names = [name for name, one in explainers().items() if "vit" in one.towers and name not in SLOW]
     names += [name for name in DEFAULTS["vit"] if name not in names]
@@ -45,18 +45,18 @@ def passes(device: str) -> dict[str, Callable[[], object]]:
 
 def main() -> None:
     """Prints the table."""
-    flags = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    flags.add_argument("--rounds", type=int, default=7)
-    flags.add_argument("--device", default="cpu")
-    given = flags.parse_args()
-    steps, seconds = passes(given.device), dict[str, list[float]]()
-    for number in range(given.rounds + 1):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--device", default="cpu")
+    args = parser.parse_args()
+    steps, seconds = passes(args.device), dict[str, list[float]]()
+    for i in range(args.rounds + 1):
         for name, step in steps.items():
             start = time.perf_counter()
             step()
-            if given.device != "cpu":
+            if args.device != "cpu":
                 torch.cuda.synchronize()
-            if number:  # the first round warms up
+            if i:  # the first round warms up
                 seconds.setdefault(name, []).append(time.perf_counter() - start)
     plain = seconds["forward and backward"]
     sys.stdout.write("| method | times one forward and backward pass (range) |\n|---|---|\n")

@@ -70,14 +70,14 @@ def entered(command: list[str], until: str) -> dict[str, set[str]]:
 
 def main() -> None:
     """Prints the files with the number of their functions, and how many there are."""
-    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    flags.add_argument("--until", default="torch/_tensor.py:backward", help="end of a file's path : function")
-    flags.add_argument("command", nargs="*", default=[], help="of xcoop; default: run phantom 16, in a new folder")
-    asked = flags.parse_args()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--until", default="torch/_tensor.py:backward", help="end of a file's path : function")
+    parser.add_argument("command", nargs="*", default=[], help="of xcoop; default: run phantom 16, in a new folder")
+    args = parser.parse_args()
     with tempfile.TemporaryDirectory() as out:
         os.environ.setdefault("OUT", out)
         os.environ.setdefault("SEEDS", "1")
-        calls = entered(asked.command or ["run", "phantom", "16"], asked.until)
+        calls = entered(args.command or ["run", "phantom", "16"], args.until)
     for file, functions in calls.items():
         print(f"{len(functions):4d}  {file}")
     print(f"{len(calls)} files, {sum(map(len, calls.values()))} functions")

@@ -27,7 +27,7 @@ SHOTS = "4 16"
 REAL_SETS = "pneumonia,pneumoniamnist"
 EXPLAINED = "phantom/XCoOp/phantom_16shots/seed1"
 # What differs between two runs of the same code.
-PASSING = {
+VOLATILE = {
     "checksum", "command", "commit", "config_hash", "created", "finished", "folder", "git", "hardware", "path",
     "peak_memory_mb", "run", "schema", "seconds", "started", "time", "versions",
 }  # fmt: skip
@@ -49,7 +49,7 @@ def make(folder: Path, data: str) -> None:
     xcoop("results", str(folder), "--seeds", "1", "--draws", "200", "--no-figures")
 
 
-def numbers(folder: Path) -> dict[str, float | str]:
+def values(folder: Path) -> dict[str, float | str]:
     """Each value of the record by its place: file, row or key path, column."""
     found: dict[str, float | str] = {}
     for path in sorted(folder.rglob("*")):
@@ -63,18 +63,18 @@ def numbers(folder: Path) -> dict[str, float | str]:
 
 def _cells(path: Path) -> Iterator[tuple[str, float | str]]:
     with path.open(newline="", encoding="utf-8") as file:
-        for number, row in enumerate(csv.DictReader(file)):
+        for i, row in enumerate(csv.DictReader(file)):
             for column, cell in row.items():
-                if not PASSING & set(column.split("_")) and column not in PASSING:
-                    yield f"{number} {column}", _value(cell)
+                if not VOLATILE & set(column.split("_")) and column not in VOLATILE:
+                    yield f"{i} {column}", _value(cell)
 
 
 def _leaves(node: object, place: str = "") -> Iterator[tuple[str, float | str]]:
     if isinstance(node, dict | list):
         items = node.items() if isinstance(node, dict) else enumerate(node)
-        for key, value in items:
-            if key not in PASSING:
-                yield from _leaves(value, f"{place}.{key}")
+        for key, child in items:
+            if key not in VOLATILE:
+                yield from _leaves(child, f"{place}.{key}")
     elif isinstance(node, bool | str) or node is None:
         if not (isinstance(node, str) and (os.sep in node or len(node) > 2000)):  # paths and embedded images
             yield place, str(node)
@@ -91,7 +91,7 @@ def _value(cell: str) -> float | str:
 
 def compare(before: Path, after: Path, tolerance: float) -> int:
     """Prints what differs, the largest difference first; returns the number of values beyond the tolerance."""
-    old, new = numbers(before), numbers(after)
+    old, new = values(before), values(after)
     differences: dict[str, float] = dict.fromkeys(old.keys() ^ new.keys(), math.inf)
     for key in old.keys() & new.keys():
         a, b = old[key], new[key]
@@ -107,19 +107,19 @@ def compare(before: Path, after: Path, tolerance: float) -> int:
 
 def main() -> int:
     """Makes a record, or compares two."""
-    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    flags.add_argument("what", choices=("make", "compare"))
-    flags.add_argument("folders", nargs="+", type=Path)
-    flags.add_argument("--data", default="", help="where Pneumonia/ and pneumoniamnist.npz lie")
-    flags.add_argument("--tolerance", type=float, default=0.0)
-    asked = flags.parse_args()
-    if asked.what == "make":
-        for folder in asked.folders:
-            make(folder.absolute(), asked.data and os.path.abspath(asked.data))
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("make", "compare"))
+    parser.add_argument("folders", nargs="+", type=Path)
+    parser.add_argument("--data", default="", help="where Pneumonia/ and pneumoniamnist.npz lie")
+    parser.add_argument("--tolerance", type=float, default=0.0)
+    args = parser.parse_args()
+    if args.what == "make":
+        for folder in args.folders:
+            make(folder.absolute(), args.data and os.path.abspath(args.data))
         return 0
-    if len(asked.folders) != 2:
-        flags.error("compare takes two folders")
-    return min(compare(*asked.folders, asked.tolerance), 1)
+    if len(args.folders) != 2:
+        parser.error("compare takes two folders")
+    return min(compare(*args.folders, args.tolerance), 1)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""How good are a backbone's plain patch-text similarity maps on the phantom, beside maps that know nothing?
+"""How good are a backbone's plain patch-text similarity maps on the phantom, beside control maps?
 
     python benchmarks/map_quality.py --cases 520 --images 200
 
 For each test image one concept of the bank that it shows and that has a mask, in turn; the score is the scaled cosine
 of image and concept. Prints means with 95 % intervals over images, and the seconds that each part took. Phantom
-pictures are drawn: none of this is a clinical result.
+images are drawn: none of this is a clinical result.
 """
 
 from __future__ import annotations
@@ -44,16 +44,16 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=200, help="at most so many")
     parser.add_argument("--steps", type=int, default=28, help="of the curves")
     parser.add_argument("--seed", type=int, default=2019, help="of the drawing")
-    arguments = parser.parse_args()
+    args = parser.parse_args()
     seconds: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
-        measure(arguments, Path(folder) / "phantom", seconds)
+        measure(args, Path(folder) / "phantom", seconds)
     print(tabulate(seconds.items(), ["Part", "Seconds"], floatfmt=".1f"))
 
 
-def measure(arguments: argparse.Namespace, folder: Path, seconds: dict[str, float]) -> None:
+def measure(args: argparse.Namespace, folder: Path, seconds: dict[str, float]) -> None:
     """All that is measured, into two tables."""
-    timed(seconds, "draw", lambda: write_derm7pt(folder, arguments.cases, arguments.seed, progress=False))
+    timed(seconds, "draw", lambda: write_derm7pt(folder, args.cases, args.seed, progress=False))
     backbone = load_phantom("phantom", "")
     cfg = config(backbone, folder)
     from dassl.data.datasets import DATASET_REGISTRY  # once `get_cfg` has seen to the engine
@@ -62,7 +62,7 @@ def measure(arguments: argparse.Namespace, folder: Path, seconds: dict[str, floa
     truth = truth_of(dataset)
     if truth is None:
         raise SystemExit("the phantom has lost its labels")
-    cases = timed(seconds, "masks", lambda: chosen(dataset, truth, arguments.images))
+    cases = timed(seconds, "masks", lambda: chosen(dataset, truth, args.images))
     transform = build_transform(cfg, is_train=False)
     images = torch.stack([transform(open_image(path)) for path, _, _ in cases])
     masks = torch.stack([torch.from_numpy(fit_mask(mask, backbone.input_size).copy()) for _, _, mask in cases])
@@ -74,7 +74,7 @@ def measure(arguments: argparse.Namespace, folder: Path, seconds: dict[str, floa
         found = timed(seconds, f"localise, {name}", partial(localise, own, masks))
         rows += [(name, metric, *shown(getattr(found, metric))) for metric in vars(found)]
     print(tabulate(rows, ["Map", "Metric", "Mean", "95 % interval", "Images"], disable_numparse=True))
-    faithfulness(backbone, images, texts, all_maps, arguments.steps, seconds)
+    faithfulness(backbone, images, texts, all_maps, args.steps, seconds)
     forgot = similarity(randomised(backbone), images, texts)
     print("rank correlation with an untrained image tower's map:", *shown(rank_correlation(maps, forgot).numpy()))
 

@@ -1,4 +1,4 @@
-"""One training step of each method, ours against the same numbers computed as they are commonly computed.
+"""One training step of each method, ours against a baseline: the same values computed as they are commonly computed.
 
     python benchmarks/steps.py [--rounds 7] [--device cuda] [--precision fp32|amp|bf16]
 
@@ -49,10 +49,10 @@ def make_step(
 ) -> Step:
     """Forward, backward, `adjust` and one small SGD step; returns the loss."""
     optimiser = torch.optim.SGD(parameters, lr=1e-4, momentum=0.9)
-    kind = {"amp": torch.float16, "bf16": torch.bfloat16}.get(precision)
+    dtype = {"amp": torch.float16, "bf16": torch.bfloat16}.get(precision)
 
     def step() -> float:
-        with torch.autocast(device, dtype=kind or torch.float16, enabled=kind is not None):
+        with torch.autocast(device, dtype=dtype or torch.float16, enabled=dtype is not None):
             loss = losses()
         optimiser.zero_grad()
         loss.backward()
@@ -79,7 +79,7 @@ def plain(model: torch.nn.Module, images: Tensor, labels: Tensor) -> Callable[[]
 
 
 def pairs(device: str, precision: str) -> dict[str, tuple[Step, Step]]:
-    """Per method: the common step and ours."""
+    """Per method: the baseline's step and ours."""
     from xcoop.trainers.cocoop import CoCoOpModel
     from xcoop.trainers.coop import CoOpModel
 
@@ -89,8 +89,8 @@ def pairs(device: str, precision: str) -> dict[str, tuple[Step, Step]]:
     labels = torch.arange(B, device=device) % 2
     found = {}
 
-    def add(name: str, model: PromptModel, common: tuple[Any, list[Any]], own: tuple[Any, list[Any]]) -> None:
-        sides = ((*common, lambda: None), (*own, model.adjust_gradients))
+    def add(name: str, model: PromptModel, baseline: tuple[Any, list[Any]], own: tuple[Any, list[Any]]) -> None:
+        sides = ((*baseline, lambda: None), (*own, model.adjust_gradients))
         found[name] = tuple(make_step(losses, params, precision, device, adjust) for losses, params, adjust in sides)
 
     def backbone() -> ClipBackbone:
@@ -119,15 +119,15 @@ def pairs(device: str, precision: str) -> dict[str, tuple[Step, Step]]:
         ("CoCoOp", CoCoOpModel, PlainCoCoOp, cfg.COCOOP),
     ):
         model = make(backbone(), CLASSES, keys).to(device)
-        common = make_plain(clip, tokens[0], model.prompt_learner.ctx.detach()).to(device)
+        baseline = make_plain(clip, tokens[0], model.prompt_learner.ctx.detach()).to(device)
         if name == "CoCoOp":
             given = {key: value for key, value in model.trained_state().items() if key.startswith("meta_net.")}
-            for parameter, value in zip(common.meta_net.parameters(), given.values(), strict=True):
+            for parameter, value in zip(baseline.meta_net.parameters(), given.values(), strict=True):
                 parameter.data.copy_(value)
-        trained = [parameter for parameter in common.parameters() if parameter.requires_grad]
+        trained = [parameter for parameter in baseline.parameters() if parameter.requires_grad]
         cached = model.encode_images(images)
         own = (ours(model, lambda cached=cached: cached, labels), list(model.trained_parameters().values()))
-        add(f"{name} (cached features)", model, (plain(common, images, labels), trained), own)
+        add(f"{name} (cached features)", model, (plain(baseline, images, labels), trained), own)
     return found
 
 
@@ -162,21 +162,19 @@ def main() -> None:
     args = parser.parse_args()
     steps = pairs(args.device, args.precision)
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
-    gaps = dict.fromkeys(steps, 0.0)
+    apart = dict.fromkeys(steps, 0.0)
     for round_ in range(args.rounds + 1):
-        for name, (common, own) in steps.items():
-            (slow, want), (fast, got) = timed(common, round_, args.device), timed(own, round_, args.device)
-            gaps[name] = max(gaps[name], abs(want - got))
+        for name, (baseline, own) in steps.items():
+            (slow, want), (fast, got) = timed(baseline, round_, args.device), timed(own, round_, args.device)
+            apart[name] = max(apart[name], abs(want - got))
             times[name] += [(slow, fast)] * (round_ > 0)
     print(f"{torch.get_num_threads()} threads, {args.device}, {args.precision}, torch {torch.__version__}, B={B}")
-    print("| step | common, s | ours, s | ratio (range) | largest difference of the losses |\n|---|---|---|---|---|")
+    print("| step | baseline, s | ours, s | ratio (range) | largest difference of the losses |\n|---|---|---|---|---|")
     for name, pair in times.items():
         slow, fast = (statistics.median(column) for column in zip(*pair, strict=True))
         ratios = sorted(a / b for a, b in pair)
-        middle = statistics.median(ratios)
-        print(
-            f"| {name} | {slow:.3f} | {fast:.4f} | {middle:.1f} ({ratios[0]:.1f}-{ratios[-1]:.1f}) | {gaps[name]:.1e} |"
-        )
+        ratio = f"{statistics.median(ratios):.1f} ({ratios[0]:.1f}-{ratios[-1]:.1f})"
+        print(f"| {name} | {slow:.3f} | {fast:.4f} | {ratio} | {apart[name]:.1e} |")
 
 
 if __name__ == "__main__":

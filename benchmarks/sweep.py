@@ -5,8 +5,8 @@
 One by one: a process for each run, images decoded in every epoch (FEATURES.CACHE False), as many threads as PyTorch
 takes. The sweep starts with no cached features. Both sides take turns: the single runs come in two halves, with a
 whole sweep after each, so that a drifting machine hits both. What counts are the ratios, of the time on the clock and
-of the processors' time (which hardly depends on what else the machine does). A phantom's figures are no clinical
-results, and none are shown: only how far the accuracies of both sides are apart.
+of CPU time (which hardly depends on what else the machine does). A phantom's figures are no clinical results, and
+none are shown: only how far the accuracies of both sides are apart.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ SWEEP = ("-c", "import sys; sys.path[:] = [p for p in sys.path if p]; from xcoop
 
 @dataclass
 class Cost:
-    """Seconds on the clock, and of all processors together."""
+    """Seconds on the clock, and of CPU, all cores together."""
 
     wall: float = 0.0
     cpu: float = 0.0
 
     def add(self, work: Callable[[], None], times: int = 1) -> None:
         """Adds what some work costs, its child processes included, as if it were done so many times."""
-        start, used = time.perf_counter(), processors()
+        start, used = time.perf_counter(), cpu_seconds()
         work()
         self.wall += times * (time.perf_counter() - start)
-        self.cpu += times * (processors() - used)
+        self.cpu += times * (cpu_seconds() - used)
 
 
-def processors() -> float:
-    """Seconds that ended child processes have computed, in user and system mode."""
+def cpu_seconds() -> float:
+    """CPU seconds of the child processes that have ended, in user and system mode."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
     return usage.ru_utime + usage.ru_stime
 
@@ -132,11 +132,11 @@ def report(args: argparse.Namespace, runs: int, timed: int, alone: Cost, sweeps:
     say(
         f"{runs} runs: {args.trainers}, shots {args.shots}, seeds {args.seeds} on {args.datasets}; "
         f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
-        "| | clock, s | processors, s |\n|---|---|---|",
+        "| | clock, s | CPU, s |\n|---|---|---|",
         f"| one by one{part} | {alone.wall:.1f} | {alone.cpu:.1f} |",
         *(f"| xcoop sweep | {cost.wall:.1f} | {cost.cpu:.1f} |" for cost in sweeps),
     )
-    for kind, name in (("clock", "wall"), ("processors", "cpu")):
+    for kind, name in (("clock", "wall"), ("CPU", "cpu")):
         ratios = [getattr(alone, name) / getattr(cost, name) for cost in sweeps]
         say(f"ratio, {kind}: {statistics.fmean(ratios):.1f} ({min(ratios):.1f}-{max(ratios):.1f})")
 
