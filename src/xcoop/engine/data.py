@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from yacs.config import CfgNode
 
 from xcoop.engine import needs_dassl
 from xcoop.engine.rng import drawing, sample_seed
-from xcoop.engine.tools import Registry, check_availability, check_isfile, read_image
+from xcoop.engine.tools import Registry, check_isfile, read_image
 from xcoop.engine.transforms import INTERPOLATION_MODES, build_transform
 from xcoop.utils.suggest import unknown
 
@@ -92,6 +92,9 @@ class DatasetBase:
         num_classes: C, the greatest label plus one.
         lab2cname: class index -> name.
         classnames: the names in the order of the class indices.
+
+    Raises:
+        ValueError: there is no labelled image.
     """
 
     dataset_dir: str = ""
@@ -110,25 +113,11 @@ class DatasetBase:
         # A class without a training image keeps its place among the names if another split shows it: were it left
         # out, all later names would move down by one.
         labelled = [item for split in (train_x, val, test) for item in split or ()]
-        self.num_classes = self.get_num_classes(labelled)
-        self.lab2cname, self.classnames = self.get_lab2cname(labelled)
-
-    @staticmethod
-    def get_num_classes(data_source: Sequence[Datum]) -> int:
-        """The greatest label plus one.
-
-        Raises:
-            ValueError: there is no image.
-        """
-        if not data_source:
+        if not labelled:
             raise ValueError("a dataset without a single labelled image")
-        return max(item.label for item in data_source) + 1
-
-    @staticmethod
-    def get_lab2cname(data_source: Iterable[Datum]) -> tuple[dict[int, str], list[str]]:
-        """The class names by label, and as a list in that order."""
-        names = dict(sorted({item.label: item.classname for item in data_source}.items()))
-        return names, list(names.values())
+        self.lab2cname = dict(sorted({item.label: item.classname for item in labelled}.items()))
+        self.classnames = list(self.lab2cname.values())
+        self.num_classes = max(self.lab2cname) + 1
 
     def generate_fewshot_dataset(
         self, *data_sources: Items, num_shots: int = -1, repeat: bool = False
@@ -174,11 +163,7 @@ def build_dataset(cfg: CfgNode) -> DatasetBase:
     Raises:
         ValueError: it is not registered.
     """
-    name = cfg.DATASET.NAME
-    check_availability(name, DATASET_REGISTRY.registered_names())
-    if cfg.VERBOSE:
-        print(f"Loading dataset: {name}")
-    dataset: DatasetBase = DATASET_REGISTRY.get(name)(cfg)
+    dataset: DatasetBase = DATASET_REGISTRY.build(cfg.DATASET.NAME, cfg)
     return dataset
 
 
@@ -373,11 +358,7 @@ class DataManager:
         self.num_source_domains = len(cfg.DATASET.SOURCE_DOMAINS)
         self.lab2cname = dataset.lab2cname
         if cfg.VERBOSE:
-            self.show_dataset_summary(cfg)
-
-    def show_dataset_summary(self, cfg: CfgNode) -> None:
-        """Prints a table of what was loaded."""
-        rows = [["Dataset", cfg.DATASET.NAME], ["# classes", f"{self.num_classes:,}"]]
-        splits = {"train_x": self.dataset.train_x, "val": self.dataset.val, "test": self.dataset.test}
-        rows += [[f"# {name}", f"{len(items):,}"] for name, items in splits.items() if items]
-        print(tabulate(rows))
+            rows = [["Dataset", cfg.DATASET.NAME], ["# classes", f"{self.num_classes:,}"]]
+            splits = {"train_x": dataset.train_x, "val": dataset.val, "test": dataset.test}
+            rows += [[f"# {name}", f"{len(items):,}"] for name, items in splits.items() if items]
+            print(tabulate(rows))

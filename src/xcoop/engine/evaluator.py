@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
-from xcoop.engine.tools import Registry, check_availability
+from xcoop.engine.tools import Registry
 from xcoop.utils import files
 
 EVALUATOR_REGISTRY = Registry("EVALUATOR")
@@ -80,11 +80,7 @@ def build_evaluator(cfg: CfgNode, **kwargs: Any) -> Any:
     Raises:
         ValueError: it is not registered.
     """
-    name = cfg.TEST.EVALUATOR
-    check_availability(name, EVALUATOR_REGISTRY.registered_names())
-    if cfg.VERBOSE:
-        print(f"Loading evaluator: {name}")
-    return EVALUATOR_REGISTRY.get(name)(cfg, **kwargs)
+    return EVALUATOR_REGISTRY.build(cfg.TEST.EVALUATOR, cfg, **kwargs)
 
 
 @EVALUATOR_REGISTRY.register()

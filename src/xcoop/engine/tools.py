@@ -67,6 +67,17 @@ class Registry:
             raise KeyError(unknown(f"name in the registry {self._name}:", name, self._objects))
         return self._objects[name]
 
+    def build(self, name: str, cfg: Any, **more: Any) -> Any:
+        """Makes what has that name from the config, and says so.
+
+        Raises:
+            ValueError: there is none; the message gives the nearest name.
+        """
+        check_availability(name, self._objects)
+        if cfg.VERBOSE:
+            print(f"Loading {self._name.lower()}: {name}")
+        return self._objects[name](cfg, **more)
+
     def registered_names(self) -> list[str]:
         """All names, in the order of registration."""
         return list(self._objects)

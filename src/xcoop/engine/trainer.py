@@ -18,7 +18,7 @@ from xcoop.engine import needs_dassl
 from xcoop.engine.checkpoint import BEST, epoch_file, load_checkpoint, newest, restore, save_checkpoint
 from xcoop.engine.data import DataManager, begin_epoch
 from xcoop.engine.evaluator import AverageMeter, MetricMeter, build_evaluator
-from xcoop.engine.tools import Registry, check_availability
+from xcoop.engine.tools import Registry
 
 TRAINER_REGISTRY = Registry("TRAINER")
 HAND_OVER = 5.0  # seconds between two handings over of numbers to TensorBoard
@@ -32,11 +32,7 @@ def build_trainer(cfg: CfgNode) -> TrainerX:
     Raises:
         ValueError: it is not registered.
     """
-    name = cfg.TRAINER.NAME
-    check_availability(name, TRAINER_REGISTRY.registered_names())
-    if cfg.VERBOSE:
-        print(f"Loading trainer: {name}")
-    trainer: TrainerX = TRAINER_REGISTRY.get(name)(cfg)
+    trainer: TrainerX = TRAINER_REGISTRY.build(cfg.TRAINER.NAME, cfg)
     return trainer
 
 
