@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xcoop.config.plugins import register_dataset
-from xcoop.data.family import FamilyDataset
+from xcoop.data.dataset import FamilyDataset
 from xcoop.data.items import SPLITS, Item, Splits
 from xcoop.utils.console import DatasetError
 from xcoop.utils.reading import MOST_JSON, parse_json, read_bytes

@@ -8,12 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xcoop.config.plugins import own_view, register_dataset
-from xcoop.data.class_folders import left_out
+from xcoop.config.plugins import register_dataset
 from xcoop.data.dataset import TEST_SHARE, MedicalDataset
+from xcoop.data.folders import left_out
 from xcoop.data.items import Remark, Splits
-from xcoop.data.madesplit import Recipe, made_split
 from xcoop.data.own import TABLES, read_own
+from xcoop.data.splits import Recipe, made_split
 from xcoop.utils.console import DatasetError
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ TASK = "classes"
 class Folder(MedicalDataset):
     """`DATASET.PATH` names the folder or the table; see `read_own`. Without a split one is made and kept."""
 
-    def __init__(self, cfg: CfgNode) -> None:
-        cfg = own_view(cfg)
+    def set_up(self, cfg: CfgNode) -> None:
+        """Reads the folder or the table, which alone tell the classes."""
         if not cfg.DATASET.PATH:
             raise DatasetError(
                 "This dataset is your own: name the folder of its images, or its CSV file, with DATASET.PATH (such as "
@@ -41,7 +41,6 @@ class Folder(MedicalDataset):
         self.tasks = {TASK: self._own.classes}
         bank = self._own.folder / BANK
         self.concept_bank = str(bank) if bank.is_file() else ""
-        super().__init__(cfg)
 
     def find(self, cfg: CfgNode) -> Path:
         """The folder to which the paths of the images are relative."""

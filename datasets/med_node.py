@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from xcoop.config.plugins import register_dataset
-from xcoop.data.class_folders import read_class_folders
 from xcoop.data.dataset import MedicalDataset
+from xcoop.data.folders import read_class_folders
 from xcoop.data.items import Splits
 
 if TYPE_CHECKING:

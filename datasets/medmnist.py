@@ -16,7 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from xcoop.config.plugins import register_dataset
-from xcoop.data.family import FamilyDataset
+from xcoop.data.dataset import FamilyDataset
 from xcoop.data.folders import list_images, make_once
 from xcoop.data.items import SPLITS, Item, Splits
 from xcoop.utils.console import DatasetError

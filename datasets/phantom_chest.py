@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from xcoop.config.plugins import register_dataset
-from xcoop.data.drawn import SEED, DrawnDataset
+from xcoop.data.dataset import SEED, DrawnDataset
 from xcoop.datasets.pneumonia import Pneumonia
 from xcoop.phantom.layouts import VERSION, write_chest
 

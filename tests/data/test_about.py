@@ -53,7 +53,7 @@ def test_files_are_read(tmp_path: Path) -> None:
     facts = read(tmp_path, files=[FILE, drive], grouping="lesion", caution=" Few patients.\n", request="Ask.")
     assert facts.files == (
         RemoteFile("https://toys.invalid/x.zip", "toys/x.zip", 12, MD5, "toys"),
-        RemoteFile("gdrive:1A-b_c", "y.npz", 0, "", None),
+        RemoteFile("gdrive:1A-b_c", "y.npz"),
     )
     assert (facts.grouping, facts.caution, facts.request) == ("lesion", "Few patients.", "Ask.")
 

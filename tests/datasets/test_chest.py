@@ -10,7 +10,7 @@ import pytest
 from tree_tools import load, picture
 from trees_pneumonia import pneumonia
 
-from xcoop.data.drawn import SEED
+from xcoop.data.dataset import SEED
 from xcoop.datasets.pneumonia import cause_of, patient_of
 from xcoop.phantom.layouts import VERSION
 from xcoop.utils.console import DatasetError

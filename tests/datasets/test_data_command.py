@@ -22,7 +22,7 @@ from xcoop.config.merge import config_names
 from xcoop.data import about as about_module
 from xcoop.data.about import About, about, read_about
 from xcoop.data.checking import Report, check
-from xcoop.data.raw import read_raw
+from xcoop.data.dataset import read_raw
 
 VIRUS = "train/PNEUMONIA/person5_virus_10.jpeg"
 TEST_NORMAL = "test/NORMAL/IM-0020-0000.jpeg"

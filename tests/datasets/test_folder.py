@@ -19,8 +19,8 @@ from trees_folder import CLASSES, directories, split_directories, table
 from xcoop.concepts.bank import BankError, load_bank
 from xcoop.concepts.skeleton import skeleton
 from xcoop.data.checking import check
+from xcoop.data.dataset import read_raw
 from xcoop.data.own import read_own
-from xcoop.data.raw import read_raw
 from xcoop.training.checks import load_dataset_bank
 from xcoop.utils.console import DatasetError
 from xcoop.utils.suggest import is_plain

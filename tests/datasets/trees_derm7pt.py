@@ -38,7 +38,7 @@ def derm7pt(root: Path) -> Path:
 
 def phantom(root: Path) -> Path:
     """A tree in Derm7pt's layout under the phantom's own folder names: found there, it is not drawn."""
-    from xcoop.data.drawn import CASES, SEED
+    from xcoop.data.dataset import CASES, SEED
     from xcoop.phantom.layouts import VERSION
 
     folder = root / f"phantom-derm7pt-{CASES}-{SEED}-v{VERSION}"

@@ -29,7 +29,7 @@ def pneumonia(root: Path) -> Path:
 
 def phantom_chest(root: Path) -> Path:
     """The same tree under the chest phantom's own folder name: found there, it is not drawn."""
-    from xcoop.data.drawn import CASES, SEED
+    from xcoop.data.dataset import CASES, SEED
     from xcoop.phantom.layouts import VERSION
 
     folder = root / f"phantom-chest-{CASES}-{SEED}-v{VERSION}"

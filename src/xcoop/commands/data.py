@@ -119,8 +119,8 @@ def show_info(arguments: argparse.Namespace) -> int:
 def prepare_one(arguments: argparse.Namespace) -> int:
     """Fetches what may be fetched, says what must be asked for, and checks what is there then."""
     from xcoop.data.about import MissingDatasetError, how_to_get
+    from xcoop.data.dataset import read_raw
     from xcoop.data.fetching import fetch_all
-    from xcoop.data.raw import read_raw
 
     name = _name(arguments)
     facts, cfg = _facts(name), _config(arguments)
@@ -156,9 +156,8 @@ def _agree(arguments: argparse.Namespace, facts: About) -> None:
 
 def check_one(arguments: argparse.Namespace) -> int:
     """Prints the page of findings; its exit code."""
-    from xcoop.data.check_page import page
-    from xcoop.data.checking import check
-    from xcoop.data.raw import read_raw
+    from xcoop.data.checking import check, page
+    from xcoop.data.dataset import read_raw
     from xcoop.utils.console import DatasetError
     from xcoop.utils.files import atomic_write_text
 

@@ -2,28 +2,77 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import field, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+from pydantic_core import PydanticCustomError
 
 from xcoop.config.augmentation import KINDS
 from xcoop.config.plugins import plugin_path
-from xcoop.data.facts import Reader
-from xcoop.data.items import WHOLE, Splits, per_class
+from xcoop.data.items import SPLITS, WHOLE, Splits, per_class
 from xcoop.utils.reading import read_yaml
-
-logger = logging.getLogger(__name__)
+from xcoop.utils.suggest import shown, unknown
 
 GROUPINGS = ("patient", "lesion", "case", "report", "none", "")  # what splits are kept apart by; "" is not stated
+MAX_SIZE = 1 << 50  # bytes
 
 
 class MissingDatasetError(FileNotFoundError):
     """A dataset that is not where it was looked for; the message says how to get it."""
 
 
-@dataclass(frozen=True)
+def _text(value: Any) -> str:
+    """A text without the blanks around it; line breaks stay within, and the first line keeps its indentation."""
+    if not isinstance(value, str):
+        raise ValueError("a text")
+    return value.strip("\n") if "\n" in value.strip() else value.strip()
+
+
+def _holding(meaning: str, holds: Callable[[Any], object]) -> BeforeValidator:
+    def check(value: Any) -> Any:
+        if not holds(value):
+            raise ValueError(meaning)
+        return value
+
+    return BeforeValidator(check)
+
+
+def _matching(pattern: str, meaning: str) -> BeforeValidator:
+    return _holding(meaning, lambda value: isinstance(value, str) and re.fullmatch(pattern, value))
+
+
+def _one_of(kind: str, options: Iterable[str]) -> BeforeValidator:
+    def check(value: Any) -> Any:
+        if not isinstance(value, str):
+            raise ValueError("a text")
+        if value not in options:
+            raise PydanticCustomError("unknown", "{text}", {"text": unknown(kind, value, filter(None, options))})
+        return value
+
+    return BeforeValidator(check)
+
+
+def _is_inner(value: Any) -> bool:
+    """Whether a relative path with `/` stays below its root."""
+    return isinstance(value, str) and not re.search(r"[\\:]", value) and not {"", ".", ".."} & set(value.split("/"))
+
+
+BELOW = "a path below the data root, such as 'Name/file.zip'"
+Text = Annotated[str, BeforeValidator(_text)]
+Count = Annotated[int, _holding("a number of images", lambda value: type(value) is int and value >= 0)]
+Counts = dict[str, dict[Annotated[str, _one_of("split", (*SPLITS, WHOLE))], dict[str, Count]]]
+Reasons = dict[
+    Annotated[str, _one_of("key", KINDS)],
+    Annotated[str, _holding("a text", lambda value: isinstance(value, str) and value.strip())],
+]
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class RemoteFile:
     """A file that anybody may download.
 
@@ -35,14 +84,14 @@ class RemoteFile:
         unpack: the folder, relative to the data root, that an archive is unpacked into; None for a file that stays.
     """
 
-    url: str
-    name: str
-    size: int = 0
-    checksum: str = ""
-    unpack: str | None = None
+    url: Annotated[str, _matching(r"https?://\S+|gdrive:[\w-]+", "an http(s) address or gdrive:<id>")]
+    name: Annotated[str, _holding(BELOW, _is_inner)]
+    size: Annotated[int, _holding("a number of bytes", lambda value: type(value) is int and 0 < value < MAX_SIZE)] = 0
+    checksum: Annotated[str, _matching(r"(md5:[0-9a-f]{32}|sha256:[0-9a-f]{64})?", "md5:<hex> or sha256:<hex>")] = ""
+    unpack: Annotated[str | None, _holding(BELOW, lambda value: value == "." or _is_inner(value))] = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class About:
     """The facts of one dataset; see `configs/datasets/about/*.yaml`.
 
@@ -53,28 +102,28 @@ class About:
         files: what `xcoop data prepare` fetches, in order; none if nothing may be downloaded.
         request: what is to be done by hand; empty if nothing is.
         grouping: what is kept within one split, one of `GROUPINGS`.
-        positive: the class that is looked for, of sets of two.
         keeps_labels: kinds of augmentation that keep every label (see `xcoop.config.augmentation`), each with
             the reason.
         changes_labels: kinds that do not.
         caution: known leakage or label problems.
+        positive: the class that is looked for, of sets of two.
         name: of the file.
     """
 
-    title: str
-    homepage: str
-    licence: str
-    citation: str
-    layout: str
-    phantom: str
-    counts: Mapping[str, Mapping[str, Mapping[str, int]]]
+    title: Text
+    homepage: Text
+    licence: Text
+    citation: Text
+    layout: Text
+    phantom: Text
+    counts: Counts
     files: tuple[RemoteFile, ...] = ()
-    request: str = ""
-    grouping: str = ""
-    keeps_labels: Mapping[str, str] = field(default_factory=dict)
-    changes_labels: Mapping[str, str] = field(default_factory=dict)
-    caution: str = ""
-    positive: str = ""
+    request: Text = ""
+    grouping: Annotated[str, _one_of("grouping", GROUPINGS)] = ""
+    keeps_labels: Reasons = field(default_factory=dict)
+    changes_labels: Reasons = field(default_factory=dict)
+    caution: Text = ""
+    positive: Text = ""
     name: str = ""
 
 
@@ -89,28 +138,40 @@ def about(name: str) -> About:
 
 def read_about(path: Path) -> About:
     """The facts in a file; see `about`."""
-    top = Reader(read_yaml(path), str(path), About, filled=("name",))
-    texts = ("title", "homepage", "licence", "citation", "layout", "phantom", "request", "caution", "positive")
-    return About(
-        **{key: top.text(key) for key in texts},
-        counts=top.counts("counts"),
-        files=tuple(_remote_file(row, where) for row, where in top.rows("files")),
-        grouping=top.choice("grouping", GROUPINGS),
-        keeps_labels=top.texts("keeps_labels", KINDS),
-        changes_labels=top.texts("changes_labels", KINDS),
-        name=path.stem,
-    )
+    tree = read_yaml(path)
+    keys = [key for key in About.__dataclass_fields__ if key != "name"]
+    if isinstance(tree, dict) and "name" in tree:
+        raise ValueError(f"{path}: {unknown('key', 'name', keys)}")
+    try:
+        return replace(TypeAdapter(About).validate_python(tree), name=path.stem)
+    except ValidationError as error:
+        raise ValueError(_mistake(str(path), error)) from None
 
 
-def _remote_file(row: Any, where: str) -> RemoteFile:
-    reader = Reader(row, where, RemoteFile)
-    return RemoteFile(
-        url=reader.matching("url", r"https?://\S+|gdrive:[\w-]+", "an http(s) address or gdrive:<id>"),
-        name=reader.inner_path("name"),
-        size=reader.size("size"),
-        checksum=reader.matching("checksum", r"(md5:[0-9a-f]{32}|sha256:[0-9a-f]{64})?", "md5:<hex> or sha256:<hex>"),
-        unpack=reader.inner_path("unpack", root=True) if reader.has("unpack") else None,
-    )
+def _mistake(where: str, error: ValidationError) -> str:
+    """The first mistake with its place: `toys.yaml: files[0].size must be a number of bytes, not '12'`."""
+    first = error.errors()[0]
+    kind, place, value = first["type"], first["loc"], first["input"]
+    if place and place[-1] == "[key]":  # of a mapping: the key is what is wrong, so the place is the mapping
+        place = place[:-2]
+    elif kind in ("missing", "unexpected_keyword_argument"):
+        place = place[:-1]
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).lstrip(".")
+    where = f"{where}: {path}" if path else where
+    if kind == "unexpected_keyword_argument":
+        known = (RemoteFile if place else About).__dataclass_fields__
+        return f"{where}: {unknown('key', str(first['loc'][-1]), known)}"
+    if kind == "missing":
+        lacking = [str(one["loc"][-1]) for one in error.errors() if one["type"] == kind and one["loc"][:-1] == place]
+        return f"{where} lacks {', '.join(lacking)}"
+    if kind == "unknown":
+        return f"{where}: {first['msg']}"
+    if kind == "dataclass_type":
+        return f"{where} must hold keys and values, not {shown(value)}"
+    if kind == "value_error":
+        return f"{where} must be {first['ctx']['error']}, not {shown(value)}"
+    meaning = {"tuple_type": "a list", "dict_type": "a mapping from names", "string_type": "a mapping from names"}
+    return f"{where} must be {meaning[kind]}, not {shown(value)}"
 
 
 def missing(facts: About, looked_for: Iterable[Path]) -> MissingDatasetError:
@@ -139,15 +200,14 @@ def compare_counts(facts: About, task: str, splits: Splits) -> list[str]:
 
     Of a set that is still undivided there is nothing to say of val and test.
     """
-    published = facts.counts.get(task, {})
     found = {split: per_class(items) for split, items in splits if items or splits.divided}
     found[WHOLE] = per_class(splits.all())
     return [
-        f"{split} has {_counts(found[split])}; published: {_counts(expected)}"
-        for split, expected in published.items()
+        f"{split} has {_counted(found[split])}; published: {_counted(expected)}"
+        for split, expected in facts.counts.get(task, {}).items()
         if split in found and found[split] != expected
     ]
 
 
-def _counts(counts: Mapping[str, int]) -> str:
+def _counted(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{number} {name}" for name, number in counts.items()) or "no images"

@@ -1,29 +1,28 @@
-"""Is a dataset what was published, and fit to learn from? What is found, and how much it matters."""
+"""Is a dataset what was published, and fit to learn from? What is found, how much it matters, and the page on it."""
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+import textwrap
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from xcoop.data import hygiene
 from xcoop.data.about import About, compare_counts
-from xcoop.data.hygiene import Clash
-from xcoop.data.items import Item, Splits, per_class
-from xcoop.data.raw import Raw
+from xcoop.data.dataset import Raw
+from xcoop.data.items import EXAMPLES, Clash, Item, Splits, clean, grouped, per_class, told
 from xcoop.data.survey import survey
 from xcoop.utils.images import header
 from xcoop.utils.suggest import escaped
 
 NOTE, MATTERS, UNUSABLE = "note", "matters", "unusable"
 SEVERITIES = (NOTE, MATTERS, UNUSABLE)  # the index of the worst is the exit code
-EXAMPLES = 3
-LOOKED_AT = 20_000  # pictures whose size and mode are read; of more, an even choice
+LOOKED_AT = 20_000  # images whose size and mode are read; of more, an even choice
 LEFT_OUT = 0.01  # share of a split that a run may leave out before it matters
 IMBALANCE = 10  # largest to smallest class of train, from which on it is said
+SHOWN_SIZES = 3
+WIDTH = 118  # characters of a line of the page
 
 
 @dataclass(frozen=True)
@@ -47,9 +46,9 @@ class Report:
 
     Attributes:
         raw: the dataset, as its reader gave it.
-        published: number of images by split and class; empty if none are published, or the pictures are drawn.
-        sizes: number of pictures of each width and height.
-        modes: number of pictures of each PIL mode.
+        published: number of images by split and class; empty if none are published, or the images are drawn.
+        sizes: number of images of each width and height, the most frequent first.
+        modes: number of images of each PIL mode.
         findings: the worst first.
     """
 
@@ -98,46 +97,51 @@ def check(raw: Raw, facts: About | None) -> Report:
         raw: the dataset.
         facts: what is published of it; None if nothing is.
     """
-    paths = [item.path for item in raw.splits.all()]
-    surveyed = survey(raw.folder, paths)
+    surveyed = survey(raw.folder, [item.path for item in raw.splits.all()])
     reasons = {path: found.reason for path, found in surveyed.items() if found.reason}
     hashes = {path: found.content for path, found in surveyed.items() if not found.reason}
-    sizes, modes = _looks(raw.folder, list(hashes))
-    cleaned, clashes = hygiene.clean(raw.splits, hashes, raw.drops)
-    published = facts.counts.get(raw.task, {}) if facts and not raw.is_phantom else {}
+    paths = list(hashes)
+    with ThreadPoolExecutor(4) as pool:
+        some = [raw.folder / path for path in paths[:: max(-(-len(paths) // LOOKED_AT), 1)]]
+        looks = [look for look in pool.map(header, some) if look]
+    sizes = dict(Counter((width, height) for width, height, _ in looks).most_common())
+    modes = dict(Counter(mode for _, _, mode in looks).most_common())
+    cleaned, clashes = clean(raw.splits, hashes, raw.drops)
     findings = [
         *(Finding(MATTERS if remark.matters else NOTE, "reading", escaped(remark.text)) for remark in raw.remarks),
-        *_split_findings(raw),
-        *_count_findings(raw, facts),
-        *_unreadable_findings(reasons, len(surveyed)),
-        *_clash_findings(raw.splits, clashes),
-        *_left_findings(raw, cleaned),
-        *_patient_findings(raw.splits),
-        *_look_findings(sizes, modes),
-        *_balance_findings(raw),
+        *_of_splits(raw),
+        *_of_counts(raw, facts),
+        *_of_images(reasons, len(surveyed)),
+        *_of_clashes(raw, clashes, cleaned),
+        *_of_looks(sizes, modes),
+        *_of_balance(raw),
     ]
     findings.sort(key=lambda finding: -SEVERITIES.index(finding.severity))
+    published = facts.counts.get(raw.task, {}) if facts and not raw.is_phantom else {}
     return Report(raw, published, sizes, modes, tuple(findings))
 
 
-def _split_findings(raw: Raw) -> Iterator[Finding]:
-    train = per_class(raw.splits.train)
-    if lacking := [name for name in raw.class_names if name not in train]:
-        yield Finding(UNUSABLE, "splits", f"train has no image of {', '.join(map(repr, lacking))}")
-    if not getattr(raw.splits, "divided", True):
+def _lacking(names: Sequence[str], items: Sequence[Item]) -> str:
+    """The classes without an item, for a message; empty if each has some."""
+    found = per_class(items)
+    return ", ".join(repr(name) for name in names if name not in found)
+
+
+def _of_splits(raw: Raw) -> Iterator[Finding]:
+    if lacking := _lacking(raw.class_names, raw.splits.train):
+        yield Finding(UNUSABLE, "splits", f"train has no image of {lacking}")
+    if not raw.splits.divided:
         yield Finding(NOTE, "splits", "there are no official splits: a run makes them")
         return
     if not raw.splits.test:
         yield Finding(UNUSABLE, "splits", "there are no test images")
-    elif lacking := [name for name in raw.class_names if name not in per_class(raw.splits.test)]:
-        yield Finding(
-            MATTERS, "splits", f"test has no image of {', '.join(map(repr, lacking))}: its figures are partial"
-        )
+    elif lacking := _lacking(raw.class_names, raw.splits.test):
+        yield Finding(MATTERS, "splits", f"test has no image of {lacking}: its figures are partial")
     if not raw.splits.val:
         yield Finding(NOTE, "splits", "there is no validation split: a run carves one from train, by patient")
 
 
-def _count_findings(raw: Raw, facts: About | None) -> Iterator[Finding]:
+def _of_counts(raw: Raw, facts: About | None) -> Iterator[Finding]:
     if raw.is_phantom:
         yield Finding(NOTE, "counts", "the pictures are drawn: no number is compared, and no result is clinical")
     elif facts is None or not facts.counts.get(raw.task):
@@ -147,7 +151,7 @@ def _count_findings(raw: Raw, facts: About | None) -> Iterator[Finding]:
             yield Finding(MATTERS, "counts", line)
 
 
-def _unreadable_findings(reasons: Mapping[str, str], total: int) -> Iterator[Finding]:
+def _of_images(reasons: Mapping[str, str], total: int) -> Iterator[Finding]:
     if reasons:
         shown = "; ".join(f"{path}: {reason}" for path, reason in sorted(reasons.items())[:EXAMPLES])
         more = "; ..." if len(reasons) > EXAMPLES else ""
@@ -155,44 +159,30 @@ def _unreadable_findings(reasons: Mapping[str, str], total: int) -> Iterator[Fin
         yield Finding(UNUSABLE, "unreadable", text)
 
 
-def _clash_findings(splits: Splits, clashes: Sequence[Clash]) -> Iterator[Finding]:
-    """What stands twice; `_matters` says when it is more than a note."""
-    lengths = {split: len(items) for split, items in splits}
-    groups: dict[tuple[str, str, str], list[Clash]] = defaultdict(list)
-    for clash in clashes:
-        groups[clash.split, clash.other_split, clash.kind].append(clash)
-    for _, group in sorted(groups.items()):
-        (line,) = hygiene.summary(group)
-        yield Finding(MATTERS if _matters(group, lengths[group[0].split]) else NOTE, group[0].kind, line)
+def _of_clashes(raw: Raw, clashes: Sequence[Clash], cleaned: Splits) -> Iterator[Finding]:
+    """What stands twice, and whether it does harm that a run, which leaves it out of train and val, does not undo.
 
-
-def _left_findings(raw: Raw, cleaned: Splits) -> Iterator[Finding]:
-    """Classes of which nothing is left to train on."""
+    It does if the test split shares something with another (then other people's results profit from it), if equal
+    images have unequal labels, or if much is left out.
+    """
+    lengths = {split: len(items) for split, items in raw.splits}
+    for group in grouped(clashes):
+        split, other, kind = group[0].split, group[0].other_split, group[0].kind
+        contradicting = kind != "patient" and any(clash.item.label != clash.other.label for clash in group)
+        leaked = split != other and "test" in (split, other)
+        matters = contradicting or leaked or len(group) > LEFT_OUT * max(lengths[split], 100)
+        yield Finding(MATTERS if matters else NOTE, kind, told(group))
     before, after = per_class(raw.splits.train), per_class(cleaned.train)
     if lost := [name for name in raw.class_names if name in before and name not in after]:
         names = ", ".join(map(repr, lost))
         yield Finding(UNUSABLE, "splits", f"train has no image of {names} left without what stands twice")
-
-
-def _matters(group: Sequence[Clash], length: int) -> bool:
-    """Whether clashes do harm that a run, which leaves them out of train and val, does not undo by itself.
-
-    They do if the test split shares something with another (then other people's results profit from it), if equal
-    pictures have unequal labels, or if much is left out.
-    """
-    split, other = group[0].split, group[0].other_split
-    contradicting = any(c.kind != "patient" and c.item.label != c.other.label for c in group)
-    return contradicting or (split != other and "test" in (split, other)) or len(group) > LEFT_OUT * max(length, 100)
-
-
-def _patient_findings(splits: Splits) -> Iterator[Finding]:
-    unknown = sum(not item.patient for item in splits.all())
+    unknown, total = sum(not item.patient for item in raw.splits.all()), len(raw.splits.all())
     if unknown:
-        who = "patients are not told" if unknown == len(splits.all()) else f"{unknown} images tell no patient"
+        who = "patients are not told" if unknown == total else f"{unknown} images tell no patient"
         yield Finding(NOTE, "patient", f"{who}: whether one is in two splits cannot be checked")
 
 
-def _look_findings(sizes: Mapping[tuple[int, int], int], modes: Mapping[str, int]) -> Iterator[Finding]:
+def _of_looks(sizes: Mapping[tuple[int, int], int], modes: Mapping[str, int]) -> Iterator[Finding]:
     if len(modes) > 1:
         text = ", ".join(f"{number} {mode}" for mode, number in modes.items())
         yield Finding(NOTE, "modes", f"pictures of several modes ({text}): all are read as RGB")
@@ -200,7 +190,7 @@ def _look_findings(sizes: Mapping[tuple[int, int], int], modes: Mapping[str, int
         yield Finding(NOTE, "sizes", f"{small} pictures are smaller than 64 pixels: a backbone sees them enlarged")
 
 
-def _balance_findings(raw: Raw) -> Iterator[Finding]:
+def _of_balance(raw: Raw) -> Iterator[Finding]:
     counts = per_class(raw.splits.train)
     if counts and max(counts.values()) >= IMBALANCE * min(counts.values()):
         largest, smallest = max(counts, key=lambda name: counts[name]), min(counts, key=lambda name: counts[name])
@@ -208,16 +198,47 @@ def _balance_findings(raw: Raw) -> Iterator[Finding]:
         yield Finding(NOTE, "balance", f"{text}: look at balanced measures, not at accuracy alone")
 
 
-def _looks(folder: Path, paths: Sequence[str]) -> tuple[dict[tuple[int, int], int], dict[str, int]]:
-    """How many pictures there are of each size and of each mode, the most frequent first."""
-    step = max(-(-len(paths) // LOOKED_AT), 1)
-    with ThreadPoolExecutor(4) as pool:
-        found = [look for look in pool.map(header, [folder / path for path in paths[::step]]) if look]
-    sizes = Counter((width, height) for width, height, _ in found)
-    modes = Counter(mode for _, _, mode in found)
-    return dict(sizes.most_common()), dict(modes.most_common())
+def page(report: Report, facts: About | None) -> list[str]:
+    """The findings as lines of text; the last one is the verdict."""
+    raw = report.raw
+    lines = [f"{facts.title if facts else raw.name}, task {raw.task}, in {raw.folder}"]
+    if facts:
+        lines += [f"Licence: {facts.licence}", f"Kept apart by: {facts.grouping or 'not stated'}"]
+        lines += _wrapped("Caution: ", facts.caution) if facts.caution else []
+    lines += ["", *_table(report), ""]
+    if report.sizes:
+        shown = [f"{number} have {width}x{height}" for (width, height), number in report.sizes.items()][:SHOWN_SIZES]
+        more = f", and {len(report.sizes) - SHOWN_SIZES} other sizes" if len(report.sizes) > SHOWN_SIZES else ""
+        modes = ", ".join(f"{number} {mode}" for mode, number in report.modes.items())
+        looked_at = sum(report.modes.values())
+        lines.append(f"Pixels of {looked_at} looked at: {', '.join(shown)}{more}. Modes: {modes}.")
+    lines.append("")
+    for finding in report.findings:
+        lines += _wrapped(f"{finding.severity:>{max(map(len, SEVERITIES))}}  ", finding.text)
+    return [*lines, "", f"Verdict: {report.verdict}."]
 
 
-def patients(items: Sequence[Item]) -> int:
-    """How many patients are told of."""
-    return len({item.patient for item in items if item.patient})
+def _wrapped(head: str, text: str) -> list[str]:
+    return textwrap.wrap(head + text, WIDTH, subsequent_indent=" " * len(head), break_long_words=False)
+
+
+def _table(report: Report) -> list[str]:
+    """Found numbers of images by class and split, with the published ones where they differ."""
+    from tabulate import tabulate
+
+    splits = {split: list(items) for split, items in report.raw.splits}
+    if "all" in report.published:  # of a set without official splits
+        splits["all"] = report.raw.splits.all()
+    found = {split: per_class(items) for split, items in splits.items()}
+
+    def cell(split: str, name: str) -> str:
+        number = found[split].get(name, 0)
+        expected = report.published.get(split, {name: number}).get(name, 0)
+        return str(number) if expected == number else f"{number} (published: {expected})"
+
+    rows: list[list[object]] = [[name, *(cell(split, name) for split in splits)] for name in report.raw.class_names]
+    rows.append(["images", *(str(len(items)) for items in splits.values())])
+    patients = [len({item.patient for item in items if item.patient}) for items in splits.values()]
+    if any(patients):
+        rows.append(["patients", *map(str, patients)])
+    return tabulate(rows, headers=["class", *splits], stralign="right", disable_numparse=True).splitlines()

@@ -1,4 +1,4 @@
-"""The way of every dataset from files to `Datum` lists: read, check, clean, choose."""
+"""The way of every dataset from files to `Datum` lists: find, read, check, clean, choose."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import logging
 import os
 import posixpath
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,16 +16,15 @@ from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 from xcoop.concepts.bank import same_name
 from xcoop.config.defaults import check_settings
 from xcoop.config.plugins import own_view
-from xcoop.data import hygiene
 from xcoop.data.about import MissingDatasetError, about, compare_counts, missing
-from xcoop.data.class_folders import left_out
-from xcoop.data.folders import absolute
-from xcoop.data.items import Remark, Splits
+from xcoop.data.folders import absolute, left_out, writable
+from xcoop.data.items import Remark, Splits, clean, grouped, shown_some, told
 from xcoop.data.splits import carve, few_shot, record, subsample_classes, three_way
 from xcoop.data.survey import refuse_unreadable, survey
 from xcoop.evaluation.positive import check_asked, positive_class
-from xcoop.utils import suggest as names
 from xcoop.utils.console import DatasetError
+from xcoop.utils.files import cache_dir
+from xcoop.utils.suggest import escaped, is_plain, unknown
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -35,7 +34,36 @@ logger = logging.getLogger(__name__)
 CARVE_SEED = 0  # of validation and test patients: the same for every run, so that seeds and shots compare on one set
 TEST_SHARE = 0.3  # of a set without official splits; CoOp's own divisions hold 50, 20 and 30 %
 MAX_NAMED = 5
-PHANTOM_MARK = "phantom.json"  # lies in, or just above, a folder of drawn pictures
+PHANTOM_MARK = "phantom.json"  # lies in, or just above, a folder of drawn images
+CASES = 1200  # of a phantom that is drawn on first use
+SEED = 2019  # of that drawing; the runs' own seeds choose shots, not images
+
+
+@dataclass(frozen=True)
+class Raw:
+    """A dataset as its reader gives it: before anything is compared, carved or left out.
+
+    Attributes:
+        name: of the dataset.
+        about_name: of its facts; empty if nothing is published.
+        folder: of the images.
+        task: that was read.
+        class_names: of the task, in label order.
+        is_phantom: whether the images are drawn.
+        splits: as they are handed out; an empty val is carved from train later.
+        remarks: on how it was read.
+        drops: whether a run leaves out what clashes (DATASET.HYGIENE).
+    """
+
+    name: str
+    about_name: str
+    folder: Path
+    task: str
+    class_names: tuple[str, ...]
+    is_phantom: bool
+    splits: Splits
+    remarks: tuple[Remark, ...] = ()
+    drops: bool = True
 
 
 class MedicalDataset(DatasetBase):
@@ -52,7 +80,7 @@ class MedicalDataset(DatasetBase):
             `xcoop.config.augmentation`); of a set with published facts, as these state it.
         dataset_dir: the folder that holds the images.
         task: the task that was read.
-        is_phantom: whether the pictures are drawn.
+        is_phantom: whether the images are drawn.
         whole_folders: whether all that lies in the folders of the images ought to be images of the set; not so where a
             table chooses among them.
         split_hash: digest of the full splits (see `Splits.digest`).
@@ -62,7 +90,7 @@ class MedicalDataset(DatasetBase):
     name: str = ""
     dataset_dir: str = ""
     about_name: str = ""
-    tasks: Mapping[str, tuple[str, ...]]
+    tasks: Mapping[str, tuple[str, ...]] = {}
     concept_bank: str = ""
     positive_class: str = ""
     changes_labels: Mapping[str, str] = {}
@@ -71,21 +99,57 @@ class MedicalDataset(DatasetBase):
 
     def __init__(self, cfg: CfgNode) -> None:
         cfg = own_view(cfg)
+        raw = self.load(cfg)
+        full = self._clean(cfg, raw)
+        self.split_hash = full.digest()
+        splits = subsample_classes(self._few_shot(cfg, raw.folder, full), cfg.DATASET.SUBSAMPLE_CLASSES)
+        path_of = {item.path: os.path.join(raw.folder, item.path) for item in splits.all()}
+        told_of = all(item.patient for item in splits.all())
+        self.patients = {path_of[item.path]: item.patient for item in splits.all()} if told_of else None
+        train, val, test = (
+            [Datum(impath=path_of[item.path], label=item.label, classname=item.classname) for item in items]
+            for _, items in splits
+        )
+        super().__init__(train_x=train, val=val, test=test)
+        self.positive_class = positive_class(self.classnames, cfg.DATASET.POSITIVE_CLASS or self.positive_class)
+
+    def load(self, cfg: CfgNode) -> Raw:
+        """Finds and reads the set, and does nothing else with it.
+
+        Raises:
+            MissingDatasetError: it is not there; the message says how to get it.
+            DatasetError: its files contradict its layout.
+            ValueError: the configuration names no task of it, or states what no run could mean.
+        """
+        cfg = own_view(cfg)
         check_settings(cfg, section="DATASET")
+        self.set_up(cfg)
         self.name = self.name or type(self).__name__
-        self.task = self._choose_task(cfg.DATASET.TASK)
+        if (task := cfg.DATASET.TASK) and task not in self.tasks:
+            raise ValueError(f"{self.name}: {unknown('DATASET.TASK', task, self.tasks)}")
+        self.task = task or next(iter(self.tasks))
         check_asked(cfg.DATASET.POSITIVE_CLASS, cfg.DATASET.CLASSES or self.class_names)
         if self.about_name:
             self.changes_labels = about(self.about_name).changes_labels
         folder = self.find(cfg)
         self.dataset_dir = str(folder)
-        self.is_phantom = self.is_phantom or _is_drawn(folder)
-        full = self._clean(cfg, folder, self._ordered(cfg, folder, self.read(folder)))
-        self.split_hash = full.digest()
-        splits = subsample_classes(self._few_shot(cfg, folder, full), cfg.DATASET.SUBSAMPLE_CLASSES)
-        self.patients = _patients(folder, splits)
-        super().__init__(**self._datums(folder, splits))
-        self.positive_class = positive_class(self.classnames, cfg.DATASET.POSITIVE_CLASS or self.positive_class)
+        drawn = any((place / PHANTOM_MARK).is_file() for place in (folder, folder.parent))
+        self.is_phantom = self.is_phantom or drawn
+        splits = self._ordered(cfg, folder, self.read(folder))
+        return Raw(
+            name=self.name,
+            about_name=self.about_name,
+            folder=folder,
+            task=self.task,
+            class_names=tuple(self.class_names),
+            is_phantom=self.is_phantom,
+            splits=splits,
+            remarks=tuple(self.remarks(folder, splits)),
+            drops=cfg.DATASET.HYGIENE == "drop",
+        )
+
+    def set_up(self, cfg: CfgNode) -> None:
+        """Takes from the configuration what the set is, where the class alone does not state it: name, tasks, bank."""
 
     @abstractmethod
     def find(self, cfg: CfgNode) -> Path:
@@ -141,22 +205,21 @@ class MedicalDataset(DatasetBase):
             return [absolute(cfg.DATASET.PATH)]
         return [absolute(cfg.DATASET.ROOT) / below for below in below_root]
 
-    def _choose_task(self, asked: str) -> str:
-        if asked and asked not in self.tasks:
-            raise ValueError(f"{self.name}: {names.unknown('DATASET.TASK', asked, self.tasks)}")
-        return asked or next(iter(self.tasks))
-
     @classmethod
     def classes_of(cls, cfg: CfgNode) -> tuple[str, ...] | None:
         """The class names that the set itself has for a configuration, in its own order; None if nothing tells them."""
-        tasks = getattr(cls, "tasks", None)
-        if not tasks:
-            return None
-        return tuple(tasks[cfg.DATASET.TASK or next(iter(tasks))])
+        return tuple(cls.tasks[cfg.DATASET.TASK or next(iter(cls.tasks))]) if cls.tasks else None
 
     def _ordered(self, cfg: CfgNode, folder: Path, splits: Splits) -> Splits:
         """The splits with the classes in the order, and under the names, of `DATASET.CLASSES`."""
-        _require_plain(folder, [*self.class_names, *(text for i in splits.all() for text in (i.path, i.patient))])
+        texts = {str(folder), *self.class_names, *(text for item in splits.all() for text in (item.path, item.patient))}
+        if strange := sorted(text for text in texts if not is_plain(text)):
+            # They could not be written to every record and page later, after the training.
+            shown = shown_some((f"'{escaped(text)}'" for text in strange), MAX_NAMED)
+            raise DatasetError(
+                f"{escaped(str(folder))}: {len(strange)} names of files, classes or patients are no UTF-8, or hold "
+                f"control characters: {shown}. Rename them"
+            )
         wanted = tuple(map(str, cfg.DATASET.CLASSES))
         if not wanted or wanted == self.class_names:
             return splits
@@ -177,20 +240,21 @@ class MedicalDataset(DatasetBase):
         self.positive_class = "".join(named) or self.positive_class
         return replace(Splits.of(*moved), divided=splits.divided)
 
-    def _clean(self, cfg: CfgNode, folder: Path, splits: Splits) -> Splits:
+    def _clean(self, cfg: CfgNode, raw: Raw) -> Splits:
+        """The full splits of a run: compared with the published, images readable, divided, nothing in two of them."""
         if self.about_name and not self.is_phantom:
-            for line in compare_counts(about(self.about_name), self.task, splits):
+            for line in compare_counts(about(self.about_name), self.task, raw.splits):
                 logger.warning("%s: %s", self.name, line)
-        for remark in self.remarks(folder, splits):
+        for remark in raw.remarks:
             logger.log(logging.WARNING if remark.matters else logging.INFO, "%s: %s", self.name, remark.text)
-        self._require_every_class(folder, splits)
-        findings = survey(folder, [item.path for item in splits.all()])
-        refuse_unreadable(folder, findings)
+        self._require_every_class(raw.folder, raw.splits)
+        findings = survey(raw.folder, [item.path for item in raw.splits.all()])
+        refuse_unreadable(raw.folder, findings)
         hashes = {path: finding.content for path, finding in findings.items()}
-        splits = self._divide(splits, float(cfg.DATASET.VAL_PERCENT), hashes)
-        splits, clashes = hygiene.clean(splits, hashes, hygiene.drops(cfg.DATASET.HYGIENE))
-        hygiene.report(self.name, clashes)
-        self._require_every_class(folder, splits)
+        splits, clashes = clean(self._divide(raw.splits, float(cfg.DATASET.VAL_PERCENT), hashes), hashes, raw.drops)
+        for group in grouped(clashes):
+            logger.warning("%s: %s", self.name, told(group))
+        self._require_every_class(raw.folder, splits)
         return splits
 
     def _divide(self, splits: Splits, val_share: float, hashes: Mapping[str, str]) -> Splits:
@@ -226,13 +290,84 @@ class MedicalDataset(DatasetBase):
         logger.info("%s: few-shot subset of %d images: %s", self.name, len(chosen.train), path)
         return chosen
 
-    @staticmethod
-    def _datums(folder: Path, splits: Splits) -> dict[str, list[Datum]]:
-        train, val, test = (
-            [Datum(impath=_impath(folder, item.path), label=item.label, classname=item.classname) for item in items]
-            for _, items in splits
-        )
-        return {"train_x": train, "val": val, "test": test}
+
+class FamilyDataset(MedicalDataset):
+    """One set of a family that shares a format: `DATASET.SET`, with the class names `DATASET.CLASSES` in their order.
+
+    The set's name in lower case is that of its configuration, its facts and its concept bank.
+    """
+
+    def set_up(self, cfg: CfgNode) -> None:
+        """Takes name and classes from the configuration, the task from the facts."""
+        self.name = str(cfg.DATASET.SET)
+        classes = [str(name) for name in cfg.DATASET.CLASSES]
+        if not self.name or not classes:
+            family = cfg.DATASET.NAME
+            raise DatasetError(f"{family} reads many sets: name one of its configurations, which state SET and CLASSES")
+        if twice := sorted({name for name in classes if classes.count(name) > 1}):
+            raise DatasetError(f"DATASET.CLASSES of {self.name} holds {', '.join(map(repr, twice))} more than once")
+        self.about_name = self.concept_bank = self.name.lower()
+        facts = about(self.about_name)
+        task, counts = next(iter(facts.counts.items()))
+        published = list(next(iter(counts.values()), classes))
+        # Others are new names, in the order of the labels.
+        self.tasks = {task: tuple(published if same_classes(published, classes) else classes)}
+        self.positive_class = facts.positive
+
+
+class DrawnDataset(MedicalDataset):
+    """A phantom of `DATASET.CASES` cases (0: 1,200), drawn if it is not there, and found again.
+
+    It lies below `DATASET.ROOT`, or below the cache if no root is given or it cannot be written to;
+    `DATASET.PATH` names another folder, drawn into if it is missing.
+    """
+
+    is_phantom = True
+
+    @abstractmethod
+    def folder_name(self, cases: int) -> str:
+        """Of the drawing; other images have another name."""
+
+    @abstractmethod
+    def draw(self, out: Path, cases: int) -> None:
+        """Draws whole or not at all; FileExistsError if another process was faster."""
+
+    @abstractmethod
+    def inside(self, folder: Path) -> Path | None:
+        """What is read of a drawing's folder; None if it holds no drawing."""
+
+    def find(self, cfg: CfgNode) -> Path:
+        """What is read of the phantom; drawn if it is not there."""
+        cases = int(cfg.DATASET.CASES) or CASES
+        name = self.folder_name(cases)
+        places = [cache_dir() / name]
+        if cfg.DATASET.PATH:
+            places = self.places(cfg)
+        elif cfg.DATASET.ROOT:
+            (below_root,) = self.places(cfg, name)
+            places = [*places, below_root] if writable(below_root) else [below_root, *places]
+        for folder in places:
+            if found := self.inside(folder):
+                return found
+        folder = places[-1]
+        if folder.exists() and any(folder.iterdir()):
+            raise self.missing([folder])
+        logger.info("drawing %d phantom cases into %s, once", cases, folder)
+        try:
+            self.draw(folder, cases)
+        except OSError:
+            if not self.inside(folder):
+                raise
+            logger.info("another process drew %s first; it is used", folder)
+        return self.inside(folder) or folder
+
+
+def read_raw(cfg: CfgNode) -> Raw:
+    """The dataset that a configuration names, see `MedicalDataset.load`; ValueError if it is not of this kind."""
+    cls: Any = DATASET_REGISTRY.get(cfg.DATASET.NAME)
+    if not issubclass(cls, MedicalDataset):
+        raise ValueError(f"{cls.__name__} is no MedicalDataset, and cannot be read without being cleaned")
+    return cls.__new__(cls).load(cfg)  # the constructor would go on to clean and choose
 
 
 def class_names(cfg: CfgNode) -> tuple[str, ...] | None:
@@ -246,30 +381,3 @@ def class_names(cfg: CfgNode) -> tuple[str, ...] | None:
 def same_classes(one: Sequence[str], two: Sequence[str]) -> bool:
     """Whether two lists hold the same classes, in whatever order and spelling (see `same_name`)."""
     return sorted(map(same_name, one)) == sorted(map(same_name, two))
-
-
-def _require_plain(folder: Path, texts: Iterable[str]) -> None:
-    """DatasetError for names that could not be written to every record and page later, after the training."""
-    strange = sorted({text for text in (str(folder), *texts) if not names.is_plain(text)})
-    if strange:
-        examples = ", ".join(f"'{names.escaped(text)}'" for text in strange[:MAX_NAMED])
-        examples += ", ..." if len(strange) > MAX_NAMED else ""
-        raise DatasetError(
-            f"{names.escaped(str(folder))}: {len(strange)} names of files, classes or patients are no UTF-8, or hold "
-            f"control characters: {examples}. Rename them"
-        )
-
-
-def _is_drawn(folder: Path) -> bool:
-    return any((place / PHANTOM_MARK).is_file() for place in (folder, folder.parent))
-
-
-def _impath(folder: Path, path: str) -> str:
-    return os.path.join(folder, path)
-
-
-def _patients(folder: Path, splits: Splits) -> dict[str, str] | None:
-    items = splits.all()
-    if not all(item.patient for item in items):
-        return None
-    return {_impath(folder, item.path): item.patient for item in items}

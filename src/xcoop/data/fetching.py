@@ -49,7 +49,9 @@ def fetch(file: RemoteFile, root: Path) -> Path:
         OSError: the disk is full or must not be written to.
     """
     target = root / file.name
-    job = Job(_address(file), target, file.size, file.checksum, f"Or get it by hand and put it at {target}")
+    identity = file.url.removeprefix(DRIVE) if file.url.startswith(DRIVE) else ""
+    url = DRIVE_PAGE + identity if identity else file.url
+    job = Job(url, target, file.size, file.checksum, f"Or get it by hand and put it at {target}")
     if target.is_file():
         try:
             found = check(target, job)
@@ -58,50 +60,40 @@ def fetch(file: RemoteFile, root: Path) -> Path:
         logger.info("%s is there already", target)
     else:
         logger.info("downloading %s to %s", job.url, target)
-        found = _from_drive(file, job) if file.url.startswith(DRIVE) else download(job)
-    if not file.checksum:
-        _compare_with_record(target, found)
-    return target
-
-
-def _address(file: RemoteFile) -> str:
-    return DRIVE_PAGE + file.url.removeprefix(DRIVE) if file.url.startswith(DRIVE) else file.url
-
-
-def _from_drive(file: RemoteFile, job: Job) -> str:
-    """Through gdown, which answers Google's questions; the SHA-256 (hex). Others wait, and find the file."""
-    job.target.parent.mkdir(parents=True, exist_ok=True)
-    with held(job.target.with_name(f".{job.target.name}.lock")):
-        return check(job.target, job) if job.target.is_file() else _ask_drive(file, job)
-
-
-def _ask_drive(file: RemoteFile, job: Job) -> str:
-    import gdown
-
-    try:
-        if not job.part.exists():  # else it was whole, and only the check did not come to an end
-            identity = file.url.removeprefix(DRIVE)
-            gdown.download(id=identity, output=str(job.part), quiet=not sys.stderr.isatty(), resume=True)
-        if not job.part.is_file():
-            raise ConnectionError("nothing came")
-    except Exception as error:  # gdown and requests have errors of their own, some of them OSErrors
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise ConnectionError(f"{job.url} cannot be downloaded ({error}). {job.advice}") from error
-    try:
-        return accept(job)
-    except ValueError:
-        job.part.unlink(missing_ok=True)
-        raise
-
-
-def _compare_with_record(target: Path, found: str) -> None:
-    """Nothing is published to compare with: the first machine's SHA-256 is written down for the others."""
+        found = _from_drive(identity, job) if identity else download(job)
+    if file.checksum:
+        return target
+    # Nothing is published to compare with: the first machine's SHA-256 is written down for the others.
     record = target.with_name(f"{target.name}.sha256")
     if record.is_file():
         expected = record.read_text(encoding="utf-8").split()[:1]
         if expected != [found]:
             raise ValueError(f"{target} has the SHA-256 {found}, and {record} recorded {' '.join(expected) or 'none'}")
-        return
-    logger.warning("no checksum of %s is published; its SHA-256 is recorded in %s", target.name, record)
-    atomic_write_text(record, f"{found}  {target.name}\n")
+    else:
+        logger.warning("no checksum of %s is published; its SHA-256 is recorded in %s", target.name, record)
+        atomic_write_text(record, f"{found}  {target.name}\n")
+    return target
+
+
+def _from_drive(identity: str, job: Job) -> str:
+    """Through gdown, which answers Google's questions; the SHA-256 (hex). Others wait, and find the file."""
+    import gdown
+
+    job.target.parent.mkdir(parents=True, exist_ok=True)
+    with held(job.target.with_name(f".{job.target.name}.lock")):
+        if job.target.is_file():
+            return check(job.target, job)
+        try:
+            if not job.part.exists():  # else it was whole, and only the check did not come to an end
+                gdown.download(id=identity, output=str(job.part), quiet=not sys.stderr.isatty(), resume=True)
+            if not job.part.is_file():
+                raise ConnectionError("nothing came")
+        except Exception as error:  # gdown and requests have errors of their own, some of them OSErrors
+            if isinstance(error, OSError) and error.errno is not None:
+                raise
+            raise ConnectionError(f"{job.url} cannot be downloaded ({error}). {job.advice}") from error
+        try:
+            return accept(job)
+        except ValueError:
+            job.part.unlink(missing_ok=True)
+            raise

@@ -1,19 +1,31 @@
-"""Folders: where data lies, what may be written, and which pictures are in them."""
+"""Folders: where data lies, what may be written, which images are in them, and what lies beside the images."""
 
 from __future__ import annotations
 
 import logging
 import os
 import posixpath
+import re
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
+from xcoop.data.items import Item, Remark, shown_some
 from xcoop.utils.console import DatasetError
 from xcoop.utils.files import make_folder
-from xcoop.utils.images import is_image_name
+from xcoop.utils.images import SUFFIXES, is_image_name
+from xcoop.utils.suggest import escaped
 
 logger = logging.getLogger(__name__)
+
+# What programmes leave in every folder, and what is written here; it is nobody's data.
+NO_DATA = re.compile(
+    r"\._.*|\.(?:DS_Store|gitkeep|gitignore|gitattributes|directory|localized|nomedia)|Thumbs\.db|ehthumbs\.db|desktop\.ini"
+    r"|(?:.*\.)?split-seed_\d+\.json|phantom\.json|concepts\.yaml",
+    re.IGNORECASE,
+)
+DOCUMENTS = frozenset({"", ".txt", ".md", ".rst", ".pdf", ".json", ".yaml", ".yml", ".html", ".xml", ".bib", ".docx"})
 
 
 def absolute(path: str | os.PathLike[str]) -> Path:
@@ -42,20 +54,32 @@ def make_once(final: Path, write: Callable[[Path], int]) -> Path:
 
 
 def list_images(folder: Path, deep: bool = False) -> list[str]:
-    """The pictures below a folder, as sorted relative paths with `/`; stray and hidden files are left out.
+    """The images below a folder, as sorted relative paths with `/`; stray and hidden files are left out.
 
     Args:
         folder: where to look; links are followed.
         deep: look into sub-folders too.
     """
-    return sorted(_walk(folder, "", deep, frozenset()))
+
+    def walk(folder: Path, prefix: str, above: frozenset[str]) -> Iterator[str]:
+        here = os.path.realpath(folder)
+        if here in above:  # a link to a folder that it lies in
+            return
+        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+            if entry.is_dir():
+                if deep and not entry.name.startswith((".", "__")):
+                    yield from walk(Path(entry.path), f"{prefix}{entry.name}/", above | {here})
+            elif is_image_name(entry.name) and (entry.is_file() or not os.path.exists(entry.path)):
+                yield prefix + entry.name  # a link to nothing is named later, when it is read; a pipe would never end
+
+    return sorted(walk(folder, "", frozenset()))
 
 
 class NameIndex:
-    """Finds the pictures of a folder by paths that are spelt otherwise than on disk, or are not whole.
+    """Finds the images of a folder by paths that are spelt otherwise than on disk, or are not whole.
 
     Case and the Unicode form of letters do not count (`nel026.JPG` for `Nel026.jpg`). The suffix may be left out; so
-    may the folder, if one picture alone has the name.
+    may the folder, if one image alone has the name.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -84,7 +108,7 @@ class NameIndex:
 
 
 class StemIndex:
-    """Finds the pictures below a folder by their names alone, without folders and suffixes, whatever their case.
+    """Finds the images below a folder by their names alone, without folders and suffixes, whatever their case.
 
     Of several files of one name (some archives hold a folder twice) the first by path is given.
     """
@@ -98,7 +122,7 @@ class StemIndex:
             self._by_stem.setdefault(_stem(path), path)
 
     def find(self, name: str) -> str | None:
-        """The path relative to the folder; None if there is none. A suffix of a picture may be given."""
+        """The path relative to the folder; None if there is none. A suffix of an image may be given."""
         name = name.strip()
         return self._by_stem.get(_stem(name) if is_image_name(name) else _key(name))
 
@@ -118,21 +142,96 @@ def name_some(names: list[str], limit: int = 20) -> str:
     return ", ".join(names[:limit]) + more
 
 
+def read_class_folders(
+    folder: Path,
+    labels: Mapping[str, int],
+    class_names: Sequence[str],
+    keep: Callable[[str], bool] = lambda name: True,
+) -> list[Item]:
+    """The images of a set that is handed out as a folder for each class.
+
+    Args:
+        folder: that holds the class folders.
+        labels: label of each class folder, by its name.
+        class_names: in label order.
+        keep: whether a file is an image of the class, by its name; the others (masks) are left out.
+
+    Raises:
+        DatasetError: a class folder is missing, or holds no such image.
+    """
+    items = []
+    for name, label in labels.items():
+        if not (folder / name).is_dir():
+            raise DatasetError(f"{folder / name} is missing: the set has the folders {', '.join(labels)}")
+        files = [file for file in list_images(folder / name) if keep(file)]
+        if not files:
+            there = shown_kinds(unread_files(folder, [name]))
+            raise DatasetError(f"{folder / name} holds no images" + (f", but {there}" if there else ""))
+        items += [Item(f"{name}/{file}", label, class_names[label]) for file in files]
+    return items
+
+
+def left_out(folder: Path, places: Iterable[str], is_known: Callable[[str], bool]) -> list[Remark]:
+    """Says what lies in folders of images and is none of the images that were read.
+
+    Documents that lie directly in the dataset's folder are mentioned, and are no fault.
+
+    Args:
+        folder: of the dataset.
+        places: folders in it, as relative paths; what lies anywhere below them counts.
+        is_known: whether a path, relative to `folder`, is that of an image that was read, or of its companion.
+    """
+    remarks = []
+    kinds = unread_files(folder, places, is_known)
+    for matters in (True, False):
+        found = {
+            kind: [path for path in paths if ("/" in path or kind not in DOCUMENTS) == matters]
+            for kind, paths in kinds.items()
+        }
+        if text := shown_kinds(found):
+            count = sum(map(len, found.values()))
+            remarks.append(Remark(f"{count} files beside the images are left out: {text}", matters))
+    return remarks
+
+
+def unread_files(
+    folder: Path, places: Iterable[str], is_known: Callable[[str], bool] = lambda path: False
+) -> dict[str, list[str]]:
+    """The unknown files in some folders by their kind: a suffix in small letters, or "" without one."""
+
+    def walk(folder: Path, below: str, above: frozenset[str]) -> Iterator[str]:
+        """All files, those in folders of folders too; of hidden folders only what is called an image."""
+        here = os.path.realpath(folder)
+        if here in above:
+            return
+        for entry in os.scandir(folder):
+            path = posixpath.join(below, entry.name)
+            if entry.is_dir():
+                hidden = entry.name.startswith((".", "__"))
+                inner = walk(Path(entry.path), path, above | {here}) if entry.name != "split_fewshot" else ()
+                yield from (one for one in inner if not hidden or posixpath.splitext(one)[1].lower() in SUFFIXES)
+            elif not NO_DATA.fullmatch(entry.name):
+                yield path
+
+    found = {path for place in places for path in walk(folder / place, place, frozenset())}
+    kinds: dict[str, list[str]] = defaultdict(list)
+    for path in sorted(path for path in found if not is_known(path)):
+        kinds[posixpath.splitext(path)[1].lower()].append(path)
+    return dict(sorted(kinds.items(), key=lambda pair: -len(pair[1])))
+
+
+def shown_kinds(kinds: Mapping[str, Sequence[str]]) -> str:
+    """`5 .dcm (a/1.dcm, a/2.dcm, a/3.dcm, ...), 1 .txt (a/notes.txt)`; empty for none."""
+    return ", ".join(
+        f"{len(paths)} {escaped(kind) or 'without a suffix'} ({shown_some(map(escaped, paths))})"
+        for kind, paths in kinds.items()
+        if paths
+    )
+
+
 def _stem(path: str) -> str:
     return _key(posixpath.splitext(posixpath.basename(path))[0])
 
 
 def _key(path: str) -> str:
     return unicodedata.normalize("NFC", path).casefold()
-
-
-def _walk(folder: Path, prefix: str, deep: bool, above: frozenset[str]) -> Iterator[str]:
-    here = os.path.realpath(folder)
-    if here in above:  # a link to a folder that it lies in
-        return
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if entry.is_dir():
-            if deep and not entry.name.startswith((".", "__")):
-                yield from _walk(Path(entry.path), f"{prefix}{entry.name}/", deep, above | {here})
-        elif is_image_name(entry.name) and (entry.is_file() or not os.path.exists(entry.path)):
-            yield prefix + entry.name  # a link to nothing is named later, when it is read; a pipe would never end

@@ -1,4 +1,4 @@
-"""A user's own images: a directory a class, or a table. Whatever is wrong with them is named."""
+"""A user's own images: a directory a class, or a table (see `owntable`). Whatever is wrong with them is named."""
 
 from __future__ import annotations
 
@@ -7,14 +7,13 @@ import posixpath
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from xcoop.concepts.bank import same_name
-from xcoop.data.class_folders import shown_kinds, unread_files
-from xcoop.data.folders import NameIndex, list_images
-from xcoop.data.items import Item, Remark, Splits
+from xcoop.data.folders import NameIndex, list_images, shown_kinds, unread_files
+from xcoop.data.items import Item, Remark, Splits, shown_some
 from xcoop.data.owntable import PERSON, Row, read_rows, split_of
 from xcoop.utils.console import DatasetError
 from xcoop.utils.suggest import escaped
@@ -63,8 +62,14 @@ def read_own(place: Path, wanted: Sequence[str] = ()) -> Own:
     Raises:
         DatasetError: a fault that the message names, with the file and the line.
     """
-    table = place if place.is_file() else _only_table(place)
-    folder = place if table is None else table.parent
+    table: Path | None = place if place.is_file() else None
+    if not table:
+        tables = sorted(path for path in place.iterdir() if path.suffix.lower() in TABLES and path.name[0] != ".")
+        if len(tables) > 1:
+            names = ", ".join(path.name for path in tables)
+            raise DatasetError(f"{place} holds several tables ({names}): name the one to read with DATASET.PATH")
+        table = tables[0] if tables else None
+    folder = table.parent if table else place
     source = table or folder
     rows, remarks = read_rows(table, wanted) if table else (read_directories(folder), [])
     if not rows:
@@ -73,7 +78,12 @@ def read_own(place: Path, wanted: Sequence[str] = ()) -> Own:
         )
     if table:
         rows = _as_on_disk(table, rows, remarks)
-    _refuse_duplicates(source, rows)
+    first: dict[str, Row] = {}
+    for row in rows:
+        other = first.setdefault(posixpath.normpath(row.path), row)
+        if other is not row:
+            how = "" if other.label == row.label else f", as {other.label!r} and as {row.label!r}"
+            raise DatasetError(f"{source} lists {row.path} twice, in the lines {other.line} and {row.line}{how}")
     if not any(row.patient for row in rows):
         rows = _patients_of_paths(source, rows, remarks)
     classes = _class_names(source, rows)
@@ -81,50 +91,32 @@ def read_own(place: Path, wanted: Sequence[str] = ()) -> Own:
     return Own(folder, classes, _splits(source, rows, classes), table.stem if table else "", tuple(remarks))
 
 
-def _only_table(folder: Path) -> Path | None:
-    tables = sorted(path for path in folder.iterdir() if path.suffix.lower() in TABLES and path.name[0] != ".")
-    if len(tables) > 1:
-        names = ", ".join(path.name for path in tables)
-        raise DatasetError(f"{folder} holds several tables ({names}): name the one to read with DATASET.PATH")
-    return tables[0] if tables else None
-
-
 def read_directories(folder: Path) -> list[Row]:
     """The images of a directory a class, the class names being those of the directories."""
     tops = _directories(folder)
     splits = {name: split_of(name) for name in tops}
     others = [name for name in tops if not splits[name]]
-    if len(others) == len(tops):
-        return [row for name in tops for row in _class_rows(folder, name, name, "")]
-    if others:
+    if others and len(others) < len(tops):
         mixed = [name for name in tops if splits[name]]
         raise DatasetError(f"{folder} holds directories of splits ({', '.join(mixed)}) beside others: {others}")
-    pairs = [(top, name) for top in tops for name in _directories(folder / top)]
-    return [row for top, name in pairs for row in _class_rows(folder, f"{top}/{name}", name, splits[top])]
+    places = [(name, name, "") for name in others]
+    places += [
+        (f"{top}/{name}", name, splits[top]) for top in tops if splits[top] for name in _directories(folder / top)
+    ]
+    rows = []
+    for below, label, split in places:
+        images = list_images(folder / below, deep=True)
+        if not images:
+            kinds = shown_kinds(unread_files(folder, [below]))
+            there = f" that is read ({kinds})" if kinds else ""
+            raise DatasetError(f"{escaped(str(folder / below))} holds no image{there}: fill it or remove it")
+        rows += [Row(f"{below}/{image}", unicodedata.normalize("NFC", label), split) for image in images]
+    return rows
 
 
 def _directories(folder: Path) -> list[str]:
     entries = (entry for entry in os.scandir(folder) if entry.is_dir())
     return sorted(e.name for e in entries if not e.name.startswith((".", "__")) and e.name not in NO_CLASSES)
-
-
-def _class_rows(folder: Path, below: str, label: str, split: str) -> list[Row]:
-    images = list_images(folder / below, deep=True)
-    if not images:
-        kinds = shown_kinds(unread_files(folder, [below]))
-        there = f" that is read ({kinds})" if kinds else ""
-        raise DatasetError(f"{escaped(str(folder / below))} holds no image{there}: fill it or remove it")
-    label = unicodedata.normalize("NFC", label)
-    return [Row(f"{below}/{image}", label, split) for image in images]
-
-
-def _refuse_duplicates(source: Path, rows: Sequence[Row]) -> None:
-    first: dict[str, Row] = {}
-    for row in rows:
-        other = first.setdefault(posixpath.normpath(row.path), row)
-        if other is not row:
-            how = "" if other.label == row.label else f", as {other.label!r} and as {row.label!r}"
-            raise DatasetError(f"{source} lists {row.path} twice, in the lines {other.line} and {row.line}{how}")
 
 
 def _as_on_disk(table: Path, rows: Sequence[Row], remarks: list[Remark]) -> list[Row]:
@@ -142,9 +134,11 @@ def _as_on_disk(table: Path, rows: Sequence[Row], remarks: list[Remark]) -> list
     except DatasetError as error:
         raise DatasetError(f"{table}: {error}") from error
     if absent := [row for row, path in zip(rows, found, strict=True) if path is None]:
+        shown = "".join(f"\n  line {row.line}: {row.path}" for row in absent[:MAX_NAMED])
+        more = f"\n  ... and {len(absent) - MAX_NAMED} more" if len(absent) > MAX_NAMED else ""
         raise DatasetError(
             f"{len(absent)} of the {len(rows)} images that {table} lists are not there; paths are relative to "
-            f"{folder}:\n" + _named(f"line {row.line}: {row.path}" for row in absent)
+            f"{folder}:{shown}{more}"
         )
     other = [(row, path) for row, path in zip(rows, found, strict=True) if path and path != row.path]
     first, path = other[0]
@@ -191,10 +185,10 @@ def _doubtful(folder: Path, rows: Sequence[Row], deep: bool) -> list[Remark]:
     remarks = []
     if masks:
         text = f"{len(masks)} images look like masks of others, and are taken as images of their class"
-        remarks.append(Remark(f"{folder}: {text}: {_some(masks)}", True))
+        remarks.append(Remark(f"{folder}: {text}: {shown_some(map(escaped, masks))}", True))
     if lower:
         text = f"{len(lower)} images lie in directories below those of the classes, and count as theirs"
-        remarks.append(Remark(f"{folder}: {text}: {_some(lower)}"))
+        remarks.append(Remark(f"{folder}: {text}: {shown_some(map(escaped, lower))}"))
     return remarks
 
 
@@ -228,13 +222,3 @@ def _splits(source: Path, rows: Sequence[Row], classes: Sequence[str]) -> Splits
         if unseen := sorted({item.classname for item in by_split[split]} - trained):
             raise DatasetError(f"{source}: {', '.join(map(repr, unseen))} stands in {split}, but not in train")
     return Splits.of(by_split["train"], by_split["val"], by_split["test"])
-
-
-def _some(paths: Sequence[str]) -> str:
-    return ", ".join(map(escaped, paths[:3])) + (", ..." if len(paths) > 3 else "")
-
-
-def _named(lines: Iterable[str]) -> str:
-    shown = [f"  {line}" for line in lines]
-    more = [f"  ... and {len(shown) - MAX_NAMED} more"] if len(shown) > MAX_NAMED else []
-    return "\n".join([*shown[:MAX_NAMED], *more])

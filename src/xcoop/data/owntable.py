@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xcoop.concepts.bank import same_name
-from xcoop.data.items import Remark
+from xcoop.data.items import Remark, shown_some
 from xcoop.utils.console import DatasetError
 from xcoop.utils.reading import Line, read_table
 from xcoop.utils.suggest import escaped, is_plain, unknown
@@ -211,13 +211,8 @@ def _split(table: Path, header: Sequence[str], lines: Sequence[Line], remarks: l
     sure = re.fullmatch(COLUMNS["split"][0], _squeezed(name))
     if name and not sure and not any(split_of(line.cells[name]) for line in lines):
         values = sorted({line.cells[name] for line in lines})
-        shown = ", ".join(map(repr, values[:MAX_NAMED])) + (", ..." if len(values) > MAX_NAMED else "")
-        remarks.append(
-            Remark(
-                f"{table.name}: the column {name!r} tells no split: its values are {shown}, not train, val or test",
-                True,
-            )
-        )
+        text = f"its values are {shown_some(map(repr, values), MAX_NAMED)}, not train, val or test"
+        remarks.append(Remark(f"{table.name}: the column {name!r} tells no split: {text}", True))
         return ""
     return name
 
@@ -279,7 +274,7 @@ def _refuse_lists(table: Path, labels: Sequence[str], lines: Sequence[Line]) -> 
         recombined = len(lists) > 2 and all(len(holders) > 1 for holders in within.values())
         if lists and (mark in "|;" or bracketed or alone & within.keys() or recombined):
             number = next(line.number for line, label in zip(lines, labels, strict=True) if label in lists)
-            examples = ", ".join(map(repr, sorted(lists)[:MAX_NAMED])) + (", ..." if len(lists) > MAX_NAMED else "")
+            examples = shown_some(map(repr, sorted(lists)), MAX_NAMED)
             raise DatasetError(
                 f"{table}, line {number}: images with several labels: {sum(label in lists for label in labels)} of "
                 f"{len(labels)} rows have labels such as {examples}. Sets with several labels an image are not for "

@@ -16,14 +16,16 @@ import posixpath
 import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
 from xcoop.data.folders import writable
-from xcoop.data.items import Item, Splits
-from xcoop.utils import suggest as names
+from xcoop.data.items import SPLITS, Item, Splits, shown_some
+from xcoop.utils.console import DatasetError
 from xcoop.utils.files import atomic_write_text, cache_dir, require_ours, unused
+from xcoop.utils.reading import read_json
+from xcoop.utils.suggest import unknown
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +35,7 @@ MAX_VAL_SHOTS = 4  # as in CoOp: a few-shot learner has no large validation set
 ALL_VAL = -1
 TOLERANCE = 1e-6  # images: 0.1 / 0.7 of 7 is one, whatever the rounding
 SUBSAMPLES = ("all", "base", "new")
+MAX_NAMED = 5
 
 
 def few_shot(splits: Splits, shots: int, seed: int, salt: str, val_shots: int = 0) -> Splits:
@@ -54,10 +57,32 @@ def few_shot(splits: Splits, shots: int, seed: int, salt: str, val_shots: int = 
         )
     if shots < 1:
         return splits
-    train = _take(splits.train, shots, f"{salt}|train|{seed}")
     wanted = val_shots or min(shots, MAX_VAL_SHOTS)
+    train = _take(splits.train, shots, f"{salt}|train|{seed}")
     val = splits.val if wanted == ALL_VAL else _take(splits.val, wanted, f"{salt}|val|{seed}")
     return Splits.of(train, val, splits.test)
+
+
+def _take(items: Iterable[Item], count: int, salt: str) -> list[Item]:
+    by_class: dict[tuple[int, str], list[Item]] = defaultdict(list)
+    for item in items:
+        by_class[item.label, item.classname].append(item)
+    taken: list[Item] = []
+    for (_, classname), own in sorted(by_class.items()):
+        if len(own) < count:
+            logger.warning("class %r has only %d of the %d shots asked for", classname, len(own), count)
+        taken += _ranked(own, f"{salt}|{classname}", lambda item: item.path)[:count]
+    return taken
+
+
+def _ranked(things: Iterable[Thing], salt: str, name: Callable[[Thing], str]) -> list[Thing]:
+    """The things in the order of a hash of their names: a shuffle that needs no generator."""
+
+    def rank(thing: Thing) -> bytes:
+        text = unicodedata.normalize("NFC", f"{salt}|{name(thing)}")  # the same on systems that spell letters otherwise
+        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
+
+    return sorted(things, key=rank)
 
 
 def subsample_classes(splits: Splits, which: str) -> Splits:
@@ -71,7 +96,7 @@ def subsample_classes(splits: Splits, which: str) -> Splits:
         ValueError: any other word; or `new` of a single class.
     """
     if which not in SUBSAMPLES:
-        raise ValueError(f"DATASET.SUBSAMPLE_CLASSES: {names.unknown('choice', which, SUBSAMPLES)}")
+        raise ValueError(f"DATASET.SUBSAMPLE_CLASSES: {unknown('choice', which, SUBSAMPLES)}")
     if which == "all":
         return splits
     labels = sorted({item.label for item in splits.train})
@@ -122,37 +147,13 @@ def three_way(items: Sequence[Item], seed: int, test: float, val: float, hashes:
     """
     if not (test > 0 and val > 0 and test + val < 1):
         raise ValueError(f"the shares of test ({test}) and val ({val}) must be above 0, and below 1 together")
-    rest, tested = _part(items, test, f"test|{seed}", hashes, _own_name)
-    train, validated = _part(rest, val / (1 - test), f"val|{seed}", hashes, _own_name)
+
+    def own_name(group: list[Item]) -> str:
+        return min(item.patient or posixpath.splitext(posixpath.basename(item.path))[0] for item in group)
+
+    rest, tested = _part(items, test, f"test|{seed}", hashes, own_name)
+    train, validated = _part(rest, val / (1 - test), f"val|{seed}", hashes, own_name)
     return Splits.of(train, validated, tested)
-
-
-def record(splits: Splits, folder: Path, facts: Mapping[str, object], name: str) -> Path | None:
-    """Writes a few-shot subset as JSON beside the data, or below the cache if the data cannot be written to.
-
-    The file is a record, never an input: the subset follows from data, shots and seed. One that says otherwise (made
-    from other data, edited or damaged) is replaced, with a warning; what does not look like a record is kept beside it.
-
-    Args:
-        splits: the subset; train and val are written.
-        folder: of the dataset.
-        facts: dataset, task, shots, seed and the digest of the full splits.
-        name: of the file.
-
-    Returns:
-        Where it lies; None if it could not be written anywhere.
-    """
-    rows = {split: [[i.path, i.label, i.classname] for i in items] for split, items in splits if split != "test"}
-    text = json.dumps({"schema": 1, **facts, **rows}, indent=1, ensure_ascii=False) + "\n"
-    for path in _record_paths(folder, name):
-        try:
-            _write_record(path, text)
-        except OSError as error:
-            logger.debug("cannot write %s (%s)", path, error)
-        else:
-            return path
-    logger.warning("the few-shot subset %s could not be written below %s or %s", name, folder, cache_dir())
-    return None
 
 
 def _part(
@@ -177,53 +178,6 @@ def _part(
     return [item for item in items if item not in chosen], taken
 
 
-def _own_name(group: list[Item]) -> str:
-    """What names a group wherever it lies: its first patient, or file name without folders and suffix."""
-    return min(item.patient or posixpath.splitext(posixpath.basename(item.path))[0] for item in group)
-
-
-def _record_paths(folder: Path, name: str) -> list[Path]:
-    key = hashlib.sha256(str(folder).encode("utf-8", "surrogateescape")).hexdigest()[:8]
-    cached = cache_dir() / "split_fewshot" / f"{folder.name}-{key}" / name
-    return [folder / "split_fewshot" / name, cached] if writable(folder / "split_fewshot") else [cached]
-
-
-def _write_record(path: Path, text: str) -> None:
-    data = text.encode("utf-8", "surrogateescape")
-    if os.path.lexists(path):
-        if path.is_file() and path.read_bytes() == data:
-            return
-        logger.warning("%s does not fit the data, shots and seed (stale, edited or damaged); it is replaced", path)
-        try:
-            require_ours(path, kind="few-shot subset")
-        except FileExistsError:  # past recognition, or somebody else's
-            path.rename(kept := unused(path.with_name(f"{path.name}.old")))
-            logger.warning("what was in %s is kept as %s", path, kept)
-    atomic_write_text(path, text)
-
-
-def _take(items: Iterable[Item], count: int, salt: str) -> list[Item]:
-    by_class: dict[tuple[int, str], list[Item]] = defaultdict(list)
-    for item in items:
-        by_class[item.label, item.classname].append(item)
-    taken: list[Item] = []
-    for (_, classname), own in sorted(by_class.items()):
-        if len(own) < count:
-            logger.warning("class %r has only %d of the %d shots asked for", classname, len(own), count)
-        taken += _ranked(own, f"{salt}|{classname}", lambda item: item.path)[:count]
-    return taken
-
-
-def _ranked(things: Iterable[Thing], salt: str, name: Callable[[Thing], str]) -> list[Thing]:
-    """The things in the order of a hash of their names: a shuffle that needs no generator."""
-
-    def rank(thing: Thing) -> bytes:
-        text = unicodedata.normalize("NFC", f"{salt}|{name(thing)}")  # the same on systems that spell letters otherwise
-        return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
-
-    return sorted(things, key=rank)
-
-
 def _inseparable(items: Sequence[Item], hashes: Mapping[str, str]) -> list[list[Item]]:
     """Groups of items linked by patient or content, directly or through others (union-find)."""
     parent = list(range(len(items)))
@@ -243,3 +197,132 @@ def _inseparable(items: Sequence[Item], hashes: Mapping[str, str]) -> list[list[
     for index, item in enumerate(items):
         groups[root(index)].append(item)
     return [sorted(group) for group in groups.values()]
+
+
+def _cached(folder: Path, kind: str) -> Path:
+    """Where what belongs into a folder of data goes if nothing can be written there."""
+    key = hashlib.sha256(str(folder).encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    return cache_dir() / kind / f"{folder.name}-{key}"
+
+
+def record(splits: Splits, folder: Path, facts: Mapping[str, object], name: str) -> Path | None:
+    """Writes a few-shot subset as JSON beside the data, or below the cache if the data cannot be written to.
+
+    The file is a record, never an input: the subset follows from data, shots and seed. One that says otherwise (made
+    from other data, edited or damaged) is replaced, with a warning; what does not look like a record is kept beside it.
+
+    Args:
+        splits: the subset; train and val are written.
+        folder: of the dataset.
+        facts: dataset, task, shots, seed and the digest of the full splits.
+        name: of the file.
+
+    Returns:
+        Where it lies; None if it could not be written anywhere.
+    """
+    rows = {split: [[i.path, i.label, i.classname] for i in items] for split, items in splits if split != "test"}
+    text = json.dumps({"schema": 1, **facts, **rows}, indent=1, ensure_ascii=False) + "\n"
+    beside, cached = folder / "split_fewshot" / name, _cached(folder, "split_fewshot") / name
+    for path in (beside, cached) if writable(beside.parent) else (cached,):
+        try:
+            _write_record(path, text)
+        except OSError as error:
+            logger.debug("cannot write %s (%s)", path, error)
+        else:
+            return path
+    logger.warning("the few-shot subset %s could not be written below %s or %s", name, folder, cache_dir())
+    return None
+
+
+def _write_record(path: Path, text: str) -> None:
+    data = text.encode("utf-8", "surrogateescape")
+    if os.path.lexists(path):
+        if path.is_file() and path.read_bytes() == data:
+            return
+        logger.warning("%s does not fit the data, shots and seed (stale, edited or damaged); it is replaced", path)
+        try:
+            require_ours(path, kind="few-shot subset")
+        except FileExistsError:  # past recognition, or somebody else's
+            path.rename(kept := unused(path.with_name(f"{path.name}.old")))
+            logger.warning("what was in %s is kept as %s", path, kept)
+    atomic_write_text(path, text)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a split is made: the seed, and the shares of the images of each class."""
+
+    seed: int
+    test: float
+    val: float
+
+
+def made_split(
+    items: Sequence[Item], recipe: Recipe, hashes: Mapping[str, str], folder: Path, table: str = ""
+) -> Splits:
+    """The split of a user's own images: made once (see `three_way`), written down, and reused until it is removed.
+
+    Args:
+        items: all images.
+        recipe: of a new one.
+        hashes: content hash of each path.
+        folder: of the images; the file lies there, or below the cache if nothing can be written there.
+        table: that lists the images; each table has a split of its own.
+
+    Raises:
+        DatasetError: the file is damaged, or images were added or removed since it was written.
+    """
+    name = f"{table}.split-seed_{recipe.seed}.json" if table else f"split-seed_{recipe.seed}.json"
+    places = [folder / name, _cached(folder, "splits") / name]
+    for path in places:
+        if path.is_file():
+            return _reused(path, items, recipe)
+    splits = three_way(items, recipe.seed, recipe.test, recipe.val, hashes)
+    rows = {split: [item.path for item in own] for split, own in splits}
+    facts = {"schema": 1, "seed": recipe.seed, "test_share": recipe.test, "val_share": recipe.val}
+    for path in places if writable(folder) else places[1:]:
+        try:
+            atomic_write_text(path, json.dumps({**facts, **rows}, indent=1) + "\n")
+        except OSError as error:
+            logger.debug("cannot write %s (%s)", path, error)
+        else:
+            logger.info("no split is stated; one was made (seed %d) and written to %s", recipe.seed, path)
+            return splits
+    logger.warning("the split could not be written down; it stays the same as long as the images do")
+    return splits
+
+
+def _reused(path: Path, items: Sequence[Item], recipe: Recipe) -> Splits:
+    try:
+        tree = read_json(path)
+        images = [image for split in SPLITS for image in tree[split]]
+        whole = all(isinstance(image, str) for image in images) and len(set(images)) == len(images)
+    except (ValueError, KeyError, TypeError) as error:
+        raise DatasetError(f"{path} is damaged ({error}): restore it, or delete it for a new split") from error
+    if not whole:
+        raise DatasetError(f"{path} is damaged (an image stands twice, or is no path): restore or delete it")
+    by_path = {item.path: item for item in items}
+    spelt = {unicodedata.normalize("NFC", path): path for path in by_path}  # the file may come from another system
+    divided = {
+        split: [
+            image if image in by_path else spelt.get(unicodedata.normalize("NFC", image), image)
+            for image in tree[split]
+        ]
+        for split in SPLITS
+    }
+    known = {image for own in divided.values() for image in own}
+    new, gone = sorted(by_path.keys() - known), sorted(known - by_path.keys())
+    if new or gone:
+        found = ", ".join(
+            f"{len(paths)} {what}" + (f" ({shown_some(paths, MAX_NAMED)})" if paths else "")
+            for what, paths in (("new", new), ("gone", gone))
+        )
+        raise DatasetError(
+            f"{path} divides other images than there are: {found}.\n"
+            "It is not remade by itself: figures would no longer compare. To have a new one made, delete that file, or "
+            "set DATASET.SPLIT_SEED to another number."
+        )
+    if (tree.get("test_share"), tree.get("val_share")) != (recipe.test, recipe.val):
+        logger.warning("%s was made with other shares; it is used as it is. Delete it to have it made anew", path)
+    logger.info("the split of %s is used", path)
+    return Splits.of(*([by_path[image] for image in divided[split]] for split in SPLITS))

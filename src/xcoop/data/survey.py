@@ -1,8 +1,8 @@
-"""Reads every picture of a dataset once: whether it can be decoded, and whether another has the same pixels.
+"""Reads every image of a dataset once: whether it can be decoded, and whether another has the same pixels.
 
-Equal pictures are equal in what a model sees of them: upright, as 8-bit RGB (see `xcoop.utils.images`), whatever the
-format, the metadata and the turn of the file. A picture that was compressed anew has other pixels, and is another. Only
-pictures whose sides another one has are decoded in full, the others at the coarsest scale.
+Equal images are equal in what a model sees of them: upright, as 8-bit RGB (see `xcoop.utils.images`), whatever the
+format, the metadata and the turn of the file. An image that was compressed anew has other pixels, and is another. Only
+images whose sides another one has are decoded in full, the others at the coarsest scale.
 
 Both take a full read, so the answers are kept below `cache_dir()` and asked again only for files whose size or
 modification time has changed.
@@ -132,19 +132,14 @@ def _load(folder: Path) -> dict[str, Finding]:
         stored = read_json(_store_path(folder))
         if stored.get("sha256") != _sha256(stored["files"]):
             raise ValueError("its findings are not those that were written")
-        return {path: _finding(row) for path, row in stored["files"].items()}
+        if any([type(value) for value in row] != [int, int, str, str, str] for row in stored["files"].values()):
+            raise TypeError("a row is no finding")
+        return {path: Finding(*row) for path, row in stored["files"].items()}
     except FileNotFoundError:
         return {}
     except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
         logger.warning("%s is damaged and made anew (%s)", _store_path(folder), error)
         return {}
-
-
-def _finding(row: list[object]) -> Finding:
-    found = Finding(*row)  # type: ignore[arg-type]
-    if [type(value) for value in row] != [int, int, str, str, str]:
-        raise TypeError(f"{row!r} is no finding")
-    return found
 
 
 def _sha256(rows: object) -> str:
