@@ -18,7 +18,7 @@ from yacs.config import CfgNode
 
 from xcoop.backbones import Backbone, ImageFeatures
 from xcoop.concepts import ConceptBank
-from xcoop.concepts.ensembles import bank_ensemble, read_ensemble
+from xcoop.concepts.sentences import bank_ensemble, read_ensemble
 from xcoop.config.plugins import register_trainer
 from xcoop.methods.alignment import unit
 from xcoop.methods.distillation import distillation, inliers, sentence_features, sentence_scores

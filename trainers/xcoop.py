@@ -16,9 +16,8 @@ from yacs.config import CfgNode
 
 from xcoop.backbones import Backbone, ImageFeatures
 from xcoop.concepts import ConceptBank
-from xcoop.concepts.features import SENTENCES, prompt_sentences, single_features
-from xcoop.concepts.knowledge import KNOWLEDGE, question, words_around_class
-from xcoop.concepts.shares import shares
+from xcoop.concepts.controls import KNOWLEDGE, question, words_around_class
+from xcoop.concepts.sentences import SENTENCES, prompt_sentences, shares, single_features
 from xcoop.config.plugins import register_trainer
 from xcoop.methods import alignment
 from xcoop.methods.alignment import unit

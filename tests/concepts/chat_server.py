@@ -6,7 +6,7 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from typing import Any
@@ -98,7 +98,9 @@ def says(answer: Any) -> Act:
 
 
 def fails(status: int, message: str = "no", **headers: str) -> Act:
-    return lambda handler: handler.send(status, json.dumps({"error": {"message": message}}).encode(), **headers)
+    """A failure; the client is asked to wait a moment only."""
+    body = json.dumps({"error": {"message": message}}).encode()
+    return lambda handler: handler.send(status, body, **{"retry_after_ms": "1", **headers})
 
 
 def sends(body: bytes, kind: str = "application/json") -> Act:
@@ -107,52 +109,6 @@ def sends(body: bytes, kind: str = "application/json") -> Act:
 
 def hangs(handler: Handler) -> None:
     handler.server.over.wait(20)
-
-
-def _open(handler: Handler, status: int) -> None:
-    handler.send_response(status)
-    handler.send_header("content-type", "application/json")
-    handler.send_header("connection", "close")
-    handler.end_headers()
-
-
-def floods(status: int) -> Act:
-    """As many bytes as are taken."""
-
-    def act(handler: Handler) -> None:
-        _open(handler, status)
-        with suppress(OSError):
-            while not handler.server.over.is_set():
-                handler.wfile.write(b" " * (1 << 16))
-
-    return act
-
-
-def drips(status: int) -> Act:
-    """A byte of the body now and then, for ever: no single wait is long."""
-
-    def act(handler: Handler) -> None:
-        _open(handler, status)
-        with suppress(OSError):
-            while not handler.server.over.wait(0.05):
-                handler.wfile.write(b" ")
-
-    return act
-
-
-trickles = drips(200)
-
-
-def drips_headers(status: int) -> Act:
-    """The same within the headers."""
-
-    def act(handler: Handler) -> None:
-        handler.wfile.write(f"HTTP/1.1 {status} x\r\nx-slow: ".encode())
-        with suppress(OSError):
-            while not handler.server.over.wait(0.05):
-                handler.wfile.write(b"y")
-
-    return act
 
 
 def resets(handler: Handler) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from xcoop.concepts import load_bank
 from xcoop.concepts.bank import bank_names
-from xcoop.concepts.ensembles import PHRASES, bank_ensemble, groups, read_ensemble
+from xcoop.concepts.sentences import PHRASES, bank_ensemble, groups, read_ensemble
 
 
 def anything(text: str) -> bool:

@@ -8,8 +8,8 @@ import pytest
 
 from xcoop.concepts import ConceptBank, clinical_sentences, load_bank
 from xcoop.concepts.bank import bank_names, same_name
-from xcoop.concepts.knowledge import KNOWLEDGE, plain_template, question, unrelated_to, words_around_class
-from xcoop.concepts.shares import shares
+from xcoop.concepts.controls import KNOWLEDGE, plain_template, question, unrelated_to, words_around_class
+from xcoop.concepts.sentences import shares
 
 BANK = """
 name: toy
@@ -96,7 +96,7 @@ def test_unrelated_phrases_share_no_word_with_the_bank(tmp_path: Path) -> None:
 
 
 def test_too_few_unrelated_phrases_are_an_error(bank: ConceptBank, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xcoop.concepts.knowledge._lists", lambda: {"makes": ["toy"], "things": ["bus", "tent"]})
+    monkeypatch.setattr("xcoop.concepts.controls._lists", lambda: {"makes": ["toy"], "things": ["bus", "tent"]})
     with pytest.raises(ValueError, match="needs 3 unrelated concepts; there are 2"):
         question(bank, "random", 1)
 

@@ -14,8 +14,8 @@ from xcoop.backbones.openai import ClipBackbone
 from xcoop.backbones.phantom_weights import load_state_dict, pretrained_path
 from xcoop.cli import main
 from xcoop.concepts.bank import bank_names
-from xcoop.concepts.circular import names_class
 from xcoop.concepts.lint import Finding, Limit, Use, check
+from xcoop.concepts.words import names_class
 
 NEVUS = ["typical pigment network", "regular globules", "even colour", "comma vessels"]
 MELANOMA = ["atypical pigment network", "irregular streaks", "blue-whitish veil", "white scar-like areas"]

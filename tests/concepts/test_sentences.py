@@ -12,7 +12,7 @@ from torch import Tensor
 from xcoop.backbones.openai import ClipBackbone
 from xcoop.concepts import Concept, ConceptBank, clinical_sentences, load_bank
 from xcoop.concepts.bank import bank_names
-from xcoop.concepts.features import bank_sentences, clinical_features
+from xcoop.concepts.sentences import bank_sentences, clinical_features
 
 
 def make_bank(**classes: list[str]) -> ConceptBank:

@@ -6,7 +6,7 @@ import pytest
 
 from xcoop.concepts import load_bank
 from xcoop.concepts.bank import bank_names
-from xcoop.concepts.words import found_in, nonvisual, nonvisual_by_group, normal, vocabulary
+from xcoop.concepts.words import found_in, nonvisual, nonvisual_by_group, nonvisual_groups, normal
 
 SKIN, SLIDE = "a dermoscopic photo of a {class}, {concepts}.", "a histopathological image of {class}, {concepts}."
 
@@ -87,7 +87,7 @@ def test_words_are_compared_whole() -> None:
 
 def test_every_entry_is_found_in_itself() -> None:
     """An entry that its own spelling does not match would never be found."""
-    for group in vocabulary().nonvisual:
+    for group in nonvisual_groups():
         for phrase in group.words:
             text = " ".join(word.replace("*", "q") for word in phrase)
             assert found_in(text, group.words), (group.name, phrase)

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from xcoop.concepts import load_bank
-from xcoop.concepts.elicit_store import read_store
-from xcoop.concepts.ensembles import read_ensemble
+from xcoop.concepts.elicitation import read_store
+from xcoop.concepts.sentences import read_ensemble
 from xcoop.config.defaults import get_cfg
 from xcoop.config.identity import read_config
 from xcoop.config.merge import merge_file

@@ -17,7 +17,7 @@ from helpers_clip import tiny_clip_state
 from safetensors.torch import save_file
 from yacs.config import CfgNode
 
-from xcoop.concepts.skeleton import skeleton
+from xcoop.concepts.bank import skeleton
 from xcoop.config.merge import merge_file, method_files
 from xcoop.config.plugins import trainer_names, trains
 from xcoop.results.predictions import read_predictions

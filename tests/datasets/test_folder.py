@@ -16,8 +16,7 @@ from PIL import Image
 from tree_tools import config, edit, load, picture, write_csv
 from trees_folder import CLASSES, directories, split_directories, table
 
-from xcoop.concepts.bank import BankError, load_bank
-from xcoop.concepts.skeleton import skeleton
+from xcoop.concepts.bank import BankError, load_bank, skeleton
 from xcoop.data.checking import check
 from xcoop.data.dataset import read_raw
 from xcoop.data.own import read_own

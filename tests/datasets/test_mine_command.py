@@ -11,7 +11,7 @@ from tree_tools import edit, picture, write_csv
 
 from xcoop.cli import main
 from xcoop.concepts import load_bank
-from xcoop.concepts.mined_bank import source_key
+from xcoop.concepts.mining import source_key
 from xcoop.phantom.tables import DERM_TABLE
 
 CONCEPTS = DERM_TABLE.concepts

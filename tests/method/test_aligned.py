@@ -11,8 +11,7 @@ from yacs.config import CfgNode
 
 from xcoop.backbones import ImageFeatures
 from xcoop.concepts import load_bank
-from xcoop.concepts.features import clinical_features
-from xcoop.concepts.shares import shares
+from xcoop.concepts.sentences import clinical_features, shares
 from xcoop.methods import alignment
 from xcoop.methods.prompts import context_from_words
 from xcoop.trainers.xcoop import DEFAULTS, AlignedModel, starting_context

@@ -12,8 +12,7 @@ from torch.nn import functional as F
 
 from xcoop.backbones import ImageFeatures
 from xcoop.concepts import load_bank
-from xcoop.concepts.features import clinical_features, prompt_sentences, single_features
-from xcoop.concepts.shares import shares
+from xcoop.concepts.sentences import clinical_features, prompt_sentences, shares, single_features
 from xcoop.explain.textual.intervention import holds_concepts
 from xcoop.methods import alignment
 from xcoop.methods.alignment import unit

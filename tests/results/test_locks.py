@@ -101,11 +101,10 @@ def test_a_sweep_says_it_once(flock: Answers, tmp_path: Path, capsys: pytest.Cap
 
 
 def test_answers_are_asked_for_all_the_same(flock: Answers, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    from xcoop.concepts.elicit_prompt import Query
-    from xcoop.concepts.elicit_store import open_store
+    from xcoop.concepts.elicitation import Query, open_store
 
     flock(errno.ENOSYS)
-    values = {name: () if name == "classes" else "" for name in Query.__dataclass_fields__}
-    with open_store(tmp_path / "a.answers.jsonl", Query(**values), resume=False):  # type: ignore[arg-type]
+    values = dict.fromkeys(("dataset", "template", "picture", "model", "host"), "")
+    with open_store(tmp_path / "a.answers.jsonl", Query(**values, classes=(), concepts=1), resume=False):
         pass
     assert f"{tmp_path} lies on a disk without locks" in caplog.text

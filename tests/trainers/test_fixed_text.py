@@ -11,7 +11,7 @@ from tiny_run import ConfigMaker
 from torch.nn.functional import normalize
 
 from xcoop.concepts import load_bank
-from xcoop.concepts.features import clinical_features
+from xcoop.concepts.sentences import clinical_features
 from xcoop.methods.selection import best, scores
 
 METHODS = ["ZeroshotCLIP", "CLIPAdapter", "TipAdapter", "TipAdapterF", "LPPlusPlus"]

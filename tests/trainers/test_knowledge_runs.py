@@ -10,9 +10,8 @@ import tiny_run
 import torch
 from tiny_run import ConfigMaker
 
-from xcoop.concepts.features import clinical_features
-from xcoop.concepts.knowledge import KNOWLEDGE
-from xcoop.concepts.shares import shares
+from xcoop.concepts.controls import KNOWLEDGE
+from xcoop.concepts.sentences import clinical_features, shares
 from xcoop.config.identity import config_hash
 from xcoop.methods.prompts import context_from_words
 from xcoop.results.table import parse_folder

@@ -10,7 +10,7 @@ import torch
 from tiny_run import ConfigMaker
 
 from xcoop.concepts import load_bank
-from xcoop.concepts.features import clinical_features
+from xcoop.concepts.sentences import clinical_features
 
 
 @pytest.mark.parametrize(

@@ -5,33 +5,32 @@ from __future__ import annotations
 import argparse
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from tabulate import tabulate
 
-from xcoop.concepts.mined_bank import Origin, write_bank
-from xcoop.concepts.mining import CORRECTIONS, FEWEST, MOST, Association, Observation, choose, mine
+from xcoop.concepts import load_bank
+from xcoop.concepts.mining import (
+    CORRECTIONS,
+    FEWEST,
+    MOST,
+    Association,
+    Observation,
+    Origin,
+    choose,
+    mine,
+    of_csv,
+    of_dataset,
+    write_bank,
+)
 from xcoop.concepts.wording import ABSENT, MODES, Wording, load_wording
 from xcoop.runs.plan import environment_defaults
 from xcoop.utils.console import UserError, complain, say
 
 TEMPLATE = "a photo of a {class}, {concepts}."
-
-
-@dataclass(frozen=True)
-class Material:
-    """What is mined: observations of some classes, and what to say of them."""
-
-    observations: list[Observation]
-    classes: list[str]
-    wording: Wording
-    name: str
-    dataset: str
-    template: str
-    citation: str
-    what: str
+Material = tuple[list[Observation], list[str], Wording, Origin]
+"""Observations of some classes, what their values mean, and what a bank says of them."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -69,99 +68,80 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Prints the table and writes the bank."""
-    _check(arguments)
-    material = _of_table(arguments) if arguments.csv else _of_dataset(arguments)
-    skipped = () if arguments.with_absent else (ABSENT,)
-    found = mine(material.observations, material.classes, skipped, arguments.confidence, arguments.correction)
-    chosen = choose(found, arguments.top)
-    percent = f"{100 * arguments.confidence:g} %"
-    remark = f"{material.what}. Log-odds against the rest, {percent} intervals, correction: {arguments.correction}."
-    say(_table(found, chosen, material.wording, percent), "", f"{remark} * chosen")
-    for classname, own in chosen.items():
-        if len(own) < FEWEST:
-            complain(f"only {len(own)} of the {FEWEST} to {MOST} concepts that are good for {classname!r}")
-    if arguments.out:
-        origin = Origin(arguments.out.stem, material.dataset, material.template, material.citation, _head(remark))
-        write_bank(arguments.out, chosen, material.wording, origin)
-        say(f"{arguments.out}: written; `xcoop concepts check {arguments.out}` says what is wrong with it")
-    return 0
-
-
-def _check(arguments: argparse.Namespace) -> None:
+    out = arguments.out
     if bool(arguments.csv) == bool(arguments.words):
         raise UserError("name a dataset, or a table by --csv, and not both")
     if arguments.csv and not (arguments.label and arguments.concepts):
         raise UserError("--csv needs --label (the column of the class) and --concepts (columns, with commas between)")
     if not FEWEST <= arguments.top <= MOST:
         raise UserError(f"--top must be {FEWEST} to {MOST}, not {arguments.top}")
-    if arguments.out and arguments.out.suffix.lower() not in (".yaml", ".yml"):
-        raise UserError(f"--out must be a YAML file (.yaml), not {arguments.out}")
-    if arguments.out and arguments.out.exists() and not arguments.force:
-        raise UserError(f"{arguments.out} exists; --force overwrites it")
+    if out and out.suffix.lower() not in (".yaml", ".yml"):
+        raise UserError(f"--out must be a YAML file (.yaml), not {out}")
+    if out and out.exists() and not arguments.force:
+        raise UserError(f"{out} exists; --force overwrites it")
+    seen, classes, wording, origin = _of_table(arguments) if arguments.csv else _of_dataset(arguments)
+    skipped = () if arguments.with_absent else (ABSENT,)
+    found = mine(seen, classes, skipped, arguments.confidence, arguments.correction)
+    chosen = choose(found, arguments.top)
+    percent = f"{100 * arguments.confidence:g} %"
+    remark = f"{origin.remark}. Log-odds against the rest, {percent} intervals, correction: {arguments.correction}."
+    say(_table(found, chosen, wording, percent), "", f"{remark} * chosen")
+    for classname, own in chosen.items():
+        if len(own) < FEWEST:
+            complain(f"only {len(own)} of the {FEWEST} to {MOST} concepts that are good for {classname!r}")
+    if out:
+        remark = "\n".join(
+            [
+                *textwrap.wrap(remark, 110),
+                "Beside each concept: images that show it, in the class and in the rest; log-odds and interval.",
+                "No clinician has reviewed it.",
+            ]
+        )
+        write_bank(out, chosen, wording, replace(origin, name=out.stem, remark=remark))
+        say(f"{out}: written; `xcoop concepts check {out}` says what is wrong with it")
+    return 0
 
 
 def _of_dataset(arguments: argparse.Namespace) -> Material:
-    from xcoop.concepts import observations
-
-    name = Path(arguments.words[0]).stem
-    dataset, registered = _load(arguments)
-    wording = load_wording(name, dataset.about_name)
-    seen = observations.of_dataset(dataset, wording, arguments.values)
-    return Material(
-        seen, list(dataset.classnames), wording, name, registered,
-        arguments.template or _template_of(dataset), arguments.citation or _citation(dataset),
-        f"Mined from the concept labels of {len(seen)} training images of {registered}, task {dataset.task}",
-    )  # fmt: skip
-
-
-def _load(arguments: argparse.Namespace) -> tuple[Any, str]:
-    """The dataset, and its registered name."""
     from dassl.data.datasets import DATASET_REGISTRY
 
     from xcoop.config.defaults import get_cfg
     from xcoop.config.merge import config_file, merge_file, merge_pairs
+    from xcoop.data.about import about
 
     cfg = get_cfg()
     merge_file(cfg, config_file(arguments.words[0]))
     cfg.DATASET.ROOT, cfg.DATASET.TASK = arguments.root, arguments.task
     merge_pairs(cfg, arguments.words[1:])
-    return DATASET_REGISTRY.get(cfg.DATASET.NAME)(cfg), str(cfg.DATASET.NAME)
-
-
-def _template_of(dataset: Any) -> str:
-    """That of the dataset's own bank, if it has one."""
-    from xcoop.concepts import load_bank
-
-    try:
-        return load_bank(dataset.concept_bank).template
-    except (OSError, ValueError, AttributeError):
-        return TEMPLATE
-
-
-def _citation(dataset: Any) -> str:
-    from xcoop.data.about import about
-
-    if dataset.is_phantom:
-        return "Phantom: counted in drawn pictures, whose concepts were drawn from a table; not clinical."
-    return about(dataset.about_name).citation.strip()
+    registered = str(cfg.DATASET.NAME)
+    dataset = DATASET_REGISTRY.get(registered)(cfg)
+    name = Path(arguments.words[0]).stem
+    wording = load_wording(name, dataset.about_name)
+    seen = of_dataset(dataset, wording, arguments.values)
+    template, citation = arguments.template, arguments.citation
+    if not template:
+        try:
+            template = load_bank(dataset.concept_bank).template
+        except (OSError, ValueError):
+            template = TEMPLATE
+    if not citation and dataset.is_phantom:
+        citation = "Phantom: counted in drawn pictures, whose concepts were drawn from a table; not clinical."
+    elif not citation:
+        citation = about(dataset.about_name).citation.strip()
+    what = f"Mined from the concept labels of {len(seen)} training images of {registered}, task {dataset.task}"
+    return seen, list(dataset.classnames), wording, Origin(name, registered, template, citation, what)
 
 
 def _of_table(arguments: argparse.Namespace) -> Material:
-    from xcoop.concepts import observations
-
     path, wording = arguments.csv, load_wording()
     columns = [name.strip() for name in arguments.concepts.split(",") if name.strip()]
-    seen = observations.of_csv(
-        path, arguments.label, columns, wording, arguments.values, arguments.split, [arguments.train_value]
-    )
+    seen = of_csv(path, arguments.label, columns, wording, arguments.values, arguments.split, [arguments.train_value])
     if not arguments.split:
         complain(f"every row of {path} is counted; --split names the column that tells training rows from others")
-    classes = sorted({one.classname for one in seen})
-    return Material(
-        seen, classes, wording, path.stem, path.stem, arguments.template or TEMPLATE,
-        arguments.citation or f"Labels of the table {path.name}.",
-        f"Mined from the concept labels of {len(seen)} training rows of {path.name}",
-    )  # fmt: skip
+    citation = arguments.citation or f"Labels of the table {path.name}."
+    what = f"Mined from the concept labels of {len(seen)} training rows of {path.name}"
+    origin = Origin(path.stem, path.stem, arguments.template or TEMPLATE, citation, what)
+    return seen, sorted({one.classname for one in seen}), wording, origin
 
 
 def _table(found: Sequence[Association], chosen: dict[str, list[Association]], wording: Wording, percent: str) -> str:
@@ -178,13 +158,3 @@ def _table(found: Sequence[Association], chosen: dict[str, list[Association]], w
     ]  # fmt: skip
     headers = ["Class", "", "Concept", "In the class", "In the rest", "Log-odds", f"{percent} interval"]
     return tabulate(rows, headers, disable_numparse=True)
-
-
-def _head(remark: str) -> str:
-    return "\n".join(
-        [
-            *textwrap.wrap(remark, 110),
-            "Beside each concept: images that show it, in the class and in the rest; log-odds and interval.",
-            "No clinician has reviewed it.",
-        ]
-    )

@@ -13,8 +13,17 @@ A bank is a YAML file:
       melanoma:
         - {concept: atypical pigment network, source: argenziano1998}
 
-A bank that a language model was asked for (`xcoop concepts elicit`) has one key more, `elicited` (see
-`xcoop.concepts.elicited`), and beside each concept the answers that name it: `votes: 4`.
+A bank that a language model was asked for (`xcoop concepts elicit`) has one key more, `elicited`, and beside each
+concept the answers that name it, `votes: 4`:
+
+    elicited:
+      model: some-model-7b           # as it was asked for
+      host: api.example.org          # of the server
+      date: "2026-01-31"             # UTC, of the last answer
+      samples: 5                     # answers that were asked for
+      threshold: 0.5                 # the share of a class's answers that must name a concept
+      prompt_sha256: 9f86d0...       # of the prompt
+      prompt: |                      # what was asked, in full
 
 It is data: nothing in it is executed, and every fault is reported with the file, the class and the value.
 """
@@ -22,22 +31,46 @@ It is data: nothing in it is executed, and every fault is reported with the file
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from xcoop.concepts.elicited import Elicited
-from xcoop.concepts.schema import BankError, check_keys, items, mapping, text, whole
+from pydantic import ConfigDict, Field, Strict, StringConstraints, TypeAdapter, ValidationError, WrapValidator
+from typing_extensions import NotRequired, TypedDict
+
 from xcoop.config.plugins import plugin_path
-from xcoop.utils import suggest as names
+from xcoop.utils.files import atomic_path
 from xcoop.utils.reading import MOST_YAML, parse_yaml, read_bytes
-from xcoop.utils.suggest import shown
+from xcoop.utils.suggest import closest, shown, unknown
 
-KEYS = ("name", "version", "dataset", "template", "reviewed_by", "sources", "classes")
-CONCEPT_KEYS = ("concept", "source")
+
+class BankError(ValueError):
+    """A concept bank that breaks the schema; the message names the file, the place and the value."""
+
+
+def _must_be(meaning: str) -> WrapValidator:
+    """What a value of a type must be, in the words of the message."""
+
+    def check(value: Any, validate: Any) -> Any:
+        try:
+            return validate(value)
+        except ValidationError:
+            raise ValueError(f"must be {meaning}, not {shown(value)}") from None
+
+    return WrapValidator(check)
+
+
+Text = Annotated[
+    str,
+    StringConstraints(strict=True, strip_whitespace=True, min_length=1),
+    _must_be("a text (quote it if YAML reads something else)"),
+]
+Count = Annotated[int, Strict(), Field(ge=1), _must_be("a whole number above 0")]
+Share = Annotated[float, Strict(), Field(gt=0, le=1), _must_be("a share above 0, at most 1")]
 
 
 @dataclass(frozen=True)
@@ -50,12 +83,30 @@ class Concept:
 
 
 @dataclass(frozen=True)
+class Elicited:
+    """Which language model a bank was asked of, when, and how; see the head of this module."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+    model: Text
+    host: Text
+    date: Text
+    samples: Count
+    threshold: Share
+    prompt_sha256: Text
+    prompt: Annotated[str, Strict()]
+
+    def as_data(self) -> dict[str, Any]:
+        """As it stands in a bank's file."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
 class ConceptBank:
     """The concepts of some classes, with where they come from.
 
     Attributes:
         classes: per class name its concepts, in the order of the file (or of `for_classes`). A file has at least one a
-            class; `knowledge.question` makes banks without any.
+            class; `controls.question` makes banks without any.
         template: a sentence with `{class}` and `{concepts}` (the latter only where there are concepts).
         sha256: of the file's content: what a result records.
         elicited: which language model was asked, and how; None for a bank that people wrote.
@@ -81,23 +132,20 @@ class ConceptBank:
             ValueError: a class is missing, or two of the names are the same class.
         """
         known = {same_name(name): concepts for name, concepts in self.classes.items()}
-        asked = [same_name(name) for name in classnames]
         if missing := [name for name in classnames if same_name(name) not in known]:
-            raise ValueError(self._mismatch(missing, classnames))
-        if len(set(asked)) < len(asked):
+            near = ", ".join(f"{shown(name)} (nearest: {closest(name, self.classes)!r})" for name in missing)
+            raise ValueError(
+                f"{self.path}: the bank has no concepts for {near}.\n"
+                f"  classes of the dataset: {', '.join(classnames)}\n"
+                f"  classes of the bank:    {', '.join(self.classes)}"
+            )
+        if len({same_name(name) for name in classnames}) < len(classnames):
             raise ValueError(f"the dataset's classes hold the same name twice: {list(classnames)}")
-        return replace(self, classes={name: known[key] for name, key in zip(classnames, asked, strict=True)})
+        return replace(self, classes={name: known[same_name(name)] for name in classnames})
 
     def texts(self, classname: str) -> list[str]:
         """The wording of a class's concepts."""
         return [concept.text for concept in self.classes[classname]]
-
-    def _mismatch(self, missing: Sequence[str], classnames: Sequence[str]) -> str:
-        near = [f"{shown(name)} (nearest: {names.closest(name, self.classes)!r})" for name in missing]
-        return (
-            f"{self.path}: the bank has no concepts for {', '.join(near)}.\n"
-            f"  classes of the dataset: {', '.join(classnames)}\n  classes of the bank:    {', '.join(self.classes)}"
-        )
 
 
 def same_name(name: str) -> str:
@@ -108,6 +156,11 @@ def same_name(name: str) -> str:
     return re.sub(r"[\s_-]+", " ", unicodedata.normalize("NFC", name)).strip().lower()
 
 
+def bank_names() -> list[str]:
+    """The banks of this package, sorted."""
+    return sorted(path.stem for path in plugin_path("concept_banks").glob("*.yaml"))
+
+
 def load_bank(name_or_path: str | Path) -> ConceptBank:
     """The concept bank of a name (`derm7pt`) or of a YAML file.
 
@@ -115,89 +168,158 @@ def load_bank(name_or_path: str | Path) -> ConceptBank:
         FileNotFoundError: no such bank or file; a name is answered with the nearest known one.
         BankError: the file breaks the schema.
     """
-    path = _find(name_or_path)
+    path = Path(name_or_path).expanduser()
+    if path.suffix.lower() in (".yaml", ".yml") or len(path.parts) > 1:
+        if not path.is_file():
+            raise FileNotFoundError(f"no concept bank {path} (looked for {path.absolute()})")
+    elif str(name_or_path) in bank_names():
+        path = plugin_path("concept_banks", f"{name_or_path}.yaml")
+    else:
+        raise FileNotFoundError(unknown("concept bank", str(name_or_path), bank_names()))
     try:
         data = read_bytes(path, MOST_YAML)
         content = parse_yaml(data, str(path))
     except ValueError as error:
         raise BankError(str(error)) from error
-    return _parse(path, content, hashlib.sha256(data).hexdigest())
+    return _checked(path, content, hashlib.sha256(data).hexdigest())
 
 
-def bank_names() -> list[str]:
-    """The banks of this package, sorted."""
-    return sorted(path.stem for path in plugin_path("concept_banks").glob("*.yaml"))
+def save_bank(path: Path, text: str) -> ConceptBank:
+    """Writes the YAML of a bank, whole and loadable, or not at all; what is there is replaced.
+
+    Raises:
+        BankError: it breaks the schema.
+    """
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+        load_bank(temporary.absolute())
+    return load_bank(path.absolute())
 
 
-def _find(name_or_path: str | Path) -> Path:
-    path = Path(name_or_path).expanduser()
-    if path.suffix.lower() in (".yaml", ".yml") or len(path.parts) > 1:
-        if not path.is_file():
-            raise FileNotFoundError(f"no concept bank {path} (looked for {path.absolute()})")
-        return path
-    if str(name_or_path) not in bank_names():
-        raise FileNotFoundError(names.unknown("concept bank", str(name_or_path), bank_names()))
-    return plugin_path("concept_banks", f"{name_or_path}.yaml")
+def skeleton(dataset: str, classnames: Sequence[str]) -> str:
+    """The text of a bank with these classes; it is not read before its concepts and sources are filled in."""
 
+    def quoted(text: str) -> str:
+        return json.dumps(text, ensure_ascii=False)
 
-def _parse(path: Path, data: Any, sha256: str) -> ConceptBank:
-    check_keys(path, "the bank", data, KEYS, ("elicited",))
-    sources = _sources(path, data["sources"])
-    return ConceptBank(
-        name=text(path, "name", data["name"]),
-        version=text(path, "version", data["version"]),
-        dataset=text(path, "dataset", data["dataset"]),
-        template=_template(path, data["template"]),
-        classes=_classes(path, data["classes"], sources),
-        sources=sources,
-        reviewed_by=tuple(text(path, "reviewed_by", name) for name in items(path, "reviewed_by", data["reviewed_by"])),
-        path=path,
-        sha256=sha256,
-        elicited=Elicited.read(path, data["elicited"]) if "elicited" in data else None,
+    classes = "".join(
+        f"  {quoted(name)}:\n    - {{concept: , source: atlas}}  # what is seen; 4 to 10 lines\n" for name in classnames
+    )
+    return (
+        f"name: {quoted(dataset.lower())}\n"
+        'version: "1"\n'
+        f"dataset: {quoted(dataset)}\n"
+        'template: "a medical image of {class}, {concepts}."\n'
+        "reviewed_by: []  # clinicians who approved it\n"
+        f"sources:\n  atlas:   # the publication that names the concepts\nclasses:\n{classes}"
     )
 
 
-def _classes(path: Path, data: Any, sources: Mapping[str, str]) -> dict[str, tuple[Concept, ...]]:
-    classes: dict[str, tuple[Concept, ...]] = {}
-    spelt: dict[str, str] = {}
-    for name, entries in mapping(path, "classes", data).items():
-        text(path, "a class name", name)
-        if (other := spelt.setdefault(same_name(name), name)) != name:
-            raise BankError(f"{path}: the classes {other!r} and {name!r} are the same (case, '_', '-' do not count)")
-        classes[name] = _concepts(path, name, entries, sources)
-    return classes
+# The keys of the file.
 
 
-def _concepts(path: Path, classname: str, entries: Any, sources: Mapping[str, str]) -> tuple[Concept, ...]:
-    where = f"class {shown(classname)}"
-    concepts: dict[str, Concept] = {}
-    for entry in items(path, where, entries):
-        check_keys(path, f"{where}, concept {shown(entry)}", entry, CONCEPT_KEYS, ("votes",))
-        words = text(path, f"{where}, concept", entry["concept"])
-        source = text(path, f"{where}, source of {shown(words)}", entry["source"])
-        votes = whole(path, f"{where}, votes of {shown(words)}", entry["votes"]) if "votes" in entry else None
-        if source not in sources:
-            raise BankError(f"{path}: {where}, concept {shown(words)}: {names.unknown('source', source, sources)}")
-        if same_name(words) in concepts:
-            raise BankError(f"{path}: {where} holds the concept {shown(words)} twice")
-        concepts[same_name(words)] = Concept(words, source, votes)
-    if not concepts:
-        raise BankError(f"{path}: {where} has no concepts")
-    return tuple(concepts.values())
+class _Concept(TypedDict):
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+    concept: Text
+    source: Text
+    votes: NotRequired[Count]
 
 
-def _sources(path: Path, data: Any) -> dict[str, str]:
-    return {
-        text(path, "a source's key", key): text(path, f"source {key!r}", citation)
-        for key, citation in mapping(path, "sources", data).items()
-    }
+class _Bank(TypedDict):
+    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
+    name: Text
+    version: Text
+    dataset: Text
+    template: Text
+    reviewed_by: list[Text]
+    sources: Annotated[dict[Text, Text], Field(min_length=1)]
+    classes: Annotated[dict[Text, list[_Concept]], Field(min_length=1)]
+    elicited: NotRequired[Elicited]
 
 
-def _template(path: Path, value: Any) -> str:
-    template = text(path, "template", value)
-    fields = re.findall(r"\{[^{}]*\}", template)
-    if sorted(fields) != ["{class}", "{concepts}"] or template.count("{") != 2 or template.count("}") != 2:
+_SCHEMA = TypeAdapter(_Bank)
+_EXTRA = ("extra_forbidden", "unexpected_keyword_argument", "invalid_key")  # how pydantic calls an unknown key
+
+
+def _checked(path: Path, data: Any, sha256: str) -> ConceptBank:
+    """The bank that a file's content describes; BankError for the first fault."""
+    try:
+        content = _SCHEMA.validate_python(data)
+    except ValidationError as error:
+        raise BankError(f"{path}: {_fault(error, data)}") from None
+    template = content["template"]
+    if sorted(re.findall(r"\{[^{}]*\}|[{}]", template)) != ["{class}", "{concepts}"]:
         raise BankError(
             f"{path}: template {shown(template)} must hold {{class}} and {{concepts}} once each, nothing else"
         )
-    return template
+    spelt: dict[str, str] = {}
+    for name, entries in content["classes"].items():
+        if (other := spelt.setdefault(same_name(name), name)) != name:
+            raise BankError(f"{path}: the classes {other!r} and {name!r} are the same (case, '_', '-' do not count)")
+        if not entries:
+            raise BankError(f"{path}: class {shown(name)} has no concepts")
+        seen = set()
+        for entry in entries:
+            words, source = entry["concept"], entry["source"]
+            if source not in content["sources"]:
+                known = unknown("source", source, content["sources"])
+                raise BankError(f"{path}: class {shown(name)}, concept {shown(words)}: {known}")
+            if same_name(words) in seen:
+                raise BankError(f"{path}: class {shown(name)} holds the concept {shown(words)} twice")
+            seen.add(same_name(words))
+    elicited = content.get("elicited")
+    if elicited and hashlib.sha256(elicited.prompt.encode()).hexdigest() != elicited.prompt_sha256:
+        raise BankError(f"{path}: elicited, prompt is not the text that prompt_sha256 belongs to")
+    return ConceptBank(
+        name=content["name"],
+        version=content["version"],
+        dataset=content["dataset"],
+        template=template,
+        classes={
+            name: tuple(Concept(entry["concept"], entry["source"], entry.get("votes")) for entry in entries)
+            for name, entries in content["classes"].items()
+        },
+        sources=content["sources"],
+        reviewed_by=tuple(content["reviewed_by"]),
+        path=path,
+        sha256=sha256,
+        elicited=elicited,
+    )
+
+
+def _fault(error: ValidationError, data: Any) -> str:
+    """The first fault, in words; an unknown key before others, since it may be a missing one misspelt."""
+    fault = min(
+        error.errors(include_url=False),
+        key=lambda fault: (fault["loc"][-1:] != ("[key]",), fault["type"] not in _EXTRA),
+    )
+    kind, place, value = fault["type"], fault["loc"], fault["input"]
+    key = place[-1] if kind in ("missing", *_EXTRA) else None
+    place = place[:-1] if key is not None else place
+    schema: Any = _Bank
+    match place:
+        case ():
+            where = "the bank"
+        case ("sources" | "classes" as part, _, "[key]"):
+            where = {"sources": "a source's key", "classes": "a class name"}[part]
+        case ("sources", name):
+            where = f"source {shown(name)}"
+        case ("classes", name):
+            where = f"class {shown(name)}"
+        case ("classes", name, int(number), *rest):
+            schema, entry = _Concept, data["classes"][name][number]
+            words = entry.get("concept", entry) if isinstance(entry, dict) else entry
+            where = ", ".join([f"class {shown(name)}", f"concept {shown(words)}", *map(str, rest)])
+        case _:
+            schema, where = Elicited, ", ".join(map(str, place))
+    if kind == "missing":
+        return f"{where} lacks {key!r}"
+    if kind in _EXTRA:
+        return f"{where}: {unknown('key', str(key), schema.__annotations__)}"
+    if kind == "value_error":
+        return f"{where} {fault['ctx']['error']}"
+    if kind == "list_type":
+        return f"{where} must be a list, not {shown(value)}"
+    if place in (("sources",), ("classes",)):
+        return f"{where} must be a mapping with at least one entry, not {shown(value)}"
+    return f"{where} must be a mapping with the keys {', '.join(schema.__annotations__)}, not {shown(value)}"

@@ -1,13 +1,19 @@
-"""What the words of a concept say that no picture shows, and how words are compared.
+"""How the words of a concept are compared, what they say that no picture shows, and whether they name a diagnosis.
 
 The words themselves are data: `words.yaml` beside this file says what an entry matches.
+
+A concept that names a diagnosis would make an explanation circular. A class name is compared by its words. What says
+only how something is ("normal", "benign", "severe") names nothing, so "normal heart size" is no name of the class
+"normal". Organs and kinds of pictures ("kidney tumor", "liver") name a class only all together. Any other word
+("melanoma", "cyst") does so alone, in its adjectives too ("glaucomatous"). The first two kinds of words stand in
+`words.yaml`, under `generic`.
 """
 
 from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cache
@@ -16,10 +22,10 @@ from typing import Any
 
 from xcoop.utils.reading import read_yaml
 
-WORD = re.compile(r"[a-z0-9]+")
-PATTERN = re.compile(r"[a-z0-9*]+")
 PLURALS = ((r"ies$", "y"), (r"(ss|x|z|ch|sh)es$", r"\1"), (r"ses$", "sis"), (r"omata$", "oma"), (r"ae$", "a"),
            (r"([^sui])s$", r"\1"))  # fmt: skip
+SHORTEST_ROOT = 5  # letters of a class name's word; shorter roots begin too many other words
+ADJECTIVES = ("", "a", "al", "atous", "ic", "is", "itic", "like", "oid", "ous", "tic", "tous", "um", "us")  # endings
 
 Phrase = tuple[str, ...]
 """The words of a text or an entry, each in the form that is compared."""
@@ -44,9 +50,85 @@ class Group:
     exempt: tuple[Phrase, ...] = ()
     unless: tuple[Phrase, ...] = ()
 
-    def applies(self, picture: str) -> bool:
-        """Whether such words are not visible in this kind of picture."""
-        return not self.unless or (bool(picture) and not found_in(picture, self.unless))
+
+@cache
+def vocabulary() -> Mapping[str, Any]:
+    """The content of `words.yaml`."""
+    content: Mapping[str, Any] = read_yaml(Path(__file__).with_name("words.yaml"))
+    return content
+
+
+@cache
+def entries(*keys: str) -> tuple[Phrase, ...]:
+    """The entries of a list of `words.yaml`, e.g. `entries("generic", "things")`; none if there is no such list."""
+    content: Any = vocabulary()
+    for key in keys:
+        content = content.get(key, {})
+    words = [re.findall(r"[a-z0-9*]+", _plain(entry)) for entry in content]
+    return tuple(tuple(word if "*" in word else _base(word) for word in entry) for entry in words)
+
+
+@cache
+def nonvisual_groups() -> tuple[Group, ...]:
+    """What no picture shows, by reason."""
+    return tuple(
+        Group(name, group["why"], *(entries("nonvisual", name, key) for key in ("words", "except", "unless")))
+        for name, group in vocabulary()["nonvisual"].items()
+    )
+
+
+def plain_words(text: str) -> list[str]:
+    """The words of a text in lower case, without accents; hyphens part words."""
+    return re.findall(r"[a-z0-9]+", _plain(text))
+
+
+def normal(text: str) -> Phrase:
+    """The words of a text as they are compared: in the singular and in American spelling."""
+    return tuple(map(_base, plain_words(text)))
+
+
+def _plain(text: str) -> str:
+    return "".join(c for c in unicodedata.normalize("NFKD", text.lower()) if not unicodedata.combining(c))
+
+
+@cache
+def _base(word: str) -> str:
+    """The singular in American spelling. Only for comparing: "raised" becomes "raized", and so does every other."""
+    for british, american in vocabulary()["spellings"].items():
+        word = word.replace(british, american)
+    if word in vocabulary()["plurals"]:
+        return str(vocabulary()["plurals"][word])
+    for ending, replacement in PLURALS if len(word) > 3 else ():
+        singular, changed = re.subn(ending, replacement, word)
+        if changed:
+            return singular
+    return word
+
+
+def found_in(text: str, phrases: Iterable[Phrase], exempt: Iterable[Phrase] = ()) -> list[str]:
+    """Which parts of a text match one of the phrases, as they stand there, in their order, overlaps left out.
+
+    Args:
+        text: any text.
+        phrases: what is looked for.
+        exempt: what matches lies inside of one of these does not count.
+    """
+    spoken, compared = plain_words(text), normal(text)
+    free = list(_matches(compared, exempt))
+    found, end = [], 0
+    for start, stop in sorted(_matches(compared, phrases), key=lambda match: (match[0], -match[1])):
+        if start >= end and not any(first <= start and stop <= last for first, last in free):
+            found.append(" ".join(spoken[start:stop]))
+            end = stop
+    return list(dict.fromkeys(found))
+
+
+def _matches(words: Phrase, phrases: Iterable[Phrase]) -> Iterator[tuple[int, int]]:
+    for phrase in phrases:
+        for start in range(len(words) - len(phrase) + 1):
+            pairs = zip(words[start:], phrase, strict=False)
+            if all(word == entry or ("*" in entry and fnmatchcase(word, entry)) for word, entry in pairs):
+                yield start, start + len(phrase)
 
 
 def nonvisual(text: str, picture: str = "") -> list[str]:
@@ -64,120 +146,28 @@ def nonvisual(text: str, picture: str = "") -> list[str]:
 
 def nonvisual_by_group(text: str, picture: str = "") -> list[tuple[str, Group]]:
     """As `nonvisual`, each with the group that it belongs to."""
-    hits = [
-        (word, group)
-        for group in vocabulary().nonvisual
-        if group.applies(picture)
-        for word in found_in(text, group.words, group.exempt)
-    ]
-    unique = {word: (word, group) for word, group in reversed(hits)}
-    return sorted(unique.values(), key=lambda hit: text.lower().find(hit[0].split()[0]))
+    hits: dict[str, Group] = {}
+    for group in nonvisual_groups():
+        if not group.unless or (picture and not found_in(picture, group.unless)):
+            for word in found_in(text, group.words, group.exempt):
+                hits.setdefault(word, group)
+    return sorted(hits.items(), key=lambda hit: text.lower().find(hit[0].split()[0]))
 
 
-def found_in(text: str, phrases: Iterable[Phrase], exempt: Iterable[Phrase] = ()) -> list[str]:
-    """Which parts of a text match one of the phrases, as they stand there, in their order, overlaps left out.
-
-    Args:
-        text: any text.
-        phrases: what is looked for.
-        exempt: what matches lies inside of one of these does not count.
-    """
-    spoken, compared = plain_words(text), normal(text)
-    free = list(_matches(compared, exempt))
-    taken: list[range] = []
-    for match in sorted(_matches(compared, phrases), key=lambda match: (match.start, -len(match))):
-        if not (any(_inside(match, other) for other in free) or any(_overlap(match, other) for other in taken)):
-            taken.append(match)
-    return list(dict.fromkeys(" ".join(spoken[match.start : match.stop]) for match in taken))
+def names_class(text: str, classname: str) -> list[str]:
+    """The words by which a concept names a class, as they stand in it; none if it does not."""
+    name = normal(classname)
+    words = list(zip(plain_words(text), normal(text), strict=True))
+    found = {word: [spoken for spoken, compared in words if _is_of(compared, word)] for word in name}
+    own = [word for word in name if (word,) not in entries("generic", "adjectives")]
+    if own and all(found.values()):
+        telling = name
+    else:
+        telling = tuple(word for word in own if (word,) not in entries("generic", "things"))
+    return list(dict.fromkeys(spoken for word in telling for spoken in found[word]))
 
 
-def _matches(words: Phrase, phrases: Iterable[Phrase]) -> Iterator[range]:
-    for phrase in phrases:
-        for start in range(len(words) - len(phrase) + 1):
-            if all(map(_equal, words[start:], phrase)):
-                yield range(start, start + len(phrase))
-
-
-def _inside(inner: range, outer: range) -> bool:
-    return outer.start <= inner.start and inner.stop <= outer.stop
-
-
-def _overlap(one: range, other: range) -> bool:
-    return one.start < other.stop and other.start < one.stop
-
-
-def _equal(word: str, pattern: str) -> bool:
-    return word == pattern or ("*" in pattern and fnmatchcase(word, pattern))
-
-
-def plain_words(text: str) -> list[str]:
-    """The words of a text in lower case, without accents; hyphens part words."""
-    return WORD.findall(_plain(text))
-
-
-def normal(text: str) -> Phrase:
-    """The words of a text as they are compared: in the singular and in American spelling."""
-    return tuple(_base(word) for word in plain_words(text))
-
-
-def _plain(text: str) -> str:
-    return "".join(c for c in unicodedata.normalize("NFKD", text.lower()) if not unicodedata.combining(c))
-
-
-@cache
-def _base(word: str) -> str:
-    """The singular in American spelling. Only for comparing: "raised" becomes "raized", and so does every other."""
-    for british, american in vocabulary().spellings.items():
-        word = word.replace(british, american)
-    if word in vocabulary().plurals:
-        return vocabulary().plurals[word]
-    for ending, replacement in PLURALS if len(word) > 3 else ():
-        singular, changed = re.subn(ending, replacement, word)
-        if changed:
-            return singular
-    return word
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """The content of `words.yaml`; see there."""
-
-    spellings: Mapping[str, str]
-    plurals: Mapping[str, str]
-    raw: Mapping[str, Any]
-
-    @property
-    def nonvisual(self) -> tuple[Group, ...]:
-        """What no picture shows, by reason."""
-        return _groups()
-
-    def phrases(self, *keys: str) -> tuple[Phrase, ...]:
-        """The entries of a list, e.g. `phrases("generic", "things")`."""
-        content: Any = self.raw
-        for key in keys:
-            content = content[key]
-        return _phrases(content)
-
-
-@cache
-def vocabulary() -> Vocabulary:
-    """The words of `words.yaml`."""
-    content = read_yaml(Path(__file__).with_name("words.yaml"))
-    return Vocabulary(content.pop("spellings"), content.pop("plurals"), content)
-
-
-@cache
-def _groups() -> tuple[Group, ...]:
-    return tuple(
-        Group(name, group["why"], *(_phrases(group.get(key, ())) for key in ("words", "except", "unless")))
-        for name, group in vocabulary().raw["nonvisual"].items()
-    )
-
-
-def _phrases(entries: Sequence[str]) -> tuple[Phrase, ...]:
-    return tuple(tuple(map(_pattern, PATTERN.findall(_plain(entry)))) for entry in entries)
-
-
-def _pattern(word: str) -> str:
-    """A word of an entry as it is compared; a part of a word keeps its ending."""
-    return word if "*" in word else _base(word)
+def _is_of(word: str, name: str) -> bool:
+    """Whether a word is this word of a class name, or an adjective of it."""
+    root = re.sub(r"(is|us|um|[aeiou]+)$", "", name)
+    return word == name or (len(root) >= SHORTEST_ROOT and word.startswith(root) and word[len(root) :] in ADJECTIVES)

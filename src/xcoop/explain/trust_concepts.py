@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from xcoop.backbones import ImageFeatures
-from xcoop.concepts.knowledge import question
+from xcoop.concepts.controls import question
 from xcoop.concepts.mining import log_odds
 from xcoop.evaluation.bootstrap import Ints, mean_of_known
 from xcoop.evaluation.intervals import image_intervals

@@ -20,7 +20,7 @@ from xcoop.backbones.build import build_clip
 from xcoop.backbones.openai import ClipBackbone
 from xcoop.backbones.phantom_weights import load_state_dict, pretrained_path, read_metadata
 from xcoop.concepts.bank import load_bank
-from xcoop.concepts.features import clinical_features
+from xcoop.concepts.sentences import clinical_features
 from xcoop.phantom.captions import DIAGNOSIS_RATE, value_terms
 from xcoop.phantom.corpus import GROUP, UNIFORM, Corpus, draw_corpus
 from xcoop.phantom.model import normalise, to_pixels

@@ -8,7 +8,7 @@ from typing import Any
 
 from xcoop.backbones import Backbone
 from xcoop.concepts import ConceptBank, load_bank
-from xcoop.concepts.skeleton import skeleton
+from xcoop.concepts.bank import skeleton
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from xcoop.backbones import Backbone
 from xcoop.concepts import ConceptBank
-from xcoop.concepts.features import clinical_features
+from xcoop.concepts.sentences import clinical_features
 from xcoop.methods.alignment import unit
 from xcoop.methods.distillation import template_features
 from xcoop.methods.fixed_text import concept_sentences, mean_features, templates

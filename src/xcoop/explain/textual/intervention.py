@@ -21,7 +21,7 @@ from torch import Tensor
 from xcoop.backbones import ImageFeatures
 from xcoop.concepts import ConceptBank
 from xcoop.concepts.bank import Concept
-from xcoop.concepts.knowledge import plain_template, unrelated_to
+from xcoop.concepts.controls import plain_template, unrelated_to
 from xcoop.explain.textual.decomposition import Decomposition
 from xcoop.methods.alignment import unit
 from xcoop.methods.model import PromptModel

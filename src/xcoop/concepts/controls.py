@@ -1,4 +1,4 @@
-"""Knowledge put in question: a bank turned into one that knows wrong things, unrelated ones, or nothing.
+"""Controls: a bank turned into one that knows wrong things, unrelated ones, or nothing.
 
 If a method does as well with any of these as with the bank itself, it does not use what the bank knows.
 """
@@ -38,11 +38,25 @@ def question(bank: ConceptBank, knowledge: str, seed: int) -> ConceptBank:
     """
     if knowledge not in KNOWLEDGE:
         raise ValueError(unknown("TRAINER.XCOOP.KNOWLEDGE", knowledge, KNOWLEDGE))
+    if knowledge == "bank":
+        return bank
+    if knowledge == "none":
+        template = plain_template(bank.template)
+        return replace(bank, classes=dict.fromkeys(bank.classes, ()), template=template, sources={})
+    rng = random.Random(f"{seed}|{knowledge}")
     if knowledge == "shuffled":
-        return _shuffled(bank, random.Random(f"{seed}|shuffled"))
-    if knowledge == "random":
-        return _random(bank, random.Random(f"{seed}|random"))
-    return _none(bank) if knowledge == "none" else bank
+        circle = list(bank.classes)  # in random order; each has the concepts of the next
+        if len(circle) < 2:
+            raise ValueError(f"{bank.path}: KNOWLEDGE shuffled needs two classes to exchange concepts, not {circle}")
+        rng.shuffle(circle)
+        given = dict(zip(circle, circle[1:] + circle[:1], strict=True))
+        return replace(bank, classes={name: bank.classes[given[name]] for name in bank.classes})
+    phrases, needed = unrelated_to(bank), sum(map(len, bank.classes.values()))
+    if needed > len(phrases):
+        raise ValueError(f"{bank.path}: KNOWLEDGE random needs {needed} unrelated concepts; there are {len(phrases)}")
+    drawn = iter(rng.sample(phrases, needed))
+    classes = {name: tuple(Concept(next(drawn), UNRELATED) for _ in own) for name, own in bank.classes.items()}
+    return replace(bank, classes=classes, sources={UNRELATED: "Drawn at random; has nothing to do with the class."})
 
 
 def plain_template(template: str) -> str:
@@ -59,37 +73,10 @@ def words_around_class(template: str) -> str:
     return " ".join(template.replace("{class}", " ").split()).strip(" .,") or words_around_class(PLAIN)
 
 
-def _shuffled(bank: ConceptBank, rng: random.Random) -> ConceptBank:
-    """The classes in a random circle; each has the concepts of the next."""
-    circle = list(bank.classes)
-    if len(circle) < 2:
-        raise ValueError(f"{bank.path}: KNOWLEDGE shuffled needs two classes to exchange concepts, not {circle}")
-    rng.shuffle(circle)
-    given = dict(zip(circle, circle[1:] + circle[:1], strict=True))
-    return replace(bank, classes={name: bank.classes[given[name]] for name in bank.classes})
-
-
-def _random(bank: ConceptBank, rng: random.Random) -> ConceptBank:
-    counts = {name: len(concepts) for name, concepts in bank.classes.items()}
-    phrases = unrelated_to(bank)
-    if sum(counts.values()) > len(phrases):
-        raise ValueError(
-            f"{bank.path}: KNOWLEDGE random needs {sum(counts.values())} unrelated concepts; there are {len(phrases)}"
-        )
-    drawn = iter(rng.sample(phrases, sum(counts.values())))
-    classes = {name: tuple(Concept(next(drawn), UNRELATED) for _ in range(n)) for name, n in counts.items()}
-    return replace(bank, classes=classes, sources={UNRELATED: "Drawn at random; has nothing to do with the class."})
-
-
-def _none(bank: ConceptBank) -> ConceptBank:
-    return replace(bank, classes=dict.fromkeys(bank.classes, ()), template=plain_template(bank.template), sources={})
-
-
 def unrelated_to(bank: ConceptBank) -> list[str]:
     """The unrelated phrases that share no word with the bank's classes or concepts, in a fixed order."""
     taken = _words([*bank.classes, *(text for name in bank.classes for text in bank.texts(name))])
-    lists = _lists()
-    phrases = [f"{make} {thing}" for make, thing in product(lists["makes"], lists["things"])]
+    phrases = [f"{make} {thing}" for make, thing in product(_lists()["makes"], _lists()["things"])]
     return [phrase for phrase in phrases if taken.isdisjoint(_words([phrase]))]
 
 
