@@ -30,7 +30,6 @@ from xcoop.backbones.openai import ClipBackbone
 from xcoop.concepts import load_bank
 from xcoop.config.defaults import get_cfg
 from xcoop.methods.model import PromptModel
-from xcoop.methods.released import ReleasedModel
 
 CLASSES = ["normal", "pneumonia"]
 WORDS = "a photo of a"
@@ -44,10 +43,8 @@ def random_clip(seed: int = 0) -> Any:
     return import_clip().model.CLIP(512, 224, 12, 768, 16, 77, 49408, 512, 8, 12).eval().requires_grad_(False)
 
 
-def make_step(
-    losses: Callable[[], Tensor], parameters: list[Any], precision: str, device: str, adjust: Callable[[], None]
-) -> Step:
-    """Forward, backward, `adjust` and one small SGD step; returns the loss."""
+def make_step(losses: Callable[[], Tensor], parameters: list[Any], precision: str, device: str) -> Step:
+    """Forward, backward and one small SGD step; returns the loss."""
     optimiser = torch.optim.SGD(parameters, lr=1e-4, momentum=0.9)
     dtype = {"amp": torch.float16, "bf16": torch.bfloat16}.get(precision)
 
@@ -56,7 +53,6 @@ def make_step(
             loss = losses()
         optimiser.zero_grad()
         loss.backward()
-        adjust()
         optimiser.step()
         return loss.item()
 
@@ -67,8 +63,7 @@ def ours(model: PromptModel, inputs: Callable[[], Any], labels: Tensor) -> Calla
     """The summed losses of one of our models; `inputs` gives image features, computed or cached."""
 
     def losses() -> Tensor:
-        parts = model.losses(inputs(), labels)
-        return torch.stack([part for name, part in parts.items() if name != "acc"]).sum()
+        return model.loss(model.losses(inputs(), labels))
 
     return losses
 
@@ -82,6 +77,7 @@ def pairs(device: str, precision: str) -> dict[str, tuple[Step, Step]]:
     """Per method: the baseline's step and ours."""
     from xcoop.trainers.cocoop import CoCoOpModel
     from xcoop.trainers.coop import CoOpModel
+    from xcoop.trainers.xcoop_released import ReleasedModel
 
     cfg = get_cfg().TRAINER
     clip = random_clip().to(device)
@@ -89,18 +85,14 @@ def pairs(device: str, precision: str) -> dict[str, tuple[Step, Step]]:
     labels = torch.arange(B, device=device) % 2
     found = {}
 
-    def add(name: str, model: PromptModel, baseline: tuple[Any, list[Any]], own: tuple[Any, list[Any]]) -> None:
-        sides = ((*baseline, lambda: None), (*own, model.adjust_gradients))
-        found[name] = tuple(make_step(losses, params, precision, device, adjust) for losses, params, adjust in sides)
+    def add(name: str, baseline: tuple[Any, list[Any]], own: tuple[Any, list[Any]]) -> None:
+        found[name] = tuple(make_step(losses, params, precision, device) for losses, params in (baseline, own))
 
     def backbone() -> ClipBackbone:
         return ClipBackbone("ViT-B/16", copy.deepcopy(clip)).requires_grad_(False).to(device)
 
     bank = load_bank("pneumonia").for_classes(CLASSES)
-    cfg.XCOOP.merge_from_list(
-        ["N_PROMPTS", 4, "N_CTX", 4, "CTX_INIT", WORDS, "PROMPT_WEIGHT", 5.0, "TOKEN_WEIGHT", 5.0]
-    )
-    released = ReleasedModel(backbone(), CLASSES, bank, cfg.XCOOP).to(device)
+    released = ReleasedModel(backbone(), CLASSES, bank, cfg.XCOOPRELEASED).to(device)
     tower = backbone()
     tokens = [tower.tokenize([text(name) for name in CLASSES]).to(device) for text in (prompt, sentence(bank))]
     copies = PlainReleasedXCoOp(tower.model, *tokens, 4, N=4, M=2, weights=[5.0, 5.0]).to(device)
@@ -108,7 +100,6 @@ def pairs(device: str, precision: str) -> dict[str, tuple[Step, Step]]:
         parameter.requires_grad_(True)
     add(
         "XCoOp (released)",
-        released,
         (lambda: torch.stack(copies.losses(images, labels)).sum(), copies.trained()),
         (ours(released, lambda: released.encode_images(images), labels), list(released.trained_parameters().values())),
     )
@@ -127,7 +118,7 @@ def pairs(device: str, precision: str) -> dict[str, tuple[Step, Step]]:
         trained = [parameter for parameter in baseline.parameters() if parameter.requires_grad]
         cached = model.encode_images(images)
         own = (ours(model, lambda cached=cached: cached, labels), list(model.trained_parameters().values()))
-        add(f"{name} (cached features)", model, (plain(baseline, images, labels), trained), own)
+        add(f"{name} (cached features)", (plain(baseline, images, labels), trained), own)
     return found
 
 

@@ -17,12 +17,11 @@ from torch.nn import functional as F
 from yacs.config import CfgNode
 
 from xcoop.backbones import Backbone, ImageFeatures
-from xcoop.concepts import ConceptBank
 from xcoop.concepts.sentences import bank_ensemble, read_ensemble
 from xcoop.config.plugins import register_trainer
 from xcoop.methods.alignment import unit
 from xcoop.methods.distillation import distillation, inliers, sentence_features, sentence_scores
-from xcoop.methods.model import PromptModel, classification
+from xcoop.methods.model import PromptModel, Task, classification
 from xcoop.trainers.coop import DEFAULTS as COOP
 from xcoop.trainers.coop import CoOpModel
 from xcoop.training.trainer import PromptTrainer
@@ -121,15 +120,20 @@ class BiomedCoOp(PromptTrainer):
 
     node = "BIOMEDCOOP"
 
-    def uses_bank(self) -> bool:
+    @classmethod
+    def uses_bank(cls, cfg: Any) -> bool:
         """Unless a file has the sentences."""
-        return not self.settings.SENTENCES
+        return not cfg.TRAINER.BIOMEDCOOP.SENTENCES
 
-    def build_method(self, backbone: Backbone, classnames: list[str], bank: ConceptBank | None) -> PromptModel:
+    @classmethod
+    def build_method(cls, cfg: Any, backbone: Backbone, task: Task) -> PromptModel:
         """The model, with N_PROMPTS sentences a class from the bank or the file."""
-        count = self.settings.N_PROMPTS
-        if bank:
-            sentences = bank_ensemble(bank, count, lambda text: backbone.count_tokens(text) <= backbone.context_length)
+        settings = in_force(cfg)
+        count = settings.N_PROMPTS
+        if task.bank:
+            sentences = bank_ensemble(
+                task.bank, count, lambda text: backbone.count_tokens(text) <= backbone.context_length
+            )
         else:
-            sentences = read_ensemble(Path(self.settings.SENTENCES).expanduser(), classnames, count)
-        return BiomedCoOpModel(backbone, classnames, in_force(self.cfg), sentences)
+            sentences = read_ensemble(Path(settings.SENTENCES).expanduser(), task.classnames, count)
+        return BiomedCoOpModel(backbone, task.classnames, settings, sentences)

@@ -16,11 +16,9 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from xcoop.backbones import Backbone, ImageFeatures
-from xcoop.concepts import ConceptBank
 from xcoop.config.plugins import register_trainer
-from xcoop.methods.fixed_text import TEXT, FixedTextModel
-from xcoop.methods.model import PromptModel
-from xcoop.training.fixed_text import FixedTextTrainer
+from xcoop.methods.model import PromptModel, Task
+from xcoop.trainers.zsclip import TEXT, FixedTextModel, FixedTextTrainer, fixed_text
 from xcoop.utils.rules import number, whole
 
 DEFAULTS = CfgNode(
@@ -55,7 +53,6 @@ class CLIPAdapterModel(FixedTextModel):
         return self.ratio * self.adapter(f) + (1 - self.ratio) * f
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
-        """The network."""
         return [{"params": list(self.adapter.parameters()), "lr": lr, "name": "adapter"}]
 
 
@@ -65,7 +62,7 @@ class CLIPAdapter(FixedTextTrainer):
 
     node = "CLIPADAPTER"
 
-    def build_method(self, backbone: Backbone, classnames: list[str], bank: ConceptBank | None) -> PromptModel:
-        """A random adapter below the fixed sentences."""
-        text = self.class_features(backbone, classnames, bank)
-        return CLIPAdapterModel(backbone, classnames, text, self.settings)
+    @classmethod
+    def build_method(cls, cfg: Any, backbone: Backbone, task: Task) -> PromptModel:
+        settings = cfg.TRAINER.CLIPADAPTER
+        return CLIPAdapterModel(backbone, task.classnames, fixed_text(backbone, task, settings), settings)

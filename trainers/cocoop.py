@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +11,9 @@ from torch.utils.checkpoint import checkpoint
 from yacs.config import CfgNode
 
 from xcoop.backbones import Backbone, ImageFeatures
-from xcoop.concepts import ConceptBank
 from xcoop.config.plugins import register_trainer
 from xcoop.methods.alignment import unit
-from xcoop.methods.model import PromptModel
+from xcoop.methods.model import PromptModel, Task
 from xcoop.methods.prompts import PromptLearner, start_context
 from xcoop.training.trainer import PromptTrainer
 from xcoop.utils.rules import whole
@@ -77,6 +77,6 @@ class CoCoOp(PromptTrainer):
 
     node = "COCOOP"
 
-    def build_method(self, backbone: Backbone, classnames: list[str], bank: ConceptBank | None) -> PromptModel:
-        """CoCoOp needs no concepts."""
-        return CoCoOpModel(backbone, classnames, self.settings)
+    @classmethod
+    def build_method(cls, cfg: Any, backbone: Backbone, task: Task) -> PromptModel:
+        return CoCoOpModel(backbone, task.classnames, cfg.TRAINER.COCOOP)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 from yacs.config import CfgNode
 
 from xcoop.backbones import Backbone
-from xcoop.concepts import ConceptBank
 from xcoop.config.plugins import register_trainer
-from xcoop.methods.model import PromptModel
+from xcoop.methods.model import PromptModel, Task
 from xcoop.methods.prompts import PromptLearner, start_context
 from xcoop.training.trainer import PromptTrainer
 
@@ -43,6 +44,6 @@ class CoOp(PromptTrainer):
 
     node = "COOP"
 
-    def build_method(self, backbone: Backbone, classnames: list[str], bank: ConceptBank | None) -> PromptModel:
-        """CoOp needs no concepts."""
-        return CoOpModel(backbone, classnames, self.settings)
+    @classmethod
+    def build_method(cls, cfg: Any, backbone: Backbone, task: Task) -> PromptModel:
+        return CoOpModel(backbone, task.classnames, cfg.TRAINER.COOP)

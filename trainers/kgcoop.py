@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor
 from yacs.config import CfgNode
 
 from xcoop.backbones import Backbone, ImageFeatures
-from xcoop.concepts import ConceptBank
 from xcoop.config.plugins import register_trainer
 from xcoop.methods.alignment import prompt_distance
 from xcoop.methods.distillation import template_features
-from xcoop.methods.model import PromptModel, classification
+from xcoop.methods.model import PromptModel, Task, classification
 from xcoop.trainers.coop import DEFAULTS as COOP
 from xcoop.trainers.coop import CoOpModel
 from xcoop.training.trainer import PromptTrainer
@@ -60,6 +61,7 @@ class KgCoOp(PromptTrainer):
 
     node = "KGCOOP"
 
-    def build_method(self, backbone: Backbone, classnames: list[str], bank: ConceptBank | None) -> PromptModel:
-        """KgCoOp needs no concepts."""
-        return KgCoOpModel(backbone, classnames, self.settings, self.settings.TEMPLATE or self.template)
+    @classmethod
+    def build_method(cls, cfg: Any, backbone: Backbone, task: Task) -> PromptModel:
+        settings = cfg.TRAINER.KGCOOP
+        return KgCoOpModel(backbone, task.classnames, settings, settings.TEMPLATE or task.template)

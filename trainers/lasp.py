@@ -13,11 +13,10 @@ from torch.nn import functional as F
 from yacs.config import CfgNode
 
 from xcoop.backbones import Backbone, ImageFeatures
-from xcoop.concepts import ConceptBank
 from xcoop.config.plugins import register_trainer
 from xcoop.methods.alignment import global_similarity, unit
 from xcoop.methods.distillation import template_features
-from xcoop.methods.model import PromptModel, classification
+from xcoop.methods.model import PromptModel, Task, classification
 from xcoop.methods.prompts import PromptLearner, start_context
 from xcoop.methods.templates import ALL
 from xcoop.training.trainer import PromptTrainer
@@ -129,7 +128,8 @@ class LASP(PromptTrainer):
 
     node = "LASP"
 
-    def check_cfg(self, cfg: Any) -> None:
+    @classmethod
+    def check_cfg(cls, cfg: Any) -> None:
         """Refuses settings that could not work."""
         super().check_cfg(cfg)
         settings = cfg.TRAINER.LASP
@@ -139,6 +139,6 @@ class LASP(PromptTrainer):
                 f"TRAINER.LASP.N_GROUPS is {settings.N_GROUPS}; each group needs one of the {len(templates)} templates"
             )
 
-    def build_method(self, backbone: Backbone, classnames: list[str], bank: ConceptBank | None) -> PromptModel:
-        """LASP needs no concepts."""
-        return LASPModel(backbone, classnames, self.settings)
+    @classmethod
+    def build_method(cls, cfg: Any, backbone: Backbone, task: Task) -> PromptModel:
+        return LASPModel(backbone, task.classnames, cfg.TRAINER.LASP)

@@ -22,11 +22,9 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from xcoop.backbones import Backbone, ImageFeatures, LabelledFeatures
-from xcoop.concepts import ConceptBank
 from xcoop.config.plugins import register_trainer
 from xcoop.methods.alignment import unit
-from xcoop.methods.model import Compared, PromptModel
-from xcoop.methods.selection import best, scores
+from xcoop.methods.model import Compared, PromptModel, Task, best_setting, validation_scores
 from xcoop.training.trainer import PromptTrainer
 from xcoop.utils.rules import number, whole
 
@@ -97,7 +95,7 @@ class LinearProbeModel(PromptModel):
     def _score(self, training: LabelledFeatures, validation: LabelledFeatures, exponent: float) -> Tensor:
         """Accuracy and cross entropy on the validation images, (2,)."""
         self._fit(training, 10.0**exponent)
-        return scores(self.logits(validation.features)[None], validation.labels)[0]
+        return validation_scores(self.logits(validation.features)[None], validation.labels)[0]
 
     def _fit(self, training: LabelledFeatures, C: float) -> None:
         x, y = self.compared(training.features).double().cpu().numpy(), training.labels.cpu().numpy()
@@ -114,7 +112,7 @@ class LinearProbeModel(PromptModel):
 def _best(found: dict[float, Tensor]) -> float:
     """The exponent with the best score; of exact equals the smallest."""
     exponents = sorted(found)
-    return exponents[best(torch.stack([found[exponent] for exponent in exponents]))]
+    return exponents[best_setting(torch.stack([found[exponent] for exponent in exponents]))]
 
 
 @register_trainer("LINEARPROBE", DEFAULTS, RULES)
@@ -128,6 +126,6 @@ class LinearProbe(PromptTrainer):
         """Always: a row of weights a class."""
         return True
 
-    def build_method(self, backbone: Backbone, classnames: list[str], bank: ConceptBank | None) -> PromptModel:
-        """A classifier of zeros."""
-        return LinearProbeModel(backbone, classnames, self.settings)
+    @classmethod
+    def build_method(cls, cfg: Any, backbone: Backbone, task: Task) -> PromptModel:
+        return LinearProbeModel(backbone, task.classnames, cfg.TRAINER.LINEARPROBE)

@@ -30,12 +30,10 @@ from torch.nn import functional as F
 from yacs.config import CfgNode
 
 from xcoop.backbones import Backbone, ImageFeatures, LabelledFeatures
-from xcoop.concepts import ConceptBank
 from xcoop.config.plugins import register_trainer
 from xcoop.methods.alignment import unit
-from xcoop.methods.fixed_text import TEXT, FixedTextModel
-from xcoop.methods.model import Compared, PromptModel
-from xcoop.training.fixed_text import FixedTextTrainer
+from xcoop.methods.model import Compared, PromptModel, Task
+from xcoop.trainers.zsclip import TEXT, FixedTextModel, FixedTextTrainer, fixed_text
 from xcoop.utils.rules import number, whole
 
 logger = logging.getLogger(__name__)
@@ -145,7 +143,7 @@ class LPPlusPlus(FixedTextTrainer):
         """Always: a prototype a class."""
         return True
 
-    def build_method(self, backbone: Backbone, classnames: list[str], bank: ConceptBank | None) -> PromptModel:
-        """Prototypes of zeros beside the fixed sentences."""
-        text = self.class_features(backbone, classnames, bank)
-        return LPPlusPlusModel(backbone, classnames, text, self.settings)
+    @classmethod
+    def build_method(cls, cfg: Any, backbone: Backbone, task: Task) -> PromptModel:
+        settings = cfg.TRAINER.LPPLUSPLUS
+        return LPPlusPlusModel(backbone, task.classnames, fixed_text(backbone, task, settings), settings)

@@ -6,16 +6,16 @@ Symbols: n prompts a layer, J layers, W text width, V width of the image tower.
 from __future__ import annotations
 
 from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from xcoop.backbones import Backbone
-from xcoop.concepts import ConceptBank
 from xcoop.config.plugins import register_trainer
 from xcoop.methods.deep_prompts import DeepPromptModel, depth_within, vision_width
-from xcoop.methods.model import PromptModel
+from xcoop.methods.model import PromptModel, Task
 from xcoop.training.trainer import PromptTrainer
 from xcoop.utils.rules import whole
 
@@ -53,10 +53,9 @@ class MaPLeModel(DeepPromptModel):
 class MaPLe(PromptTrainer):
     """Trains the text prompts of MaPLe and their couplings."""
 
+    node = "MAPLE"
     needs_vit = True
 
-    node = "MAPLE"
-
-    def build_method(self, backbone: Backbone, classnames: list[str], bank: ConceptBank | None) -> PromptModel:
-        """MaPLe needs no concepts."""
-        return MaPLeModel(backbone, classnames, self.settings)
+    @classmethod
+    def build_method(cls, cfg: Any, backbone: Backbone, task: Task) -> PromptModel:
+        return MaPLeModel(backbone, task.classnames, cfg.TRAINER.MAPLE)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
 from xcoop.backbones import Backbone, ImageFeatures
-from xcoop.concepts import ConceptBank
 from xcoop.config.plugins import register_trainer
 from xcoop.methods.distillation import distillation, template_features
-from xcoop.methods.model import PromptModel, classification
+from xcoop.methods.model import PromptModel, Task, classification
 from xcoop.trainers.coop import DEFAULTS as COOP
 from xcoop.trainers.coop import CoOpModel
 from xcoop.training.trainer import PromptTrainer
@@ -74,12 +74,12 @@ class ProGradModel(CoOpModel):
         teacher = self.compare(features, self.hand_written)
         return classification(logits, labels) | {"kl": distillation(logits, teacher, self.softness)}
 
-    def backward(self, parts: Mapping[str, Tensor], backward: Callable[..., None]) -> None:
+    def backward(self, loss: Tensor, parts: Mapping[str, Tensor], backward: Callable[..., None]) -> None:
         """The gradient of the cross entropy, without what is in conflict with the divergence's."""
         trained = list(self.trained_parameters().values())
         backward(parts["kl"], retain_graph=True)
         general = _taken(trained)
-        backward(parts["ce"])
+        backward(loss)
         for parameter, gradient in zip(trained, without_conflict(_taken(trained), general, self.share), strict=True):
             parameter.grad = gradient
 
@@ -98,6 +98,7 @@ class ProGrad(PromptTrainer):
 
     node = "PROGRAD"
 
-    def build_method(self, backbone: Backbone, classnames: list[str], bank: ConceptBank | None) -> PromptModel:
-        """ProGrad needs no concepts."""
-        return ProGradModel(backbone, classnames, self.settings, self.settings.TEMPLATE or self.template)
+    @classmethod
+    def build_method(cls, cfg: Any, backbone: Backbone, task: Task) -> PromptModel:
+        settings = cfg.TRAINER.PROGRAD
+        return ProGradModel(backbone, task.classnames, settings, settings.TEMPLATE or task.template)

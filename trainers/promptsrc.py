@@ -14,6 +14,7 @@ Symbols: B images, C classes, m vision prompts, J layers, V width of the image t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,13 +24,11 @@ from torch.nn import functional as F
 from yacs.config import CfgNode
 
 from xcoop.backbones import Backbone, ImageFeatures
-from xcoop.concepts import ConceptBank
 from xcoop.config.plugins import register_trainer
 from xcoop.methods.alignment import unit
-from xcoop.methods.averaging import GaussianAverage
 from xcoop.methods.deep_prompts import DeepPromptModel, depth_within, vision_width
 from xcoop.methods.distillation import distillation, template_features
-from xcoop.methods.model import PromptModel, classification
+from xcoop.methods.model import PromptModel, Task, classification
 from xcoop.methods.prompts import random_context
 from xcoop.methods.templates import IMAGENET
 from xcoop.training.trainer import PromptTrainer
@@ -117,23 +116,49 @@ class PromptSRCModel(DeepPromptModel):
             distance = F.l1_loss(unit(features.pooled.float()), frozen.float())
             losses["image"] = self.settings.IMAGE_LOSS_WEIGHT * distance
         teacher = self.scale * frozen @ self.frozen_text.T
-        losses["logits"] = distillation(logits, teacher) / len(
-            self.classnames
-        )  # the authors' mean is over classes, too
+        losses["logits"] = distillation(logits, teacher) / len(self.classnames)  # the mean is over classes, too
         return losses
+
+
+def gaussian_weights(epochs: int, mean: float, std: float) -> list[float]:
+    """exp( -(t - mean)^2 / (2 std^2) ) for t = 1 to `epochs`, scaled to a sum of 1.
+
+    Args:
+        epochs: T, at least 1.
+        mean: the epoch with the largest weight, counted from 1; may lie outside of the run.
+        std: in epochs, above 0.
+    """
+    t = torch.arange(1, epochs + 1, dtype=torch.float64)
+    weights: list[float] = (-((t - mean) ** 2) / (2 * std**2)).softmax(0).tolist()  # never 0 / 0, however far the mean
+    return weights
+
+
+class GaussianAverage:
+    """The sum of what was trained after each epoch, with `gaussian_weights`."""
+
+    def __init__(self, epochs: int, mean: float, std: float) -> None:
+        self.weights = gaussian_weights(epochs, mean, std)
+        self.total: dict[str, Tensor] = {}
+
+    def add(self, epoch: int, state: Mapping[str, Tensor]) -> None:
+        """Adds what is trained after an epoch, counted from 0."""
+        weight = self.weights[epoch]
+        self.total = {
+            name: self.total[name] + weight * tensor if name in self.total else weight * tensor
+            for name, tensor in state.items()
+        }
 
 
 @register_trainer("PROMPTSRC", DEFAULTS, RULES)
 class PromptSRC(PromptTrainer):
     """Trains prompts of both towers, and ends with their mean over the epochs."""
 
+    node = "PROMPTSRC"
     needs_vit = True
 
-    node = "PROMPTSRC"
-
-    def build_method(self, backbone: Backbone, classnames: list[str], bank: ConceptBank | None) -> PromptModel:
-        """PromptSRC needs no concepts."""
-        return PromptSRCModel(backbone, classnames, self.settings)
+    @classmethod
+    def build_method(cls, cfg: Any, backbone: Backbone, task: Task) -> PromptModel:
+        return PromptSRCModel(backbone, task.classnames, cfg.TRAINER.PROMPTSRC)
 
     def before_train(self) -> None:
         """The mean starts empty, or where a resumed run left it."""
@@ -151,6 +176,6 @@ class PromptSRC(PromptTrainer):
         """The mean so far, for a resumed run."""
         return {"average": self.average.total}
 
-    def _restore(self, content: dict[str, Any]) -> None:
-        super()._restore(content)
+    def restore(self, content: dict[str, Any]) -> None:
+        super().restore(content)
         self.average.total = dict(content["average"])

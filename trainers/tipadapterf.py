@@ -15,12 +15,9 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from xcoop.backbones import Backbone, LabelledFeatures
-from xcoop.concepts import ConceptBank
+from xcoop.backbones import LabelledFeatures
 from xcoop.config.plugins import register_trainer
-from xcoop.methods.cache_model import CACHE, CacheModel
-from xcoop.methods.model import PromptModel
-from xcoop.training.fixed_text import CacheTrainer
+from xcoop.trainers.tipadapter import CACHE, CacheModel, CacheTrainer
 
 DEFAULTS = CfgNode({**CACHE, "PREC": "fp32"})  # fp32, amp, fp16, bf16
 
@@ -44,8 +41,4 @@ class TipAdapterF(CacheTrainer):
     """Trains Tip-Adapter's keys."""
 
     node = "TIPADAPTERF"
-
-    def build_method(self, backbone: Backbone, classnames: list[str], bank: ConceptBank | None) -> PromptModel:
-        """An empty cache beside the fixed sentences."""
-        text = self.class_features(backbone, classnames, bank)
-        return TipAdapterFModel(backbone, classnames, text, self.settings)
+    method = TipAdapterFModel

@@ -1,40 +1,49 @@
 """XCoOp: prompts tied to clinical concepts (Bie et al., MICCAI 2024, arXiv 2403.09410).
 
-`docs/method.md` has every formula, and what the two variants have in common with the released code.
+Each class has K prompts. The context of a prompt starts from the words of its share of the class's concepts, and is
+learned: t are the features of the prompts, h those of the clinical sentences that state the same concepts, u(.) is a
+vector's direction, f and f_p are the features of an image and of its patches, s is CLIP's inverse temperature.
+
+    class features   z = u( corrected( (1 - a) (h + u(t) - u(t at the start)) + a h ) )
+    logits           s ( cos(f, z) + w pool_p cos(f_p, z) ) + offset, the mean over K prompts
+    loss             cross entropy + contrast of prompts and sentences + distance of prompts from their start
+                     + contrast of context tokens and concept tokens + prior of the corrections
+
+`methods/alignment.py` has the similarities and contrasts, `methods/corrections.py` what images correct in sentences;
+`docs/method.md` says where all this comes from. What the released code computes is in `trainers/xcoop_released.py`.
 Symbols: B images, C classes, K prompts a class, n context tokens, D joint width, W text width.
 """
 
 from __future__ import annotations
 
-import logging
+import copy
+import warnings
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from yacs.config import CfgNode
 
 from xcoop.backbones import Backbone, ImageFeatures
 from xcoop.concepts import ConceptBank
-from xcoop.concepts.controls import KNOWLEDGE, question, words_around_class
+from xcoop.concepts.controls import KNOWLEDGE, plain_template, question, words_around_class
 from xcoop.concepts.sentences import SENTENCES, prompt_sentences, shares, single_features
 from xcoop.config.plugins import register_trainer
 from xcoop.methods import alignment
 from xcoop.methods.alignment import unit
 from xcoop.methods.corrections import Corrections
-from xcoop.methods.model import Compared, PromptModel, accuracy
+from xcoop.methods.model import Compared, PromptModel, Task, classification
 from xcoop.methods.prompts import PromptLearner, context_from_words, start_context
-from xcoop.methods.released import ReleasedModel
+from xcoop.trainers.xcoop_released import ReleasedModel
 from xcoop.training.trainer import PromptTrainer
 from xcoop.utils.rules import number, one_of, whole
-
-logger = logging.getLogger(__name__)
 
 START_NOISE = 0.02  # tells prompts with equal words apart; the spread of CLIP's own token embeddings
 
 DEFAULTS = CfgNode(
     {
-        "VARIANT": "aligned",  # the method as meant; or `released`: the numbers of the released code
+        "VARIANT": "aligned",  # or `released`, as the trainer XCoOpReleased was called before
         "KNOWLEDGE": "bank",  # bank; or a control: shuffled (other classes' concepts), random (unrelated ones), none
         "PREC": "amp",  # fp32, amp, fp16, bf16
         "N_PROMPTS": 3,  # K, prompts a class
@@ -75,16 +84,26 @@ RULES = {
 
 
 class AlignedModel(PromptModel):
-    """The method as it was meant: four alignments, each with its own weight, and what images correct in knowledge."""
+    """The method as it was meant: four alignments, each with its own weight, and what images correct in knowledge.
 
-    train_images = 1  # N, over which the prior is spread; the trainer sets it
+    Args:
+        backbone: frozen.
+        classnames: in the order of the labels.
+        bank: of these classes; the concepts that prompts are tied to.
+        settings: the node XCOOP.
+        train_images: N, over which the prior of the corrections is spread.
+    """
+
     clinical: Tensor
     start: Tensor
 
-    def __init__(self, backbone: Backbone, classnames: list[str], bank: ConceptBank, settings: CfgNode) -> None:
+    def __init__(
+        self, backbone: Backbone, classnames: list[str], bank: ConceptBank, settings: CfgNode, train_images: int = 1
+    ) -> None:
         super().__init__(backbone, classnames)
-        self.settings = settings
+        self.bank, self.settings, self.train_images = bank, settings, train_images
         self.needs_patches = settings.LOCAL_WEIGHT != 0
+        self.holds_concepts = settings.FROM_SENTENCE or settings.CLINICAL_WEIGHT > 0
         context = starting_context(backbone, bank, settings)
         self.prompt_learner = PromptLearner(backbone, classnames, context, settings.CLASS_TOKEN_POSITION)
         self.register_buffer("clinical", self.sentences(bank), persistent=False)  # (K, C, D), unit
@@ -117,6 +136,20 @@ class AlignedModel(PromptModel):
     def sentences(self, bank: ConceptBank) -> Tensor:
         """Features of the clinical sentences that a bank makes for the K prompts, (K, C, D), unit."""
         return prompt_sentences(self.backbone, bank, self.settings.N_PROMPTS, self.settings.SENTENCES)
+
+    def with_bank(self, bank: ConceptBank) -> AlignedModel:
+        """This model, with another bank's clinical sentences; a class without concepts keeps its plain sentence."""
+        if not self.holds_concepts:
+            return super().with_bank(bank)
+        clinical = self.sentences(bank)
+        bare = [label for label, concepts in enumerate(bank.classes.values()) if not concepts]
+        if bare:
+            plain = replace(bank, classes=dict.fromkeys(bank.classes, ()), template=plain_template(bank.template))
+            clinical[:, bare] = self.sentences(plain)[:, bare]
+        other = copy.copy(self)  # shares parameters and all other tensors
+        other._buffers = {**self._buffers, "clinical": clinical.to(self.clinical)}
+        other.bank = bank
+        return other
 
     def soft_features(self) -> Tensor:
         """Features of the learned prompts alone, (K, C, D), not normalised."""
@@ -155,7 +188,7 @@ class AlignedModel(PromptModel):
         """Image-prompt, prompt-level and token-level alignment, and the prior; a part of weight 0 is not computed."""
         weights, soft = self.settings, self.soft_features()  # (K, C, D)
         logits = self.image_logits(features, self.class_features(soft))
-        losses = {"ce": F.cross_entropy(logits, labels), "acc": accuracy(logits, labels)}
+        losses = classification(logits, labels)
         if weights.PROMPT_WEIGHT:
             sentence = self.clinical.mean(0)  # (C, D)
             losses["prompt"] = weights.PROMPT_WEIGHT * alignment.prompt_contrast(soft, sentence, self.scale)
@@ -184,27 +217,22 @@ def starting_context(backbone: Backbone, bank: ConceptBank, settings: CfgNode) -
 
     Without concepts, `CTX_INIT concepts` starts from the words round the class name, cut or repeated to n tokens, too.
     """
-    K, C = settings.N_PROMPTS, len(bank.classes)
+    K, C, n = settings.N_PROMPTS, len(bank.classes), settings.N_CTX
     plain = words_around_class(bank.template)  # for banks without concepts
     if settings.CTX_INIT == "concepts":
-        rows = [
-            _filled(context_from_words(backbone, ", ".join(share.texts(name)) or plain), settings.N_CTX)
-            for share in shares(bank, K)
-            for name in bank.classes
-        ]
+        rows = []
+        for share in shares(bank, K):
+            for name in bank.classes:
+                words = context_from_words(backbone, ", ".join(share.texts(name)) or plain)  # (m, W)
+                rows.append(words.repeat(-(-n // len(words)), 1)[:n])
         context = torch.stack(rows).unflatten(0, (K, C))
         alike = min(len(bank.texts(name)) for name in bank.classes) < K
     else:
-        context = start_context(backbone, settings.CTX_INIT, settings.N_CTX, K, C)
+        context = start_context(backbone, settings.CTX_INIT, n, K, C)
         context = context.expand(K, C, *context.shape[-2:])
         alike = K > 1 and bool(settings.CTX_INIT)
     noise = START_NOISE * torch.randn(context.shape) if alike else torch.zeros(())
     return context + noise.to(context)
-
-
-def _filled(tokens: Tensor, n: int) -> Tensor:
-    """Exactly n tokens: (m, W) cut, or repeated from the front."""
-    return tokens.repeat(-(-n // len(tokens)), 1)[:n]
 
 
 @register_trainer("XCOOP", DEFAULTS, RULES)
@@ -214,22 +242,21 @@ class XCoOp(PromptTrainer):
     node = "XCOOP"
 
     @classmethod
+    def uses_bank(cls, cfg: Any) -> bool:
+        return True
+
+    @classmethod
     def learns_classes(cls, cfg: Any) -> bool:
-        """Always: each class has contexts of its own."""
-        return True
+        return True  # each class has contexts of its own
 
-    def uses_bank(self) -> bool:
-        """Always: the concepts are what the prompts are tied to."""
-        return True
-
-    def build_method(self, backbone: Backbone, classnames: list[str], bank: ConceptBank | None) -> PromptModel:
-        """The model of the chosen variant, tied to the bank or to what KNOWLEDGE puts in its place."""
-        if bank is None:
-            raise ValueError("XCoOp needs a concept bank")
-        bank = self.bank = question(bank, self.settings.KNOWLEDGE, self.cfg.SEED)
-        if self.settings.VARIANT == "released":
-            return ReleasedModel(backbone, classnames, bank, self.settings)
-        model = AlignedModel(backbone, classnames, bank, self.settings)
-        if hasattr(self, "dm"):  # not where a finished run is loaded
-            model.train_images = len(self.dm.dataset.train_x)
-        return model
+    @classmethod
+    def build_method(cls, cfg: Any, backbone: Backbone, task: Task) -> PromptModel:
+        """The model, tied to the bank or to what KNOWLEDGE puts in its place."""
+        settings = cfg.TRAINER.XCOOP
+        bank = question(task.bank, settings.KNOWLEDGE, cfg.SEED)
+        if settings.VARIANT == "released":
+            message = "TRAINER.XCOOP.VARIANT released is a trainer of its own now: XCoOpReleased"
+            warnings.warn(message, DeprecationWarning, stacklevel=2)
+            words = "a photo of a" if settings.CTX_INIT == "concepts" else settings.CTX_INIT
+            return ReleasedModel(backbone, task.classnames, bank, CfgNode({**settings, "CTX_INIT": words}))
+        return AlignedModel(backbone, task.classnames, bank, settings, max(1, task.n_train))

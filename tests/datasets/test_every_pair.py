@@ -75,7 +75,8 @@ def config(dataset: str, trainer: str, root: Path, weights: Path, output: Path) 
     return cfg
 
 
-@pytest.mark.parametrize("trainer", trainer_names())
+# XCoOpReleased takes one sentence a class, which few banks have.
+@pytest.mark.parametrize("trainer", [name for name in trainer_names() if name != "XCoOpReleased"])
 @pytest.mark.parametrize("dataset", sorted(LAYOUTS), scope="module")
 def test_a_trainer_on_a_dataset(dataset: str, trainer: str, root: Path, weights: Path, tmp_path: Path) -> None:
     cfg = config(dataset, trainer, root, weights, tmp_path / "out")

@@ -20,7 +20,7 @@ from xcoop.concepts.bank import BankError, load_bank, skeleton
 from xcoop.data.checking import check
 from xcoop.data.dataset import read_raw
 from xcoop.data.own import read_own
-from xcoop.training.checks import load_dataset_bank
+from xcoop.training.trainer import load_dataset_bank
 from xcoop.utils.console import DatasetError
 from xcoop.utils.suggest import is_plain
 

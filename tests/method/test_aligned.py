@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from xcoop.concepts import load_bank
 from xcoop.concepts.sentences import clinical_features, shares
 from xcoop.methods import alignment
 from xcoop.methods.prompts import context_from_words
+from xcoop.trainers.coop import DEFAULTS as COOP
+from xcoop.trainers.coop import CoOpModel
 from xcoop.trainers.xcoop import DEFAULTS, AlignedModel, starting_context
 
 BANK = """
@@ -159,6 +162,33 @@ def test_the_whole_clinical_weight_classifies_by_the_sentences_alone(bank, featu
 def test_without_local_features_none_are_asked_for(bank):
     assert model(bank, LOCAL_WEIGHT=0.5).needs_patches
     assert not model(bank, LOCAL_WEIGHT=0.0).needs_patches
+
+
+@torch.no_grad()
+def test_with_another_bank_the_model_answers_by_its_sentences(bank, features: ImageFeatures):
+    """All else stays as it was learned; a class without concepts keeps its plain sentence; the model is untouched."""
+    own = model(bank, FROM_SENTENCE=True)
+    own.prompt_learner.ctx.add_(0.1 * torch.randn_like(own.prompt_learner.ctx))
+    before = own.logits(features)
+    assert torch.equal(own.with_bank(bank).logits(features), before)
+    swapped = replace(bank, classes={"nevus": bank.classes["melanoma"], "melanoma": ()})
+    other = own.with_bank(swapped)
+    assert other.prompt_learner is own.prompt_learner
+    plain = torch.nn.functional.normalize(own.backbone.encode_text(["a photo of a melanoma."]), dim=-1)
+    torch.testing.assert_close(other.clinical[:, 1], plain.expand(2, -1))
+    full = replace(swapped, classes=dict.fromkeys(NAMES, bank.classes["melanoma"]))
+    assert torch.equal(other.clinical[:, 0], own.sentences(full)[:, 0])
+    assert (other.logits(features) - before).abs().max() > 1e-3
+    assert torch.equal(own.logits(features), before)
+
+
+def test_a_model_without_clinical_sentences_takes_no_other_bank(bank):
+    coop = CoOpModel(tiny_backbone(), NAMES, COOP.clone())
+    for unable in (coop, model(bank, CLINICAL_WEIGHT=0.0)):
+        assert not unable.holds_concepts
+        with pytest.raises(ValueError, match="Model holds no clinical sentences"):
+            unable.with_bank(bank)
+    assert model(bank).holds_concepts
 
 
 def test_tuned_norms_are_trained_at_a_tenth_of_the_rate(bank):

@@ -7,7 +7,8 @@ import math
 import pytest
 import torch
 
-from xcoop.methods import alignment, released
+from xcoop.methods import alignment
+from xcoop.trainers import xcoop_released as released
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -81,7 +82,8 @@ def test_token_loss_sums_over_positions_and_saturates():
         [torch.stack([(alignment.unit(e) * alignment.unit(h)).sum() for h in hard]) for e in embeddings.detach()]
     )
     assert logits.diagonal().min() > 500  # 77 cosines near one, times the scale
-    loss = released.token_loss(embeddings, hard, torch.tensor(14.3))
+    rows = [alignment.unit(each).flatten(1) for each in (embeddings, hard)]
+    loss = released.contrast(*rows, torch.tensor(14.3))
     (gradient,) = torch.autograd.grad(loss, embeddings)
     assert loss.item() == 0.0
     assert gradient.abs().max().item() == 0.0

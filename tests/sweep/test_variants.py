@@ -96,7 +96,9 @@ def test_the_grids_of_the_benchmarks_can_be_run(path: Path, tmp_path: Path) -> N
 
 def test_the_grid_of_everything_has_every_trainer() -> None:
     (path,) = (path for path in GRIDS if path.stem == "all")
-    assert {plan.trainer for plan in plans(make_grid(read_grid_file(path), "data", "out"))} == set(trainer_names())
+    assert {plan.trainer for plan in plans(make_grid(read_grid_file(path), "data", "out"))} == set(trainer_names()) - {
+        "XCoOpReleased"
+    }  # it is compared with as the reading of a method, not as one
 
 
 def test_the_ablation_has_every_part_of_its_table_once() -> None:

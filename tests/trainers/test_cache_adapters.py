@@ -13,10 +13,9 @@ from tiny_run import ConfigMaker
 from yacs.config import CfgNode
 
 from xcoop.backbones import ImageFeatures, LabelledFeatures
-from xcoop.methods.cache_model import grid, search_grid
 from xcoop.trainers.clipadapter import DEFAULTS as ADAPTER
 from xcoop.trainers.clipadapter import CLIPAdapterModel
-from xcoop.trainers.tipadapter import DEFAULTS, TipAdapterModel
+from xcoop.trainers.tipadapter import DEFAULTS, TipAdapterModel, grid, search_grid
 from xcoop.trainers.tipadapterf import DEFAULTS as DEFAULTS_F
 from xcoop.trainers.tipadapterf import TipAdapterFModel
 

@@ -19,8 +19,10 @@ from tiny_run import ConfigMaker, table_of
 import xcoop.trainers
 from xcoop.config import plugins
 from xcoop.config.merge import method_files
+from xcoop.methods.model import Task
 from xcoop.results.record import read_run
 from xcoop.runs.plan import make_plans
+from xcoop.trainers.coop import CoOp, CoOpModel
 
 TEXT = Path(__file__).resolve().parents[2] / "CONTRIBUTING.md"
 BLOCK = re.compile(r"```python\n# (trainers/smooth_coop\.py)\n(.*?)```", re.DOTALL)
@@ -59,6 +61,22 @@ def test_it_runs_and_is_recorded_without_any_other_file(smooth_coop: Any, make_c
     assert found is not None
     assert found["trainer"] == "SmoothCoOp"
     assert found["trained_parameters"] == trainer.model.prompt_learner.ctx.numel()
+
+
+def test_a_trainer_written_for_the_first_version_goes_on_working(make_cfg: ConfigMaker) -> None:
+    """`build_method` was an instance's, and took classes and bank; it read the settings off the trainer."""
+    with pytest.warns(DeprecationWarning, match=r"Old\.build_method.* should be a class method"):
+
+        class Old(CoOp):
+            def build_method(self: Any, backbone: Any, classnames: list[str], bank: Any) -> CoOpModel:
+                assert bank is None
+                return CoOpModel(backbone, classnames, self.settings)
+
+    trainer = Old(make_cfg("CoOp"))
+    trainer.train()
+    other = Old.build_method(trainer.cfg, trainer.backbone, Task(tiny_run.NAMES))
+    other.load_trained_state(trainer.model.trained_state())
+    assert torch.equal(other.text_features(), trainer.model.text_features())
 
 
 def test_it_is_configured_as_coop_is_until_it_has_files_of_its_own(smooth_coop: Any, tmp_path: Path) -> None:

@@ -22,13 +22,12 @@ from xcoop.backbones import Backbone, ImageFeatures
 from xcoop.backbones.deep_prompts import PromptedClip
 from xcoop.cli import main
 from xcoop.methods.alignment import unit
-from xcoop.methods.averaging import GaussianAverage, gaussian_weights
 from xcoop.methods.deep_prompts import split_words
 from xcoop.methods.model import PromptModel
 from xcoop.trainers.maple import DEFAULTS as MAPLE
 from xcoop.trainers.maple import MaPLeModel
 from xcoop.trainers.promptsrc import DEFAULTS as PROMPTSRC
-from xcoop.trainers.promptsrc import BothFeatures, PromptSRCModel
+from xcoop.trainers.promptsrc import BothFeatures, GaussianAverage, PromptSRCModel, gaussian_weights
 
 BOTH = ["MaPLe", "PromptSRC"]
 

@@ -69,6 +69,8 @@ def test_training_moves_what_is_trained_and_leaves_the_rest(name: str, make_cfg:
 @pytest.mark.parametrize("name", TRAINERS)
 def test_logits_of_an_image_do_not_depend_on_the_batch(name: str, make_cfg: ConfigMaker) -> None:
     trainer = tiny_run.build(make_cfg(name))
+    if trainer.model.mixes_batches:
+        pytest.skip("its images leak into one another")
     images = torch.cat([batch["img"] for batch in trainer.dm.test_loader])
     trainer.set_model_mode("eval")
     with torch.no_grad():

@@ -14,6 +14,7 @@ from safetensors.torch import load, save
 from tiny_run import ConfigMaker
 from torch import nn
 
+from xcoop.backbones.base import tensors_sha256
 from xcoop.training import feature_cache as features
 from xcoop.training.feature_cache import FeatureLoader
 
@@ -144,7 +145,7 @@ def test_numbers_that_are_not_those_of_these_images_are_made_anew(
         whole[-1] ^= 64  # an exponent
     elif kind == "renamed":  # as many images, whole, and others
         wrong = {"pooled": right.pooled.flip(0), "patches": right.patches}
-        whole = bytearray(save(wrong, features._stated(other, wrong)))
+        whole = bytearray(save(wrong, {"name": other.name, "sha256": tensors_sha256(wrong)}))
     else:
         whole = bytearray(save({"pooled": right.pooled.flip(0), "patches": right.patches}))
     path.write_bytes(whole)

@@ -12,7 +12,7 @@ from torch.nn.functional import normalize
 
 from xcoop.concepts import load_bank
 from xcoop.concepts.sentences import clinical_features
-from xcoop.methods.selection import best, scores
+from xcoop.methods.model import best_setting, validation_scores
 
 METHODS = ["ZeroshotCLIP", "CLIPAdapter", "TipAdapter", "TipAdapterF", "LPPlusPlus"]
 
@@ -77,8 +77,8 @@ def test_what_cannot_work_is_refused(pairs: tuple[object, ...], message: str, ma
 def test_scores_count_correct_images_and_then_their_cross_entropy() -> None:
     labels = torch.tensor([0, 1])
     right = torch.tensor([[2.0, 0.0], [0.0, 2.0]])
-    table = scores(torch.stack([right.flip(1), right, 2 * right, right / 2]), labels)
+    table = validation_scores(torch.stack([right.flip(1), right, 2 * right, right / 2]), labels)
     assert table[:, 0].tolist() == [0, 2, 2, 2]
     assert table[1, 1].item() == pytest.approx(-torch.log(1 + torch.exp(torch.tensor(-2.0))).item())
-    assert best(table) == 2
-    assert best(table[[1, 1]]) == 0
+    assert best_setting(table) == 2
+    assert best_setting(table[[1, 1]]) == 0

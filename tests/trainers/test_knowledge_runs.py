@@ -43,15 +43,15 @@ def test_swapped_concepts_reach_every_part_of_the_model(make_cfg: ConfigMaker) -
     want = torch.nn.functional.normalize(model.backbone.encode_text([sentence]), dim=-1)[0]
     for features in (model.clinical[0, 0], model.text_features()[0, 0]):
         torch.testing.assert_close(features, want)
-    assert swapped.bank.texts("dark_spot") == ["high brightness", "white glow"]  # what explanations will speak of
+    assert model.bank.texts("dark_spot") == ["high brightness", "white glow"]  # what explanations will speak of
 
 
 def test_unrelated_concepts_differ_with_the_seed(make_cfg: ConfigMaker) -> None:
     pairs = (KEY, "random", "TRAINER.XCOOP.N_PROMPTS", 2, "TRAINER.XCOOP.SENTENCES", "share")
     one, two = (tiny_run.build(make_cfg("XCoOp", *pairs, "SEED", seed)) for seed in (1, 2))
-    assert [len(one.bank.texts(name)) for name in tiny_run.NAMES] == [2, 2]
-    assert one.bank.classes != two.bank.classes
-    for k, share in enumerate(shares(one.bank, 2)):
+    assert [len(one.model.bank.texts(name)) for name in tiny_run.NAMES] == [2, 2]
+    assert one.model.bank.classes != two.model.bank.classes
+    for k, share in enumerate(shares(one.model.bank, 2)):
         torch.testing.assert_close(one.model.clinical[k], clinical_features(one.backbone, share))
 
 

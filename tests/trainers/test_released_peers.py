@@ -25,7 +25,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xcoop.backbones import ImageFeatures, LabelledFeatures
-from xcoop.methods.cache_model import CACHE, grid
 from xcoop.methods.model import PromptModel
 from xcoop.methods.templates import IMAGENET
 from xcoop.runs import train
@@ -37,6 +36,7 @@ from xcoop.trainers.maple import DEFAULTS as MAPLE
 from xcoop.trainers.maple import MaPLeModel
 from xcoop.trainers.promptsrc import DEFAULTS as PROMPTSRC
 from xcoop.trainers.promptsrc import PromptSRCModel
+from xcoop.trainers.tipadapter import CACHE, grid
 from xcoop.trainers.tipadapterf import DEFAULTS as TIPADAPTERF
 from xcoop.trainers.tipadapterf import TipAdapterFModel
 

@@ -77,7 +77,7 @@ def test_an_overflow_under_a_scaler_skips_the_step_and_the_run_goes_on(make_cfg:
     trainer.precision.scaler = _cpu_scaler()
     hook = trainer.model.prompt_learner.ctx.register_hook(lambda gradient: gradient * float("inf"))
     assert not one_step(trainer).any()
-    assert trainer.precision.state()["scale"] == 2.0**15  # halved
+    assert trainer.precision.scaler.state_dict()["scale"] == 2.0**15  # halved
     hook.remove()
     assert one_step(trainer).any()
 
@@ -91,7 +91,7 @@ def test_each_group_has_its_own_rate_and_the_log_names_it(
     assert rates == {"prompts": 0.02, "corrections": pytest.approx(2.0), "norm layers": pytest.approx(0.002)}
     assert trainer.get_current_lr() == 0.02  # what the log shows, whatever the order of the groups
     assert "training prompts" in caplog.text
-    assert "training norm layers: 1,536 numbers at lr 0.002" in caplog.text  # 3 blocks x 2 norms x 2 x 128
+    assert "training norm layers: 1,536 parameters at lr 0.002" in caplog.text  # 3 blocks x 2 norms x 2 x 128
 
 
 @pytest.mark.parametrize("resumed_at", [None, 2])

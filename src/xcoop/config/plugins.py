@@ -130,7 +130,7 @@ def trainer_class(name: str) -> Any:
 
     load_plugins()
     found = TRAINER_REGISTRY.get(name) if name in TRAINER_REGISTRY.registered_names() else None
-    if not hasattr(found, "model_of"):
+    if not hasattr(found, "build_method"):
         found = _trainers.get(name)
     if found is None:
         raise ValueError(unknown("trainer", name, _trainers))

@@ -15,7 +15,8 @@ from xcoop.config.defaults import add_missing, get_cfg
 from xcoop.config.identity import config_hash, read_config
 from xcoop.config.plugins import trainer_class
 from xcoop.explain.trained import TrainedModel
-from xcoop.methods.model import PromptModel
+from xcoop.methods.model import PromptModel, Task
+from xcoop.methods.templates import DEFAULT
 from xcoop.results import checkpoints
 from xcoop.results.record import CONFIG, RESULTS, read_run
 
@@ -32,8 +33,9 @@ def load_run(folder: Path, device: str | None = None) -> TrainedModel:
     trainer = trainer_class(cfg.TRAINER.NAME)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(max(cfg.SEED, 0))  # as in training, so that `start` is where it started
-        template = {"template": results["template"]} if results.get("template") else {}
-        model = trainer.model_of(cfg, backbone, results["classnames"], bank, **template)
+        known = bank if trainer.uses_bank(cfg) else None
+        task = Task(results["classnames"], known, results.get("template") or DEFAULT)
+        model = trainer.build_method(cfg, backbone, task)
     model = model.to(where).eval()
     start = model.trained_state()
     _load_weights(model, folder, cfg, results)

@@ -102,7 +102,7 @@ class TrainedModel:
     @property
     def mixes_batches(self) -> bool:
         """Whether an image's logits depend on what else is in its batch: then images are taken one at a time."""
-        return self.cfg.TRAINER.NAME == "XCoOp" and bool(self.cfg.TRAINER.XCOOP.VARIANT == "released")
+        return self.model.mixes_batches
 
     def preprocess(self, images: ImageLike | Iterable[ImageLike]) -> Tensor:
         """Images as the backbone takes them, (B, 3, S, S).

@@ -5,7 +5,8 @@ Symbols: B images, C classes, K prompts a class, D joint width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -15,11 +16,29 @@ from torch.nn import functional as F
 
 from xcoop.backbones import Backbone, ImageFeatures, LabelledFeatures
 from xcoop.backbones.build import is_finite
+from xcoop.concepts import ConceptBank
 from xcoop.methods.alignment import unit
+from xcoop.methods.templates import DEFAULT
 
 # CoOp stores these beside its contexts; they belong to the class names of the training, not to what was learned.
 NOT_LEARNED = ("token_prefix", "token_suffix")
-REPORTED = ("acc",)  # entries of `losses` that are shown, and are not part of the sum
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a model is made for.
+
+    Attributes:
+        classnames: C names, in the order of the labels.
+        bank: the concept bank of these classes; None unless the trainer `uses_bank`.
+        template: the dataset's sentence for a class name, with {} for it.
+        n_train: how many training images there are; 0 where a finished run is loaded.
+    """
+
+    classnames: list[str]
+    bank: ConceptBank | None = None
+    template: str = DEFAULT
+    n_train: int = 0
 
 
 class Compared(NamedTuple):
@@ -46,7 +65,9 @@ class PromptModel(nn.Module):
 
     needs_patches: bool = False  # local image features are wanted, too
     image_tower_frozen: bool = True  # then image features can be computed once
-    reported: tuple[str, ...] = REPORTED  # a method that handles a part of its loss by itself names it here, too
+    mixes_batches: bool = False  # whether an image's logits depend on the others of its batch
+    holds_concepts: bool = False  # whether the logits depend on clinical sentences; see `with_bank`
+    reported: tuple[str, ...] = ("acc",)  # entries of `losses` that are shown, and are not part of the sum
     fitted: tuple[str, ...] = ()  # names of tensors that `prepare` or `conclude` set
     per_image: tuple[str, ...] = ()  # those of them with one row a training image, which is none before `prepare`
     kept: tuple[str, ...] = ()  # buffers that a checkpoint holds beside what was trained
@@ -99,14 +120,15 @@ class PromptModel(nn.Module):
         """What is minimised: the sum of the parts that are not only reported, a scalar."""
         return torch.stack([part for name, part in parts.items() if name not in self.reported]).sum()
 
-    def backward(self, parts: Mapping[str, Tensor], backward: Callable[..., None]) -> None:
-        """Fills the gradients; a method that weighs its losses' gradients against each other does so here.
+    def backward(self, loss: Tensor, parts: Mapping[str, Tensor], backward: Callable[..., None]) -> None:
+        """Fills the gradients; a method that changes them before they are clipped does so here.
 
         Args:
+            loss: the sum of the parts, a scalar.
             parts: what `losses` gave.
             backward: the backward pass of a scalar, in the precision of the run; it takes `retain_graph`, too.
         """
-        backward(self.loss(parts))
+        backward(loss)
 
     def prepare(self, training: LabelledFeatures, validation: LabelledFeatures | None) -> None:
         """Sets the `fitted` tensors before the first epoch, or in the place of all epochs; called if there are any.
@@ -124,9 +146,6 @@ class PromptModel(nn.Module):
         trained = list(self.trained_parameters().values())
         return [{"params": trained, "lr": lr, "name": "prompts"}] if trained else []
 
-    def adjust_gradients(self) -> None:
-        """Called between backward and clipping; a method may rescale its gradients here."""
-
     def tune_norms(self) -> None:
         """Trains the norm layers of the image tower, too; its features can then not be computed once."""
         self.image_tower_frozen = False
@@ -138,8 +157,17 @@ class PromptModel(nn.Module):
         return {"params": self.backbone.image_norms(), "lr": lr, "name": "norm layers"}
 
     def gradient_norm(self) -> Tensor:
-        """The norm that clipping looks at: of all trained parameters together, a scalar."""
-        return gradient_norm(self.trained_parameters().values())
+        """The norm that clipping looks at: the Euclidean one of all gradients together, a scalar."""
+        gradients = [p.grad for p in self.trained_parameters().values() if p.grad is not None]
+        return torch.stack([gradient.norm() for gradient in gradients]).norm() if gradients else torch.zeros(())
+
+    def with_bank(self, bank: ConceptBank) -> PromptModel:
+        """This model, what it learned included, with the clinical sentences of another bank of the same classes.
+
+        Raises:
+            ValueError: it does not hold any (`holds_concepts`).
+        """
+        raise ValueError(f"{type(self).__name__} holds no clinical sentences that could be changed")
 
     @property
     def scale(self) -> Tensor:
@@ -243,10 +271,28 @@ def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     return 100.0 * (logits.detach().argmax(1) == labels).float().mean()
 
 
-def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
-    """The Euclidean norm of all gradients together, a scalar; zero if there are none."""
-    norms = [parameter.grad.norm() for parameter in parameters if parameter.grad is not None]
-    return torch.stack(norms).norm() if norms else torch.zeros(())
+def validation_scores(logits: Tensor, labels: Tensor) -> Tensor:
+    """How good G settings are on the same validation images.
+
+    Few images leave many settings equally accurate; the cross entropy tells them apart.
+
+    Args:
+        logits: of the settings, (G, V, C).
+        labels: (V,).
+
+    Returns:
+        (G, 2): the number of correct images, and the negative mean cross entropy. Rows compare like tuples.
+    """
+    correct = (logits.argmax(-1) == labels).sum(-1)
+    target = labels.expand(logits.shape[:-1])[..., None]
+    entropy = logits.double().log_softmax(-1).gather(-1, target)[..., 0].mean(-1)
+    return torch.stack([correct.double(), entropy], -1)
+
+
+def best_setting(scores: Tensor) -> int:
+    """The index of the best row of `validation_scores`; of exact equals the first."""
+    rows = scores.tolist()
+    return max(range(len(rows)), key=rows.__getitem__)
 
 
 def _checkpoint_name(name: str) -> str:

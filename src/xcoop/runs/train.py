@@ -183,7 +183,7 @@ def check_values(cfg: CfgNode) -> None:
             one_of("", *tasks).check("DATASET.TASK", cfg.DATASET.TASK)
         trainer = TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
         if issubclass(trainer, PromptTrainer):
-            trainer.__new__(trainer).check_cfg(cfg)
+            trainer.check_cfg(cfg)
     except ValueError as error:
         raise UserError(str(error)) from error
 

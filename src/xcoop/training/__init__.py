@@ -1,4 +1,4 @@
-"""How any method is trained: the trainer, feature cache, precision, resuming, tracking."""
+"""How any method is trained: the trainer, feature cache, precision, tracking."""
 
 from xcoop.training.trainer import PromptModel, PromptTrainer
 

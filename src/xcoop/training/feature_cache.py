@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,6 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -90,7 +89,8 @@ class FeatureStore:
     def loader(self, loader: DataLoader[Any], batch_size: int) -> FeatureLoader | DataLoader[Any]:
         """A loader of features in the place of `loader`; `loader` itself if they would take too much memory."""
         n = len(loader.dataset)  # type: ignore[arg-type]
-        needed = self._bytes(n)
+        rows = 1 + (self.backbone.grid[0] * self.backbone.grid[1] if self.patches else 0)
+        needed = 4 * n * rows * self.backbone.embed_dim  # bytes
         if needed > MAX_BYTES:
             logger.warning("features of %d images would take %.1f GB: computed batch by batch", n, needed / 2**30)
             return loader
@@ -105,32 +105,26 @@ class FeatureStore:
             keep: whether files are read and written.
         """
         path = self.path(loader)
-        if not keep:
-            return self._moved(self._compute(loader, batch_size))
-        return shared_features((path, self.device), lambda: self._read_or_compute(path, loader, batch_size))
 
-    def _read_or_compute(self, path: Path, loader: DataLoader[Any], batch_size: int) -> ImageFeatures:
-        features = self._read(path, len(loader.dataset))  # type: ignore[arg-type]
-        if features is None:
-            features = self._compute(loader, batch_size)
-            self._write(path, features)
-        return self._moved(features)
+        def make() -> ImageFeatures:
+            found = self._read(path, len(loader.dataset)) if keep else None  # type: ignore[arg-type]
+            if found is None:
+                found = self._compute(loader, batch_size)
+                if keep:
+                    self._write(path, found)
+            return ImageFeatures(found.pooled.to(self.device), found.patches.to(self.device))
 
-    def _moved(self, features: ImageFeatures) -> ImageFeatures:
-        return ImageFeatures(features.pooled.to(self.device), features.patches.to(self.device))
+        return shared_features((path, self.device), make) if keep else make()
 
     def path(self, loader: DataLoader[Any]) -> Path:
         """The file of these images' features."""
         dataset: Any = loader.dataset
-        digest = hashlib.sha256()
         tower = f"{FORMAT} {READER} {self.backbone.fingerprint()} {self.device.type} patches={self.patches}"
-        for line in (tower, repr(dataset.transform), *_stamps([item.impath for item in dataset.data_source])):
-            digest.update(line.encode() + b"\n")
+        digest = hashlib.sha256(f"{tower}\n{dataset.transform!r}\n".encode())
+        for item in dataset.data_source:
+            status = os.stat(item.impath)
+            digest.update(f"{Path(item.impath).absolute()} {status.st_size} {status.st_mtime_ns}\n".encode())
         return self.folder / f"{digest.hexdigest()[:40]}.safetensors"
-
-    def _bytes(self, n: int) -> int:
-        rows = 1 + (self.backbone.grid[0] * self.backbone.grid[1] if self.patches else 0)
-        return 4 * n * rows * self.backbone.embed_dim
 
     @torch.no_grad()
     def _compute(self, loader: DataLoader[Any], batch_size: int) -> ImageFeatures:
@@ -151,7 +145,7 @@ class FeatureStore:
             with safe_open(path, framework="pt") as file:
                 # Copies: what the file maps into memory would vanish with it.
                 tensors = {name: file.get_tensor(name).clone() for name in ("pooled", "patches")}
-                if file.metadata() != _stated(path, tensors):
+                if file.metadata() != {"name": path.name, "sha256": tensors_sha256(tensors)}:
                     raise ValueError("its name or its numbers are not those that were written")
             features = ImageFeatures(**tensors)
             if features.pooled.shape != (n, self.backbone.embed_dim) or len(features.patches) != n:
@@ -167,21 +161,9 @@ class FeatureStore:
         tensors = {"pooled": features.pooled.contiguous(), "patches": features.patches.contiguous()}
         try:
             with atomic_path(path) as temporary:
-                save_file(tensors, temporary, _stated(path, tensors))
+                save_file(tensors, temporary, {"name": path.name, "sha256": tensors_sha256(tensors)})
         except (OSError, SafetensorError) as error:  # a full or read-only disk costs time, not the run
             logger.warning("features are not kept for the next run: %s", error)
-
-
-def _stated(path: Path, tensors: dict[str, Tensor]) -> dict[str, str]:
-    """What a file of features says of itself."""
-    return {"name": path.name, "sha256": tensors_sha256(tensors)}
-
-
-def _stamps(paths: Sequence[str]) -> Iterator[str]:
-    """Path, size and time of change of each image."""
-    for path in paths:
-        status = os.stat(path)
-        yield f"{Path(path).absolute()} {status.st_size} {status.st_mtime_ns}"
 
 
 def shared_features(key: Hashable, make: Callable[[], ImageFeatures]) -> ImageFeatures:

@@ -38,7 +38,10 @@ class Precision:
             half = False
         self.device = device
         self.dtype = torch.float16 if half else torch.bfloat16 if name == "bf16" else None
-        self.scaler: Any = _grad_scaler() if half else None
+        self.scaler: Any = None
+        if half:
+            moved = hasattr(torch.amp, "GradScaler")  # in torch 2.3
+            self.scaler = torch.amp.GradScaler("cuda") if moved else torch.cuda.amp.GradScaler()
 
     def autocast(self) -> AbstractContextManager[Any]:
         """The context for forward passes."""
@@ -60,19 +63,3 @@ class Precision:
             self.scaler.update()
         else:
             optimiser.step()
-
-    def state(self) -> dict[str, Any] | None:
-        """The scaler's numbers, for a checkpoint."""
-        return self.scaler.state_dict() if self.scaler else None
-
-    def load_state(self, state: dict[str, Any] | None) -> None:
-        """Takes over the scaler's numbers, if there are any and they are used here."""
-        if self.scaler and state:
-            self.scaler.load_state_dict(state)
-
-
-def _grad_scaler() -> Any:
-    """A gradient scaler for CUDA; its home moved in torch 2.3."""
-    if hasattr(torch.amp, "GradScaler"):
-        return torch.amp.GradScaler("cuda")
-    return torch.cuda.amp.GradScaler()

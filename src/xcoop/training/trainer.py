@@ -1,44 +1,49 @@
-"""What all prompt trainers share: loading, freezing, stepping, checkpoints, cached features, testing.
+"""The trainer of every method: it builds data, backbone and model, steps, saves and resumes, tests and records.
 
-A trainer states its config node and how its model is made; everything else is here. It runs on either engine
-(`dassl` is the real one, or ours).
+A method states its config node and how its model is made (`build_method`); the rest is here, top to bottom in the order
+of a run. It runs on either engine (`dassl` is the real one, or ours).
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import FunctionType, SimpleNamespace
 from typing import Any, ClassVar
 
 import torch
 from dassl.data import DataManager, DatasetWrapper
+from dassl.data.data_manager import build_data_loader
 from dassl.data.transforms import build_transform
 from dassl.engine import TrainerX
 from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import set_random_seed
 from torch import Tensor
 
-from xcoop.backbones import Backbone, ImageFeatures, backbone_of, require_backbone
+from xcoop.backbones import Backbone, ImageFeatures, LabelledFeatures, backbone_of, require_backbone
 from xcoop.backbones.deep_prompts import RESNETS, no_tokens
-from xcoop.concepts import ConceptBank
+from xcoop.concepts import ConceptBank, load_bank
+from xcoop.concepts.bank import same_name, skeleton
 from xcoop.config.augmentation import FIXED, KEY, label_keeping
 from xcoop.config.defaults import check_settings
 from xcoop.config.plugins import own_view
 from xcoop.engine.data import Seeded, begin_epoch
-from xcoop.methods.model import PromptModel
+from xcoop.engine.rng import restore_rng, rng_state
+from xcoop.methods.model import PromptModel, Task
 from xcoop.methods.prompts import POSITIONS
 from xcoop.methods.templates import DEFAULT
+from xcoop.results import checkpoints
 from xcoop.results.folder import check_free, claim
 from xcoop.results.record import UNTRAINED, Origin, write_run
-from xcoop.training.checks import check_input, load_dataset_bank, state_bank, with_workers_that_exist
 from xcoop.training.feature_cache import FeatureLoader, FeatureStore
-from xcoop.training.fitting import Fitting
 from xcoop.training.precision import PRECISIONS, Precision
-from xcoop.training.tracking import Tracked, check_tracking
+from xcoop.training.tracking import Tracker, check_tracking
 from xcoop.utils.reading import read_json
 from xcoop.utils.rules import TEMPLATE, TEXT, Rule, number, one_of, whole
 
@@ -51,7 +56,7 @@ class Images(Seeded, DatasetWrapper):
     """The engine's images, ours or Dassl's."""
 
 
-class PromptTrainer(Tracked, Fitting, TrainerX):
+class PromptTrainer(TrainerX):
     """Base of the trainers.
 
     Attributes:
@@ -60,7 +65,6 @@ class PromptTrainer(Tracked, Fitting, TrainerX):
         backbone: the CLIP below it.
         model: the method.
         bank: the concept bank, for methods that use one.
-        template: the dataset's sentence for a class name, with {} for it.
         transforms: the names of INPUT.TRANSFORMS that are used.
         left_out: those that would change labels of the dataset, each with the reason.
         seconds: wall time by phase: build, features, train, test.
@@ -78,28 +82,29 @@ class PromptTrainer(Tracked, Fitting, TrainerX):
         "CLIP_GRAD_NORM": number(0),
         "NORM_LR_MULT": number(0),
     }
-    template: str = DEFAULT
     train_loader_x: Any
     val_loader: Any
     test_loader: Any
-
-    def __init__(self, cfg: Any) -> None:
-        self.seconds = dict.fromkeys(("build", "features", "train", "test"), 0.0)
-        self.bank: ConceptBank | None = None
-        self.origin = Origin()
-        self._loaded = (UNTRAINED if self.trains else None), None  # whose weights are tested, if nothing is trained
-        self._given = cfg
-        with self.phase("build"):
-            super().__init__(own_view(cfg, self.node))
+    optim: Any  # None where nothing is trained in steps
+    sched: Any
+    best_result: float
 
     # What a method states.
 
-    def build_method(self, backbone: Backbone, classnames: list[str], bank: ConceptBank | None) -> PromptModel:
-        """Makes the method's model; `backbone` is frozen and on the device."""
+    @classmethod
+    def build_method(cls, cfg: Any, backbone: Backbone, task: Task) -> PromptModel:
+        """Makes the method's model, for a training or to load a finished run into.
+
+        Args:
+            cfg: the run's merged config.
+            backbone: frozen, on the device.
+            task: classes, concept bank, template, and the number of training images.
+        """
         raise NotImplementedError
 
-    def uses_bank(self) -> bool:
-        """Whether the concept bank is needed; asked before the model is built."""
+    @classmethod
+    def uses_bank(cls, cfg: Any) -> bool:
+        """Whether the concept bank is needed."""
         return False
 
     @classmethod
@@ -108,40 +113,54 @@ class PromptTrainer(Tracked, Fitting, TrainerX):
         return bool(cfg.TRAINER[cls.node].get("CSC", False))
 
     @classmethod
-    def model_of(
-        cls, cfg: Any, backbone: Backbone, classnames: list[str], bank: ConceptBank | None, template: str = DEFAULT
-    ) -> PromptModel:
-        """The method's model without data, loaders and optimiser: what a finished run is loaded into.
+    def check_cfg(cls, cfg: Any) -> None:
+        """Refuses settings that could not work, before anything is loaded."""
+        check_settings(cfg, cls.node)
+        if name := cfg.MODEL.BACKBONE.NAME:
+            require_backbone(name)
+        if cls.needs_vit and name in RESNETS and not cfg.MODEL.BACKBONE.get("PATH", ""):  # a file may hold a ViT
+            raise ValueError(no_tokens(name, cls.__name__))
+        if cfg.OPTIM.STAGED_LR:
+            raise ValueError("OPTIM.STAGED_LR is True; methods that learn prompts have no layers to tell apart: False")
+        check_tracking(cfg)
 
-        Args:
-            cfg: the run's merged config.
-            backbone: frozen, on the device.
-            classnames: in the order of the labels.
-            bank: of these classes; only methods that use one ask for it.
-            template: the dataset's sentence for a class name.
-        """
-        shell = cls.__new__(cls)
-        shell.cfg, shell.bank, shell.template = cfg, None, template
-        return shell.build_method(backbone, classnames, bank if shell.uses_bank() else None)
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """Trainers written for version 0.1, whose `build_method` was an instance's, go on working."""
+        super().__init_subclass__(**keywords)
+        build = vars(cls).get("build_method")
+        if not isinstance(build, FunctionType):
+            return
+        warnings.warn(
+            f"{cls.__name__}.build_method(self, backbone, classnames, bank) should be a class method now: "
+            "build_method(cls, cfg, backbone, task)",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+
+        def build_of_task(cls: type[PromptTrainer], cfg: Any, backbone: Backbone, task: Task) -> PromptModel:
+            known = SimpleNamespace(cfg=cfg, settings=cfg.TRAINER[cls.node], bank=task.bank, template=task.template)
+            model: PromptModel = build(known, backbone, task.classnames, task.bank)
+            return model
+
+        cls.build_method = classmethod(build_of_task)  # type: ignore[assignment]
 
     # Building.
+
+    def __init__(self, cfg: Any) -> None:
+        self.seconds = dict.fromkeys(("build", "features", "train", "test"), 0.0)
+        self._clock = "build", time.perf_counter()
+        self.bank: ConceptBank | None = None
+        self.origin = Origin()
+        self.tracker: Tracker | None = None
+        self._evaluated: tuple[str | None, int | None] | None = (UNTRAINED if self.trains else None), None
+        self._given = cfg
+        super().__init__(own_view(cfg, self.node))
+        self._switch("")
 
     @property
     def settings(self) -> Any:
         """The method's own config node."""
         return self.cfg.TRAINER[self.node]
-
-    def check_cfg(self, cfg: Any) -> None:
-        """Refuses settings that could not work, before anything is loaded."""
-        check_settings(cfg, self.node)
-        if cfg.MODEL.BACKBONE.NAME:
-            require_backbone(cfg.MODEL.BACKBONE.NAME)
-        name = cfg.MODEL.BACKBONE.NAME
-        if self.needs_vit and name in RESNETS and not cfg.MODEL.BACKBONE.get("PATH", ""):  # a file may hold a ViT
-            raise ValueError(no_tokens(name, type(self).__name__))
-        if cfg.OPTIM.STAGED_LR:
-            raise ValueError("OPTIM.STAGED_LR is True; methods that learn prompts have no layers to tell apart: False")
-        check_tracking(cfg)
 
     def build_data_loader(self) -> None:
         """The engine's loaders, with no more workers than CPUs; their number changes nothing (see `sample_seed`).
@@ -162,7 +181,7 @@ class PromptTrainer(Tracked, Fitting, TrainerX):
             self.train_loader_x.dataset.transform = build_transform(given, is_train=True, choices=self.transforms)
         if self.train_images_are_fixed:
             self.train_loader_x.dataset.transform = self.test_loader.dataset.transform
-        if "val" in self._selecting_splits() and self.val_loader is None:
+        if self.val_loader is None and (own.TEST.SPLIT == "val" or self._deploys_best()):
             raise ValueError(
                 f"{own.DATASET.NAME} has no validation split, which TEST.FINAL_MODEL {own.TEST.FINAL_MODEL!r} and "
                 f"TEST.SPLIT {own.TEST.SPLIT!r} ask for; the test split is never used to select a model"
@@ -175,56 +194,49 @@ class PromptTrainer(Tracked, Fitting, TrainerX):
 
     def build_model(self) -> None:
         """Loads the backbone, makes the method, and hands what it trains to optimiser and schedule."""
-        cfg = self.cfg
+        cfg, dataset = self.cfg, self.dm.dataset
         backbone = self.backbone = backbone_of(cfg, self.device)
         check_input(cfg, backbone)
-        dataset = self.dm.dataset
         classnames = list(dataset.classnames)
-        if self.uses_bank():
-            self.bank = load_dataset_bank(cfg, dataset).for_classes(classnames)
-            state_bank(self.bank)
-        self.template = getattr(dataset, "template", DEFAULT)
+        if self.uses_bank(cfg):
+            bank = self.bank = load_dataset_bank(cfg, dataset).for_classes(classnames)
+            counts = " + ".join(str(len(concepts)) for concepts in bank.classes.values())
+            readers = ", ".join(bank.reviewed_by) or "nobody so far"
+            logger.info("concept bank %s %s: %s concepts, reviewed by %s", bank.name, bank.version, counts, readers)
+        task = Task(classnames, self.bank, getattr(dataset, "template", DEFAULT), len(dataset.train_x))
         self._seed()
-        self.model = self.build_method(backbone, classnames, self.bank).to(self.device)
+        self.model = self.build_method(cfg, backbone, task).to(self.device)
         if cfg.MODEL.INIT_WEIGHTS:
             self._load(Path(cfg.MODEL.INIT_WEIGHTS))
         self.precision = Precision(self.settings.get("PREC", "fp32"), self.device)
         self.store = FeatureStore(backbone, self.device, self.model.needs_patches, cfg.FEATURES.DIR)
-        self._build_optimiser()
 
-    def _build_optimiser(self) -> None:
-        groups = self.model.parameter_groups(self.cfg.OPTIM.LR)
         self.optim = self.sched = None
+        groups = self.model.parameter_groups(cfg.OPTIM.LR)
+        for group in groups:
+            count = sum(parameter.numel() for parameter in group["params"])
+            size = f"{count:,} parameters" if count else "as many parameters as will be fitted"
+            logger.info("training %s: %s at lr %g", group.get("name", "prompts"), size, group["lr"])
         if groups:
-            for group in groups:
-                count = sum(parameter.numel() for parameter in group["params"])
-                numbers = f"{count:,}" if count else "yet to be fitted, all"
-                logger.info("training %s: %s numbers at lr %g", group.get("name", "prompts"), numbers, group["lr"])
-            self.optim = build_optimizer(groups, self.cfg.OPTIM)
-            self.sched = build_lr_scheduler(self.optim, self.cfg.OPTIM)
+            self.optim = build_optimizer(groups, cfg.OPTIM)
+            self.sched = build_lr_scheduler(self.optim, cfg.OPTIM)
         else:
-            self.max_epoch = 0  # nothing to train: straight to the test
+            self.max_epoch = 0  # nothing to train in steps
         self.register_model("prompt_learner", self.model, self.optim, self.sched)
 
     # Training.
 
     def train(self) -> None:
         """All epochs, then the test."""
-        self._since = time.perf_counter(), self.seconds["features"] + self.seconds["test"]
-        super().train()
-        self._clock_training()
-
-    def _clock_training(self) -> None:
-        """Sets `seconds["train"]`: what `train` took so far, less what is counted as another phase."""
-        start, others = self._since
-        spent = self.seconds["features"] + self.seconds["test"] - others
-        self.seconds["train"] = time.perf_counter() - start - spent
+        self._evaluated = None
+        with self.phase("train"):
+            super().train()
 
     def before_train(self) -> None:
         """Fits or resumes what there is, and replaces images by their features where that is possible."""
         check_free(Path(self.output_dir), self.cfg, self.origin)
         self._seed()
-        self._prepare()
+        self._fit()
         super().before_train()
         claim(Path(self.output_dir), self.cfg, self.origin)  # not before the checkpoint that is there was found to fit
         if self.model.image_tower_frozen:  # cached features draw no seeds for workers, so images must not
@@ -232,11 +244,6 @@ class PromptTrainer(Tracked, Fitting, TrainerX):
                 loader.generator = torch.Generator()
         if self.max_epoch and self.train_images_are_fixed:
             self.train_loader_x = self._cached(self.train_loader_x)
-
-    def after_train(self) -> None:
-        """Sets what a method sets after its epochs, then tests."""
-        self._conclude()
-        super().after_train()
 
     def run_epoch(self) -> None:
         """One pass over the training images; Dassl does not tell them which epoch it is."""
@@ -256,36 +263,35 @@ class PromptTrainer(Tracked, Fitting, TrainerX):
         return max(float(group["lr"]) for group in prompts or groups)
 
     def forward_backward(self, batch: dict[str, Any]) -> dict[str, float]:
-        """One step; the numbers for the log."""
+        """One step: losses, gradients, clipping (TRAINER.<node>.CLIP_GRAD_NORM, 0 is off), update.
+
+        Returns:
+            What the log shows: the loss, and its parts where there are several.
+        """
         features, labels = self.parse_batch_train(batch)
         with self.precision.autocast():
             parts = self.model.losses(features, labels)
             loss = self.model.loss(parts)
         self._require_finite(loss, "loss", batch)
-        self._update(parts, batch)
-        if self.batch_idx + 1 == self.num_batches:
-            self.update_lr()
-        reported = {name: part for name, part in parts.items() if name in self.model.reported}
-        if len(parts) - len(reported) == 1:  # the one other part is the loss
-            parts = reported
-        return {"loss": loss.item(), **{name: part.item() for name, part in parts.items()}}
 
-    def _update(self, parts: dict[str, Tensor], batch: dict[str, Any]) -> None:
-        """Backward, clipping (TRAINER.<node>.CLIP_GRAD_NORM, 0 is off), and one step of the optimiser."""
         self.optim.zero_grad()
-        self.model.backward(parts, self.precision.backward)
+        self.model.backward(loss, parts, self.precision.backward)
         self.precision.unscale(self.optim)
-        self.model.adjust_gradients()
         norm = self.model.gradient_norm()
         if self.precision.scaler is None:  # a scaler skips overflown steps by itself
             self._require_finite(norm, "gradient", batch)
-        limit = self.settings.get("CLIP_GRAD_NORM", 0.0)
-        if limit > 0:
+        if (limit := self.settings.get("CLIP_GRAD_NORM", 0.0)) > 0:
             factor = (limit / (norm + 1e-6)).clamp(max=1.0)
             for parameter in self.model.trained_parameters().values():
                 if parameter.grad is not None:
                     parameter.grad.mul_(factor)
         self.precision.step(self.optim)
+        if self.batch_idx + 1 == self.num_batches:
+            self.update_lr()
+
+        summed = parts.keys() - set(self.model.reported)
+        shown = [name for name in parts if len(summed) > 1 or name not in summed]
+        return {"loss": loss.item(), **{name: parts[name].item() for name in shown}}
 
     def _require_finite(self, value: Tensor, what: str, batch: dict[str, Any]) -> None:
         if not torch.isfinite(value).all():
@@ -314,7 +320,157 @@ class PromptTrainer(Tracked, Fitting, TrainerX):
         with self.phase("features"):
             return self.store.loader(loader, self.cfg.DATALOADER.TEST.BATCH_SIZE)
 
-    # Testing.
+    # Fitting: what a method computes from all training images, not batch by batch.
+
+    def _fit(self) -> None:
+        """Fits before the epochs, unless a checkpoint holds the result; without epochs, that is the whole training."""
+        if not self.model.fitted or self._to_resume(self.cfg.RESUME or self.cfg.OUTPUT_DIR):
+            return
+        images = build_data_loader(  # each training image once, preprocessed as the test images are
+            with_workers_that_exist(self.cfg),
+            data_source=self.dm.dataset.train_x,
+            batch_size=self.cfg.DATALOADER.TEST.BATCH_SIZE,
+            tfm=self.test_loader.dataset.transform,
+            is_train=False,
+        )
+        self.model.prepare(self._labelled(images), self._validation())
+        shapes = ", ".join(f"{name} {tuple(getattr(self.model, name).shape)}" for name in self.model.fitted)
+        logger.info("fitted to %d training images: %s", len(self.dm.dataset.train_x), shapes)
+        if not self.max_epoch:
+            self.save_model(-1, self.output_dir, is_best=self._deploys_best())
+
+    def after_train(self) -> None:
+        """Completes the model that will be tested, in its checkpoint, too; then the test."""
+        if self.model.fitted and self.max_epoch:
+            name = checkpoints.BEST if self._deploys_best() else checkpoints.epoch_name(self.max_epoch)
+            path = Path(self.output_dir, "prompt_learner", name)
+            content = self._load(path)
+            self.model.conclude(self._validation())
+            checkpoints.write_checkpoint(path, content | {"state_dict": self.model.trained_state()})
+        super().after_train()
+
+    def _deploys_best(self) -> bool:
+        return bool(self.cfg.TEST.FINAL_MODEL == "best_val" and not self.cfg.TEST.NO_TEST)
+
+    def _validation(self) -> LabelledFeatures | None:
+        return None if self.val_loader is None else self._labelled(self.val_loader)
+
+    def _labelled(self, loader: Any) -> LabelledFeatures:
+        """All images of a loader, in the order of its dataset."""
+        if not isinstance(loader, FeatureLoader):
+            size, keep = self.cfg.DATALOADER.TEST.BATCH_SIZE, self.cfg.FEATURES.CACHE
+            with self.phase("features"):
+                loader = FeatureLoader(self.store.features(loader, size, keep), loader)
+        return LabelledFeatures(loader.features, loader.labels.to(self.device))
+
+    # Checkpoints: only what was trained, and exactly where it was.
+
+    def save_model(
+        self, epoch: int, directory: str, is_best: bool = False, val_result: float | None = None, model_name: str = ""
+    ) -> None:
+        """Writes what was trained, and what a resumed run needs to go on as if it had never stopped."""
+        if not self.model.state_tensors():
+            return
+        scaler = self.precision.scaler
+        stepped = {} if self.optim is None else checkpoints.optimiser_state(self.optim, epoch + 1)
+        content = {
+            "state_dict": self.model.trained_state(),
+            "epoch": epoch + 1,
+            "max_epoch": self.max_epoch,
+            **stepped,
+            "scaler": scaler.state_dict() if scaler else None,
+            "val_result": None if val_result is None else float(val_result),
+            "best_result": float(self.best_result),
+            "rng": rng_state(),
+            "trainer": type(self).__name__,
+            "classnames": self.model.classnames,
+            **self.extra_state(),
+        }
+        folder = Path(directory, "prompt_learner")
+        path = folder / (model_name or checkpoints.epoch_name(epoch + 1))
+        checkpoints.write_checkpoint(path, content)
+        logger.info("Checkpoint saved to %s", path)
+        if is_best:
+            checkpoints.write_checkpoint(folder / checkpoints.BEST, content)
+
+    def extra_state(self) -> dict[str, Any]:
+        """What else a resumed run needs; a method that has something extends this and `restore`."""
+        return {}
+
+    def resume_model_if_exist(self, directory: str) -> int:
+        """Continues from the last checkpoint below `directory`; the number of epochs that are done.
+
+        Raises:
+            ValueError: it does not belong to such a run, or is damaged; or RESUME names a folder without one.
+        """
+        path = self._to_resume(directory)
+        if path is None:
+            if self.cfg.RESUME:
+                checkpoints.require_resumable(self.cfg.RESUME)
+            logger.info("No checkpoint found, train from scratch")
+            return 0
+        logger.info("Found checkpoint at %s (will resume training)", directory)
+        content = self._load(path)
+        epoch: int = content["epoch"]
+        if not 0 <= epoch <= self.max_epoch:
+            raise ValueError(f"{path} was written after epoch {epoch}; this run has OPTIM.MAX_EPOCH {self.max_epoch}")
+        if (total := content.get("max_epoch", self.max_epoch)) != self.max_epoch:  # old checkpoints do not tell
+            raise ValueError(
+                f"{path} belongs to a training with OPTIM.MAX_EPOCH {total}, and this one has {self.max_epoch}. "
+                "Learning rates and means over epochs follow the whole length, so the result would be that of neither: "
+                "train from the start in another folder, or begin a new training at these weights with "
+                f"MODEL.INIT_WEIGHTS {path}"
+            )
+        try:
+            self.restore(content)
+        except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"{path} is no checkpoint to resume from ({type(error).__name__}: {error})") from error
+        return epoch
+
+    def _to_resume(self, directory: str) -> Path | None:
+        """The checkpoint to go on from; None if there is none, or nothing that one could hold."""
+        return checkpoints.latest_checkpoint(Path(directory, "prompt_learner")) if self.model.state_tensors() else None
+
+    def restore(self, content: dict[str, Any]) -> None:
+        """Puts all but the weights to where a checkpoint has them."""
+        if self.optim is not None:
+            checkpoints.restore_optimiser(self.optim, self.sched, content)
+        if self.precision.scaler and content.get("scaler"):
+            self.precision.scaler.load_state_dict(content["scaler"])
+        self.best_result = float(content.get("best_result", self.best_result))
+        if "rng" in content:
+            restore_rng(content["rng"])
+
+    def load_model(self, directory: str, epoch: int | None = None) -> None:
+        """Loads what was trained: the given epoch; else the best one; else, without a best one, the last.
+
+        Contexts that hold for all classes can be loaded for other classes.
+        """
+        if directory and self._evaluated:  # and not the best model of this training
+            self._evaluated = directory, epoch
+        if not directory or not self.model.state_tensors():
+            logger.info("load_model() is skipped: nothing trained is given or needed")
+            return
+        folder = Path(directory, "prompt_learner")
+        path = folder / (checkpoints.BEST if epoch is None else checkpoints.epoch_name(epoch))
+        if epoch is None and not path.is_file() and self.cfg.TEST.FINAL_MODEL != "best_val":
+            path = checkpoints.latest_checkpoint(folder) or path
+        content = self._load(path)
+        logger.info('Loading weights to prompt_learner from "%s" (epoch = %s)', path, content["epoch"])
+
+    def _load(self, path: Path) -> dict[str, Any]:
+        content = checkpoints.read_checkpoint(path)
+        trained, wanted = content.get("classnames"), self.model.classnames
+        if self.model.class_specific and trained and list(map(same_name, trained)) != list(map(same_name, wanted)):
+            raise ValueError(
+                f"{path} holds contexts of the classes {trained}, and this dataset has {wanted}: class-specific "
+                "contexts, caches and classifiers do not transfer; only what all classes share does (e.g. CoOp with "
+                "TRAINER.COOP.CSC False, CoCoOp, CLIPAdapter)"
+            )
+        self.model.load_trained_state(content["state_dict"], str(path))
+        return content
+
+    # Testing, and the record.
 
     @torch.no_grad()
     def test(self, split: str | None = None) -> float:
@@ -323,8 +479,7 @@ class PromptTrainer(Tracked, Fitting, TrainerX):
         Returns:
             Accuracy in percent.
         """
-        wanted = split or self.cfg.TEST.SPLIT
-        if wanted == "val":
+        if (split or self.cfg.TEST.SPLIT) == "val":
             self.val_loader = self._cached(self.val_loader)
         else:
             self.test_loader = self._cached(self.test_loader)
@@ -350,31 +505,99 @@ class PromptTrainer(Tracked, Fitting, TrainerX):
         return logits
 
     def _record(self) -> None:
-        if hasattr(self, "_since"):
-            self._clock_training()
-        else:  # nothing was trained
-            source, epoch = self._loaded
+        if self._evaluated:  # nothing was trained
+            source, epoch = self._evaluated
             self.origin = replace(self.origin, evaluated_from=source, load_epoch=epoch)
             claim(Path(self.output_dir), self.cfg, self.origin)
+        self._switch(self._clock[0])
         path = write_run(self, torch.cat(self._labels).numpy(), torch.cat(self._probabilities).numpy(), self._paths)
-        self.track_metrics(read_json(path)["metrics"])
+        if self.tracker is not None:
+            self.tracker.summarise(read_json(path)["metrics"])
+
+    # TensorBoard's writer, and the tracker beside it.
+
+    def init_writer(self, log_dir: str) -> None:
+        """Opens TensorBoard's writer and, if it is asked for, the tracker."""
+        super().init_writer(log_dir)
+        if self.tracker is None and self.cfg.WANDB.PROJECT:
+            self.tracker = Tracker(self.cfg, self.output_dir)
+
+    def write_scalar(self, tag: str, scalar_value: float, global_step: int | None = None) -> None:
+        """Writes a number to whatever is open."""
+        super().write_scalar(tag, scalar_value, global_step)
+        if self.tracker is not None:
+            self.tracker.log(tag, float(scalar_value), global_step or 0)
+
+    def close_writer(self) -> None:
+        """Closes both."""
+        super().close_writer()
+        if self.tracker is not None:
+            self.tracker.finish()
+            self.tracker = None
 
     # Small things.
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Adds the wall time of what is done inside to `seconds[name]`."""
-        start = time.perf_counter()
+        """Adds the wall time of what is done inside, but for phases within it, to `seconds[name]`."""
+        outer = self._switch(name)
         try:
             yield
         finally:
-            self.seconds[name] += time.perf_counter() - start
+            self._switch(outer)
+
+    def _switch(self, phase: str) -> str:
+        """Ends the phase that is running, which is returned, and begins another; "" is none that counts."""
+        running, since = self._clock
+        self._clock = phase, time.perf_counter()
+        if running:
+            self.seconds[running] += self._clock[1] - since
+        return running
 
     def _seed(self) -> None:
         """Starts the generators anew, so that a run does not depend on what was drawn before (or found in a cache)."""
         if self.cfg.SEED >= 0:
             set_random_seed(self.cfg.SEED)
 
-    def _selecting_splits(self) -> set[str]:
-        chosen = {"val"} if self.cfg.TEST.FINAL_MODEL == "best_val" and not self.cfg.TEST.NO_TEST else set()
-        return chosen | {self.cfg.TEST.SPLIT}
+
+def with_workers_that_exist(cfg: Any) -> Any:
+    """The config with NUM_WORKERS capped to the CPUs of this process."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    wanted = cfg.DATALOADER.NUM_WORKERS
+    if wanted <= cpus:
+        return cfg
+    logger.info("DATALOADER.NUM_WORKERS %d: this machine has %d CPUs, so %d", wanted, cpus, cpus)
+    capped = cfg.clone()
+    capped.defrost()
+    capped.DATALOADER.NUM_WORKERS = cpus
+    capped.freeze()
+    return capped
+
+
+def check_input(cfg: Any, backbone: Backbone) -> None:
+    """Images must come as the backbone expects them: a wrong size is an error, another normalisation a warning."""
+    if tuple(cfg.INPUT.SIZE) != (backbone.input_size, backbone.input_size):
+        size = backbone.input_size
+        raise ValueError(f"INPUT.SIZE is {tuple(cfg.INPUT.SIZE)}; {backbone.name} needs ({size}, {size})")
+    for key, own in (("PIXEL_MEAN", backbone.pixel_mean), ("PIXEL_STD", backbone.pixel_std)):
+        if max(abs(a - b) for a, b in zip(cfg.INPUT[key], own, strict=True)) > 1e-3:
+            logger.warning(
+                "INPUT.%s is %s; %s was trained with %s", key, list(cfg.INPUT[key]), backbone.name, list(own)
+            )
+
+
+def load_dataset_bank(cfg: Any, dataset: Any) -> ConceptBank:
+    """The bank that DATASET.CONCEPT_BANK names, else the dataset's own.
+
+    Raises:
+        ValueError: there is none; the message holds one to be filled in.
+    """
+    name = cfg.DATASET.CONCEPT_BANK or getattr(dataset, "concept_bank", "")
+    if name:
+        return load_bank(name)
+    message = f"dataset {cfg.DATASET.NAME} names no concept bank; set DATASET.CONCEPT_BANK to a name or file."
+    own, classnames = getattr(dataset, "name", type(dataset).__name__), getattr(dataset, "classnames", ())
+    if classnames:
+        where = f"{dataset.dataset_dir}/concepts.yaml" if own == "Folder" else "a YAML file"
+        message += f" To write one, fill this in and save it as {where}:\n\n{skeleton(own, classnames)}"
+    raise ValueError(message)
