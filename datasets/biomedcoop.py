@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from xcoop.config.plugins import register_dataset
 from xcoop.data.dataset import FamilyDataset
@@ -41,8 +40,22 @@ class BiomedCoOp(FamilyDataset):
         """The rows of the JSON file; every image that they name must be there."""
         source = folder.parent / f"split_{folder.name}.json"
         splits = read_splits(source)
-        require_classes(source, splits.all(), self.class_names)
-        require_files(source, folder, splits.all())
+        names: dict[int, set[str]] = defaultdict(set)
+        for item in splits.all():
+            names[item.label].add(item.classname)
+        if dict(names) != {label: {name} for label, name in enumerate(self.class_names)}:
+            found = ", ".join(f"{label}: {' and '.join(map(repr, sorted(names[label])))}" for label in sorted(names))
+            expected = ", ".join(f"{label}: {name!r}" for label, name in enumerate(self.class_names))
+            raise DatasetError(
+                f"{source} has other classes than the published.\n  there:     {found}\n  published: {expected}"
+            )
+        paths = [item.path for item in splits.all()]
+        if absent := [path for path in paths if not (folder / path).is_file()]:
+            few = "\n".join(f"  {path}" for path in absent[:MAX_NAMED])
+            more = f"\n  ... and {len(absent) - MAX_NAMED} more" if len(absent) > MAX_NAMED else ""
+            raise DatasetError(
+                f"{len(absent)} of the {len(paths)} images that {source} lists are not in {folder}:\n{few}{more}"
+            )
         return splits
 
 
@@ -59,49 +72,18 @@ def read_splits(source: Path) -> Splits:
     found = list(tree) if isinstance(tree, dict) else type(tree).__name__
     if not isinstance(tree, dict) or not set(SPLITS) <= set(tree):
         raise DatasetError(f"{source} must hold the keys {', '.join(SPLITS)}; it has {found}")
-    train, val, test = (_items(source, split, tree[split]) for split in SPLITS)
-    return Splits.of(train, val, test)
-
-
-def _items(source: Path, split: str, rows: Any) -> list[Item]:
-    if not isinstance(rows, list) or not rows:
-        raise DatasetError(f"{source}: {split} must be a list of rows, not {shown(rows)}")
-    return [_item(f"{source}: {split}[{index}]", row) for index, row in enumerate(rows)]
-
-
-def _item(where: str, row: Any) -> Item:
-    if not isinstance(row, list) or [type(value) for value in row] != [str, int, str]:
-        raise DatasetError(f"{where} must be [path, whole number, class name], not {shown(row)}")
-    path, label, classname = row
-    if not is_inner(path):
-        raise DatasetError(f"{where}: {path!r} leads out of the folder of the images, or is no relative path with '/'")
-    return Item(path, label, classname)
-
-
-def is_inner(path: str) -> bool:
-    """Whether a path is relative, spelt with `/`, and stays below the folder that it is relative to."""
-    return not re.match(r"[A-Za-z]:", path) and "\\" not in path and not {"", ".", ".."} & set(path.split("/"))
-
-
-def require_classes(source: Path, items: Iterable[Item], published: Sequence[str]) -> None:
-    """DatasetError unless the labels 0, 1, ... have the published class names, and each stands in some row."""
-    names: dict[int, set[str]] = defaultdict(set)
-    for item in items:
-        names[item.label].add(item.classname)
-    if dict(names) != {label: {name} for label, name in enumerate(published)}:
-        found = ", ".join(f"{label}: {' and '.join(map(repr, sorted(names[label])))}" for label in sorted(names))
-        expected = ", ".join(f"{label}: {name!r}" for label, name in enumerate(published))
-        raise DatasetError(
-            f"{source} has other classes than the published.\n  there:     {found}\n  published: {expected}"
-        )
-
-
-def require_files(source: Path, folder: Path, items: Iterable[Item]) -> None:
-    """One DatasetError with the number of the listed images that are absent, and the first few of them."""
-    paths = [item.path for item in items]
-    if absent := [path for path in paths if not (folder / path).is_file()]:
-        few = "\n".join(f"  {path}" for path in absent[:MAX_NAMED])
-        more = f"\n  ... and {len(absent) - MAX_NAMED} more" if len(absent) > MAX_NAMED else ""
-        raise DatasetError(
-            f"{len(absent)} of the {len(paths)} images that {source} lists are not in {folder}:\n{few}{more}"
-        )
+    items: dict[str, list[Item]] = {split: [] for split in SPLITS}
+    for split in SPLITS:
+        rows = tree[split]
+        if not isinstance(rows, list) or not rows:
+            raise DatasetError(f"{source}: {split} must be a list of rows, not {shown(rows)}")
+        for index, row in enumerate(rows):
+            where = f"{source}: {split}[{index}]"
+            if not isinstance(row, list) or [type(value) for value in row] != [str, int, str]:
+                raise DatasetError(f"{where} must be [path, whole number, class name], not {shown(row)}")
+            path = row[0]
+            if re.match(r"[A-Za-z]:", path) or "\\" in path or {"", ".", ".."} & set(path.split("/")):
+                told = "leads out of the folder of the images, or is no relative path with '/'"
+                raise DatasetError(f"{where}: {path!r} {told}")
+            items[split].append(Item(*row))
+    return Splits.of(items["train"], items["val"], items["test"])

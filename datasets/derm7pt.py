@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -98,28 +97,24 @@ class Derm7pt(MedicalDataset):
         """The cases of the task's groups, in the splits of the index files."""
         cases = read_cases(folder / META)
         rows = {split: read_indexes(folder / name, len(cases)) for split, name in INDEXES.items()}
-        paths = find_images(folder, cases)
-        chosen = {split: self._items(cases, paths, indexes) for split, indexes in rows.items()}
-        return Splits.of(chosen["train"], chosen["val"], chosen["test"])
+        paths, labels = find_images(folder, cases), LABELS[self.task]
+        items = [
+            Item(path, labels[case.group], self.class_names[labels[case.group]], case.case_id)
+            if case.group in labels
+            else None
+            for case, path in zip(cases, paths, strict=True)
+        ]
+        train, val, test = ([item for i in rows[split] if (item := items[i])] for split in INDEXES)
+        return Splits.of(train, val, test)
 
     def concept_labels(self, folder: Path) -> dict[str, dict[str, str]]:
         """The seven criteria of the checklist for every case, with the values of meta.csv."""
         rows = read_csv(folder / META, CONCEPTS)
         paths = find_images(folder, read_cases(folder / META))
-        return {path: concepts_of(row) for path, row in zip(paths, rows, strict=True)}
-
-    def _items(self, cases: list[Case], paths: list[str], indexes: Iterable[int]) -> list[Item]:
-        labels = LABELS[self.task]
-        return [
-            Item(paths[i], labels[cases[i].group], self.class_names[labels[cases[i].group]], cases[i].case_id)
-            for i in indexes
-            if cases[i].group in labels
-        ]
-
-
-def concepts_of(row: Mapping[str, str]) -> dict[str, str]:
-    """The criteria that a row of meta.csv states."""
-    return {name: row[name].strip().lower() for name in CONCEPTS if row[name].strip()}
+        return {
+            path: {name: row[name].strip().lower() for name in CONCEPTS if row[name].strip()}
+            for path, row in zip(paths, rows, strict=True)
+        }
 
 
 def group_of(diagnosis: str) -> str | None:

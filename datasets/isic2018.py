@@ -67,27 +67,25 @@ class ISIC2018(MedicalDataset):
         return Splits.undivided(self._items(folder, "", metadata, read_metadata(metadata)))
 
     def _official(self, folder: Path) -> Splits:
-        train, val, test = (self._part(folder, part) for part in ("Training", "Validation", "Test"))
-        if not test:
+        parts: dict[str, list[Item]] = {}
+        for part in ("Training", "Validation", "Test"):
+            parts[part] = []
+            if truth := first_file(folder, truths(part)):
+                cases = read_truth(truth)
+                if part == "Training":
+                    cases = with_lesions(cases, folder)
+                parts[part] = self._items(folder, f"ISIC2018_Task3_{part}_Input/", truth, cases)
+        if not parts["Test"]:
             raise DatasetError(
                 f"{folder / truths('Test')[0]} is missing: the official test images and their ground truth are "
                 f"published too (HAM10000 alone is read from {METADATA[0]})"
             )
-        if not val and not any(item.patient for item in train):
+        if not parts["Validation"] and not any(item.patient for item in parts["Training"]):
             raise DatasetError(
                 f"{folder} has no Validation part, and without {LESIONS} none can be carved from train by lesion: "
                 "fetch either"
             )
-        return Splits.of(train, val, test)
-
-    def _part(self, folder: Path, part: str) -> list[Item]:
-        truth = first_file(folder, truths(part))
-        if truth is None:
-            return []
-        cases = read_truth(truth)
-        if part == "Training":
-            cases = with_lesions(cases, folder)
-        return self._items(folder, f"ISIC2018_Task3_{part}_Input/", truth, cases)
+        return Splits.of(parts["Training"], parts["Validation"], parts["Test"])
 
     def _items(self, folder: Path, below: str, table: Path, cases: list[Case]) -> list[Item]:
         paths = StemIndex(folder / below).find_all([case.image for case in cases], table)
@@ -115,8 +113,14 @@ def read_truth(path: Path) -> list[Case]:
     Raises:
         DatasetError: a column is missing, or a row has no image or not exactly one diagnosis.
     """
-    rows = enumerate(read_csv(path, ("image", *DIAGNOSES)), start=2)
-    return [Case(_filled(row, "image", path, line), _only_one(row, path, line)) for line, row in rows]
+    cases = []
+    for line, row in enumerate(read_csv(path, ("image", *DIAGNOSES)), start=2):
+        values = {name: row[name].strip() for name in DIAGNOSES}
+        held = [name for name, value in values.items() if value in ("1", "1.0")]
+        if len(held) != 1 or any(value not in ("0", "0.0") for name, value in values.items() if name not in held):
+            raise DatasetError(f"{path}, line {line}: one diagnosis must be 1 and the others 0, not {values}")
+        cases.append(Case(_filled(row, "image", path, line), held[0]))
+    return cases
 
 
 def read_metadata(path: Path) -> list[Case]:
@@ -149,14 +153,6 @@ def with_lesions(cases: list[Case], folder: Path) -> list[Case]:
     if lost := [case.image for case in cases if not lesions.get(case.image)]:
         raise DatasetError(f"{path}: no lesion for {len(lost)} of {len(cases)} training images, {lost[0]} the first")
     return [Case(case.image, case.diagnosis, lesions[case.image]) for case in cases]
-
-
-def _only_one(row: Mapping[str, str], path: Path, line: int) -> str:
-    values = {name: row[name].strip() for name in DIAGNOSES}
-    held = [name for name, value in values.items() if value in ("1", "1.0")]
-    if len(held) != 1 or any(value not in ("0", "0.0") for name, value in values.items() if name not in held):
-        raise DatasetError(f"{path}, line {line}: one diagnosis must be 1 and the others 0, not {values}")
-    return held[0]
 
 
 def _filled(row: Mapping[str, str], column: str, path: Path, line: int) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,7 +22,7 @@ REPORTS, VIEWS = "indiana_reports.csv", "indiana_projections.csv"  # of the vers
 XML_FOLDERS = ("NLMCXR_reports", "ecgen-radiology")  # of Open-i
 NORMAL, UNINDEXED = "normal", "no indexing"
 FRONTAL = "frontal"
-FRONTAL_MARK = "-4004"  # in the image's name; see `_likely_frontal`
+FRONTAL_MARK = "-4004"  # in the name of an image that likely is frontal
 KEY = re.compile(r"(?:CXR)?(\d+)(?:_\d+)?_(IM-[\d-]+)")  # CXR1_1_IM-0001-4001, 1_IM-0001-4001.dcm.png
 
 
@@ -112,8 +111,17 @@ def read_xml_folder(folder: Path) -> list[Report]:
     files = sorted(path for path in below.rglob("*.xml") if not path.name.startswith("."))
     if not files:
         raise DatasetError(f"{below} holds no reports (*.xml)")
-    frontal = _frontal_keys(folder / VIEWS) if (folder / VIEWS).is_file() else None
-    return [_choose(read_report(path), frontal) for path in files]
+    views = read_views(folder / VIEWS) if (folder / VIEWS).is_file() else None
+    frontal = {key_of(row["filename"]) for row in views or () if _is_frontal(row)}
+    reports = []
+    for report in map(read_report, files):
+        if views is None:
+            # The name that holds 4004, else the first; frontal for 91 % of reports with a choice, by Kaggle's table.
+            images = tuple([image for image in report.images if FRONTAL_MARK in image] or report.images)[:1]
+        else:
+            images = tuple(image for image in report.images if key_of(image) in frontal)
+        reports.append(Report(report.uid, report.headings, images))
+    return reports
 
 
 def read_report(path: Path) -> Report:
@@ -137,25 +145,10 @@ def read_report(path: Path) -> Report:
     return Report(uid.get("id", path.stem), _headings([major.text or "" for major in mesh.iter("major")]), images)
 
 
-def _choose(report: Report, frontal: Collection[tuple[str, str]] | None) -> Report:
-    if frontal is None:
-        return Report(report.uid, report.headings, _likely_frontal(report.images))
-    return Report(report.uid, report.headings, tuple(image for image in report.images if key_of(image) in frontal))
-
-
-def _likely_frontal(images: tuple[str, ...]) -> tuple[str, ...]:
-    """The image whose name holds 4004, else the first; frontal for 91 % of the reports with a choice, by Kaggle's."""
-    return tuple([image for image in images if FRONTAL_MARK in image] or images)[:1]
-
-
 def key_of(image: str) -> tuple[str, str]:
     """What the two versions' names of an image share: the number of the report, and the name from `IM-` on."""
     match = KEY.match(image)
     return (match[1], match[2]) if match else ("", image)
-
-
-def _frontal_keys(path: Path) -> set[tuple[str, str]]:
-    return {key_of(row["filename"]) for row in read_views(path) if _is_frontal(row)}
 
 
 def _is_frontal(row: dict[str, str]) -> bool:

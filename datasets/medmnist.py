@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -62,12 +62,12 @@ class MedMNIST(FamilyDataset):
 
     def read(self, folder: Path) -> Splits:
         """The exported images; their names tell the class."""
-        items = {split: [self._item(f"{split}/{name}") for name in list_images(folder / split)] for split in SPLITS}
+        items: dict[str, list[Item]] = {split: [] for split in SPLITS}
+        for split in SPLITS:
+            for name in list_images(folder / split):
+                label = int(name.rpartition("_")[2].removesuffix(".png"))
+                items[split].append(Item(f"{split}/{name}", label, self.class_names[label]))
         return Splits.of(items["train"], items["val"], items["test"])
-
-    def _item(self, path: str) -> Item:
-        label = int(path.rpartition("_")[2].removesuffix(".png"))
-        return Item(path, label, self.class_names[label])
 
 
 def file_name(name: str, size: int) -> str:
@@ -141,8 +141,12 @@ def _images(source: Path, archive: zipfile.ZipFile, split: str, count: int) -> I
     """The images (S, S) or (S, S, 3) of a split, as they are unpacked."""
     name = f"{split}_images.npy"
     with archive.open(name) as file:
-        shape, fortran, dtype = _header(file)
-        if dtype != np.uint8 or not _is_square(shape[1:]):
+        version = np.lib.format.read_magic(file)
+        headers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        shape, fortran, dtype = headers[version](file)
+        side = shape[1] if len(shape) > 1 else 0
+        square = shape[1:] in ((side, side), (side, side, 3)) and SIZES[-1] <= side <= SIZES[0]
+        if dtype != np.uint8 or not square:
             raise DatasetError(
                 f"{source}: {split}_images is {dtype}{shape}, not uint8 (N, S, S) or (N, S, S, 3) of {SIZES[-1]} to "
                 f"{SIZES[0]} pixels"
@@ -157,13 +161,3 @@ def _images(source: Path, archive: zipfile.ZipFile, split: str, count: int) -> I
             yield np.frombuffer(file.read(math.prod(shape[1:])), np.uint8).reshape(shape[1:])
         if file.read(1):  # reaching the end also has zipfile compare the checksum
             raise DatasetError(f"{source}: {name} is longer than its header says")
-
-
-def _header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
-    version = np.lib.format.read_magic(file)
-    read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}[version]
-    return read(file)
-
-
-def _is_square(shape: tuple[int, ...]) -> bool:
-    return shape in (shape[:1] * 2, (*shape[:1] * 2, 3)) and SIZES[-1] <= max(shape, default=0) <= SIZES[0]

@@ -64,21 +64,17 @@ class Pneumonia(MedicalDataset):
         files = list_images(place)
         if not files:
             raise DatasetError(f"{place} holds no images")
-        labels = self._labels(place, files)
+        labels = [FOLDERS.index(name)] * len(files)
+        if name == "PNEUMONIA" and self.task == "three-class":
+            causes = [cause_of(file) for file in files]
+            if unknown := [file for file, cause in zip(files, causes, strict=True) if not cause]:
+                told = ", ".join(unknown)
+                raise DatasetError(f"{place}: no cause ('person1_bacteria_2.jpeg') in the names {told}")
+            labels = [CAUSES[cause] for cause in causes]
         return [
             Item(f"{split}/{name}/{file}", label, self.class_names[label], patient_of(file))
             for file, label in zip(files, labels, strict=True)
         ]
-
-    def _labels(self, place: Path, files: list[str]) -> list[int]:
-        if place.name == "NORMAL":
-            return [0] * len(files)
-        if self.task != "three-class":
-            return [1] * len(files)
-        causes = [cause_of(file) for file in files]
-        if unknown := [file for file, cause in zip(files, causes, strict=True) if not cause]:
-            raise DatasetError(f"{place}: no cause ('person1_bacteria_2.jpeg') in the names {', '.join(unknown)}")
-        return [CAUSES[cause] for cause in causes]
 
 
 def cause_of(file: str) -> str:

@@ -92,11 +92,26 @@ class SkinCon(MedicalDataset):
 
     def read(self, folder: Path) -> Splits:
         """The images of the task's part that are on disk, to be divided."""
-        rows = read_annotations(folder / self.part.annotations)
-        table = find_table(folder, self.part)
-        labels = labels_of(rows, read_groups(table, self.part), folder / self.part.annotations, table)
+        part, source = self.part, folder / self.part.annotations
+        rows, table = read_annotations(source), find_table(folder, self.part)
+        groups = {
+            Path(row[part.name].strip()).stem: row[part.group].strip().lower()
+            for row in read_csv(table, (part.name, part.group))
+        }
+        if unknown := sorted(set(groups.values()) - set(part.labels)):
+            raise DatasetError(f"{table}: unknown values {unknown} of {part.group!r}; known: {', '.join(part.labels)}")
+        if lost := [name for name in rows if Path(name).stem not in groups]:
+            raise DatasetError(f"{table} lacks {len(lost)} of {len(rows)} images of {source.name}: {name_some(lost)}")
         paths = find_images(folder, table, rows)
-        self._tell_missing(folder, [name for name in rows if name not in paths], len(rows))
+        absent = [name for name in rows if name not in paths]
+        if not paths:
+            raise DatasetError(f"{folder} holds none of the {len(rows)} images of {source.name}")
+        if absent:
+            logger.warning(
+                "SkinCon: %d of the %d images of %s are not below %s (dead links?), left out: %s",
+                len(absent), len(rows), source.name, folder, name_some(absent),
+            )  # fmt: skip
+        labels = {name: part.labels[groups[Path(name).stem]] for name in paths}
         return Splits.undivided(
             Item(path, labels[name], self.class_names[labels[name]]) for name, path in paths.items()
         )
@@ -106,15 +121,6 @@ class SkinCon(MedicalDataset):
         rows = read_annotations(folder / self.part.annotations)
         paths = find_images(folder, find_table(folder, self.part), rows)
         return {path: rows[name] for name, path in paths.items()}
-
-    def _tell_missing(self, folder: Path, lost: list[str], total: int) -> None:
-        if len(lost) == total:
-            raise DatasetError(f"{folder} holds none of the {total} images of {self.part.annotations}")
-        if lost:
-            logger.warning(
-                "SkinCon: %d of the %d images of %s are not below %s (dead links?), left out: %s",
-                len(lost), total, self.part.annotations, folder, name_some(lost),
-            )  # fmt: skip
 
 
 def read_annotations(path: Path) -> dict[str, dict[str, str]]:
@@ -142,24 +148,6 @@ def find_table(folder: Path, part: Part) -> Path:
         if (folder / name).is_file():
             return folder / name
     raise DatasetError(f"{folder / names[0]} is missing: it holds the groups of the images, in {part.group!r}")
-
-
-def read_groups(table: Path, part: Part) -> dict[str, int]:
-    """The label of each image by its name without suffix; raises `DatasetError` for groups that are unknown."""
-    groups = {
-        Path(row[part.name].strip()).stem: row[part.group].strip().lower()
-        for row in read_csv(table, (part.name, part.group))
-    }
-    if unknown := sorted({group for group in groups.values() if group not in part.labels}):
-        raise DatasetError(f"{table}: unknown values {unknown} of {part.group!r}; known: {', '.join(part.labels)}")
-    return {name: part.labels[group] for name, group in groups.items()}
-
-
-def labels_of(rows: Mapping[str, object], groups: Mapping[str, int], source: Path, table: Path) -> dict[str, int]:
-    """The label of each annotated image; raises `DatasetError` for those that the table lacks."""
-    if lost := [name for name in rows if Path(name).stem not in groups]:
-        raise DatasetError(f"{table} lacks {len(lost)} of {len(rows)} images of {source.name}: {name_some(lost)}")
-    return {name: groups[Path(name).stem] for name in rows}
 
 
 def find_images(folder: Path, table: Path, rows: Mapping[str, object]) -> dict[str, str]:

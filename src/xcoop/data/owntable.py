@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,48 +104,160 @@ def read_rows(table: Path, classes: Sequence[str] = ()) -> tuple[list[Row], list
         DatasetError: a column is missing, or more than one may be meant; a row without label, with a path that leads
             out, or an unknown split; or images with several labels.
     """
-    header, lines = read_table(table)
-    missing = MISSING - {name.casefold() for name in classes}
-    lines = [
-        Line(line.number, {name: "" if cell.casefold() in missing else cell for name, cell in line.cells.items()})
-        for line in lines
-    ]
-    remarks: list[Remark] = []
-    filled = [name for name in header if any(line.cells[name] for line in lines)]
-    columns = {
-        "path": _only(table, "path", _matching("path", header)),
-        "label": _label(table, filled, lines, classes),
-        "split": _split(table, filled, lines, remarks),
-        "patient": _patient(table, filled, lines),
-    }
-    if not columns["path"]:
-        raise _missing(table, "path", header)
+    own = _Table(table, classes)
+    columns = {"path": own.only("path", _matching("path", own.header)), "label": own.label()}
+    columns |= {"split": own.split(), "patient": own.patient()}
     used = [name for name in columns.values() if name]
-    if twice := [name for name in used if header.count(name) > 1]:
+    if not columns["path"]:
+        raise own.lacks("path")
+    if twice := [name for name in used if own.header.count(name) > 1]:
         raise DatasetError(f"{table}: several columns are called {twice[0]!r}: remove or rename all but one")
-    coded = [] if columns["label"] else _zero_one_columns(filled, lines, classes, used)
+    coded = [] if columns["label"] else own.zero_one(used)
     if not columns["label"] and len(coded) < 2:
-        if empty := _matching("label", header):
-            raise DatasetError(f"{table}: the column {empty[0]!r} is empty in all of the {len(lines)} rows")
-        raise _missing(table, "label", header)
-    used += coded
-    labels = [_the_one(table, line, coded) if coded else line.cells[columns["label"]] for line in lines]
+        if empty := _matching("label", own.header):
+            raise DatasetError(f"{table}: the column {empty[0]!r} is empty in all of the {len(own.lines)} rows")
+        raise own.lacks("label")
+    labels = [own.one_held(line, coded) if coded else line.cells[columns["label"]] for line in own.lines]
     if not classes:
-        _refuse_lists(table, labels, lines)
-    labels = [label if label in classes else _unlisted(label) for label in labels]
-    rows = [_row(table, columns, line, label) for line, label in zip(lines, labels, strict=True)]
+        _refuse_lists(table, labels, own.lines)
+    # `['normal']`, a list of one, is that one.
+    lists = [None if label in classes else re.fullmatch(r"""\[\s*(['"]?)(.*?)\1\s*\]""", label) for label in labels]
+    labels = [found[2] if found else label for label, found in zip(labels, lists, strict=True)]
+    rows = [own.row(columns, line, label) for line, label in zip(own.lines, labels, strict=True)]
     for column in ("split", "patient"):
         lacking = [row.line for row in rows if not getattr(row, column)]
         if lacking and len(lacking) < len(rows):
             raise DatasetError(
                 f"{table}: {len(lacking)} of {len(rows)} rows have no {column}, the first in line {lacking[0]}"
             )
-    read = {"image" if role == "path" else role: name for role, name in columns.items() if name}
-    left = ", ".join(repr(name) if name else "one without a name" for name in header if name not in used)
-    told = ", ".join(f"{role} from {name!r}" for role, name in read.items())
+    left = [repr(name) if name else "one without a name" for name in own.header if name not in {*used, *coded}]
+    roles = {"image" if role == "path" else role: name for role, name in columns.items() if name}
+    told = ", ".join(f"{role} from {name!r}" for role, name in roles.items())
     told += f", label from the columns of 0 and 1 ({', '.join(coded)})" if coded else ""
-    remarks.append(Remark(f"{table.name}: read {told}" + (f"; columns left unread: {left}" if left else "")))
-    return rows, remarks
+    unread = f"; columns left unread: {', '.join(left)}" if left else ""
+    return rows, [*own.remarks, Remark(f"{table.name}: read {told}{unread}")]
+
+
+class _Table:
+    """A table whose columns are asked for what they mean.
+
+    Attributes:
+        header: all columns.
+        filled: those that are not empty.
+        lines: with "" for what programmes write into an empty cell.
+    """
+
+    def __init__(self, path: Path, classes: Sequence[str]) -> None:
+        self.path, self.classes = path, classes
+        self.remarks: list[Remark] = []
+        self.header, lines = read_table(path)
+        missing = MISSING - {name.casefold() for name in classes}
+        self.lines = [
+            Line(line.number, {name: "" if cell.casefold() in missing else cell for name, cell in line.cells.items()})
+            for line in lines
+        ]
+        self._values = {name: {line.cells[name] for line in self.lines} for name in self.header}
+        self.filled = [name for name in self.header if self._values[name] - {""}]
+
+    def only(self, role: str, found: Sequence[str], hint: str = "") -> str:
+        """The one of these columns, or ""."""
+        if len(found) > 1:
+            names = " and ".join(map(repr, found))
+            told = f"the columns {names} both tell the {role}: remove or rename all but one{hint}"
+            raise DatasetError(f"{self.path}: {told}")
+        return found[0] if found else ""
+
+    def lacks(self, role: str) -> DatasetError:
+        """The error for a column that is needed."""
+        usual = " or ".join(map(repr, USUAL[role]))
+        return DatasetError(f"{self.path} has no column {usual}; it has {list(self.header)}")
+
+    def label(self) -> str:
+        """The column that holds the stated classes; else the surest by name, of a number and a name the latter."""
+        values = self._values
+        called = [[n for n in self.filled if re.fullmatch(pattern, _squeezed(n))] for pattern in COLUMNS["label"]]
+        found: list[str] = []
+        if wanted := set(map(same_name, self.classes)):
+            holding = (
+                [n for n in names if set(map(same_name, values[n])) == wanted] for names in (*called, self.filled)
+            )
+            found = next(filter(None, holding), [])
+        found = found or _matching("label", self.filled)
+        if found and all(self._nests(found[0], n) and self._nests(n, found[0]) for n in found[1:]):
+            words = [n for n in found if any(re.search(r"[^\d.]", value) for value in values[n])]
+            return (words or found)[0]
+        few = [name for names in called for name in names if len(values[name]) <= 2 * MAX_NAMED]
+        told = "; ".join(f"{name!r} holds {', '.join(map(repr, sorted(values[name])))}" for name in few)
+        return self.only("label", found, f", or state the classes of the one that is meant: DATASET.CLASSES ({told})")
+
+    def patient(self) -> str:
+        """What keeps images together: the patient; else the largest of lesion, case, ... that holds the others."""
+        found = _matching("patient", self.filled)
+        largest = [name for name in found if all(self._nests(other, name) for other in found)]
+        return largest[0] if largest else self.only("patient", found)
+
+    def _nests(self, inner: str, outer: str) -> bool:
+        """Whether all rows that share a value of `inner` share one of `outer`, too."""
+        of: dict[str, str] = {}
+        return all(of.setdefault(line.cells[inner], line.cells[outer]) == line.cells[outer] for line in self.lines)
+
+    def split(self) -> str:
+        """A column that is called a split must hold splits; a fold or dataset that holds none is left, with a word."""
+        name = self.only("split", _matching("split", self.filled))
+        flags = [n for n in self.filled if split_of(re.sub("^(?:is|in|for)", "", _squeezed(n)))]
+        flags = [n for n in flags if {value.casefold() for value in self._values[n]} <= YES_NO]
+        if flags and not name:
+            raise DatasetError(
+                f"{self.path}: {', '.join(map(repr, flags))} seem to tell the split by yes and no: write it as one "
+                "column 'split' of train, val and test, or remove them"
+            )
+        sure = re.fullmatch(COLUMNS["split"][0], _squeezed(name))
+        if name and not sure and not any(map(split_of, self._values[name])):
+            values = shown_some(map(repr, sorted(self._values[name])), MAX_NAMED)
+            text = f"the column {name!r} tells no split: its values are {values}, not train, val or test"
+            self.remarks.append(Remark(f"{self.path.name}: {text}", True))
+            return ""
+        return name
+
+    def zero_one(self, used: Sequence[str]) -> list[str]:
+        """The columns that say of each image whether it is of a class: 1, 0 or -1 (uncertain), or nothing."""
+        wanted = {same_name(name) for name in self.classes}
+        found = [name for name in self.filled if name not in used and (not wanted or same_name(name) in wanted)]
+        marks = {*ZERO, *ONE, "-1", "-1.0"}
+        return [name for name in found if self._values[name] <= marks and self._values[name] & set(ONE)]
+
+    def one_held(self, line: Line, coded: Sequence[str]) -> str:
+        """The one column of 0 and 1 that holds 1."""
+        held = [name for name in coded if line.cells[name] in ONE]
+        unsure = [name for name in coded if line.cells[name] not in (*ONE, *ZERO)]
+        if len(held) == 1 and not unsure:
+            return held[0]
+        what = f"{' and '.join(map(repr, held))} are 1" if len(held) > 1 else "none is 1"
+        what = f"{unsure[0]!r} is {line.cells[unsure[0]]}" if unsure else what
+        raise DatasetError(
+            f"{self.path}, line {line.number}: no column is the label, and of the columns of 0 and 1 "
+            f"({', '.join(coded)}) {what}. An image must be of exactly one class: sets with several labels an image "
+            "are not for this programme. If some of these columns are no classes, name those that are with "
+            "DATASET.CLASSES"
+        )
+
+    def row(self, columns: Mapping[str, str], line: Line, label: str) -> Row:
+        """One image; DatasetError if its path leads out, or it has no label, an unknown split or a strange name."""
+        cell = {role: line.cells[name] if name else "" for role, name in columns.items()}
+        where = f"{self.path}, line {line.number}"
+        for role, text in (*cell.items(), ("label", label)):
+            if not is_plain(text):
+                raise DatasetError(f"{where}: the {role} '{escaped(text)}' holds control characters: write it without")
+        path, word = cell["path"].replace("\\", "/"), cell["split"]
+        if not path or re.match(r"/|[A-Za-z]:", path) or ".." in path.split("/"):
+            raise DatasetError(f"{where}: {cell['path']!r} is no path below the folder of the table")
+        if not label:
+            raise DatasetError(
+                f"{where}: {path} has no label (NaN, NA, null count as none, unless DATASET.CLASSES names them)"
+            )
+        if word and not split_of(word):
+            raise DatasetError(f"{where}: {unknown('split', word, SPLIT_WORDS)} (column {columns['split']!r})")
+        return Row(path, label, split_of(word), cell["patient"], line.number)
 
 
 def _squeezed(name: str) -> str:
@@ -158,99 +270,6 @@ def _matching(role: str, header: Sequence[str]) -> list[str]:
         if found := [name for name in header if re.fullmatch(pattern, _squeezed(name))]:
             return found
     return []
-
-
-def _only(table: Path, role: str, found: Sequence[str], hint: str = "") -> str:
-    if len(found) > 1:
-        raise DatasetError(
-            f"{table}: the columns {' and '.join(map(repr, found))} both tell the {role}: remove or rename all but one"
-            + hint
-        )
-    return found[0] if found else ""
-
-
-def _label(table: Path, header: Sequence[str], lines: Sequence[Line], classes: Sequence[str]) -> str:
-    """The column that holds the stated classes; else the surest by name, of a number and a name the latter."""
-    values = {name: {line.cells[name] for line in lines} for name in header}
-    called = [[n for n in header if re.fullmatch(pattern, _squeezed(n))] for pattern in COLUMNS["label"]]
-    wanted = set(map(same_name, classes))
-    holding = ([n for n in names if set(map(same_name, values[n])) == wanted] for names in (*called, header))
-    found = next(filter(None, holding), []) if classes else []
-    found = found or _matching("label", header)
-    if found and all(_nests(lines, found[0], n) and _nests(lines, n, found[0]) for n in found[1:]):
-        words = [n for n in found if any(re.search(r"[^\d.]", value) for value in values[n])]
-        return (words or found)[0]
-    few = [name for names in called for name in names if len(values[name]) <= 2 * MAX_NAMED]
-    told = "; ".join(f"{name!r} holds {', '.join(map(repr, sorted(values[name])))}" for name in few)
-    return _only(table, "label", found, f", or state the classes of the one that is meant: DATASET.CLASSES ({told})")
-
-
-def _patient(table: Path, header: Sequence[str], lines: Sequence[Line]) -> str:
-    """What keeps images together: the patient; else the largest of lesion, case, study, ... that holds the others."""
-    found = _matching("patient", header)
-    largest = [name for name in found if all(_nests(lines, other, name) for other in found)]
-    return largest[0] if largest else _only(table, "patient", found)
-
-
-def _nests(lines: Iterable[Line], inner: str, outer: str) -> bool:
-    """Whether all rows that share a value of `inner` share one of `outer`, too."""
-    of: dict[str, str] = {}
-    return all(of.setdefault(line.cells[inner], line.cells[outer]) == line.cells[outer] for line in lines)
-
-
-def _split(table: Path, header: Sequence[str], lines: Sequence[Line], remarks: list[Remark]) -> str:
-    """A column that is called a split must hold splits; a fold or a dataset that holds none is left, with a word."""
-    name = _only(table, "split", _matching("split", header))
-    flags = [n for n in header if split_of(re.sub("^(?:is|in|for)", "", _squeezed(n)))]
-    flags = [n for n in flags if {line.cells[n].casefold() for line in lines} <= YES_NO]
-    if flags and not name:
-        raise DatasetError(
-            f"{table}: {', '.join(map(repr, flags))} seem to tell the split by yes and no: write it as one column "
-            "'split' of train, val and test, or remove them"
-        )
-    sure = re.fullmatch(COLUMNS["split"][0], _squeezed(name))
-    if name and not sure and not any(split_of(line.cells[name]) for line in lines):
-        values = sorted({line.cells[name] for line in lines})
-        text = f"its values are {shown_some(map(repr, values), MAX_NAMED)}, not train, val or test"
-        remarks.append(Remark(f"{table.name}: the column {name!r} tells no split: {text}", True))
-        return ""
-    return name
-
-
-def _missing(table: Path, role: str, header: Sequence[str]) -> DatasetError:
-    return DatasetError(f"{table} has no column {' or '.join(map(repr, USUAL[role]))}; it has {list(header)}")
-
-
-def _zero_one_columns(
-    header: Sequence[str], lines: Sequence[Line], classes: Sequence[str], used: Sequence[str]
-) -> list[str]:
-    """The columns that say of each image whether it is of a class: 1, 0 or -1 (uncertain), or nothing."""
-    wanted = {same_name(name) for name in classes}
-    found = [name for name in header if name not in used and (not wanted or same_name(name) in wanted)]
-    values = {name: {line.cells[name] for line in lines} for name in found}
-    marks = {*ZERO, *ONE, "-1", "-1.0"}
-    return [name for name in found if values[name] <= marks and values[name] & set(ONE)]
-
-
-def _the_one(table: Path, line: Line, coded: Sequence[str]) -> str:
-    """The one column that holds 1."""
-    held = [name for name in coded if line.cells[name] in ONE]
-    unsure = [name for name in coded if line.cells[name] not in (*ONE, *ZERO)]
-    if len(held) == 1 and not unsure:
-        return held[0]
-    what = f"{' and '.join(map(repr, held))} are 1" if len(held) > 1 else "none is 1"
-    what = f"{unsure[0]!r} is {line.cells[unsure[0]]}" if unsure else what
-    raise DatasetError(
-        f"{table}, line {line.number}: no column is the label, and of the columns of 0 and 1 ({', '.join(coded)}) "
-        f"{what}. An image must be of exactly one class: sets with several labels an image are not for this programme. "
-        "If some of these columns are no classes, name those that are with DATASET.CLASSES"
-    )
-
-
-def _unlisted(label: str) -> str:
-    """`['normal']`, a list of one, as that one."""
-    found = re.fullmatch(r"""\[\s*(['"]?)(.*?)\1\s*\]""", label)
-    return found[2] if found else label
 
 
 def _refuse_lists(table: Path, labels: Sequence[str], lines: Sequence[Line]) -> None:
@@ -281,22 +300,3 @@ def _refuse_lists(table: Path, labels: Sequence[str], lines: Sequence[Line]) -> 
                 "this programme: leave one label for each image. If these are the names of classes, name all classes, "
                 f'in the order of their labels: DATASET.CLASSES "{sorted(different)[: 2 * MAX_NAMED]}"'
             )
-
-
-def _row(table: Path, columns: Mapping[str, str], line: Line, label: str) -> Row:
-    cell = {role: line.cells[name] if name else "" for role, name in columns.items()}
-    where = f"{table}, line {line.number}"
-    for role, text in (*cell.items(), ("label", label)):
-        if not is_plain(text):
-            raise DatasetError(f"{where}: the {role} '{escaped(text)}' holds control characters: write it without")
-    path = cell["path"].replace("\\", "/")
-    if not path or re.match(r"/|[A-Za-z]:", path) or ".." in path.split("/"):
-        raise DatasetError(f"{where}: {cell['path']!r} is no path below the folder of the table")
-    if not label:
-        raise DatasetError(
-            f"{where}: {path} has no label (NaN, NA, null count as none, unless DATASET.CLASSES names them)"
-        )
-    word = cell["split"]
-    if word and not split_of(word):
-        raise DatasetError(f"{where}: {unknown('split', word, SPLIT_WORDS)} (column {columns['split']!r})")
-    return Row(path, label, split_of(word), cell["patient"], line.number)
