@@ -19,7 +19,7 @@ from file_server import FileServer, serving
 from xcoop.data import fetching
 from xcoop.data.about import RemoteFile
 from xcoop.utils import download as downloads
-from xcoop.utils.download import Job, RedirectError, _Redirects, download
+from xcoop.utils.download import Job, WebError, _Redirects, download
 
 CONTENT = random.Random(0).randbytes(300_000)
 SHA = hashlib.sha256(CONTENT).hexdigest()
@@ -100,29 +100,28 @@ def test_parts_of_an_unknown_state_are_not_trusted(server: FileServer, target: P
     assert whole(target)
 
 
-def test_parts_that_do_not_fit_are_downloaded_anew_once(
-    server: FileServer, target: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("part", "checksum", "asked"),
+    [
+        (b"something else", f"sha256:{SHA}", ["bytes=14-", None]),
+        (CONTENT, f"md5:{MD5}", [f"bytes={len(CONTENT)}-"]),
+        (CONTENT + b"more", f"md5:{MD5}", [f"bytes={len(CONTENT) + 4}-", None]),
+    ],
+    ids=["other bytes are downloaded anew once", "a whole part is only checked", "one that is too long"],
+)
+def test_parts_of_unknown_origin(
+    server: FileServer,
+    target: Path,
+    part: bytes,
+    checksum: str,
+    asked: list[str | None],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     target.parent.mkdir()
-    target.with_name("x.bin.part").write_bytes(b"something else")
-    assert download(Job(server.url, target, checksum=f"sha256:{SHA}")) == SHA
-    assert server.asked == ["bytes=14-", None]
-    assert "downloaded anew" in caplog.text
-    assert whole(target)
-
-
-def test_a_part_that_is_whole_is_only_checked(server: FileServer, target: Path) -> None:
-    target.parent.mkdir()
-    target.with_name("x.bin.part").write_bytes(CONTENT)
-    assert download(Job(server.url, target, checksum=f"md5:{MD5}")) == SHA
-    assert server.asked == [f"bytes={len(CONTENT)}-"]
-    assert whole(target)
-
-
-def test_a_part_that_is_too_long_is_downloaded_anew(server: FileServer, target: Path) -> None:
-    target.parent.mkdir()
-    target.with_name("x.bin.part").write_bytes(CONTENT + b"more")
-    assert download(Job(server.url, target, checksum=f"md5:{MD5}")) == SHA
+    target.with_name("x.bin.part").write_bytes(part)
+    assert download(Job(server.url, target, checksum=checksum)) == SHA
+    assert server.asked == asked
+    assert ("downloaded anew" in caplog.text) == (part == b"something else")
     assert whole(target)
 
 
@@ -168,9 +167,13 @@ def test_what_may_pass_is_asked_some_times(server: FileServer, target: Path) -> 
     assert len(server.faults) == 99 - downloads.TRIES
 
 
-def test_redirections(server: FileServer, target: Path) -> None:
+def test_redirections_are_followed_but_not_in_a_circle(server: FileServer, target: Path) -> None:
     server.faults = [f"redirect:{server.url}?again"]
     assert download(Job(server.url, target)) == SHA
+    server.faults = [f"redirect:{server.url}"] * 99
+    with pytest.raises(ConnectionError, match="loop"):
+        download(Job(server.url, target))
+    assert len(server.asked) <= 14
 
 
 @pytest.mark.parametrize("to", ["file:///etc/passwd", "ftp://127.0.0.1/x", "data:,x"])
@@ -184,15 +187,8 @@ def test_redirections_elsewhere_are_not_followed(server: FileServer, target: Pat
 
 def test_redirections_from_https_to_http_are_not_followed() -> None:
     request = urllib.request.Request("https://safe.invalid/x")
-    with pytest.raises(RedirectError, match=r"'http://unsafe\.invalid/x', which is not followed"):
+    with pytest.raises(WebError, match=r"'http://unsafe\.invalid/x', which is not followed"):
         _Redirects().redirect_request(request, None, 302, "Found", {}, "http://unsafe.invalid/x")
-
-
-def test_redirections_in_a_circle_end(server: FileServer, target: Path) -> None:
-    server.faults = [f"redirect:{server.url}"] * 99
-    with pytest.raises(ConnectionError, match="loop"):
-        download(Job(server.url, target))
-    assert len(server.asked) <= 12
 
 
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://x/y", "/etc/passwd", "data:,x", "https:///x"])

@@ -1,9 +1,10 @@
-"""Few-shot subsets, carving and base/new classes: they depend on data, shots and seed alone."""
+"""Few-shot subsets, divisions and cleaning: they depend on data, shots and seed alone, and split no patient."""
 
 from __future__ import annotations
 
 import json
 import random
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import numpy as np
 import pytest
 
 from xcoop.data import splits as module
-from xcoop.data.items import Item, Splits, per_class
-from xcoop.data.splits import carve, few_shot, record, subsample_classes
+from xcoop.data.about import About, compare_counts
+from xcoop.data.items import Item, Splits, clean, grouped, per_class, told
+from xcoop.data.splits import carve, few_shot, record, subsample_classes, three_way
 
 
 def items(split: str, per_label: int, labels: int = 2) -> list[Item]:
@@ -36,41 +38,28 @@ def test_k_training_and_at_most_four_validation_shots(shots: int) -> None:
     assert not {i.path for i in chosen.train} & {i.path for i in chosen.val}
 
 
-def test_the_subset_ignores_order_and_random_state() -> None:
+def test_the_subset_depends_on_data_shots_and_seed_alone() -> None:
     first = few_shot(dataset(), 4, seed=2, salt="x")
     random.seed(99)
-    random.random()
     np.random.seed(7)
-    mixed = {split: random.sample(own, len(own)) for split, own in dataset()}
-    assert few_shot(Splits.of(mixed["train"], mixed["val"], mixed["test"]), 4, seed=2, salt="x") == first
-
-
-def test_choosing_leaves_the_global_generators_alone() -> None:
-    random.seed(1)
-    np.random.seed(1)
     before = random.getstate(), np.random.get_state()[1].tolist()
-    few_shot(dataset(), 4, seed=2, salt="x")
+    shuffled = random.Random(0)
+    mixed = {split: shuffled.sample(own, len(own)) for split, own in dataset()}
+    assert few_shot(Splits.of(mixed["train"], mixed["val"], mixed["test"]), 4, seed=2, salt="x") == first
     carve(dataset().train, 0.1, 0, {})
     assert (random.getstate(), np.random.get_state()[1].tolist()) == before
+    assert few_shot(dataset(), 4, 1, "x").train != first.train
+    assert few_shot(dataset(), 4, 2, "y").train != first.train
+    assert set(few_shot(dataset(), 2, 2, "x").train) < set(first.train)
+    assert few_shot(dataset(), -1, 1, "x") == dataset()
 
 
-def test_another_seed_or_dataset_is_another_subset() -> None:
-    chosen = few_shot(dataset(), 4, 1, "x")
-    assert few_shot(dataset(), 4, 2, "x").train != chosen.train
-    assert few_shot(dataset(), 4, 1, "y").train != chosen.train
-
-
-def test_fewer_shots_lie_within_more() -> None:
-    assert set(few_shot(dataset(), 2, 1, "x").train) < set(few_shot(dataset(), 8, 1, "x").train)
-
-
-def test_the_subset_is_pinned() -> None:
-    """A change of the rule would change every result: it must be seen."""
+def test_the_rules_are_pinned() -> None:
+    """A change of them would change every result: it must be seen."""
     paths = [item.path for item in few_shot(dataset(), 2, seed=1, salt="x").train]
-    assert paths == PINNED
-
-
-PINNED = ["train/0/024.png", "train/0/036.png", "train/1/011.png", "train/1/039.png"]
+    assert paths == ["train/0/024.png", "train/0/036.png", "train/1/011.png", "train/1/039.png"]
+    patients = [[item.patient for item in own] for _, own in divide(whole(5, images=1, labels=1))]
+    assert patients == [["0-0", "0-2"], ["0-3"], ["0-1", "0-4"]]
 
 
 def test_every_item_is_chosen_about_equally_often() -> None:
@@ -84,10 +73,6 @@ def test_a_small_class_gives_all_it_has(caplog: pytest.LogCaptureFixture) -> Non
     few = Splits.of(items("train", 3), items("val", 1), items("test", 1))
     assert per_class(few_shot(few, 16, 1, "x").train) == {"class 0": 3, "class 1": 3}
     assert "class 'class 0' has only 3 of the 16 shots" in caplog.text
-
-
-def test_no_shots_means_everything() -> None:
-    assert few_shot(dataset(), -1, 1, "x") == dataset()
 
 
 def test_validation_images_can_be_all_or_any_number_and_training_stays_the_same() -> None:
@@ -117,12 +102,9 @@ def test_base_and_new_classes_as_in_coop(labels: int, which: str, names: list[st
         assert sorted({item.label for item in own}) == list(range(len(names)))
 
 
-def test_an_unknown_subsample_is_answered_with_the_nearest() -> None:
+def test_subsamples_that_are_none_are_refused() -> None:
     with pytest.raises(ValueError, match=r"SUBSAMPLE_CLASSES.*'bases'.*'base'"):
         subsample_classes(dataset(), "bases")
-
-
-def test_new_of_one_class_is_refused() -> None:
     with pytest.raises(ValueError, match="only the label"):
         subsample_classes(dataset(1), "new")
 
@@ -172,18 +154,22 @@ def test_the_record_is_json_with_relative_paths(tmp_path: Path) -> None:
     assert "test" not in content
 
 
-@pytest.mark.parametrize("damage", ["{", "", '{"train": []}', "\x00\x01"])
-def test_a_damaged_or_stale_record_is_replaced_with_a_warning(
-    tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+def test_an_equal_record_is_left_alone_and_a_damaged_or_stale_one_replaced(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     chosen = few_shot(dataset(), 1, 1, "x")
     path = record(chosen, tmp_path, FACTS, "a.json")
     assert path
-    good = path.read_bytes()
-    path.write_text(damage)
+    good, before = path.read_bytes(), path.stat().st_mtime_ns
     record(chosen, tmp_path, FACTS, "a.json")
-    assert path.read_bytes() == good
-    assert str(path) in caplog.text
+    assert path.stat().st_mtime_ns == before
+    assert not caplog.text
+    for damage in ("{", "", '{"train": []}', "\x00\x01"):
+        path.write_text(damage)
+        record(chosen, tmp_path, FACTS, "a.json")
+        assert path.read_bytes() == good
+        assert str(path) in caplog.text
+        caplog.clear()
 
 
 def test_what_is_no_record_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -199,16 +185,6 @@ def test_what_is_no_record_is_kept(tmp_path: Path, caplog: pytest.LogCaptureFixt
     assert (tmp_path / "mine").read_text() == "precious"
     assert (folder / "b.json.old").read_text() == "notes"
     assert (folder / "a.json").read_text() == (folder / "b.json").read_text()
-
-
-def test_an_equal_record_is_left_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    chosen = few_shot(dataset(), 1, 1, "x")
-    path = record(chosen, tmp_path, FACTS, "a.json")
-    assert path
-    before = path.stat().st_mtime_ns
-    record(chosen, tmp_path, FACTS, "a.json")
-    assert path.stat().st_mtime_ns == before
-    assert not caplog.text
 
 
 def test_beside_read_only_data_the_record_goes_to_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -232,3 +208,131 @@ def test_where_nothing_can_be_written_the_run_goes_on(
     monkeypatch.setattr(module, "atomic_write_text", full)
     assert record(few_shot(dataset(), 1, 1, "x"), tmp_path, FACTS, "a.json") is None
     assert "could not be written" in caplog.text
+
+
+def whole(per_label: int = 20, images: int = 2, labels: int = 2) -> list[Item]:
+    """`images` of each of `per_label` patients of each label."""
+    return [
+        Item(f"{label}/{n:03d}-{image}.png", label, f"class {label}", f"{label}-{n}")
+        for label in range(labels)
+        for n in range(per_label)
+        for image in range(images)
+    ]
+
+
+def divide(items: list[Item], seed: int = 0, hashes: dict[str, str] | None = None) -> Splits:
+    return three_way(items, seed, 0.3, 0.1, hashes or {})
+
+
+def test_the_shares_hold_in_every_class() -> None:
+    splits = divide(whole())
+    assert per_class(splits.train) == {"class 0": 24, "class 1": 24}
+    assert per_class(splits.val) == {"class 0": 4, "class 1": 4}
+    assert per_class(splits.test) == {"class 0": 12, "class 1": 12}
+    assert sorted(splits.all()) == sorted(whole())
+    assert splits.divided
+
+
+@pytest.mark.parametrize(
+    ("count", "sizes"), [(10, (6, 1, 3)), (7, (3, 1, 3)), (3, (1, 1, 1)), (2, (1, 0, 1)), (1, (1, 0, 0))]
+)
+def test_small_classes_give_at_least_their_share_and_keep_one(count: int, sizes: tuple[int, ...]) -> None:
+    splits = divide(whole(count, images=1, labels=1))
+    assert tuple(len(items) for _, items in splits) == sizes
+
+
+def test_no_patient_and_no_content_is_in_two_splits() -> None:
+    items = whole(30, images=3)
+    hashes = {item.path: f"h{n // 7}" for n, item in enumerate(items) if n % 3 == 0}
+    seen: set[str] = set()
+    for _, own in divide(items, hashes=hashes):
+        keys = {item.patient for item in own} | {hashes[item.path] for item in own if item.path in hashes}
+        assert keys
+        assert not keys & seen
+        seen |= keys
+
+
+def test_neither_order_nor_folders_nor_formats_count_but_the_seed_does() -> None:
+    items = [Item(f"a/{n:03d}.jpg", n % 2, f"class {n % 2}") for n in range(50)]
+    assert divide(random.Random(5).sample(items, len(items))) == divide(items)
+    moved = [Item(f"b/c/{n:03d}.bmp", n % 2, f"class {n % 2}") for n in range(50)]
+    names = [[item.path[-7:-4] for item in own] for _, own in divide(moved)]
+    assert names == [[item.path[-7:-4] for item in own] for _, own in divide(items)]
+    assert divide(whole(), seed=1).test != divide(whole(), seed=2).test
+
+
+@pytest.mark.parametrize(("test", "val"), [(0.0, 0.1), (0.3, 0.0), (0.5, 0.5), (1.2, 0.1), (-0.1, 0.1)])
+def test_shares_that_leave_nothing_are_refused(test: float, val: float) -> None:
+    with pytest.raises(ValueError, match="below 1 together"):
+        three_way(whole(), 0, test, val, {})
+
+
+def test_a_hundred_thousand_images_take_seconds() -> None:
+    items = whole(25_000, images=2)
+    hashes = {item.path: f"h{n // 3}" for n, item in enumerate(items)}
+    start = time.process_time()
+    splits = divide(items, hashes=hashes)
+    assert time.process_time() - start < 20  # quadratic work would take hours
+    assert len(splits.all()) == 100_000
+
+
+def test_published_counts_of_the_whole_set_are_compared_with_all_splits() -> None:
+    facts = About("t", "h", "l", "c", "l", "", {"x": {"all": {"class 0": 40, "class 1": 41}}})
+    assert compare_counts(facts, "x", Splits.undivided(whole())) == [
+        "all has 40 class 0, 40 class 1; published: 40 class 0, 41 class 1"
+    ]
+
+
+def item(path: str, label: int = 0, patient: str = "") -> Item:
+    return Item(path, label, f"class {label}", patient or path)
+
+
+@pytest.mark.parametrize(
+    ("train", "val", "test", "hashes", "kept", "clashes"),
+    [
+        ("a b", "c", "d", "a1 b2 c3 d4", "a b|c|d", ""),
+        ("a b", "b c", "c", "", "a|b|c", "val-test-path train-val-path"),
+        ("a e", "c f", "b d", "ax bx cy dy", "e|f|b d", "val-test-content train-test-content"),
+        ("a/p b/p c/q", "d/r", "e/p", "", "c|d|e", "train-test-patient train-test-patient"),
+        ("a b", "z", "c d", "ax bx cy dy", "a|z|c d", "test-test-content train-train-content"),
+        ("a/ b/", "", "c/", "", "a b||c", ""),
+    ],
+    ids=["clean", "paths", "contents", "patients", "within a split", "unknown patients"],
+)
+def test_what_stands_twice_is_found_and_dropped(
+    train: str, val: str, test: str, hashes: str, kept: str, clashes: str
+) -> None:
+    """Images are `path`, of a patient of their own, or `path/patient`; contents are `path` and a letter."""
+    parts = [
+        [Item(p, 0, "x", patient if bar else p) for p, bar, patient in (word.partition("/") for word in text.split())]
+        for text in (train, val, test)
+    ]
+    splits, found = clean(Splits.of(*parts), {word[0]: word[1] for word in hashes.split()})
+    assert "|".join(" ".join(item.path for item in own) for _, own in splits) == kept
+    assert " ".join(f"{c.split}-{c.other_split}-{c.kind}" for c in found) == clashes
+    assert all(clash.dropped == (clash.split != "test") for clash in found)
+
+
+def test_the_report_gives_numbers_examples_and_contradictions() -> None:
+    train = [item(f"train/{n}", label=1) for n in range(5)]
+    _, clashes = clean(
+        Splits.of([*train, item("k")], [item("v")], [item("t")]), {i.path: "x" for i in [*train, item("t")]}
+    )
+    (line,) = map(told, grouped(clashes))
+    assert line.startswith("5 train images have their content in test too, left out; 5 of them under another label")
+    assert "train/0 = t" in line
+    assert line.endswith("...")
+
+
+def test_after_cleaning_nothing_is_shared() -> None:
+    rng = random.Random(0)
+    for _ in range(50):
+        pool = [item(f"{n}", patient=f"p{rng.randrange(30)}") for n in range(40)]
+        hashes = {i.path: f"h{rng.randrange(35)}" for i in pool}
+        train, val, test = (rng.sample(pool, 12) for _ in range(3))
+        splits, _ = clean(Splits.of(train, val, test), hashes)
+        parts = [set().union(*({i.path, i.patient, hashes[i.path]} for i in own)) for _, own in splits]
+        assert not parts[0] & parts[1]
+        assert not parts[0] & parts[2]
+        assert not parts[1] & parts[2]
+        assert splits.test == tuple(sorted(test))

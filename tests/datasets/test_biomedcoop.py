@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 from tree_tools import config, load
 from trees_biomedcoop import NAMES, biomedcoop
 
+from xcoop.data import dataset as module
 from xcoop.data.about import about
+from xcoop.data.survey import Finding
 
 # As published: the class names in label order with their training images, and the images in train, val and test.
 PUBLISHED: dict[str, tuple[dict[str, int], tuple[int, int, int]]] = {
@@ -79,12 +83,6 @@ PUBLISHED: dict[str, tuple[dict[str, int], tuple[int, int, int]]] = {
 OCT = ["choroidal neovascularization", "diabetic macular edema", "drusen", "normal OCT scan"]
 
 
-@pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XCOOP_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "data"
-
-
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_classes_order_and_counts_are_the_published(name: str) -> None:
     training, totals = PUBLISHED[name]
@@ -134,3 +132,29 @@ def test_the_order_of_the_rows_does_not_count(root: Path) -> None:
     second = load("kvasir", root, NUM_SHOTS=2)
     assert first.split_hash == second.split_hash
     assert [item.impath for item in first.train_x] == [item.impath for item in second.train_x]
+
+
+ENTRIES = 20_000
+SECONDS = 10  # an idle machine takes a tenth of it
+# SHA-256 of the paths of 16 shots with seed 1, one a line
+SUBSET = "194919a37b4dad40017e4e2662b297abe4b03c060e245cf27683b21c08fd0a62"
+
+
+def test_it_loads_in_seconds_and_its_subset_is_fixed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XCOOP_CACHE", str(tmp_path / "cache"))
+    classes = config("lungcolon", "").DATASET.CLASSES
+    rows = [[f"{classes[i % 5]}/{i}.jpeg", i % 5, classes[i % 5]] for i in range(ENTRIES)]
+    splits = {"train": rows[:14_000], "val": rows[14_000:16_000], "test": rows[16_000:]}
+    images = tmp_path / "LungColon" / "LungColon"
+    for name in classes:
+        (images / name).mkdir(parents=True)
+    for path, _, _ in rows:
+        (images / path).touch()
+    (tmp_path / "LungColon" / "split_LungColon.json").write_text(json.dumps(splits), encoding="utf-8")
+    monkeypatch.setattr(module, "survey", lambda _, paths: {path: Finding(1, 1, path, "", "") for path in paths})
+    start = time.perf_counter()
+    dataset = load("lungcolon", tmp_path, NUM_SHOTS=16)
+    assert time.perf_counter() - start < SECONDS
+    assert (len(dataset.train_x), len(dataset.val), len(dataset.test)) == (80, 20, 4_000)
+    paths = [str(Path(item.impath).relative_to(dataset.dataset_dir).as_posix()) for item in dataset.train_x]
+    assert hashlib.sha256("\n".join(paths).encode()).hexdigest() == SUBSET

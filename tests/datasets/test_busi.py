@@ -13,12 +13,6 @@ from trees_med_node import med_node
 from xcoop.datasets.busi import is_mask
 
 
-@pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XCOOP_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "data"
-
-
 def everything(dataset: object) -> set[str]:
     return {item.impath for part in (dataset.train_x, dataset.val, dataset.test) for item in part}
 

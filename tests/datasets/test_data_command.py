@@ -28,18 +28,6 @@ VIRUS = "train/PNEUMONIA/person5_virus_10.jpeg"
 TEST_NORMAL = "test/NORMAL/IM-0020-0000.jpeg"
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("XCOOP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("no_proxy", "*")
-
-
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    return tmp_path / "data"
-
-
 @pytest.fixture
 def chest(root: Path) -> Path:
     """The generated tree of the pneumonia archive."""
@@ -235,6 +223,7 @@ class TestPrepare:
 
     def publish(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str) -> None:
         """Lets the facts of the dataset be those of a YAML file that names the address."""
+        monkeypatch.setenv("no_proxy", "*")
         facts = as_generated()
         keys = ("title", "homepage", "licence", "citation", "layout", "phantom", "counts", "caution")
         tree = {key: getattr(facts, key) for key in keys}

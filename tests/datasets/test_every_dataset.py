@@ -8,6 +8,7 @@ import random
 import re
 import shutil
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,113 +39,93 @@ def counts(items: list[Datum]) -> dict[str, int]:
     return dict(Counter(item.classname for item in sorted(items, key=lambda item: item.label)))
 
 
-def rows(items: list[Datum]) -> list[tuple[str, int]]:
-    return [(item.impath, item.label) for item in items]
-
-
-def contents(root: Path) -> dict[str, bytes]:
-    return {str(path): path.read_bytes() for path in root.rglob("*") if path.is_file()}
-
-
 def facts(dataset: Any) -> About | None:
     """What is published of a dataset; nothing of a user's own."""
     return about(dataset.about_name) if dataset.about_name else None
 
 
-@pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XCOOP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    return tmp_path / "data"
+@pytest.fixture(scope="module")
+def made(name: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The root of a tree that is only read, with a cache of its own."""
+    place = tmp_path_factory.mktemp(name)
+    LAYOUTS[name].make(place / "data")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XCOOP_CACHE", str(place / "cache"))
+        patch.setenv("HOME", str(place / "home"))
+        yield place / "data"
 
 
 def test_every_config_file_is_tested_here() -> None:
     assert sorted(LAYOUTS) == NAMES == sorted(DAMAGES)
-
-
-def test_every_registered_dataset_has_a_config_file() -> None:
     assert {tree_tools.config(name, "").DATASET.NAME for name in NAMES} == set(dataset_names())
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", NAMES, scope="module")
 class TestEvery:
-    def test_the_official_layout_is_read(self, name: str, root: Path) -> None:
-        LAYOUTS[name].make(root)
-        dataset = load(name, root)
+    def test_the_official_layout_is_read_and_no_path_content_or_patient_is_in_two_splits(
+        self, name: str, made: Path
+    ) -> None:
+        dataset = load(name, made)
         splits = (dataset.train_x, dataset.val, dataset.test)
         assert tuple(counts(items) for items in splits) == LAYOUTS[name].counts
         assert dataset.classnames == list(dataset.class_names)
         assert Path(dataset.dataset_dir).is_dir()
         assert dataset.is_phantom is (name in PHANTOMS)
         assert re.fullmatch("[0-9a-f]{64}", dataset.split_hash)
-
-    def test_no_path_content_or_patient_is_in_two_splits(self, name: str, root: Path) -> None:
-        LAYOUTS[name].make(root)
-        dataset = load(name, root)
         seen: set[object] = set()
-        for items in (dataset.train_x, dataset.val, dataset.test):
+        for items in splits:
             own: set[object] = {item.impath for item in items} | {open_image(item.impath).tobytes() for item in items}
             own |= {("patient", dataset.patients[item.impath]) for item in items} if dataset.patients else set()
             assert not seen & own
             seen |= own
 
-    @pytest.mark.parametrize("shots", [1, 2, 5])
-    def test_few_shots(self, name: str, root: Path, shots: int) -> None:
-        LAYOUTS[name].make(root)
-        dataset = load(name, root, NUM_SHOTS=shots)
+    def test_few_shots(self, name: str, made: Path) -> None:
         full_train, full_val, full_test = LAYOUTS[name].counts
-        assert counts(dataset.train_x) == {key: min(shots, number) for key, number in full_train.items()}
-        assert counts(dataset.val) == {key: min(shots, 4, number) for key, number in full_val.items()}
-        assert counts(dataset.test) == full_test
-        (record,) = root.parent.rglob(f"shot_{shots}-seed_1.json")
-        content = json.loads(record.read_text(encoding="utf-8"))
-        assert (content["shots"], content["seed"], content["source"]) == (shots, 1, dataset.split_hash)
-        written = [str(Path(dataset.dataset_dir) / path) for path, _, _ in content["train"]]
-        assert written == [item.impath for item in dataset.train_x]
+        for shots in (1, 2, 5):
+            dataset = load(name, made, NUM_SHOTS=shots)
+            assert counts(dataset.train_x) == {key: min(shots, number) for key, number in full_train.items()}
+            assert counts(dataset.val) == {key: min(shots, 4, number) for key, number in full_val.items()}
+            assert counts(dataset.test) == full_test
+            (record,) = made.parent.rglob(f"shot_{shots}-seed_1.json")
+            content = json.loads(record.read_text(encoding="utf-8"))
+            assert (content["shots"], content["seed"], content["source"]) == (shots, 1, dataset.split_hash)
+            written = [str(Path(dataset.dataset_dir) / path) for path, _, _ in content["train"]]
+            assert written == [item.impath for item in dataset.train_x]
 
-    def test_the_same_seed_gives_the_same_shots_from_a_copy(self, name: str, root: Path, tmp_path: Path) -> None:
-        LAYOUTS[name].make(root)
-        first = load(name, root, NUM_SHOTS=2, SEED=5)
+    def test_the_same_seed_gives_the_same_shots_from_a_copy(self, name: str, made: Path, tmp_path: Path) -> None:
+        first = load(name, made, NUM_SHOTS=2, SEED=5)
         random.seed(3)
-        shutil.copytree(root, tmp_path / "copy")
+        shutil.copytree(made, tmp_path / "copy")
         second = load(name, tmp_path / "copy", NUM_SHOTS=2, SEED=5)
         for one, two in ((first.train_x, second.train_x), (first.val, second.val)):
             assert [Path(i.impath).relative_to(first.dataset_dir) for i in one] == [
                 Path(i.impath).relative_to(second.dataset_dir) for i in two
             ]
-        assert rows(load(name, root, NUM_SHOTS=2, SEED=6).train_x) != rows(first.train_x)
+        other = load(name, made, NUM_SHOTS=2, SEED=6).train_x
+        assert [item.impath for item in other] != [item.impath for item in first.train_x]
 
-    def test_base_and_new_classes(self, name: str, root: Path) -> None:
-        LAYOUTS[name].make(root)
+    def test_base_and_new_classes(self, name: str, made: Path) -> None:
         names = list(LAYOUTS[name].counts[0])
         half = math.ceil(len(names) / 2)
         for which, expected in (("base", names[:half]), ("new", names[half:])):
-            dataset = load(name, root, SUBSAMPLE_CLASSES=which, NUM_SHOTS=2)
+            dataset = load(name, made, SUBSAMPLE_CLASSES=which, NUM_SHOTS=2)
             assert dataset.classnames == expected
             tested = LAYOUTS[name].counts[2]
             assert counts(dataset.test) == {key: tested[key] for key in expected if key in tested}
             assert {item.label for item in dataset.test} <= set(range(len(expected)))
 
-    def test_every_task_has_its_concepts(self, name: str, root: Path) -> None:
-        LAYOUTS[name].make(root)
-        dataset = load(name, root)
-        for names in dataset.tasks.values():
-            if dataset.concept_bank:  # a user's own classes have none
-                assert list(load_bank(dataset.concept_bank).for_classes(names).classes) == list(names)
-
-    def test_every_task_has_its_classes(self, name: str, root: Path) -> None:
-        LAYOUTS[name].make(root)
-        for task, names in load(name, root).tasks.items():
-            dataset = load(name, root, TASK=task)
+    def test_every_task_has_its_classes_and_their_concepts(self, name: str, made: Path) -> None:
+        tasks = load(name, made).tasks
+        for task, names in tasks.items():
+            dataset = load(name, made, TASK=task)
             assert dataset.classnames == list(names)
             if published := facts(dataset):
                 assert all(list(split) == list(names) for split in published.counts.get(task, {}).values())
-
-    def test_an_unknown_task_is_answered_with_the_nearest(self, name: str, root: Path) -> None:
-        LAYOUTS[name].make(root)
-        task = next(iter(load(name, root).tasks))
+            if dataset.concept_bank:  # a user's own classes have none
+                assert list(load_bank(dataset.concept_bank).for_classes(names).classes) == list(names)
+        task = next(iter(tasks))
         with pytest.raises(ValueError, match=rf"DATASET\.TASK.*Did you mean '{task}'"):
-            load(name, root, TASK=task[:-1])
+            load(name, made, TASK=task[:-1])
 
     def test_damage_is_named(self, name: str, root: Path) -> None:
         for number, (damage, message) in enumerate(DAMAGES[name]):
@@ -156,7 +137,7 @@ class TestEvery:
     def test_read_only_data_stay_untouched(self, name: str, root: Path) -> None:
         LAYOUTS[name].make(root)
         folders = [root, *(path for path in root.rglob("*") if path.is_dir())]
-        before = contents(root)
+        before = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
         for folder in folders:
             folder.chmod(0o555)
         try:
@@ -164,7 +145,7 @@ class TestEvery:
         finally:
             for folder in folders:
                 folder.chmod(0o755)
-        assert contents(root) == before
+        assert {path: path.read_bytes() for path in root.rglob("*") if path.is_file()} == before
 
     def test_relative_roots_links_and_strange_names(
         self, name: str, tmp_path: Path, root: Path, monkeypatch: pytest.MonkeyPatch
@@ -173,32 +154,26 @@ class TestEvery:
         LAYOUTS[name].make(strange)
         (tmp_path / "link").symlink_to(strange)
         monkeypatch.chdir(tmp_path)
-        expected = LAYOUTS[name].counts[0]
         for place in (strange, "link", "./link/../link"):
             dataset = load(name, place)
-            assert counts(dataset.train_x) == expected
+            assert counts(dataset.train_x) == LAYOUTS[name].counts[0]
             assert all(Path(item.impath).is_absolute() for item in dataset.train_x)
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in PHANTOMS])
-def test_a_missing_dataset_ends_in_one_message(name: str, root: Path) -> None:
+def test_a_missing_dataset_ends_in_one_message_and_other_counts_than_published_are_said(
+    name: str, root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(MissingDatasetError) as caught:
         load(name, root)
-    text = str(caught.value)
     parts = [str(root), "DATASET.PATH"]
     if name in PUBLISHED:
         known = about(name)
         parts += [known.homepage, known.licence, known.citation, known.phantom, known.layout.splitlines()[0]]
-    assert all(part in text for part in parts)
-
-
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in PHANTOMS])
-def test_counts_that_differ_from_the_published_are_said(
-    name: str, root: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+    assert all(part in str(caught.value) for part in parts)
     LAYOUTS[name].make(root)
     dataset = load(name, root)
-    known = facts(dataset)
-    published = known.counts.get(dataset.task, {}) if known else {}
+    stated = facts(dataset)
+    published = stated.counts.get(dataset.task, {}) if stated else {}
     assert caplog.text.count("; published: ") == len(published)  # no tree is as large as its model
-    assert dataset.changes_labels == (known.changes_labels if known else {})
+    assert dataset.changes_labels == (stated.changes_labels if stated else {})

@@ -25,12 +25,6 @@ from xcoop.utils.console import DatasetError
 from xcoop.utils.suggest import is_plain
 
 
-@pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XCOOP_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "data"
-
-
 def own(path: Path, **dataset: object) -> Any:
     return load("folder", "nowhere", PATH=str(path), **dataset)
 

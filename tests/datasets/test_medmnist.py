@@ -33,13 +33,6 @@ TOTALS = {
 }
 
 
-@pytest.fixture
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("XCOOP_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    return tmp_path / "data"
-
-
 @pytest.mark.parametrize("name", [*RGB, *GREY])
 def test_the_published_counts_add_up(name: str) -> None:
     (counts,) = about(name).counts.values()

@@ -40,14 +40,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the sub-command that was named; the exit code."""
-    return int(arguments.action(arguments))
+    with _log_lines():
+        return int(arguments.action(arguments))
 
 
 def _add(kinds: Any, name: str, what: str, action: Callable[[argparse.Namespace], int]) -> Any:
     one = kinds.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
     root = environment_defaults()["data"]
     one.add_argument("--root", default=root, help="the data root (default: $DATA, else data)")
-    one.set_defaults(action=lambda arguments: _logged(action, arguments), own_parser=one)
+    one.set_defaults(action=action, own_parser=one)
     return one
 
 
@@ -75,11 +76,8 @@ def _row(name: str, root: Path) -> list[str]:
     splits = next(iter(facts.counts.values()), {})
     classes = max((len(split) for split in splits.values()), default=0)
     images = sum(number for split in splits.values() for number in split.values())
-    return [name, facts.title, str(classes or "?"), str(images or "?"), _short(facts.licence), _there(facts, root)]
-
-
-def _short(text: str) -> str:
-    return textwrap.shorten(text, 36, placeholder=" ...")
+    licence = textwrap.shorten(facts.licence, 36, placeholder=" ...")
+    return [name, facts.title, str(classes or "?"), str(images or "?"), licence, _there(facts, root)]
 
 
 def _there(facts: About, root: Path) -> str:
@@ -207,11 +205,6 @@ def _facts(name: str) -> About | None:
 
 def _size(size: int) -> str:
     return f" ({size / 1e6:,.1f} MB)" if size else ""
-
-
-def _logged(action: Callable[[argparse.Namespace], int], arguments: argparse.Namespace) -> int:
-    with _log_lines():
-        return action(arguments)
 
 
 class _Escaping(logging.Formatter):

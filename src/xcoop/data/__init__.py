@@ -1,1 +1,1 @@
-"""Medical images on disk: reading pictures, patient-safe splits, few-shot subsets, and what is wrong with a folder."""
+"""Medical images on disk: reading images, patient-safe splits, few-shot subsets, and what is wrong with a folder."""

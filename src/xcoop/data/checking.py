@@ -107,15 +107,13 @@ def check(raw: Raw, facts: About | None) -> Report:
     sizes = dict(Counter((width, height) for width, height, _ in looks).most_common())
     modes = dict(Counter(mode for _, _, mode in looks).most_common())
     cleaned, clashes = clean(raw.splits, hashes, raw.drops)
-    findings = [
-        *(Finding(MATTERS if remark.matters else NOTE, "reading", escaped(remark.text)) for remark in raw.remarks),
-        *_of_splits(raw),
-        *_of_counts(raw, facts),
-        *_of_images(reasons, len(surveyed)),
-        *_of_clashes(raw, clashes, cleaned),
-        *_of_looks(sizes, modes),
-        *_of_balance(raw),
-    ]
+    findings = [*_of_splits(raw), *_of_counts(raw, facts)]
+    if reasons:
+        shown = "; ".join(f"{path}: {reason}" for path, reason in sorted(reasons.items())[:EXAMPLES])
+        more = "; ..." if len(reasons) > EXAMPLES else ""
+        text = f"{len(reasons)} of {len(surveyed)} images cannot be read, and runs refuse them: {shown}{more}"
+        findings.append(Finding(UNUSABLE, "unreadable", text))
+    findings += [*_of_clashes(raw, clashes, cleaned), *_of_looks(raw, sizes, modes)]
     findings.sort(key=lambda finding: -SEVERITIES.index(finding.severity))
     published = facts.counts.get(raw.task, {}) if facts and not raw.is_phantom else {}
     return Report(raw, published, sizes, modes, tuple(findings))
@@ -128,6 +126,8 @@ def _lacking(names: Sequence[str], items: Sequence[Item]) -> str:
 
 
 def _of_splits(raw: Raw) -> Iterator[Finding]:
+    for remark in raw.remarks:
+        yield Finding(MATTERS if remark.matters else NOTE, "reading", escaped(remark.text))
     if lacking := _lacking(raw.class_names, raw.splits.train):
         yield Finding(UNUSABLE, "splits", f"train has no image of {lacking}")
     if not raw.splits.divided:
@@ -149,14 +149,6 @@ def _of_counts(raw: Raw, facts: About | None) -> Iterator[Finding]:
     else:
         for line in compare_counts(facts, raw.task, raw.splits):
             yield Finding(MATTERS, "counts", line)
-
-
-def _of_images(reasons: Mapping[str, str], total: int) -> Iterator[Finding]:
-    if reasons:
-        shown = "; ".join(f"{path}: {reason}" for path, reason in sorted(reasons.items())[:EXAMPLES])
-        more = "; ..." if len(reasons) > EXAMPLES else ""
-        text = f"{len(reasons)} of {total} images cannot be read, and runs refuse them: {shown}{more}"
-        yield Finding(UNUSABLE, "unreadable", text)
 
 
 def _of_clashes(raw: Raw, clashes: Sequence[Clash], cleaned: Splits) -> Iterator[Finding]:
@@ -182,15 +174,12 @@ def _of_clashes(raw: Raw, clashes: Sequence[Clash], cleaned: Splits) -> Iterator
         yield Finding(NOTE, "patient", f"{who}: whether one is in two splits cannot be checked")
 
 
-def _of_looks(sizes: Mapping[tuple[int, int], int], modes: Mapping[str, int]) -> Iterator[Finding]:
+def _of_looks(raw: Raw, sizes: Mapping[tuple[int, int], int], modes: Mapping[str, int]) -> Iterator[Finding]:
     if len(modes) > 1:
         text = ", ".join(f"{number} {mode}" for mode, number in modes.items())
         yield Finding(NOTE, "modes", f"pictures of several modes ({text}): all are read as RGB")
     if small := sum(number for (width, height), number in sizes.items() if min(width, height) < 64):
         yield Finding(NOTE, "sizes", f"{small} pictures are smaller than 64 pixels: a backbone sees them enlarged")
-
-
-def _of_balance(raw: Raw) -> Iterator[Finding]:
     counts = per_class(raw.splits.train)
     if counts and max(counts.values()) >= IMBALANCE * min(counts.values()):
         largest, smallest = max(counts, key=lambda name: counts[name]), min(counts, key=lambda name: counts[name])

@@ -172,7 +172,7 @@ def _patients_of_paths(source: Path, rows: Sequence[Row], remarks: list[Remark])
 
 
 def _doubtful(folder: Path, rows: Sequence[Row], deep: bool) -> list[Remark]:
-    """Images that are taken as pictures of their class, though they may be none."""
+    """Images that are taken as images of their class, though they may be none."""
     paths = {row.path for row in rows}
     stems = {posixpath.splitext(path)[0] for path in paths}
     masks = sorted(

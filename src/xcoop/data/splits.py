@@ -41,15 +41,8 @@ MAX_NAMED = 5
 def few_shot(splits: Splits, shots: int, seed: int, salt: str, val_shots: int = 0) -> Splits:
     """K training and min(K, 4) validation items a class; all of a class that has fewer. Test stays whole.
 
-    Args:
-        splits: of the dataset.
-        shots: K; below 1 nothing is left out.
-        seed: another seed, another subset.
-        salt: the dataset's name and task.
-        val_shots: another number of validation items a class; 0: min(K, 4); `ALL_VAL`: all.
-
-    Raises:
-        ValueError: `val_shots` is below -1.
+    Fewer than one shot leaves nothing out. `salt` is the dataset's name and task; `val_shots` another number of
+    validation items a class (0: min(K, 4); `ALL_VAL`: all; ValueError below that).
     """
     if val_shots < ALL_VAL:
         raise ValueError(
@@ -88,12 +81,8 @@ def _ranked(things: Iterable[Thing], salt: str, name: Callable[[Thing], str]) ->
 def subsample_classes(splits: Splits, which: str) -> Splits:
     """All classes, or the base or new half of them, relabelled from 0 (CoOp's rule).
 
-    Args:
-        splits: of the dataset.
-        which: `all`; `base`: the first ceil(n / 2) labels of train; `new`: the rest.
-
-    Raises:
-        ValueError: any other word; or `new` of a single class.
+    Base classes are the first ceil(n / 2) labels of train, the new ones the rest. ValueError for an unknown word, or if
+    there are no such classes.
     """
     if which not in SUBSAMPLES:
         raise ValueError(f"DATASET.SUBSAMPLE_CLASSES: {unknown('choice', which, SUBSAMPLES)}")
@@ -117,14 +106,8 @@ def carve(
     Items of one patient, or of one content, stay together. Each class gives whole patients until at least
     `fraction` of its images are reached, and keeps at least one patient.
 
-    Args:
-        items: the training items.
-        fraction: of the images that go to validation, in (0, 1).
-        seed: of the choice.
-        hashes: content hash of each path (may be empty).
-
-    Returns:
-        The items left for training, and those for validation.
+    Returns the items left for training, and those for validation. `fraction` lies in (0, 1); `hashes` has the content
+    hash of each path, or of some.
     """
     if not 0 < fraction < 1:
         raise ValueError(f"the share of the images carved for validation must lie between 0 and 1, not {fraction}")
@@ -138,12 +121,8 @@ def three_way(items: Sequence[Item], seed: int, test: float, val: float, hashes:
     until the shares are reached, and keeps at least one. Patients are ranked by their ids, and images without one by
     their file names alone: the split is the same wherever the folders lie and in whatever format they hold the images.
 
-    Args:
-        items: all of the set, in any order.
-        seed: of the choice.
-        test: share of the images of each class, above 0.
-        val: the same; together they stay below 1.
-        hashes: content hash of each path (may be empty).
+    `test` and `val` are the shares of the images of each class, above 0, and below 1 together; `hashes` has the content
+    hash of each path, or of some.
     """
     if not (test > 0 and val > 0 and test + val < 1):
         raise ValueError(f"the shares of test ({test}) and val ({val}) must be above 0, and below 1 together")
@@ -211,26 +190,26 @@ def record(splits: Splits, folder: Path, facts: Mapping[str, object], name: str)
     The file is a record, never an input: the subset follows from data, shots and seed. One that says otherwise (made
     from other data, edited or damaged) is replaced, with a warning; what does not look like a record is kept beside it.
 
-    Args:
-        splits: the subset; train and val are written.
-        folder: of the dataset.
-        facts: dataset, task, shots, seed and the digest of the full splits.
-        name: of the file.
-
-    Returns:
-        Where it lies; None if it could not be written anywhere.
+    Returns where it lies; None if it could not be written anywhere. Train and val are written, after the `facts`:
+    dataset, task, shots, seed and the digest of the full splits.
     """
     rows = {split: [[i.path, i.label, i.classname] for i in items] for split, items in splits if split != "test"}
     text = json.dumps({"schema": 1, **facts, **rows}, indent=1, ensure_ascii=False) + "\n"
-    beside, cached = folder / "split_fewshot" / name, _cached(folder, "split_fewshot") / name
-    for path in (beside, cached) if writable(beside.parent) else (cached,):
+    written = _write_first(folder / "split_fewshot", _cached(folder, "split_fewshot"), name, text)
+    if written is None:
+        logger.warning("the few-shot subset %s could not be written below %s or %s", name, folder, cache_dir())
+    return written
+
+
+def _write_first(beside: Path, cached: Path, name: str, text: str) -> Path | None:
+    """Writes a text beside the data, else below the cache; where, or None if neither takes it."""
+    for path in (beside / name, cached / name) if writable(beside) else (cached / name,):
         try:
             _write_record(path, text)
         except OSError as error:
             logger.debug("cannot write %s (%s)", path, error)
         else:
             return path
-    logger.warning("the few-shot subset %s could not be written below %s or %s", name, folder, cache_dir())
     return None
 
 
@@ -262,33 +241,24 @@ def made_split(
 ) -> Splits:
     """The split of a user's own images: made once (see `three_way`), written down, and reused until it is removed.
 
-    Args:
-        items: all images.
-        recipe: of a new one.
-        hashes: content hash of each path.
-        folder: of the images; the file lies there, or below the cache if nothing can be written there.
-        table: that lists the images; each table has a split of its own.
+    The file lies in the folder of the images, or below the cache if nothing can be written there. Each `table` that
+    lists images has a split of its own.
 
     Raises:
         DatasetError: the file is damaged, or images were added or removed since it was written.
     """
     name = f"{table}.split-seed_{recipe.seed}.json" if table else f"split-seed_{recipe.seed}.json"
-    places = [folder / name, _cached(folder, "splits") / name]
-    for path in places:
+    cached = _cached(folder, "splits")
+    for path in (folder / name, cached / name):
         if path.is_file():
             return _reused(path, items, recipe)
     splits = three_way(items, recipe.seed, recipe.test, recipe.val, hashes)
     rows = {split: [item.path for item in own] for split, own in splits}
     facts = {"schema": 1, "seed": recipe.seed, "test_share": recipe.test, "val_share": recipe.val}
-    for path in places if writable(folder) else places[1:]:
-        try:
-            atomic_write_text(path, json.dumps({**facts, **rows}, indent=1) + "\n")
-        except OSError as error:
-            logger.debug("cannot write %s (%s)", path, error)
-        else:
-            logger.info("no split is stated; one was made (seed %d) and written to %s", recipe.seed, path)
-            return splits
-    logger.warning("the split could not be written down; it stays the same as long as the images do")
+    if written := _write_first(folder, cached, name, json.dumps({**facts, **rows}, indent=1) + "\n"):
+        logger.info("no split is stated; one was made (seed %d) and written to %s", recipe.seed, written)
+    else:
+        logger.warning("the split could not be written down; it stays the same as long as the images do")
     return splits
 
 

@@ -40,9 +40,9 @@ class Finding:
     Attributes:
         size: bytes.
         mtime: last modification, in ns.
-        sides: in pixels, the shorter first (a turn swaps them); empty if the picture cannot be read.
-        content: SHA-256 (hex) of the upright pixels; empty if no other picture had its sides.
-        reason: why the picture cannot be read; empty if it can.
+        sides: in pixels, the shorter first (a turn swaps them); empty if the image cannot be read.
+        content: SHA-256 (hex) of the upright pixels; empty if no other image had its sides.
+        reason: why the image cannot be read; empty if it can.
     """
 
     size: int
@@ -53,11 +53,11 @@ class Finding:
 
 
 def survey(folder: Path, paths: Iterable[str]) -> dict[str, Finding]:
-    """What is known of each picture, looked up or found out.
+    """What is known of each image, looked up or found out.
 
     Args:
         folder: of the dataset.
-        paths: of the pictures, relative to it.
+        paths: of the images, relative to it.
     """
     wanted = list(dict.fromkeys(paths))
     known = dict(_known(folder))
@@ -82,7 +82,7 @@ def survey(folder: Path, paths: Iterable[str]) -> dict[str, Finding]:
 
 
 def refuse_unreadable(folder: Path, findings: Mapping[str, Finding]) -> None:
-    """Raises one DatasetError that names the pictures that cannot be read, and why (the first `MAX_NAMED`)."""
+    """Raises one DatasetError that names the images that cannot be read, and why (the first `MAX_NAMED`)."""
     bad = [f"  {folder / path}: {finding.reason}" for path, finding in sorted(findings.items()) if finding.reason]
     if bad:
         more = [f"  ... and {len(bad) - MAX_NAMED} more"] if len(bad) > MAX_NAMED else []

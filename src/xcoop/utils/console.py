@@ -103,7 +103,8 @@ def guarded(command: Callable[[], int]) -> int:
         if isinstance(error, RuntimeError) and not NO_MEMORY.search(str(error)):
             raise
         if isinstance(error, BrokenPipeError):
-            return _broken_pipe()
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # its reader, e.g. `head`, has gone
+            return FAILED
         if debugging():
             traceback.print_exc()
         complain(cut(describe(error), LONGEST_MESSAGE))
@@ -133,9 +134,3 @@ def names_like(word: str, options: Iterable[str]) -> str:
     """` Did you mean 'x'?`, or nothing."""
     near = closest(word, options)
     return f" Did you mean {near!r}?" if near else ""
-
-
-def _broken_pipe() -> int:
-    """The reader of our output, e.g. `head`, has gone: end quietly."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return FAILED

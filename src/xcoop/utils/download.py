@@ -290,8 +290,10 @@ def ask(url: str, start: int = 0, validator: str = "") -> Iterator[Answer]:
             with ask(url) as whole:
                 yield whole
         return
+    except WebError:
+        raise
     except (OSError, HTTPException) as error:
-        raise WebError(_reason(error), not isinstance(error, RedirectError)) from error
+        raise WebError(_reason(error), passing=True) from error
     with reply:
         length, total = int(reply.headers.get("Content-Length") or 0), 0
         if reply.status == 206:
@@ -331,20 +333,16 @@ def _reason(error: Exception) -> str:
     return str(getattr(error, "reason", None) or error) or type(error).__name__  # of an URLError: what it wraps
 
 
-class RedirectError(OSError):
-    """A redirection that is not followed."""
-
-
 class _Redirects(urllib.request.HTTPRedirectHandler):
     """Follows redirections (ten at most, none in a circle) that stay with http(s), and with https once there."""
 
     def redirect_request(  # type: ignore[no-untyped-def]
         self, req, fp, code, msg, headers, newurl
     ) -> urllib.request.Request | None:
-        """The next request; RedirectError if it must not be made."""
+        """The next request; WebError if it must not be made."""
         new, old = urlsplit(newurl).scheme.lower(), urlsplit(req.full_url).scheme.lower()
         if new not in SCHEMES or (old == "https" and new != "https"):
-            raise RedirectError(f"redirected from {req.full_url} to {newurl!r}, which is not followed")
+            raise WebError(f"redirected from {req.full_url} to {newurl!r}, which is not followed", passing=False)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 

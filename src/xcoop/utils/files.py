@@ -59,27 +59,21 @@ POLL = 0.05  # seconds between two looks at a lock that somebody else holds
 def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Gives a temporary name beside `path`, and moves what was written there into place.
 
-    A process that dies half-way leaves `path` as it was: absent, or whole.
-
-    Args:
-        path: the final file name; its folder is made if it is missing.
-
-    Yields:
-        The temporary name, in the same folder (a move across file systems would not be atomic).
-
-    Raises:
-        OSError: it cannot be written (a full or read-only disk); the message names `path`.
+    A process that dies half-way leaves `path` as it was: absent, or whole. The folder is made if it is missing, and
+    holds the temporary name, too (a move across file systems would not be atomic). An OSError (a full or read-only
+    disk) names `path`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     sweep(path.parent)
-    with held(_lock_of(path)):
+    with held(path.with_name(f".{path.name}.lock")):
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         os.close(handle)
         temporary = Path(name)
         try:
             yield temporary
-            _flush_to_disk(temporary)
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
             temporary.chmod(0o666 & ~_umask())
             os.replace(temporary, path)
         except OSError as error:
@@ -101,7 +95,7 @@ def staging(final: Path) -> Iterator[Path]:
     """
     final.parent.mkdir(parents=True, exist_ok=True)
     sweep(final.parent)
-    with held(_lock_of(final)):
+    with held(final.with_name(f".{final.name}.lock")):
         folder = Path(tempfile.mkdtemp(dir=final.parent, prefix=f".{final.name}.", suffix=".tmp"))
         try:
             folder.chmod(0o777 & ~_umask())  # mkdtemp makes it private
@@ -265,10 +259,6 @@ def cache_dir() -> Path:
 def take(handle: int, path: Path) -> bool | None:
     """Locks an open file for as long as it stays open.
 
-    Args:
-        handle: of the file, open for writing.
-        path: its name, for the message.
-
     Returns:
         True; False if another process has it; None where there are no locks. (Better unguarded than not at all:
         whoever starts something says so, by `unguarded`.)
@@ -367,18 +357,9 @@ def unguarded(folder: Path) -> str:
     return ""  # a folder that cannot be written is found out, and said, by whoever writes there
 
 
-def _lock_of(path: Path) -> Path:
-    return path.with_name(f".{path.name}.lock")
-
-
 def _refuse_existing(path: Path) -> None:
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise FileExistsError(f"{path} exists already; remove it, or name another folder")
-
-
-def _flush_to_disk(path: Path) -> None:
-    with path.open("rb+") as file:
-        os.fsync(file.fileno())
 
 
 def _umask() -> int:

@@ -1,12 +1,12 @@
-"""Reading one picture, whatever its kind, into 8-bit RGB, or saying what is wrong with it.
+"""Reading one image, whatever its kind, into 8-bit RGB, or saying what is wrong with it.
 
 One rule for all kinds of grey and colour: what is displayed black becomes 0. Then
 * samples of 1 to 8 bits are scaled by what their format can hold (a 4-bit 15, a palette's full red: 255);
-* greys of more bits, signed or real are stretched from the picture's own smallest and largest value to 0..255, since
+* greys of more bits, signed or real are stretched from the image's own smallest and largest value to 0..255, since
   10 or 12 bits in 16 are common, and nothing tells how many are used;
 * colours, and greys with alpha, of more bits keep their high byte, so that their channels keep their proportions;
 * what is transparent, or no number, becomes black and has no part in the stretching.
-White-is-zero pictures are turned, colour maps, CMYK, YCbCr and CIELAB become RGB, premultiplied alpha is understood.
+White-is-zero images are turned, colour maps, CMYK, YCbCr and CIELAB become RGB, premultiplied alpha is understood.
 What PIL would read wrong is refused by name.
 """
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,7 +35,7 @@ FORMATS = tuple(name for name in _PLAIN_FORMATS if name in Image.OPEN)
 _READ = {*FORMATS, "MPO"}  # MPO, several JPEGs in one, is opened by the decoder of JPEG
 SUFFIXES = frozenset(suffix for suffix, name in Image.registered_extensions().items() if name in _READ)
 # What the pixels of a file depend on: the rule above (its number goes up with it) and the decoders. Whatever is kept of
-# pictures is kept under this name.
+# images is kept under this name.
 READER = f"rule 2, Pillow {PIL.__version__}, JPEG {features.version('jpg')}"
 MAX_PIXELS = 100_000_000  # a header may promise any size; 10,000 x 10,000 is beyond every set that is read here
 
@@ -46,32 +46,32 @@ SIGNED = 2  # a sample format
 
 
 class ImageError(ValueError):
-    """A picture that cannot be read; the message names the file and the reason."""
+    """An image that cannot be read; the message names the file and the reason."""
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file of this name is a picture and not a stray file (`._x.jpeg`, `.DS_Store`, `notes.txt`)."""
+    """Whether a file of this name is an image and not a stray file (`._x.jpeg`, `.DS_Store`, `notes.txt`)."""
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
 
 
 def open_image(path: PathLike) -> Image.Image:
-    """A picture as 8-bit RGB, upright, by the rule above; the EXIF orientation is applied, the first frame is read.
+    """An image as 8-bit RGB, upright, by the rule above; the EXIF orientation is applied, the first frame is read.
 
     Args:
         path: a file in one of `FORMATS`.
 
     Returns:
-        The picture, mode RGB, fully loaded (the file is closed).
+        The image, mode RGB, fully loaded (the file is closed).
 
     Raises:
         FileNotFoundError: there is no such file.
-        ImageError: the file cannot be read as a picture, or only wrong, or has more than `MAX_PIXELS` pixels.
+        ImageError: the file cannot be read as an image, or only wrong, or has more than `MAX_PIXELS` pixels.
     """
     return _with_reason(path, lambda: upright(_open(Path(path).read_bytes())))
 
 
 def open_bytes(data: bytes, name: str) -> Image.Image:
-    """A picture from the content of a file, as `open_image` gives it; `name` stands for the file in messages.
+    """An image from the content of a file, as `open_image` gives it; `name` stands for the file in messages.
 
     Raises:
         ImageError: see `open_image`.
@@ -124,14 +124,8 @@ def from_array(array: np.ndarray) -> Image.Image:
     return upright(Image.fromarray(array.astype(np.uint8)))
 
 
-def unreadable(paths: Iterable[PathLike]) -> list[tuple[str, str]]:
-    """The pictures that cannot be read: pairs of path and reason, in the order given."""
-    found = ((os.fspath(path), reason_unreadable(path)) for path in paths)
-    return [(path, reason) for path, reason in found if reason]
-
-
 def reason_unreadable(path: PathLike, data: bytes | None = None) -> str:
-    """Why a picture cannot be read; empty if it can.
+    """Why an image cannot be read; empty if it can.
 
     The whole file is decoded (a truncated file has a good header), at the coarsest scale that its decoder offers.
 
@@ -143,7 +137,7 @@ def reason_unreadable(path: PathLike, data: bytes | None = None) -> str:
 
 
 def pixel_hash(path: PathLike, data: bytes) -> tuple[str, str]:
-    """SHA-256 (hex) of a file's picture as `open_image` gives it, and why it cannot be read: one of them is empty."""
+    """SHA-256 (hex) of a file's image as `open_image` gives it, and why it cannot be read: one of them is empty."""
 
     def read() -> str:
         image = upright(_open(data))
@@ -153,7 +147,7 @@ def pixel_hash(path: PathLike, data: bytes) -> tuple[str, str]:
 
 
 def header(path: PathLike) -> tuple[int, int, str] | None:
-    """Width, height and mode of a picture, read without its pixels; None if it cannot be read."""
+    """Width, height and mode of an image, read without its pixels; None if it cannot be read."""
     try:
         with Image.open(path, formats=FORMATS) as image:
             return (*image.size, image.mode)
@@ -164,7 +158,7 @@ def header(path: PathLike) -> tuple[int, int, str] | None:
 def stretch(values: np.ndarray, black: np.ndarray | None = None) -> np.ndarray:
     """Greys of any depth as 8 bits: smallest to 0, largest to 255, linear between.
 
-    A picture of one value has no range: it keeps its brightness if it is within 0..255, else it becomes white.
+    An image of one value has no range: it keeps its brightness if it is within 0..255, else it becomes white.
 
     Args:
         values: (H, W).
@@ -217,7 +211,7 @@ def _open(data: bytes) -> Image.Image:
 
 
 def _probe(data: bytes) -> str:
-    """Decodes without building the full picture where the format can (JPEG: an eighth of the size)."""
+    """Decodes without building the full image where the format can (JPEG: an eighth of the size)."""
     image = _open(data)
     image.draft("RGB", (1, 1))
     upright(image)
@@ -237,9 +231,9 @@ def _tiff_kind(data: bytes) -> str:
 
 
 def _misread(image: Image.Image, tags: Mapping[int, Any], raw_mode: object) -> str:
-    """Why PIL would read a picture wrong; empty if it reads it right.
+    """Why PIL would read an image wrong; empty if it reads it right.
 
-    Found by reading files of each kind with PIL 13: see the table in `tests/data/test_image_kinds.py`.
+    Found by reading files of each kind with PIL 13: see the table in `tests/data/test_images.py`.
     """
     if image.format == "PNG" and raw_mode == "RGB;16B" and "transparency" in image.info:
         return "a PNG of 16-bit colours with a transparent one is not read"

@@ -165,13 +165,8 @@ class Line:
 def read_csv(path: Path, columns: Iterable[str], delimiter: str = ",") -> list[dict[str, str]]:
     """The rows of a CSV file that has at least these columns; see `read_table`.
 
-    Args:
-        path: of the file.
-        columns: that must be there, spelt exactly.
-        delimiter: between the fields.
-
     Raises:
-        DatasetError: the file is no such table, or lacks a column.
+        DatasetError: the file is no such table, or lacks a column (spelt exactly).
     """
     header, lines = read_table(path, delimiter)
     if lacking := [name for name in columns if name not in header]:
@@ -181,6 +176,8 @@ def read_csv(path: Path, columns: Iterable[str], delimiter: str = ",") -> list[d
 
 def read_table(path: Path, delimiter: str = "") -> tuple[list[str], list[Line]]:
     """The header and the rows of a CSV file; blank rows are left out, and a short row has empty values.
+
+    pandas would guess types, mangle repeated names and forget the numbers of the lines, which messages name.
 
     Args:
         path: a text file in UTF-8, with or without a byte-order mark, or in UTF-16 with one.
