@@ -70,7 +70,6 @@ setup(
         "tensorboard>=2.14",
         "safetensors>=0.4",
         "filelock>=3.30",
-        "pooch>=1.8",
         "pydantic>=2.5",
         "jinja2>=3.1",
         "submitit>=1.5",

@@ -63,6 +63,7 @@ def test_files_are_read(tmp_path: Path) -> None:
     [
         ({"cautoin": "x"}, "Unknown key 'cautoin'. Did you mean 'caution'?"),
         ({"name": "toys"}, "Unknown key 'name'"),
+        ({"licence": None, "license": "CC0"}, "Unknown key 'license'. Did you mean 'licence'?"),
         ({"licence": None, "layout": None}, "lacks licence, layout"),
         ({"title": 7}, "title must be a text, not 7"),
         ({"grouping": "pateint"}, "Did you mean 'patient'?"),

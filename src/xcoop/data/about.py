@@ -149,8 +149,11 @@ def read_about(path: Path) -> About:
 
 
 def _mistake(where: str, error: ValidationError) -> str:
-    """The first mistake with its place: `toys.yaml: files[0].size must be a number of bytes, not '12'`."""
-    first = error.errors()[0]
+    """The first mistake with its place: `toys.yaml: files[0].size must be a number of bytes, not '12'`.
+
+    An unknown key goes before others: it may be a required one misspelt.
+    """
+    first = min(error.errors(), key=lambda one: one["type"] != "unexpected_keyword_argument")
     kind, place, value = first["type"], first["loc"], first["input"]
     if place and place[-1] == "[key]":  # of a mapping: the key is what is wrong, so the place is the mapping
         place = place[:-2]

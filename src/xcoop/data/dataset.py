@@ -104,8 +104,8 @@ class MedicalDataset(DatasetBase):
         self.split_hash = full.digest()
         splits = subsample_classes(self._few_shot(cfg, raw.folder, full), cfg.DATASET.SUBSAMPLE_CLASSES)
         path_of = {item.path: os.path.join(raw.folder, item.path) for item in splits.all()}
-        told_of = all(item.patient for item in splits.all())
-        self.patients = {path_of[item.path]: item.patient for item in splits.all()} if told_of else None
+        patients = {path_of[item.path]: item.patient for item in splits.all()}
+        self.patients = patients if all(patients.values()) else None
         train, val, test = (
             [Datum(impath=path_of[item.path], label=item.label, classname=item.classname) for item in items]
             for _, items in splits
