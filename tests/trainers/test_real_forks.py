@@ -90,8 +90,15 @@ def test_ours_and_theirs_train_from_their_own_programme(fork: Fork, weights: Pat
     engine = Path(FORKS, fork.dassl) if fork.dassl else THEIRS
     paths = [str(place), str(engine), *filter(None, sys.path)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths), "WANDB_MODE": "disabled"}
+    method = subprocess.run(  # as README has it: one file, whatever ours builds on
+        [sys.executable, "-m", "xcoop.cli", "path", "configs/trainers/XCoOp/phantom.yaml"],
+        env=os.environ | {"XCOOP_CACHE": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
     flags = ["--dataset-config-file", str(plugin_path("configs", "datasets", "phantom.yaml")), "--seed", "1"]
-    flags += ["--config-file", str(plugin_path("configs", "trainers", "XCoOp", "phantom.yaml"))]
+    flags += ["--config-file", method]
     names = {"ours": "xcoop.XCoOp" if fork.folder == "XCoOp" else "XCoOp", "theirs": fork.trainer}
     for whose, name in names.items():
         if not name:

@@ -11,7 +11,7 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from xcoop.config.identity import flatten
+from xcoop.config.identity import ELSEWHERE, flatten
 from xcoop.config.plugins import plugin_path
 from xcoop.utils.console import UserError, names_like
 from xcoop.utils.reading import read_yaml
@@ -173,6 +173,8 @@ def _set(cfg: CfgNode, key: str, value: Any, where: str) -> None:
     for name in nodes:
         node = node.get(name) if isinstance(node, dict) else None
     if not isinstance(node, dict) or leaf not in node:
+        if ELSEWHERE.get(key, ...) == value:
+            return  # a config that Dassl or an older version dumped: what it says is what is done anyway
         # The key whose whole path is near, or one with the same last name.
         keys = list(flatten(cfg))
         same = [other for other in keys if other.rpartition(".")[2].lower() == leaf.lower()]
