@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
-from xcoop.backbones.clip_import import import_clip
+from xcoop.backbones.clip_model import import_clip
 from xcoop.backbones.openai import ClipBackbone
 from xcoop.concepts import load_bank
 from xcoop.config.defaults import get_cfg

@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from xcoop.backbones.build import build_clip
-from xcoop.backbones.clip_import import import_clip
+from xcoop.backbones.clip_model import build_clip, import_clip
 from xcoop.backbones.openai import ClipBackbone
 
 VOCABULARY = 49408  # OpenAI's tokenizer

@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from xcoop.backbones.clip_model import read_state_dict
 from xcoop.backbones.torchscript import read_torchscript
-from xcoop.backbones.weights import read_state_dict
 from xcoop.engine import safeload
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

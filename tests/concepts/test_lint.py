@@ -11,7 +11,7 @@ import yaml
 
 from xcoop.backbones import backbone_names, text_limits
 from xcoop.backbones.openai import ClipBackbone
-from xcoop.backbones.phantom_weights import load_state_dict, pretrained_path
+from xcoop.backbones.phantom import load_state_dict, pretrained_path
 from xcoop.cli import main
 from xcoop.concepts.bank import bank_names
 from xcoop.concepts.lint import Finding, Limit, Use, check

@@ -9,7 +9,7 @@ import torch
 from yacs.config import CfgNode
 
 from xcoop.backbones import Backbone, load_backbone
-from xcoop.backbones.phantom_weights import pretrained_path
+from xcoop.backbones.phantom import pretrained_path
 from xcoop.explain.textual.nearest_words import nearest_words, real_word_distance
 
 WORDS = [f"word{index}" for index in range(400)]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from helpers_clip import tiny_backbone
 
-from xcoop.backbones.deep_prompts import PromptedClip
+from xcoop.backbones.openai import PromptedClip
 from xcoop.explain.attention import attention_tap
 from xcoop.explain.target import Target
 from xcoop.explain.visual import explain_maps, explainers

@@ -6,7 +6,7 @@ from functools import cache
 import numpy as np
 import pytest
 
-from xcoop.backbones.clip_import import import_clip
+from xcoop.backbones.clip_model import import_clip
 from xcoop.concepts.bank import load_bank
 from xcoop.phantom.captions import (
     DIAGNOSES,

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from xcoop.backbones.clip_import import import_clip
-from xcoop.backbones.phantom_weights import load_state_dict, read_metadata
+from xcoop.backbones.clip_model import import_clip
+from xcoop.backbones.phantom import load_state_dict, read_metadata
 from xcoop.phantom import pretrain as pretrain_module
 from xcoop.phantom import probe as probe_module
 from xcoop.phantom.model import PhantomClip, Settings, image_tokens, normalise, sincos_positions, text_features

@@ -6,10 +6,9 @@ import torch
 from safetensors.torch import save_file
 
 from xcoop.backbones import ImageFeatures
-from xcoop.backbones.build import build_clip
-from xcoop.backbones.clip_import import import_clip
+from xcoop.backbones.clip_model import build_clip, import_clip
 from xcoop.backbones.openai import ClipBackbone
-from xcoop.backbones.phantom_weights import (
+from xcoop.backbones.phantom import (
     FULL,
     IDS,
     ROWS,

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xcoop.backbones.clip_import import import_clip
+from xcoop.backbones.clip_model import import_clip
 
 START, END = 49406, 49407
 

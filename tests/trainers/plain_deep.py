@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xcoop.backbones.clip_import import import_clip
+from xcoop.backbones.clip_model import import_clip
 
 
 def image_features(model: Any, image: Tensor, prompts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:

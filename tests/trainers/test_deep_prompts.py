@@ -19,7 +19,7 @@ from torch import Tensor
 
 import xcoop
 from xcoop.backbones import Backbone, ImageFeatures
-from xcoop.backbones.deep_prompts import PromptedClip
+from xcoop.backbones.openai import PromptedClip
 from xcoop.cli import main
 from xcoop.methods.alignment import unit
 from xcoop.methods.deep_prompts import split_words

@@ -1,4 +1,8 @@
-"""OpenAI's CLIP models, from the unmodified `clip` package."""
+"""OpenAI's CLIP models, from the unmodified `clip` package, with a ViT or a ResNet as image tower.
+
+A view of them has learned tokens in both towers, layer by layer, for methods with deep prompts.
+Symbols: N texts, L tokens, W text width, n context tokens; m vision prompts, V width of the image tower; J layers.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +13,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from xcoop.backbones import image_towers, text_tower
+from xcoop.backbones import towers
 from xcoop.backbones.base import Backbone, ImageFeatures
-from xcoop.backbones.build import build_clip
-from xcoop.backbones.clip_import import import_clip
-from xcoop.backbones.download import fetch_openai
+from xcoop.backbones.clip_model import build_clip, fetch_openai, import_clip, read_state_dict
 from xcoop.backbones.registry import TextLimits, register_backbone
-from xcoop.backbones.weights import read_state_dict
 from xcoop.utils.suggest import SHOWN
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ PUBLISHED = {
     "ViT-L/14@336px": (24, 1024, 14, 336, 768, 768),
 }
 NAMES = tuple(PUBLISHED)
+RESNETS = tuple(name for name in NAMES if name.startswith("RN"))
 
 logger = logging.getLogger(__name__)
 
@@ -104,11 +106,12 @@ class ClipBackbone(Backbone):
     def architecture(self) -> str:
         """What the weights are of; see `described`."""
         visual, text = self.model.visual, self.model.transformer
-        sizes = tuple(len(stage) for stage in self.image_blocks) if not self.is_vit else len(self.image_blocks)  # type: ignore[arg-type]
-        width = visual.conv1.out_channels if self.is_vit else visual.layer1[0].conv1.out_channels
-        patch = visual.conv1.kernel_size[0] if self.is_vit else 0
-        joint = int(self.embed_dim)
-        return described(sizes, width, patch, self.input_size, joint, self.text_width, text.layers, self.context_length)
+        layers: object = len(self.image_blocks)
+        width, patch = visual.conv1.out_channels, visual.conv1.kernel_size[0]
+        if not self.is_vit:
+            layers, width, patch = tuple(map(len, self.image_blocks)), visual.layer1[0].conv1.out_channels, 0
+        joint, length = int(self.embed_dim), self.context_length
+        return described(layers, width, patch, self.input_size, joint, self.text_width, text.layers, length)
 
     @property
     def fits_name(self) -> bool:
@@ -126,7 +129,7 @@ class ClipBackbone(Backbone):
         return self.model.dtype
 
     @property
-    def image_blocks(self) -> list[nn.Module]:
+    def image_blocks(self) -> list[Any]:
         """The image tower's blocks, first to last: attention blocks of a ViT, the four stages of a ResNet."""
         visual = self.model.visual
         if self.is_vit:
@@ -134,15 +137,18 @@ class ClipBackbone(Backbone):
         return [visual.layer1, visual.layer2, visual.layer3, visual.layer4]
 
     @property
-    def _tokenizer(self) -> Any:
-        return import_clip().clip._tokenizer
+    def prompts(self) -> Tensor | None:
+        """Learned tokens in the image tower, (J, m, V); None for a plain one."""
+        return None
 
     def tokenize(self, texts: str | Sequence[str]) -> Tensor:
         """Token ids by CLIP's own tokenizer; see the base class."""
         texts = [texts] if isinstance(texts, str) else list(texts)
         for text in texts:
             if (count := self.count_tokens(text)) > self.context_length:
-                raise ValueError(f"{count} tokens, but {self.name} takes {self.context_length}: {_ends(text)}")
+                # A prompt ends with what tells it from others, the class: both ends are shown.
+                ends = repr(text) if len(text) <= SHOWN else f"{text[: SHOWN // 2]!r} ... {text[-SHOWN // 2 :]!r}"
+                raise ValueError(f"{count} tokens, but {self.name} takes {self.context_length}: {ends}")
         return import_clip().tokenize(texts, context_length=self.context_length).long()
 
     def count_tokens(self, text: str) -> int:
@@ -152,7 +158,8 @@ class ClipBackbone(Backbone):
     def decode(self, ids: Sequence[int] | Tensor) -> list[str]:
         """The text of each single token id, without the mark of a word's end."""
         ids = ids.tolist() if isinstance(ids, Tensor) else ids
-        return [self._tokenizer.decode([int(index)]).strip() for index in ids]
+        tokenizer = import_clip().clip._tokenizer
+        return [tokenizer.decode([int(index)]).strip() for index in ids]
 
     def vocabulary(self) -> tuple[list[str], Tensor]:
         """CLIP's tokens that end a word and are made of letters alone; see the base class.
@@ -163,7 +170,7 @@ class ClipBackbone(Backbone):
         """
         table = self.model.token_embedding.weight  # (vocabulary, W)
         varied = (table != table[:, :1]).any(dim=1).tolist()
-        decoder = self._tokenizer.decoder
+        decoder = import_clip().clip._tokenizer.decoder
         # A word's end alone does not make a word: some of these pieces are single bytes of a longer letter.
         ends = [index for index, piece in decoder.items() if piece.endswith("</w>") and index < len(varied)]
         ids = [i for i in sorted(ends) if varied[i] and (self.trained_ids is None or i in self.trained_ids)]
@@ -178,9 +185,15 @@ class ClipBackbone(Backbone):
         """Token embeddings without positions: (N, L) ids to (N, L, W)."""
         return self.model.token_embedding(tokens).to(self.dtype)
 
-    def encode_embeddings(self, embeddings: Tensor, end: Tensor) -> Tensor:
-        """Text features over the shortest prefix that holds every end token; see the base class."""
-        return text_tower.encode(self.model, embeddings, end)
+    def encode_embeddings(self, embeddings: Tensor, end: Tensor, prompts: Tensor | None = None) -> Tensor:
+        """Text features over the shortest prefix that holds every end token; see the base class.
+
+        Args:
+            embeddings: (N, L, W), without positions; with prompts, the context stands right behind the start token.
+            end: (N,) int64, the index of each end token.
+            prompts: (J, n, W), the context tokens of the second block to block 1 + J; None: they are never replaced.
+        """
+        return towers.text_features(self.model, embeddings, end, prompts)
 
     def encode_image(self, images: Tensor, patches: bool = False) -> ImageFeatures:
         """Global and local features; see the base class.
@@ -188,23 +201,15 @@ class ClipBackbone(Backbone):
         Raises:
             ValueError: images of another size.
         """
-        images = self.fitting(images)
-        if self.is_vit:
-            return image_towers.vit_features(self.model.visual, images, patches)
-        return image_towers.resnet_features(self.model.visual, images, patches)
-
-    def fitting(self, images: Tensor) -> Tensor:
-        """The images in the tower's precision.
-
-        Raises:
-            ValueError: they have another size.
-        """
         if images.shape[-3:] != (3, self.input_size, self.input_size):
             raise ValueError(
                 f"images of shape {tuple(images.shape[-3:])}, but {self.name} takes (3, {self.input_size}, "
                 f"{self.input_size}): set INPUT.SIZE to ({self.input_size}, {self.input_size})"
             )
-        return images.to(self.dtype)
+        images = images.to(self.dtype)
+        if self.is_vit:
+            return towers.vit_features(self.model.visual, images, patches, self.prompts)
+        return towers.resnet_features(self.model.visual, images, patches)
 
     def image_norms(self) -> list[nn.Parameter]:
         """`ln_1` and `ln_2` of each block of a ViT; `ln_pre` and `ln_post` stay as they are."""
@@ -222,7 +227,9 @@ class ClipBackbone(Backbone):
         CLIP's LayerNorm computes in fp32 and needs fp32 weights; batch statistics and the logit scale lose digits
         that matter.
         """
-        kept = {id(tensor) for tensor in _kept_in_fp32(self.model)}
+        norms = [module for module in self.model.modules() if isinstance(module, (nn.LayerNorm, nn.BatchNorm2d))]
+        tensors = [tensor for norm in norms for tensor in (*norm.parameters(), *norm.buffers())]
+        kept = {id(tensor) for tensor in (*tensors, self.model.logit_scale)}
 
         def convert(tensor: Tensor) -> Tensor:
             new = fn(tensor)
@@ -231,12 +238,56 @@ class ClipBackbone(Backbone):
         return super()._apply(convert, recurse)
 
 
-def _kept_in_fp32(model: Any) -> list[Tensor]:
-    norms = [module for module in model.modules() if isinstance(module, (nn.LayerNorm, nn.BatchNorm2d))]
-    tensors = [tensor for norm in norms for tensor in (*norm.parameters(), *norm.buffers())]
-    return [*tensors, model.logit_scale]
+class PromptedClip(ClipBackbone):
+    """A CLIP whose image tower has prompts in its first J blocks; a view that shares all modules with the plain one.
+
+    Its texts are those of the plain one.
+
+    Args:
+        backbone: with a ViT.
+        prompts: (J, m, V), part of the graph; see `towers.vit_prompted`.
+
+    Raises:
+        ValueError: more layers than the tower has, or another width.
+    """
+
+    def __init__(self, backbone: ClipBackbone, prompts: Tensor) -> None:
+        trained = backbone.trained_ids
+        super().__init__(backbone.name, backbone.model, None if trained is None else list(trained))
+        blocks, width = len(self.image_blocks), backbone.model.visual.conv1.weight.shape[0]
+        if prompts.dim() != 3 or len(prompts) > blocks or prompts.shape[2] != width:
+            raise ValueError(
+                f"vision prompts of shape {tuple(prompts.shape)} for {blocks} blocks of width {width} in {self.name}"
+            )
+        self._prompts = (prompts,)  # in a tuple: a view does not own them, and has them not among its parameters
+
+    @property
+    def prompts(self) -> Tensor:
+        """Learned tokens in the image tower, (J, m, V)."""
+        return self._prompts[0]
 
 
-def _ends(text: str) -> str:
-    """A text too long for a tower, as a message shows it: a prompt ends with what tells it from others, the class."""
-    return repr(text) if len(text) <= SHOWN else f"{text[: SHOWN // 2]!r} ... {text[-SHOWN // 2 :]!r}"
+def vision_prompts(backbone: Backbone) -> Tensor | None:
+    """The prompts in a backbone's image tower, (J, m, V); None for a plain one."""
+    return backbone.prompts if isinstance(backbone, ClipBackbone) else None
+
+
+def require_vit(backbone: Backbone, method: str) -> ClipBackbone:
+    """The backbone, if tokens can be put into its image tower.
+
+    Raises:
+        ValueError: its image tower is a ResNet, which has no tokens, or its blocks are not OpenAI's.
+    """
+    if not isinstance(backbone, ClipBackbone):
+        raise ValueError(f"{method} puts prompts into the blocks of OpenAI's CLIP; {backbone.name} is built otherwise")
+    if not backbone.is_vit:
+        raise ValueError(no_tokens(backbone.name, method))
+    return backbone
+
+
+def no_tokens(name: str, method: str) -> str:
+    """The message for a ResNet."""
+    return (
+        f"{method} puts prompts among the tokens of a vision transformer; {name} has a ResNet for its image tower: "
+        "choose a ViT, e.g. ViT-B/16"
+    )

@@ -11,8 +11,7 @@ from abc import ABC, abstractmethod
 from torch import Tensor, nn
 
 from xcoop.backbones import Backbone
-from xcoop.backbones.deep_prompts import PromptedClip, encode_prompted, require_vit
-from xcoop.backbones.openai import ClipBackbone
+from xcoop.backbones.openai import ClipBackbone, PromptedClip, require_vit
 from xcoop.methods.model import PromptModel
 from xcoop.methods.prompts import PromptLearner, random_context, start_context
 
@@ -63,7 +62,7 @@ class DeepPromptModel(PromptModel, ABC):
     def text_features(self) -> Tensor:
         """Features of the prompts, (C, D)."""
         embeddings, end = self.prompt_learner()
-        return encode_prompted(self.backbone, embeddings, end, self.text_prompts)
+        return self.backbone.encode_embeddings(embeddings, end, self.text_prompts)
 
     def text_layers(self) -> list[Tensor]:
         """The text prompts of each layer that has its own, J of (n, W), first to last."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xcoop.backbones import Backbone, ImageFeatures, LabelledFeatures
-from xcoop.backbones.build import is_finite
+from xcoop.backbones.clip_model import is_finite
 from xcoop.concepts import ConceptBank
 from xcoop.methods.alignment import unit
 from xcoop.methods.templates import DEFAULT

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 from tqdm import tqdm
 
-from xcoop.backbones.phantom_weights import save_state_dict
+from xcoop.backbones.phantom import save_state_dict
 from xcoop.engine import safeload
 from xcoop.phantom.corpus import GROUP, TO_LEARN_FROM, Corpus, augment, draw_corpus
 from xcoop.phantom.model import VOCAB, PhantomClip, Settings, image_tokens, normalise, to_pixels

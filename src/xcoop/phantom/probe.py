@@ -16,9 +16,9 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from xcoop.backbones.base import Backbone
-from xcoop.backbones.build import build_clip
+from xcoop.backbones.clip_model import build_clip
 from xcoop.backbones.openai import ClipBackbone
-from xcoop.backbones.phantom_weights import load_state_dict, pretrained_path, read_metadata
+from xcoop.backbones.phantom import load_state_dict, pretrained_path, read_metadata
 from xcoop.concepts.bank import load_bank
 from xcoop.concepts.sentences import clinical_features
 from xcoop.phantom.captions import DIAGNOSIS_RATE, value_terms

@@ -27,7 +27,7 @@ from dassl.utils import set_random_seed
 from torch import Tensor
 
 from xcoop.backbones import Backbone, ImageFeatures, LabelledFeatures, backbone_of, require_backbone
-from xcoop.backbones.deep_prompts import RESNETS, no_tokens
+from xcoop.backbones.openai import RESNETS, no_tokens
 from xcoop.concepts import ConceptBank, load_bank
 from xcoop.concepts.bank import same_name, skeleton
 from xcoop.config.augmentation import FIXED, KEY, label_keeping

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from xcoop.backbones import Backbone
-from xcoop.backbones.image_towers import resnet_map, resnet_pooled
+from xcoop.backbones.towers import resnet_map, resnet_pooled
 from xcoop.explain.target import Target
 from xcoop.explain.visual.registry import as_grid, register_explainer, tower_of
 from xcoop.explain.visual.trace import trace, visual_of

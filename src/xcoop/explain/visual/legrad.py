@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from xcoop.backbones import Backbone, ImageFeatures
-from xcoop.backbones.image_towers import vit_projected
+from xcoop.backbones.towers import vit_projected
 from xcoop.explain.target import Target
 from xcoop.explain.visual.registry import as_grid, register_explainer
 from xcoop.explain.visual.trace import trace

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xcoop.backbones import Backbone
-from xcoop.backbones.image_towers import vit_projected
+from xcoop.backbones.towers import vit_projected
 from xcoop.explain.target import Target
 from xcoop.explain.visual.registry import as_grid, register_explainer, tower_of
 from xcoop.explain.visual.trace import trace

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from xcoop.backbones import Backbone, ImageFeatures
-from xcoop.backbones.deep_prompts import vision_prompts
-from xcoop.backbones.image_towers import vit_projected, vit_prompted, vit_tokens
+from xcoop.backbones.openai import vision_prompts
+from xcoop.backbones.towers import vit_projected, vit_prompted, vit_tokens
 from xcoop.explain.attention import Tap, attention_tap
 
 

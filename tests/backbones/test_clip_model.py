@@ -1,7 +1,8 @@
-"""OpenAI's `clip` is the installed one, with each state of setuptools, whatever else answers to that name."""
+"""OpenAI's `clip` is the installed one, whatever else answers to that name; its weights are fetched once, and whole."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import os
 import shutil
@@ -14,14 +15,16 @@ from types import ModuleType
 import pytest
 from safetensors.torch import load_file
 
-from xcoop.backbones import clip_import
-from xcoop.backbones.clip_import import import_clip
+from xcoop.backbones import clip_model
+from xcoop.backbones.clip_model import import_clip
+from xcoop.backbones.openai import NAMES
+from xcoop.utils.download import Job
 
 STATES = ["absent", "without packaging", "with packaging"]
 
 
 def _names() -> list[str]:
-    return [name for name in sys.modules if f"{name}.".startswith(("clip.", f"{clip_import.NAME}."))]
+    return [name for name in sys.modules if f"{name}.".startswith(("clip.", f"{clip_model.NAME}."))]
 
 
 @pytest.fixture
@@ -67,20 +70,11 @@ def test_a_copy_in_a_checkout_can_be_imported_with_any_setuptools(tmp_path, monk
 
 
 @pytest.mark.usefixtures("not_yet_imported")
-def test_another_package_of_that_name(tmp_path, monkeypatch):
-    (tmp_path / "clip.py").write_text("def copy(): ...\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    assert import_clip().tokenize("a nevus").shape == (1, 77)
-    assert "clip" not in sys.modules
-    assert not hasattr(importlib.import_module("clip"), "tokenize")
-
-
-@pytest.mark.usefixtures("not_yet_imported")
 def test_none_at_all(monkeypatch):
     def absent(name: str) -> None:
         raise PackageNotFoundError(name)
 
-    monkeypatch.setattr(clip_import, "distribution", absent)
+    monkeypatch.setattr(clip_model, "distribution", absent)
     with pytest.raises(ImportError, match="pip install clip-anytorch"):
         import_clip()
 
@@ -88,11 +82,11 @@ def test_none_at_all(monkeypatch):
 @pytest.mark.usefixtures("not_yet_imported")
 def test_a_broken_one_is_tried_again(tmp_path, monkeypatch):
     (tmp_path / "__init__.py").write_text("raise OSError('no such disk')\n")
-    whole = clip_import._installed()
-    monkeypatch.setattr(clip_import, "_installed", lambda: tmp_path)
+    whole = clip_model._installed()
+    monkeypatch.setattr(clip_model, "_installed", lambda: tmp_path)
     with pytest.raises(OSError, match="no such disk"):
         import_clip()
-    monkeypatch.setattr(clip_import, "_installed", lambda: whole)
+    monkeypatch.setattr(clip_model, "_installed", lambda: whole)
     assert import_clip().tokenize("a nevus").shape == (1, 77)
 
 
@@ -136,3 +130,40 @@ def test_a_changed_copy_in_a_checkout_lives_beside_the_installed_one(tmp_path, t
     texts = ["a nevus", "a melanoma with streaks"]
     assert found["tokens"].equal(tiny_backbone.tokenize(texts))
     assert (found["text"] - tiny_backbone.encode_text(texts)).abs().max() < 1e-6
+
+
+# Weights: how files come over the network is tested where it is done.
+
+CONTENT = b"weights" * 1000
+SHA = hashlib.sha256(CONTENT).hexdigest()
+URL = f"https://models.invalid/{SHA}/ViT-B-16.pt"
+
+
+@pytest.mark.parametrize("there", [None, CONTENT, CONTENT[:-1]], ids=["absent", "whole", "damaged"])
+def test_weights_are_downloaded_unless_they_are_there_whole(there, tmp_path, monkeypatch, caplog):
+    target, jobs = tmp_path / "ViT-B-16.pt", []
+    if there is not None:
+        target.write_bytes(there)
+    monkeypatch.setattr(clip_model, "download", jobs.append)
+    assert clip_model.fetch(URL, tmp_path) == target
+    if there == CONTENT:
+        assert jobs == []
+        return
+    (job,) = jobs
+    assert job == Job(URL, target, checksum=f"sha256:{SHA}", advice=job.advice)
+    assert all(part in job.advice for part in (URL, str(target), "MODEL.BACKBONE.PATH", "`phantom`"))
+    assert (f"{target} is damaged" in caplog.text) == (there is not None)
+
+
+def test_addresses_come_from_clip_and_the_folder_is_openais(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(clip_model, "fetch", lambda url, folder: asked.append((url, folder)) or folder)
+    clip_model.fetch_openai("RN50")
+    urls = import_clip().clip._MODELS
+    assert asked == [(urls["RN50"], tmp_path / ".cache" / "clip")]
+    assert set(NAMES) == set(urls)
+    assert all(len(url.split("/")[-2]) == 64 and url.startswith("https://") for url in urls.values())
+    monkeypatch.delitem(urls, "ViT-L/14")  # as in CoOp's copy
+    with pytest.raises(ValueError, match=r"no address for the weights of ViT-L/14; it knows RN50.*BACKBONE\.PATH"):
+        clip_model.fetch_openai("ViT-L/14")

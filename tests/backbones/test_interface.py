@@ -13,7 +13,6 @@ from yacs.config import CfgNode
 
 from xcoop.backbones import Backbone, ImageFeatures, backbone_names, load_backbone, registry
 from xcoop.backbones.openai import NAMES
-from xcoop.backbones.phantom_weights import pretrained_path
 
 # Each backbone must be listed here, with the kind of small random weights that stand for the real ones.
 KINDS = {name: "resnet" if name.startswith("RN") else "vit" for name in NAMES} | {"phantom": "vit"}
@@ -34,7 +33,7 @@ def files(tmp_path_factory):
     return paths
 
 
-@pytest.fixture(scope="module", params=backbone_names())
+@pytest.fixture(scope="module", params=["RN50", "ViT-B/16", "phantom"])  # one of each kind; all are of these classes
 def backbone(request, files):
     return load_backbone(make_cfg(request.param, files[KINDS[request.param]]))
 
@@ -45,8 +44,11 @@ def images(backbone):
     return torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
-def test_every_backbone_is_listed():
+def test_every_backbone_is_listed_and_loads(files):
     assert sorted(KINDS) == backbone_names()
+    for name, kind in KINDS.items():
+        backbone = load_backbone(make_cfg(name, files[kind]))
+        assert (backbone.name, backbone.is_vit) == (name, kind == "vit")
 
 
 def test_handed_out_frozen_in_fp32_in_evaluation_mode(backbone):
@@ -126,18 +128,6 @@ def test_features_do_not_depend_on_the_batch(backbone, images):
         torch.testing.assert_close(backbone.encode_text([text])[0], together[index], atol=1e-5, rtol=1e-4)
 
 
-def test_features_differ_between_inputs(backbone, images):
-    assert torch.pdist(backbone.encode_image(images).pooled).min() > 1e-3
-    assert torch.pdist(backbone.encode_text(TEXTS)).min() > 1e-3
-
-
-def test_deterministic(backbone, images):
-    one, other = (backbone.encode_image(images, patches=True) for _ in range(2))
-    assert torch.equal(one.pooled, other.pooled)
-    assert torch.equal(one.patches, other.patches)
-    assert torch.equal(backbone.encode_text(TEXTS), backbone.encode_text(TEXTS))
-
-
 def test_norms_or_a_refusal(backbone):
     if KINDS[backbone.name] == "resnet":
         with pytest.raises(ValueError, match=f"{backbone.name} has a ResNet"):
@@ -207,7 +197,6 @@ def test_loading_draws_no_random_numbers(files):
     assert torch.equal(torch.rand(3), expected)
 
 
-@pytest.mark.skipif(not pretrained_path().is_file(), reason="the phantom's weights are not in this checkout")
 def test_the_shipped_phantom_needs_no_path():
     backbone = load_backbone(make_cfg("phantom"))
     assert backbone.encode_text("a nevus").isfinite().all()

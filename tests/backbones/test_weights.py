@@ -12,10 +12,8 @@ import torch
 from yacs.config import CfgNode
 
 from xcoop.backbones import load_backbone, openai
-from xcoop.backbones.build import build_clip
-from xcoop.backbones.clip_import import import_clip
-from xcoop.backbones.phantom_weights import load_state_dict, pretrained_path, save_state_dict
-from xcoop.backbones.weights import read_state_dict
+from xcoop.backbones.clip_model import build_clip, import_clip, read_state_dict
+from xcoop.backbones.phantom import load_state_dict, pretrained_path, save_state_dict
 
 
 def load(path, name="ViT-B/16"):
@@ -88,11 +86,6 @@ def test_the_files_shapes_decide_not_the_name(tiny_weights_file):
     assert (backbone.is_vit, backbone.input_size, backbone.grid) == (True, 32, (4, 4))
 
 
-def test_home_is_expanded(tiny_weights_file, monkeypatch):
-    monkeypatch.setenv("HOME", str(tiny_weights_file.parent))
-    assert load(f"~/{tiny_weights_file.name}").input_size == 32
-
-
 def test_the_phantoms_sparse_form_goes_to_its_own_reader(tiny_state, half_state, tmp_path):
     path = tmp_path / "sparse.safetensors"
     ids = torch.tensor([3, 49406, 49407])
@@ -107,7 +100,7 @@ def test_the_phantoms_sparse_form_goes_to_its_own_reader(tiny_state, half_state,
 
 
 def test_the_phantom_without_its_weights(tmp_path, monkeypatch):
-    monkeypatch.setattr("xcoop.backbones.phantom_weights.pretrained_path", lambda: tmp_path / "phantom.safetensors")
+    monkeypatch.setattr("xcoop.backbones.phantom.pretrained_path", lambda: tmp_path / "phantom.safetensors")
     with pytest.raises(FileNotFoundError, match=r"phantom\.safetensors.*xcoop phantom pretrain"):
         load("", "phantom")
 
@@ -142,9 +135,11 @@ def test_the_given_weights_are_copied_not_shared(tiny_state):
 # --- what is refused
 
 
-def test_missing(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no weights file .*absent\.pt"):
-        load(tmp_path / "absent.pt")
+def test_missing(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for path in ("~/absent.pt", tmp_path):
+        with pytest.raises(FileNotFoundError, match=rf"no weights file {tmp_path}"):
+            load(path)
 
 
 class Exploit:
@@ -182,7 +177,7 @@ def test_a_pickle_dressed_as_torchscript_is_not_executed(tmp_path):
     assert not (tmp_path / "owned").exists()
 
 
-@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.999])
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.999])
 def test_truncated_files(tiny_weights_file, archive, tiny_state, tmp_path, share):
     torch.save(tiny_state, tmp_path / "saved.pt")
     for whole in (tiny_weights_file, archive, tmp_path / "saved.pt"):
@@ -210,11 +205,6 @@ def test_tar_files(tmp_path):
         file.add(tmp_path / "pickle", "pickle")
     with pytest.raises(ValueError, match=r"weights\.pt is a tar file"):
         load(tmp_path / "weights.pt")
-
-
-def test_a_folder(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        load(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -328,6 +318,6 @@ def test_a_changed_phantom_is_refused(tmp_path, monkeypatch):
     data = bytearray(pretrained_path().read_bytes())
     data[-1000] ^= 1
     (tmp_path / "phantom.safetensors").write_bytes(data)
-    monkeypatch.setattr("xcoop.backbones.phantom_weights.pretrained_path", lambda: tmp_path / "phantom.safetensors")
+    monkeypatch.setattr("xcoop.backbones.phantom.pretrained_path", lambda: tmp_path / "phantom.safetensors")
     with pytest.raises(ValueError, match=r"phantom\.safetensors is not the file that comes with xcoop"):
         load("", "phantom")
