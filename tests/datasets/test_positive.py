@@ -13,8 +13,7 @@ from sklearn.metrics import average_precision_score
 
 from xcoop.config.identity import config_hash
 from xcoop.data.about import about
-from xcoop.evaluation.metrics import classification_metrics
-from xcoop.evaluation.positive import check_asked, positive_class
+from xcoop.evaluation.metrics import check_asked, classification_metrics, positive_class
 
 STATED = {
     "breastmnist": "malignant",

@@ -35,3 +35,11 @@ def of_patients(
     noise = rng.normal(0, np.sqrt(alike), patients)[which] + rng.normal(0, np.sqrt(1 - alike), len(which))
     labels = which % 2
     return labels, probabilities((labels - 0.5) * gap + noise), [f"patient-{i}" for i in which]
+
+
+def random_case(seed: int, images: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Labels that hold each class, and probabilities in steps of a tenth, so that many are equal."""
+    rng = np.random.default_rng(seed)
+    labels = np.concatenate([np.arange(classes), rng.integers(0, classes, images - classes)])
+    values = np.exp(rng.normal(size=(images, classes)) + np.eye(classes)[labels])
+    return labels, rng.multinomial(10, values / values.sum(1, keepdims=True)) / 10

@@ -1,7 +1,9 @@
-"""Records of runs that never ran: a stand-in for a trainer, and probabilities of a wanted accuracy."""
+"""Records of runs that never ran: a stand-in for a trainer, and predictions of which the wanted ones are right."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +16,7 @@ from xcoop.config.defaults import get_cfg
 from xcoop.results.record import Origin, write_run
 
 NAMES = ("nevus", "melanoma")
+IMAGES = 40
 
 
 def config(folder: Path, *pairs: Any, trainer: str = "CoOp", shots: int = 4, seed: int = 1) -> CfgNode:
@@ -24,7 +27,7 @@ def config(folder: Path, *pairs: Any, trainer: str = "CoOp", shots: int = 4, see
     return cfg
 
 
-def trainer(cfg: CfgNode, **changes: Any) -> SimpleNamespace:
+def trainer(cfg: CfgNode, trained: int = 24) -> Any:
     """What `write_run` reads of a trainer."""
     dataset = SimpleNamespace(
         classnames=list(NAMES),
@@ -42,7 +45,11 @@ def trainer(cfg: CfgNode, **changes: Any) -> SimpleNamespace:
         device=torch.device("cpu"),
         origin=Origin("phantom", "train.py"),
         seconds={"train": 1.5},
-        **changes,
+        backbone=SimpleNamespace(fingerprint=lambda: "0" * 64),
+        bank=None,
+        model=SimpleNamespace(count_trained=lambda: trained),
+        transforms=cfg.INPUT.TRANSFORMS,
+        left_out={},
     )
 
 
@@ -66,3 +73,73 @@ def write_seeds(folder: Path, corrects: dict[int, int], *pairs: Any, **settings:
     """Records a run for each seed, with so many correct images of 20."""
     for seed, correct in corrects.items():
         write(config(folder / f"seed{seed}", *pairs, seed=seed, **settings), correct)
+
+
+def write_cell(
+    out: Path,
+    dataset: str,
+    method: str,
+    shots: int | None,
+    right: dict[int, Sequence[int]],
+    *,
+    cfg: str = "phantom",
+    tag: str = "",
+    **facts: Any,
+) -> Path:
+    """Records the seeds of one cell below an output root.
+
+    Args:
+        out: the output root.
+        dataset: the folder's name.
+        method: the trainer.
+        shots: None for a method that uses none.
+        right: by seed, the numbers of the images that it gets right.
+        cfg: of the method.
+        tag: of its folder.
+        facts: of each run, see `write_one`.
+    """
+    name = f"{cfg}{f'__{tag}' if tag else ''}" if shots is None else "_".join(filter(None, [cfg, f"{shots}shots", tag]))
+    for seed, good in right.items():
+        write_one(out / dataset / method / name / f"seed{seed}", dataset, method, shots, seed, good, **facts)
+    return out / dataset / method / name
+
+
+def write_one(
+    folder: Path,
+    dataset: str,
+    method: str,
+    shots: int | None,
+    seed: int,
+    good: Sequence[int],
+    phantom: bool = True,
+    images: int = IMAGES,
+    subsample: str = "all",
+    several: bool = False,
+) -> Path:
+    """Records one run of two classes in turn.
+
+    Args:
+        folder: of the run.
+        dataset: its name.
+        method: the trainer.
+        shots: None for a method that uses none.
+        seed: of the run.
+        good: the numbers of the images that it gets right.
+        phantom: whether the images are drawn.
+        images: how many there are.
+        subsample: which classes.
+        several: whether two images are of one patient.
+    """
+    folder.mkdir(parents=True)
+    cfg = config(folder, "DATASET.SUBSAMPLE_CLASSES", subsample, trainer=method, shots=shots or -1, seed=seed)
+    made = trainer(cfg)
+    about = made.dm.dataset
+    about.is_phantom, about.name = phantom, dataset
+    about.split_hash = hashlib.sha256(dataset.encode()).hexdigest()
+    paths = [f"/somewhere/drawn/{dataset}-{i:03}.png" for i in range(images)]
+    about.patients = {path: f"case-{i // 2 if several else i}" for i, path in enumerate(paths)}
+    labels = np.arange(images) % 2
+    right = np.isin(np.arange(images), np.asarray(good))
+    guessed = np.where(right, labels, 1 - labels)
+    sure = np.where(right, 0.9, 0.6)[:, None]
+    return write_run(made, labels, np.where(np.eye(2)[guessed] > 0, sure, 1 - sure), paths)

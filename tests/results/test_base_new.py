@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import NormalDist
 
 import pytest
-from many_runs import write_cell, write_one
+from synthetic_runs import write_cell, write_one
 
-from xcoop.results.assess import assess, harmonic_intervals
 from xcoop.results.benchmark import gather
-from xcoop.results.measures import Measure, measure
+from xcoop.results.compare import Measure, assess, harmonic_intervals, measure
 from xcoop.results.record import checksum
 from xcoop.results.report import Report, Wanted, report
 from xcoop.results.sheet import MISSING, UNKNOWN, Sheet
-from xcoop.results.tables_base_new import halves
+from xcoop.results.tables import halves
 
 ACCURACY = measure("accuracy")
 TAG = "subsample_classes-base"
@@ -67,10 +67,23 @@ def test_halves_that_complement_each_other_never_pass_the_middle(tmp_path: Path)
     assert found.low == pytest.approx(0.5 - 2 * far**2, abs=0.01)
 
 
+def test_cells_by_hand(tmp_path: Path) -> None:
+    write(tmp_path, "CoOp", {1: range(36), 2: range(32)}, {1: range(20), 2: range(24)})
+    write(tmp_path, "XCoOp", {1: range(40)}, {})
+    table, _ = sheets(made(tmp_path))
+    harmonic = [100 * 2 * b * n / (b + n) for b, n in ((0.9, 0.5), (0.8, 0.6))]
+    both = f"{statistics.fmean(harmonic):.1f} ± {statistics.stdev(harmonic):.1f}"
+    assert cells(table) == {
+        "CoOp": ["85.0 ± 7.1", "55.0 ± 7.1", both],
+        "XCoOp": ["100.0 (seeds 1)", MISSING, MISSING],
+    }
+
+
 def test_halves_of_other_seeds_have_no_harmonic_mean(tmp_path: Path) -> None:
     write(tmp_path, "CoOp", {1: range(28), 2: range(28)}, {1: range(20)})
     write(tmp_path, "XCoOp", {1: range(28), 2: range(28)}, {})
-    _, intervals = sheets(made(tmp_path))
+    table, intervals = sheets(made(tmp_path))
+    assert cells(table)["CoOp"] == ["70.0 ± 0.0", "50.0 (seeds 1)", MISSING]
     base, new, harmonic = cells(intervals)["CoOp"]
     assert base.startswith("70.0 [")
     assert base.endswith("]")

@@ -9,19 +9,15 @@ import statistics
 from pathlib import Path
 
 import pytest
-from many_runs import write_cell, write_one
+from synthetic_runs import write_cell
 
 from xcoop.results.benchmark import Benchmark, Method, gather
-from xcoop.results.compare import against_reference, marks
-from xcoop.results.measures import measure
-from xcoop.results.outcomes import below_common, outcomes
+from xcoop.results.compare import against_reference, below_common, marks, measure, outcomes
 from xcoop.results.predictions import read_predictions
 from xcoop.results.record import checksum
 from xcoop.results.report import Wanted, report
-from xcoop.results.sheet import BEST, MISSING, NONE, TIED, Sheet, Shown
-from xcoop.results.sheet_latex import latex
-from xcoop.results.sheet_text import markdown, table_csv, terminal
-from xcoop.results.tables_mean import mean_sheets
+from xcoop.results.sheet import BEST, MISSING, NONE, TIED, Sheet, Shown, latex, markdown, table_csv, terminal
+from xcoop.results.tables import mean_sheets
 
 ACCURACY = measure("accuracy")
 FIRST, LAST = range(20), range(20, 40)
@@ -150,32 +146,10 @@ def test_drawn_and_real_images_are_never_averaged(tmp_path: Path) -> None:
     assert "phantom" not in " ".join((*sheet.origin, sheet.title))
 
 
-def test_base_new_and_their_harmonic_mean(tmp_path: Path) -> None:
-    tag = "subsample_classes-base"
-    folder = write_cell(tmp_path, "derm", "CoOp", 16, {1: range(36), 2: range(32)}, tag=tag, subsample="base")
-    for seed, good in ((1, range(20)), (2, range(24))):
-        write_one(folder / f"seed{seed}" / "evaluation" / "derm_new", "derm", "CoOp", 16, seed, good, subsample="new")
-    write_cell(tmp_path, "derm", "XCoOp", 16, {1: range(40)}, tag=tag, subsample="base")
-    found = sheets(gather(tmp_path, (1, 2)))
-    harmonic = [100 * 2 * b * n / (b + n) for b, n in ((0.9, 0.5), (0.8, 0.6))]
-    rows = texts(found["derm-base-classes-new-accuracy"])
-    assert rows["CoOp"][1:3] == ["85.0 ± 7.1", "55.0 ± 7.1"]
-    assert rows["CoOp"][3] == f"{statistics.fmean(harmonic):.1f} ± {statistics.stdev(harmonic):.1f}"
-    assert rows["XCoOp"] == ["16", "100.0 (seeds 1)", MISSING, MISSING]
-
-
-def test_no_harmonic_mean_where_a_seed_was_not_tested_on_new_classes(tmp_path: Path) -> None:
-    tag = "subsample_classes-base"
-    folder = write_cell(tmp_path, "derm", "CoOp", 16, {1: range(36), 2: range(32)}, tag=tag, subsample="base")
-    write_one(folder / "seed1" / "evaluation" / "derm_new", "derm", "CoOp", 16, 1, range(20), subsample="new")
-    rows = texts(sheets(gather(tmp_path, (1, 2)))["derm-base-classes-new-accuracy"])
-    assert rows["CoOp"] == ["16", "85.0 ± 7.1", "50.0 (seeds 1)", MISSING]
-
-
 def test_cost_says_what_is_not_known(out: Path) -> None:
     sheet = sheets(gather(out, (1, 2, 3)))["derm-cost"]
     assert sheet.head[:4] == ("Method", "Shots", "Trained parameters", "Training s")
-    assert texts(sheet)["XCoOp"][:3] == ["4", "n/a", "1.50"]
+    assert texts(sheet)["XCoOp"][:5] == ["4", "24", "1.50", "n/a", "n/a"]
     assert texts(sheet)["ZeroshotCLIP"][0] == NONE
 
 
@@ -238,20 +212,19 @@ EVIL = r"a_b & 50% $x^2$ #1 {\input{x}} ~ <script>|`*"
 def test_names_are_escaped_in_every_format() -> None:
     sheet = Sheet("k", EVIL, ("Method", EVIL), ((Shown(EVIL), Shown("1.0 ± 0.1", BEST)),), (EVIL,))
     made = latex(sheet)
-    assert r"a\_b \& 50\% \$x\textasciicircum{}2\$ \#1 \{\textbackslash{}input\{x\}\} \textasciitilde{}" in made
+    assert r"a\_b \& 50\% \$x\^{}2\$ \#1 \{\textbackslash{}input\{x\}\} \textasciitilde{}" in made
     assert r"\input" not in made
     assert r"\textbf{1.0 $\pm$ 0.1}" in made
     assert r"\<script\>\|\`\*" in markdown(sheet)
     assert "**1.0 ± 0.1**" in markdown(sheet)
     signed = Sheet("k", "t", ("Method", "x"), ((Shown("a-1"), Shown("[-3.0, +1.0]")),))
     assert r"a-1 & [$-$3.0, +1.0] \\" in latex(signed)
+    assert "\n{}[x] & 1 \\\\\n" in latex(Sheet("k", "t", ("a", "b"), ((Shown("[x]"), Shown("1")),)))  # no argument
     assert "1.0 ± 0.1 *" in terminal(sheet)
     body = [line for line in table_csv(sheet).splitlines() if not line.startswith("#")]
     assert list(csv.reader(io.StringIO("\n".join(body))))[1] == [EVIL, "1.0 ± 0.1 *"]
-
-
-def test_a_bracket_at_the_start_of_a_row_is_no_argument() -> None:
-    assert "\n{}[x] & 1 \\\\\n" in latex(Sheet("k", "t", ("a", "b"), ((Shown("[x]"), Shown("1")),)))
+    formula = Sheet("k", "t", ("method", "=gain"), ((Shown("@own"), Shown("-0.12 ± 0.30", BEST)),))
+    assert table_csv(formula).splitlines()[-2:] == ["method,'=gain", "'@own,-0.12 ± 0.30 *"]
 
 
 def test_nothing_to_read_is_an_error(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import torch
 from synthetic_runs import config, write
 
 from xcoop.config.defaults import get_cfg
-from xcoop.results.folder import LOCK, LOG, occupied
+from xcoop.results.folder import LOCK, LOG, occupied, save_config
 from xcoop.results.record import Origin
 from xcoop.utils.console import UserError
 from xcoop.utils.files import require_ours, unlinked
@@ -113,7 +113,7 @@ def test_the_engines_own_log_is_not_written_through_a_link(tmp_path: Path, monke
 def test_what_runs_write_is_theirs_to_replace(tmp_path: Path) -> None:
     for _ in range(2):
         with occupied(tmp_path, get_cfg(), Origin()):
-            pass
+            save_config(tmp_path, get_cfg())
     for _ in range(2):
         write(config(tmp_path), correct=15)
     require_ours(*(tmp_path / name for name in ("config.yaml", "predictions.csv", "results.json")))

@@ -10,8 +10,7 @@ import yaml
 from synthetic_runs import config, write
 
 from xcoop.config.identity import config_hash, differences, read_config
-from xcoop.results.folder import check_free
-from xcoop.results.places import other_data
+from xcoop.results.folder import check_free, other_data
 from xcoop.results.record import Origin
 from xcoop.utils.console import UserError
 

@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from many_runs import IMAGES, write_cell, write_one
+from synthetic_runs import IMAGES, write_cell, write_one
 
 from xcoop.cli import main
 from xcoop.results.benchmark import Method, gather
-from xcoop.results.measures import measure
+from xcoop.results.compare import measure
 from xcoop.results.record import UNTRAINED, checksum
 from xcoop.results.report import Report, Wanted, report
 from xcoop.results.sheet import MISSING, NONE, Sheet
-from xcoop.results.transfer import transfers
 
 ACCURACY = measure("accuracy")
 HEADS = 3  # method, shots, source
@@ -147,7 +146,7 @@ def test_what_is_no_transfer(tmp_path: Path) -> None:
         evaluate(cell, name, {1: range(20)})
         change(below / f"{name}_all", **changes)
     write_one(below / "ham_all_epoch5", "ham", "CoOp", 1, 1, range(20))
-    assert transfers(gather(tmp_path), []) == []
+    assert gather(tmp_path).transfers == ()
     assert not any("transfer" in sheet.key for sheet in made(tmp_path, (1,)).sheets)
 
 
@@ -156,7 +155,7 @@ def test_own_data_under_the_datasets_registered_name_is_no_transfer_but_other_da
     cell = tmp_path / "mine" / "CoOp" / "phantom_1shots"
     write_one(cell / "seed1", "Folder", "CoOp", 1, 1, range(36))
     write_one(cell / "seed1" / "evaluation" / "Folder_all", "Folder", "CoOp", 1, 1, range(36))
-    assert transfers(gather(tmp_path), []) == []
+    assert gather(tmp_path).transfers == ()
     write_one(cell / "seed2", "Folder", "CoOp", 1, 2, range(36))
     write_one(cell / "seed2" / "evaluation" / "Folder_all", "Folder", "CoOp", 1, 2, range(12), images=24)
     assert texts(sheet_of(tmp_path, "mine-transfer-accuracy"))["CoOp", "1"][1] == "50.0 (seeds 2)"
@@ -201,7 +200,7 @@ def test_rows_without_any_evaluation_are_named_below(out: Path) -> None:
     sheet = sheet_of(out)
     assert ("CoOp", "16") not in texts(sheet)
     assert "Not evaluated on another dataset: CoOp (16 shots)." in sheet.notes
-    (transfer,) = transfers(gather(out, (1, 2)), [])
+    (transfer,) = gather(out, (1, 2)).transfers
     assert transfer.untried == ((Method("CoOp", "phantom"), 16),)
 
 

@@ -160,7 +160,7 @@ def test_everything_is_put_back(crash: bool, tmp_path: Path) -> None:
 
 PEAKS = """
 import torch
-from xcoop.results.provenance import peak_memory_mb
+from xcoop.results.record import peak_memory_mb
 from xcoop.sweep.isolation import isolated
 with isolated():
     pass  # what the first one imports stays

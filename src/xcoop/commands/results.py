@@ -36,24 +36,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Makes and writes everything, and prints the tables; the exit code."""
-    from xcoop.results.benchmark import gather
-    from xcoop.results.measures import measure
-    from xcoop.results.publish import PAGE, publish
-    from xcoop.results.report import Wanted, report
-    from xcoop.results.sheet_text import terminal
+    from xcoop.results.benchmark import gather, ordered
+    from xcoop.results.compare import measure
+    from xcoop.results.report import PAGE, Wanted, publish, report
+    from xcoop.results.sheet import terminal
 
     out, seeds = Path(arguments.out), numbers(arguments.seeds, "--seeds")
     measures = tuple(dict.fromkeys(map(measure, arguments.metrics)))
     _check(arguments, out)
     benchmark = gather(out, seeds, arguments.datasets)
-    known = {method.trainer for method in benchmark.methods()}
-    if arguments.reference not in known:
-        arguments.reference = _reference(arguments.reference, known)
+    methods = ordered(benchmark.groups)
+    _check_reference(arguments.reference, {method.trainer for method in methods})
     wanted = Wanted(measures, arguments.reference, not arguments.no_figures, arguments.draws)
     found = report(benchmark, wanted, complain)
     folder = Path(arguments.to) if arguments.to else out / FOLDER
     runs = sum(len(group.runs) for group in benchmark.groups)
-    intro = [f"{runs} finished runs of {len(benchmark.methods())} methods below {out}."]
+    intro = [f"{runs} finished runs of {len(methods)} methods below {out}."]
     files = publish(found, folder, intro)
     say(*(terminal(sheet) for sheet in found.sheets if not sheet.minor))
     say(f"{intro[0]} {len(files)} files: {folder / PAGE}, {folder / 'cells.csv'}, tables/ and figures/ beside them.")
@@ -77,9 +75,10 @@ def _check(arguments: argparse.Namespace, out: Path) -> None:
             )
 
 
-def _reference(name: str, known: set[str]) -> str:
-    """The reference, if it was never run: an error if it was asked for, else nothing is compared."""
-    if name == "XCoOp":
+def _check_reference(name: str, known: set[str]) -> None:
+    """UserError for a reference that was asked for and never run; without the default one nothing is compared."""
+    if name == "XCoOp" and name not in known:
         complain("XCoOp was not run here, so nothing is compared with it (see --reference)")
-        return name
-    raise UserError(f"--reference {name}: not run here; there are {', '.join(sorted(known))}.{names_like(name, known)}")
+    elif name not in known:
+        listed = ", ".join(sorted(known))
+        raise UserError(f"--reference {name}: not run here; there are {listed}.{names_like(name, known)}")

@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Prints it."""
     if arguments.command == "version":
-        from xcoop.results.provenance import versions
+        from xcoop.results.record import versions
 
         say(*(f"{name} {version}" for name, version in versions().items()))
         return 0

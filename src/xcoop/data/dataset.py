@@ -21,7 +21,7 @@ from xcoop.data.folders import absolute, left_out, writable
 from xcoop.data.items import Remark, Splits, clean, grouped, shown_some, told
 from xcoop.data.splits import carve, few_shot, record, subsample_classes, three_way
 from xcoop.data.survey import refuse_unreadable, survey
-from xcoop.evaluation.positive import check_asked, positive_class
+from xcoop.evaluation.metrics import check_asked, positive_class
 from xcoop.utils.console import DatasetError
 from xcoop.utils.files import cache_dir
 from xcoop.utils.suggest import escaped, is_plain, unknown
@@ -75,7 +75,7 @@ class MedicalDataset(DatasetBase):
         tasks: class names of each task in label order; the first task is the default.
         concept_bank: name or file of the bank for these classes; empty if there is none.
         positive_class: of tasks of two classes, the one that is looked for; as it is stated here, by the user, or by
-            `xcoop.evaluation.positive.positive_class`. Empty for other tasks.
+            `xcoop.evaluation.metrics.positive_class`. Empty for other tasks.
         changes_labels: kinds of augmentation that do not keep the labels, each with the reason (see
             `xcoop.config.augmentation`); of a set with published facts, as these state it.
         dataset_dir: the folder that holds the images.

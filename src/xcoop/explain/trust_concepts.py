@@ -14,8 +14,8 @@ from torch import Tensor
 from xcoop.backbones import ImageFeatures
 from xcoop.concepts.controls import question
 from xcoop.concepts.mining import log_odds
-from xcoop.evaluation.bootstrap import Ints, mean_of_known
-from xcoop.evaluation.intervals import image_intervals
+from xcoop.evaluation.bootstrap import image_intervals, mean_of_known
+from xcoop.evaluation.metrics import Ints
 from xcoop.explain.explanation import concept_changes, concept_scores
 from xcoop.explain.schema import Control, Trust
 from xcoop.explain.textual.intervention import holds_concepts, logits_knowing

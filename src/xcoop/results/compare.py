@@ -1,38 +1,255 @@
-"""The methods of a table against each other: one reference against all, and all against a column's best.
+"""What the predictions add to the means of a table: intervals over the images, comparisons, and which figures are best.
 
-Only whole cells are compared, and only on the same images (`comparisons` has the statistics). All p-values of one
+Only whole cells are compared, and only on the same images: paired by image, clustered by patient. All p-values of one
 table, or of one column, are corrected together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from xcoop.evaluation.paired import PAIRED_DRAWS, draws_for
-from xcoop.results.benchmark import Group, Method, complete
-from xcoop.results.comparisons import Comparison, compare_all, corrected
-from xcoop.results.measures import Measure
-from xcoop.results.outcomes import Outcomes
+import numpy as np
+
+from xcoop.evaluation.bootstrap import DRAWS, Interval, clusters_of, image_intervals
+from xcoop.evaluation.comparisons import (
+    PAIRED_DRAWS,
+    Difference,
+    McNemar,
+    bonferroni,
+    draws_for,
+    harmonic_interval,
+    holm,
+    majority,
+    mcnemar,
+    paired_bootstrap,
+)
+from xcoop.evaluation.metrics import LOWER_IS_BETTER
+from xcoop.results.benchmark import Group, Method, Place
+from xcoop.results.predictions import Predictions, aligned, read_predictions
 from xcoop.results.sheet import BEST, TIED
-from xcoop.results.tables_shots import Place
+from xcoop.utils.suggest import unknown
 
 LEVEL = 0.05
+Outcomes = Mapping[Place, Sequence[Predictions]]
+"""The predictions behind the cells of a table, seed by seed."""
 
 
 @dataclass(frozen=True)
-class Against:
-    """A method against the reference.
+class Measure:
+    """One of the metrics of a record.
 
     Attributes:
-        method: the other one.
-        shots: of the reference; the other has as many, or uses none.
-        found: the comparison, corrected for all of its table.
+        name: its key in `metrics`.
+        title: for headings.
     """
 
-    method: Method
-    shots: int | None
-    found: Comparison
+    name: str
+    title: str
+
+    @property
+    def higher(self) -> bool:
+        """Whether more is better."""
+        return self.name not in LOWER_IS_BETTER
+
+    @property
+    def direction(self) -> str:
+        """In words."""
+        return "higher is better" if self.higher else "lower is better"
+
+
+TITLES = {
+    "accuracy": "Accuracy",
+    "balanced_accuracy": "Balanced accuracy",
+    "macro_f1": "Macro-F1",
+    "macro_auc": "Macro-AUC",
+    "ece": "Expected calibration error",
+    "brier": "Brier score",
+}
+
+
+def measure(name: str) -> Measure:
+    """A measure by its name.
+
+    Raises:
+        ValueError: there is none; the message says what is near.
+    """
+    if name not in TITLES:
+        raise ValueError(unknown("metric", name, TITLES))
+    return Measure(name, TITLES[name])
+
+
+# The cells of a group.
+
+
+@dataclass(frozen=True)
+class Assessed:
+    """A group with what its predictions tell.
+
+    Attributes:
+        group: of one dataset.
+        outcomes: the predictions of each cell that has any.
+        intervals: by measure and cell.
+        marks: by measure and cell: best, or not significantly worse.
+    """
+
+    group: Group
+    outcomes: Outcomes
+    intervals: Mapping[str, Mapping[Place, Interval | None]]
+    marks: Mapping[str, Mapping[Place, str]]
+
+
+def assess(group: Group, measures: Sequence[Measure], damaged: list[str], draws: int = DRAWS) -> Assessed:
+    """Reads the predictions of a group, and computes intervals and marks.
+
+    Args:
+        group: of one dataset.
+        measures: of the tables.
+        damaged: takes what is wrong with predictions that cannot be used.
+        draws: of the bootstrap.
+    """
+    found = outcomes(group, damaged)
+    names = [measure.name for measure in measures]
+    intervals: dict[str, dict[Place, Interval | None]] = {name: {} for name in names}
+    for place, runs in found.items():
+        one = aligned(runs)
+        own = image_intervals(one.labels, one.probabilities, one.patients, metrics=names, draws=draws)
+        for name in names:
+            intervals[name][place] = own[name]
+    return Assessed(group, found, intervals, {measure.name: marks(group, measure, found) for measure in measures})
+
+
+def outcomes(group: Group, damaged: list[str]) -> Outcomes:
+    """The predictions of each cell that has any; they agree on images, labels and patients where the records say so.
+
+    Args:
+        group: of one dataset.
+        damaged: takes what is wrong with predictions that cannot be used; their cell is left out.
+    """
+    found: dict[Place, list[Predictions]] = {}
+    for place, row in group.rows.items():
+        try:
+            runs = [below_common(read_predictions(folder)) for folder in row.folders()]
+            if runs:
+                others = next(iter(found.values()), []) if group.same_images else []
+                aligned([*others[:1], *runs])
+                found[place] = runs
+        except ValueError as error:
+            damaged.append(str(error))
+    return found
+
+
+def below_common(run: Predictions) -> Predictions:
+    """The same with paths below the folder that holds all images.
+
+    Where a dataset lies in the cache, or below the data root, its paths are recorded from another place.
+    """
+    common = os.path.commonpath([os.path.dirname(image) for image in run.images])
+    return replace(run, images=tuple(os.path.relpath(image, common or ".") for image in run.images))
+
+
+def harmonic_intervals(
+    base: Assessed, new: Assessed, measure: Measure, draws: int = DRAWS
+) -> dict[Place, Interval | None]:
+    """Of each cell that has the same seeds on base and on new classes: the harmonic mean, with its interval.
+
+    Args:
+        base: the classes that were trained.
+        new: the other classes.
+        measure: of the table; {} for one of which less is better.
+        draws: of the bootstrap.
+    """
+    found: dict[Place, Interval | None] = {}
+    for place in base.outcomes.keys() & new.outcomes.keys() if measure.higher else ():
+        if base.group.rows[place].runs.keys() == new.group.rows[place].runs.keys():
+            halves = [aligned(one.outcomes[place]) for one in (base, new)]
+            b, n = ((half.labels, half.probabilities, half.patients) for half in halves)
+            found[place] = harmonic_interval(b, n, metric=measure.name, draws=draws)
+    return found
+
+
+# Comparisons.
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One method against the reference, in one metric.
+
+    Attributes:
+        place: the method, and the shots of the reference; the method has as many, or uses none.
+        found: values, difference, interval and p-value; None where the labels cannot tell the metric.
+        n_images: how many test images both methods share.
+        n_patients: how many patients (or images, where none is known) were drawn.
+        p_corrected: after Holm, over the `n_comparisons`; None for too few images (patients).
+        p_bonferroni: after Bonferroni.
+        n_comparisons: how many p-values were corrected together.
+        mcnemar: the exact test of right and wrong, each method by the majority of its seeds. None where patients have
+            several images, which it would take for independent.
+        mcnemar_corrected: its p-value after Holm, over the McNemar tests of the same table.
+    """
+
+    place: Place
+    found: Difference | None
+    n_images: int
+    n_patients: int
+    p_corrected: float | None = None
+    p_bonferroni: float | None = None
+    n_comparisons: int = 0
+    mcnemar: McNemar | None = None
+    mcnemar_corrected: float | None = None
+
+
+def compare(
+    reference: Sequence[Predictions],
+    others: Mapping[Place, Sequence[Predictions]],
+    metric: str = "accuracy",
+    draws: int = PAIRED_DRAWS,
+) -> list[Comparison]:
+    """Each other method against the reference, before any correction.
+
+    Args:
+        reference: the seeds of the method that all are compared with.
+        others: the seeds of each other method.
+        metric: a key of `xcoop.evaluation.metrics.STATISTICS`.
+        draws: of the bootstrap.
+
+    Raises:
+        ValueError: runs on other images, or an unknown metric.
+    """
+    if not others:
+        return []
+    methods = [reference, *others.values()]
+    table = aligned([run for runs in methods for run in runs])
+    own, *rest = np.split(table.probabilities, np.cumsum([len(runs) for runs in methods])[:-1])  # each (S, N, C)
+    differences = paired_bootstrap(table.labels, own, rest, table.patients, metric=metric, draws=draws)
+    images = len(table.images)
+    patients = len(set(clusters_of(table.patients, images) or table.images))
+    right, *others_right = [majority(p.argmax(2) == table.labels) for p in (own, *rest)]
+    tests = [mcnemar(right, other) if patients == images else None for other in others_right]
+    return [
+        Comparison(place, difference, images, patients, mcnemar=test)
+        for place, difference, test in zip(others, differences, tests, strict=True)
+    ]
+
+
+def corrected(found: Sequence[Comparison]) -> list[Comparison]:
+    """The same with the bootstrap's p-values corrected together, and McNemar's together."""
+    p_values = {i: one.found.p for i, one in enumerate(found) if one.found and one.found.p is not None}
+    exact = {i: one.mcnemar.p for i, one in enumerate(found) if one.mcnemar}
+    by_holm = dict(zip(p_values, holm(list(p_values.values())), strict=True))
+    by_bonferroni = dict(zip(p_values, bonferroni(list(p_values.values())), strict=True))
+    exact_by_holm = dict(zip(exact, holm(list(exact.values())), strict=True))
+    return [
+        replace(
+            one,
+            p_corrected=by_holm.get(i),
+            p_bonferroni=by_bonferroni.get(i),
+            n_comparisons=len(p_values),
+            mcnemar_corrected=exact_by_holm.get(i),
+        )
+        for i, one in enumerate(found)
+    ]
 
 
 def reference_method(group: Group, trainer: str) -> Method | None:
@@ -41,9 +258,7 @@ def reference_method(group: Group, trainer: str) -> Method | None:
     return next((method for method in own if not method.tag and not method.note), own[0] if own else None)
 
 
-def against_reference(
-    group: Group, measure: Measure, outcomes: Outcomes, trainer: str, draws: int = 0
-) -> list[Against]:
+def against_reference(group: Group, measure: Measure, outcomes: Outcomes, trainer: str) -> list[Comparison]:
     """The reference against each other method, at each of its shots; [] if nothing can be compared.
 
     Args:
@@ -51,7 +266,6 @@ def against_reference(
         measure: what is compared.
         outcomes: of the group's cells.
         trainer: of the reference.
-        draws: of the bootstrap; 0: as many as the comparisons need.
     """
     reference = reference_method(group, trainer)
     if reference is None or not group.same_images:
@@ -59,16 +273,17 @@ def against_reference(
     order = {method: place for place, method in enumerate(group.methods(trainer))}
     pairs: dict[int | None, list[Place]] = {}
     for shots in sorted((shots for method, shots in group.rows if method == reference), key=lambda shots: shots or 0):
-        able = _whole(group, outcomes, (shots, None))
-        if (reference, shots) in able:
-            others = (place for place in able if place[0] != reference)
-            pairs[shots] = sorted(others, key=lambda place: order[place[0]])
-    draws = draws or draws_for(sum(map(len, pairs.values())))
+        whole = _whole(group, outcomes, (shots, None))
+        if (reference, shots) in whole:
+            rest = [place for place in whole if place[0] != reference]
+            pairs[shots] = sorted(rest, key=lambda place: order[place[0]])
+    draws = draws_for(sum(map(len, pairs.values())))
     found: list[Comparison] = []
     for shots, places in pairs.items():
-        found += _compared(outcomes, (reference, shots), places, measure, draws)
-    named = ((method, shots) for shots, places in pairs.items() for method, _ in places)
-    return [Against(method, shots, one) for (method, shots), one in zip(named, corrected(found), strict=True)]
+        others = {place: outcomes[place] for place in places}
+        for one in compare(outcomes[reference, shots], others, measure.name, draws):
+            found.append(replace(one, place=(one.place[0], shots)))
+    return corrected(found)
 
 
 def marks(group: Group, measure: Measure, outcomes: Outcomes, draws: int = PAIRED_DRAWS) -> dict[Place, str]:
@@ -79,26 +294,20 @@ def marks(group: Group, measure: Measure, outcomes: Outcomes, draws: int = PAIRE
     """
     found: dict[Place, str] = {}
     for shots in (None, *group.shots) if group.same_images else ():
-        able = {place: group.rows[place].mean(measure.name) for place in _whole(group, outcomes, (shots,))}
-        means = {place: measure.sign * mean for place, mean in able.items() if mean is not None}
+        whole = {place: group.rows[place].mean(measure.name) for place in _whole(group, outcomes, (shots,))}
+        means = {place: mean if measure.higher else -mean for place, mean in whole.items() if mean is not None}
+        if len(means) < 2:
+            continue
         best = [place for place, mean in means.items() if mean == max(means.values())]
-        rest = [place for place in means if place not in best]
-        if len(means) > 1:
-            found |= dict.fromkeys(best, BEST)
-            tested = zip(rest, _compared(outcomes, best[0], rest, measure, draws), strict=True)
-            found |= {place: TIED for place, one in tested if one.p_corrected is not None and one.p_corrected >= LEVEL}
+        rest = {place: outcomes[place] for place in means if place not in best}
+        found |= dict.fromkeys(best, BEST)
+        for one in corrected(compare(outcomes[best[0]], rest, measure.name, draws)):
+            if one.p_corrected is not None and one.p_corrected >= LEVEL:
+                found[one.place] = TIED
     return found
 
 
 def _whole(group: Group, outcomes: Outcomes, shots: Iterable[int | None]) -> list[Place]:
     """The cells at these shots that can be compared."""
     wanted = set(shots)
-    return [place for place, row in group.rows.items() if place[1] in wanted and complete(row) and place in outcomes]
-
-
-def _compared(
-    outcomes: Outcomes, reference: Place, places: list[Place], measure: Measure, draws: int
-) -> list[Comparison]:
-    """Each of some cells against one, corrected for these alone."""
-    others = {str(number): outcomes[place] for number, place in enumerate(places)}
-    return compare_all(outcomes[reference], others, (measure.name,), draws=draws)
+    return [place for place, row in group.rows.items() if place[1] in wanted and row.complete and place in outcomes]

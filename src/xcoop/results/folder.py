@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xcoop.config.identity import config_hash, differences, read_config
-from xcoop.results.places import other_data
 from xcoop.results.record import CONFIG, PREDICTIONS, RESULTS, Origin, read_run
 from xcoop.utils.console import BusyError, UserError
 from xcoop.utils.files import atomic_write_text, require_ours, sweep, take, unguarded, unlinked, unused
@@ -37,7 +36,9 @@ class FinishedError(Exception):
 
 @contextmanager
 def occupied(folder: Path, cfg: CfgNode, origin: Origin, once: bool = False) -> Iterator[None]:
-    """Takes a run's folder: locks it, checks that it may be used, saves the config, and logs what is printed.
+    """Takes a run's folder: locks it, checks that it may be used, and logs what is printed.
+
+    The config is saved by whoever trains or evaluates, once the checkpoint that may lie there was found to fit.
 
     Args:
         folder: of the run.
@@ -60,7 +61,6 @@ def occupied(folder: Path, cfg: CfgNode, origin: Origin, once: bool = False) -> 
         check_free(folder, cfg, origin)
         if once and read_run(folder) is not None:  # asked under the lock: nobody can finish it after the answer
             raise FinishedError(f"{folder} holds a finished run")
-        claim(folder, cfg, origin)
         with logged(folder):
             if why := unguarded(folder):
                 logger.warning(why)
@@ -95,15 +95,6 @@ def busy(folder: Path) -> bool:
         return True
 
 
-def claim(folder: Path, cfg: CfgNode, origin: Origin) -> None:
-    """Saves the config of a run in its folder, if that may be used; see `check_free`.
-
-    Our trainers do so before they write anything else, as other programmes that run them know nothing of it.
-    """
-    check_free(folder, cfg, origin)
-    atomic_write_text(folder / CONFIG, cfg.dump())
-
-
 def check_free(folder: Path, cfg: Mapping[str, Any], origin: Origin) -> None:
     """UserError if `folder` holds a run, finished or interrupted, that is not the one described by `cfg`.
 
@@ -117,11 +108,22 @@ def check_free(folder: Path, cfg: Mapping[str, Any], origin: Origin) -> None:
     done = read_run(folder)
     if done and (done["evaluated_from"], done["load_epoch"]) != (origin.evaluated_from, origin.load_epoch):
         raise UserError(f"{folder} holds the results of another evaluation; give --output-dir another folder")
-    state = "the results of a run" if done else "an interrupted run" if _has_checkpoints(folder) else ""
-    saved = _saved(folder, cfg) if state else None
+    interrupted = any(folder.glob("*/model*.pth.tar*"))
+    state = "the results of a run" if done else "an interrupted run" if interrupted else ""
+    saved = read_config(folder / CONFIG) if state and (folder / CONFIG).is_file() else None
     recorded = done["config_hash"] if done else saved and config_hash(saved)
     if (recorded and recorded != config_hash(cfg)) or (saved and other_data(saved, cfg)):
-        raise UserError(conflict(folder, state, saved, cfg))
+        lines = _differences(saved, cfg) if saved else []
+        what = "\n  ".join(lines or [f"({CONFIG} is missing or agrees; {RESULTS} names another configuration)"])
+        raise UserError(
+            f"{folder} holds {state} with other settings:\n  {what}\n"
+            "Nothing was changed. Use another OUT (or --output-dir), or move that folder away."
+        )
+
+
+def save_config(folder: Path, cfg: CfgNode) -> None:
+    """Saves the config of a run in its folder, which `check_free` has found to be free for it."""
+    atomic_write_text(folder / CONFIG, cfg.dump())
 
 
 def check_resumed(cfg: Mapping[str, Any]) -> None:
@@ -134,10 +136,11 @@ def check_resumed(cfg: Mapping[str, Any]) -> None:
         require_resumable(cfg["RESUME"])
     except ValueError as error:
         raise UserError(str(error)) from error
-    saved = _saved(Path(cfg["RESUME"]), cfg)
-    if saved is None:  # a run of another programme: the checkpoint itself is looked at later
+    path = Path(cfg["RESUME"]) / CONFIG
+    if not path.is_file():  # a run of another programme: the checkpoint itself is looked at later
         return
-    lines = [*differences(saved, cfg), *filter(None, [other_data(saved, cfg)])]
+    saved = read_config(path)
+    lines = _differences(saved, cfg)
     if saved.get("SEED") != cfg["SEED"]:
         lines.append(f"SEED: {saved.get('SEED')!r} there, {cfg['SEED']!r} now")
     if lines:
@@ -149,24 +152,31 @@ def check_resumed(cfg: Mapping[str, Any]) -> None:
         )
 
 
-def conflict(folder: Path, state: str, saved: Mapping[str, Any] | None, cfg: Mapping[str, Any]) -> str:
-    """What differs between a run that is there and the one that is wanted, and what can be done."""
-    lines = differences(saved, cfg) if saved else []
-    lines += [line] if saved and (line := other_data(saved, cfg)) else []
-    what = "\n  ".join(lines or [f"({CONFIG} is missing or agrees; {RESULTS} names another configuration)"])
-    return (
-        f"{folder} holds {state} with other settings:\n  {what}\n"
-        "Nothing was changed. Use another OUT (or --output-dir), or move that folder away."
-    )
+def _differences(saved: Mapping[str, Any], cfg: Mapping[str, Any]) -> list[str]:
+    """A line for each setting that differs, and one for data that do."""
+    return [*differences(saved, cfg), *filter(None, [other_data(saved, cfg)])]
 
 
-def _saved(folder: Path, cfg: Mapping[str, Any]) -> dict[str, Any] | None:
-    path = folder / CONFIG
-    return read_config(path) if path.is_file() else None
+def other_data(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """What differs between the data of two merged configs with one hash, in which `DATASET.PATH` counts by its name.
+
+    "" if nothing is known to differ. A place that is gone was moved, and a copy has the same files: neither differs.
+    """
+    one, two = (str(cfg.get("DATASET", {}).get("PATH", "")) for cfg in (old, new))
+    if not (one and two and os.path.exists(one) and os.path.exists(two)) or os.path.samefile(one, two):
+        return ""
+    if _files(Path(one)) == _files(Path(two)):
+        return ""
+    return f"DATASET.PATH: {one} there, {two} now, which has other files"
 
 
-def _has_checkpoints(folder: Path) -> bool:
-    return any(folder.glob("*/model*.pth.tar*"))
+def _files(place: Path) -> dict[str, int] | bytes:
+    """The content of a table; of a folder, the size of each file, without what is written there (JSON)."""
+    if place.is_file():
+        return place.read_bytes()
+    paths = [Path(folder, name) for folder, _, names in os.walk(place) for name in names if not name.endswith(".json")]
+    # of a link the file that it leads to; a broken one has no size
+    return {str(path.relative_to(place)): path.stat().st_size if path.exists() else -1 for path in paths}
 
 
 @contextmanager
@@ -177,7 +187,10 @@ def logged(folder: Path) -> Iterator[None]:
     """
     from dassl.utils import setup_logger
 
-    _set_aside(folder / LOG)
+    log = folder / LOG
+    if os.path.lexists(log):  # a link, even to nothing, would be written through
+        stamp = time.strftime("-%Y-%m-%d-%H-%M-%S", time.localtime(log.lstat().st_mtime))
+        log.replace(unused(log.with_name(log.name + stamp)))
     console = sys.stdout
     setup_logger(str(folder))
     tee: Any = sys.stdout
@@ -209,9 +222,3 @@ class _Printer(logging.Handler):
         """Writes one record as one line."""
         level = "" if record.levelno <= logging.INFO else f"{record.levelname.lower()}: "
         sys.stdout.write(escaped(f"{level}{record.getMessage()}", keep="\n\t") + "\n")
-
-
-def _set_aside(log: Path) -> None:
-    if os.path.lexists(log):  # a link, even to nothing, would be written through
-        stamp = time.strftime("-%Y-%m-%d-%H-%M-%S", time.localtime(log.lstat().st_mtime))
-        log.replace(unused(log.with_name(log.name + stamp)))

@@ -17,12 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from xcoop.evaluation.bootstrap import Floats, Ints
-from xcoop.evaluation.metrics import checked, classification_metrics
-from xcoop.results.record import PREDICTIONS, RESULTS, read_run
-from xcoop.results.spreadsheets import from_spreadsheet
-
-_FIXED = ["image", "patient", "label", "name", "predicted"]
+from xcoop.evaluation.metrics import Floats, Ints, checked
+from xcoop.results.record import COLUMNS, PREDICTIONS, RESULTS, from_spreadsheet, read_run
 
 
 @dataclass(frozen=True)
@@ -36,7 +32,6 @@ class Predictions:
         probabilities: (N, C), each row sums to one.
         classnames: C names.
         source: the folder, for messages.
-        positive: label of the positive class, of two.
     """
 
     images: tuple[str, ...]
@@ -45,11 +40,6 @@ class Predictions:
     probabilities: Floats
     classnames: tuple[str, ...]
     source: str = ""
-    positive: int = 1
-
-    def metrics(self) -> dict[str, float | None]:
-        """All metrics, computed anew: records of older versions lack some."""
-        return classification_metrics(self.labels, self.probabilities, self.positive)
 
 
 @dataclass(frozen=True)
@@ -93,8 +83,9 @@ def read_predictions(folder: Path) -> Predictions:
 
 
 def _parsed(header: list[str], rows: list[list[str]], run: dict[str, Any], source: str) -> Predictions:
-    names = list(run.get("classnames") or [column.removeprefix("p_") for column in header[len(_FIXED) :]])
-    expected = [*_FIXED, *(f"p_{name}" for name in names)]
+    first = len(COLUMNS)
+    names = tuple(run.get("classnames") or [column.removeprefix("p_") for column in header[first:]])
+    expected = [*COLUMNS, *(f"p_{name}" for name in names)]
     if header != expected:
         raise ValueError(f"the columns are {', '.join(header)}; expected {', '.join(expected)}")
     ragged = [number for number, row in enumerate(rows, 2) if len(row) != len(header)]
@@ -104,18 +95,9 @@ def _parsed(header: list[str], rows: list[list[str]], run: dict[str, Any], sourc
         raise ValueError(f"{len(rows)} images, but {RESULTS} says {run['n_test']}")
     labels, probabilities = checked(
         np.array([int(row[2]) for row in rows], dtype=np.int64),
-        np.array([[float(cell) for cell in row[len(_FIXED) :]] for row in rows]).reshape(len(rows), len(names)),
+        np.array([[float(cell) for cell in row[first:]] for row in rows]).reshape(len(rows), len(names)),
     )
     images = tuple(row[0] for row in rows)
-    _check_rows(images, rows, labels, probabilities, names)
-    patients, chosen = tuple(row[1] or None for row in rows), run.get("positive_class")
-    positive = names.index(chosen) if chosen in names else 1  # records of older versions: the last of two
-    return Predictions(images, patients, labels, probabilities, tuple(names), source, positive)
-
-
-def _check_rows(
-    images: Sequence[str], rows: list[list[str]], labels: Ints, probabilities: Floats, names: list[str]
-) -> None:
     twice = [image for image, times in Counter(images).items() if times > 1]
     if twice:
         raise ValueError(f"{len(twice)} images stand there more than once, the first is {twice[0]!r}")
@@ -124,6 +106,7 @@ def _check_rows(
             raise ValueError(f"image {row[0]!r} has label {label} ({names[label]!r}) but is named {row[3]!r}")
         if int(row[4]) != guess:
             raise ValueError(f"image {row[0]!r} is said to be predicted as {row[4]}; its probabilities say {guess}")
+    return Predictions(images, tuple(row[1] or None for row in rows), labels, probabilities, names, source)
 
 
 def aligned(runs: Sequence[Predictions]) -> Aligned:
@@ -139,30 +122,22 @@ def aligned(runs: Sequence[Predictions]) -> Aligned:
     labels = first.labels[orders[0]]
     patients: list[str | None] = [None] * len(images)
     for run, order in zip(runs, orders, strict=True):
-        _check_same(first, run)
+        both = f"{first.source or 'the first run'} and {run.source or 'another run'}"
+        if run.classnames != first.classnames:
+            raise ValueError(f"{both} have different classes: {first.classnames}, {run.classnames}")
+        only_first, only_run = set(first.images) - set(run.images), set(run.images) - set(first.images)
+        if only_first or only_run:
+            raise ValueError(
+                f"{both} were not tested on the same images: {len(only_first)} are only in the first, "
+                f"{len(only_run)} only in the second, e.g. {min(only_first | only_run)!r}; run both on the same split"
+            )
         other = np.flatnonzero(run.labels[order] != labels)
         if len(other):
-            raise ValueError(f"{_both(first, run)} disagree on the label of {images[other[0]]!r}")
+            raise ValueError(f"{both} disagree on the label of {images[other[0]]!r}")
         for place, i in enumerate(order):
             known, own = patients[place], run.patients[i]
             if known and own and known != own:
-                raise ValueError(f"{_both(first, run)} disagree on the patient of {images[place]!r}: {known}, {own}")
+                raise ValueError(f"{both} disagree on the patient of {images[place]!r}: {known}, {own}")
             patients[place] = known or own
     probabilities = np.stack([run.probabilities[order] for run, order in zip(runs, orders, strict=True)])
     return Aligned(images, tuple(patients), labels, probabilities, first.classnames)
-
-
-def _check_same(first: Predictions, run: Predictions) -> None:
-    if run.classnames != first.classnames:
-        raise ValueError(f"{_both(first, run)} have different classes: {first.classnames}, {run.classnames}")
-    only_first, only_run = set(first.images) - set(run.images), set(run.images) - set(first.images)
-    if only_first or only_run:
-        example = sorted(only_first | only_run)[0]
-        raise ValueError(
-            f"{_both(first, run)} were not tested on the same images: {len(only_first)} are only in the first, "
-            f"{len(only_run)} only in the second, e.g. {example!r}; run both on the same split"
-        )
-
-
-def _both(first: Predictions, run: Predictions) -> str:
-    return f"{first.source or 'the first run'} and {run.source or 'another run'}"

@@ -1,7 +1,8 @@
 """The record of a run: `predictions.csv`, and then `results.json`, whose presence means that the run is done.
 
 Both are written to a temporary name and moved into place. `results.json` holds the checksum of the predictions and
-one of itself, so that a damaged record is noticed wherever it is read.
+one of itself, so that a damaged record is noticed wherever it is read; and where its numbers come from: versions,
+hardware, revision, memory.
 """
 
 from __future__ import annotations
@@ -11,10 +12,15 @@ import hashlib
 import io
 import json
 import logging
+import os
+import platform
+import re
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +28,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from xcoop.config.identity import config_hash
-from xcoop.evaluation.metrics import Floats, Ints, checked, classification_metrics, confusion
-from xcoop.evaluation.positive import positive_class
-from xcoop.results.provenance import git_revision, hardware, peak_memory_mb, versions
-from xcoop.results.spreadsheets import spreadsheet_safe
+from xcoop.evaluation.metrics import Floats, Ints, checked, classification_metrics, confusion, positive_class
 from xcoop.utils.files import atomic_write_text, require_ours, sha256_file
 from xcoop.utils.process_cache import fact
 from xcoop.utils.reading import read_json
+from xcoop.version import __version__
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +42,7 @@ OTHER = " (another architecture)"  # stands behind the backbone's name where a f
 UNTRAINED = "untrained"  # an evaluation of what a training would start from
 ABSENT = "balanced accuracy and macro-F1 are means over the other classes, AUC and average precision are not known"
 CARD = "phantom.json"  # lies in a folder of drawn images
+COLUMNS = ("image", "patient", "label", "name", "predicted")  # of `predictions.csv`; p_<class> for each class follow
 _NEEDED = ("schema", "dataset", "trainer", "seed", "metrics", "config_hash", "predictions_sha256", "checksum")
 
 
@@ -65,12 +70,14 @@ class Origin:
     started: str = field(default_factory=now)
 
 
+# Writing.
+
+
 def write_run(trainer: Any, labels: ArrayLike, probabilities: ArrayLike, impaths: Sequence[str]) -> Path:
     """Records a final evaluation in the trainer's output folder.
 
     Args:
-        trainer: a trainer of the engine; read are `cfg`, `dm.dataset`, `output_dir`, `device` and, where they
-            exist, `origin`, `bank`, `backbone` and `seconds`.
+        trainer: a `PromptTrainer`; its dataset may be one of another programme, which knows no more than Dassl's.
         labels: true classes, (N,).
         probabilities: (N, C), each row sums to one.
         impaths: the N image files.
@@ -86,23 +93,34 @@ def write_run(trainer: Any, labels: ArrayLike, probabilities: ArrayLike, impaths
     if len(impaths) != len(y):
         raise ValueError(f"{len(impaths)} image paths for {len(y)} labels")
     folder, dataset = Path(trainer.output_dir), trainer.dm.dataset
-    names = list(dataset.classnames)
-    images = [relative(path, _roots(trainer.cfg, dataset)) for path in impaths]
-    tested = [relative(path, _roots({}, dataset)) for path in impaths]  # the same wherever the dataset lies
+    home = _folders(getattr(dataset, "dataset_dir", ""))
     patients = getattr(dataset, "patients", None) or {}
-    table = predictions_csv(y, p, images, names, [patients.get(path) for path in impaths])
+    images = [relative(path, _folders(trainer.cfg.DATASET.ROOT) + home) for path in impaths]
+    tested = [f"{relative(path, home)}\t{label}" for path, label in zip(impaths, y, strict=True)]
+    table = predictions_csv(y, p, images, dataset.classnames, [patients.get(path) for path in impaths])
 
     require_ours(folder / RESULTS, folder / PREDICTIONS)
     (folder / RESULTS).unlink(missing_ok=True)  # while the predictions change, the run is not done
     atomic_write_text(folder / PREDICTIONS, table)
     results = _describe(trainer, y, p) | {
-        "test_hash": _hash(sorted(f"{image}\t{label}" for image, label in zip(tested, y, strict=True))),
+        "test_hash": _hash("\n".join(sorted(tested))),  # the same wherever the dataset lies
         "predictions_sha256": sha256_file(folder / PREDICTIONS),
         "finished": now(),
     }
     results["checksum"] = checksum(results)
     atomic_write_text(folder / RESULTS, json.dumps(results, indent=2, allow_nan=False) + "\n")
     return folder / RESULTS
+
+
+def _folders(*names: str) -> list[Path]:
+    return [Path(name).expanduser().absolute() for name in names if name]
+
+
+def relative(impath: str, roots: Sequence[Path]) -> str:
+    """An image's path below the first root that holds it, with forward slashes; the absolute path if none does."""
+    path = Path(impath).absolute()
+    below = next((path.relative_to(root) for root in roots if path.is_relative_to(root)), path)
+    return below.as_posix()
 
 
 def predictions_csv(
@@ -119,28 +137,71 @@ def predictions_csv(
     """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", "patient", "label", "name", "predicted", *(f"p_{name}" for name in names)])
+    writer.writerow([*COLUMNS, *(f"p_{name}" for name in names)])
     for image, patient, label, row in zip(images, patients, labels.tolist(), probabilities.tolist(), strict=True):
-        guess = int(np.argmax(row))
-        line = [image, patient or "", label, names[label], guess]
+        line = [image, patient or "", label, names[label], int(np.argmax(row))]
         writer.writerow([*map(spreadsheet_safe, line), *map(repr, row)])
     return text.getvalue()
 
 
-def relative(impath: str, roots: Sequence[Path]) -> str:
-    """An image's path below the first root that holds it, with forward slashes; the absolute path if none does."""
-    path = Path(impath).absolute()
-    for root in roots:
-        if path.is_relative_to(root):
-            return path.relative_to(root).as_posix()
-    return path.as_posix()
+def _describe(trainer: Any, labels: Ints, probabilities: Floats) -> dict[str, Any]:
+    cfg, dataset, backbone, bank = trainer.cfg, trainer.dm.dataset, trainer.backbone, trainer.bank
+    names = list(dataset.classnames)
+    positive = positive_class(names, getattr(dataset, "positive_class", ""))
+    absent = [name for label, name in enumerate(names) if not (labels == label).any()]
+    if absent:
+        logger.warning("no %s image of %s: %s", cfg.TEST.SPLIT, ", ".join(map(repr, absent)), ABSENT)
+    return {
+        "schema": SCHEMA,
+        "dataset": getattr(dataset, "name", cfg.DATASET.NAME),
+        "task": getattr(dataset, "task", cfg.DATASET.get("TASK", "")),
+        "subsample": cfg.DATASET.get("SUBSAMPLE_CLASSES", "all"),
+        "trainer": cfg.TRAINER.NAME,
+        "backbone": cfg.MODEL.BACKBONE.NAME + ("" if getattr(backbone, "fits_name", True) else OTHER),
+        "architecture": getattr(backbone, "architecture", None),
+        "backbone_sha256": backbone.fingerprint(),
+        "shots": cfg.DATASET.NUM_SHOTS if cfg.DATASET.NUM_SHOTS > 0 else None,
+        "seed": cfg.SEED,
+        "split": cfg.TEST.SPLIT,
+        "selection": cfg.TEST.FINAL_MODEL,
+        "classnames": names,
+        "positive_class": positive or None,
+        "absent_classes": absent,
+        "transforms": {"used": list(trainer.transforms), "left_out": dict(trainer.left_out)},
+        "n_train": len(dataset.train_x),
+        "n_val": len(dataset.val or []),
+        "n_test": len(labels),
+        "metrics": classification_metrics(labels, probabilities, names.index(positive) if positive else 1),
+        "confusion": confusion(labels, probabilities.argmax(1), probabilities.shape[1]).tolist(),
+        "is_phantom": bool(getattr(dataset, "is_phantom", False)),
+        "best_reachable": _best_reachable(cfg, dataset),
+        "split_hash": getattr(dataset, "split_hash", None),
+        "bank": None if bank is None else {"name": bank.name, "version": bank.version, "sha256": bank.sha256},
+        "concept_bank": cfg.DATASET.get("CONCEPT_BANK", "") or str(getattr(dataset, "concept_bank", "")),
+        "template": str(getattr(dataset, "template", "")),
+        "trained_parameters": trainer.model.count_trained(),
+        "config_hash": config_hash(cfg),
+        **asdict(trainer.origin),
+        "versions": fact("versions", versions),
+        "hardware": hardware(trainer.device),
+        "git": fact("git", git_revision),
+        "seconds": {phase: round(float(seconds), 3) for phase, seconds in trainer.seconds.items()},
+        **peak_memory_mb(),
+    }
 
 
-def _roots(cfg: Mapping[str, Any], dataset: Any) -> list[Path]:
-    """What image paths are relative to: the data root; for a dataset elsewhere (in the cache) its own folder."""
-    places = [cfg["DATASET"]["ROOT"]] if cfg else []
-    places.append(str(getattr(dataset, "dataset_dir", "") or ""))
-    return [Path(place).expanduser().absolute() for place in places if place]
+def _best_reachable(cfg: Any, dataset: Any) -> dict[str, float] | None:
+    """What any classifier can reach at best on a phantom's default task (fractions), from the card that lies in it."""
+    folder = Path(getattr(dataset, "dataset_dir", "") or ".")
+    cards = [path for path in (folder / CARD, folder.parent / CARD) if path.is_file()]
+    default = next(iter(getattr(dataset, "tasks", {})), "")
+    if not cards or getattr(dataset, "task", "") != default or cfg.DATASET.get("SUBSAMPLE_CLASSES", "all") != "all":
+        return None
+    best = read_json(cards[0]).get("best_reachable", {})
+    return {name: value for name, value in best.items() if isinstance(value, float)} or None
+
+
+# Reading.
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:
@@ -170,89 +231,110 @@ def read_run(folder: Path) -> dict[str, Any] | None:
 
 def checksum(results: Mapping[str, Any]) -> str:
     """SHA-256 of a record without its own checksum."""
-    return _hash([json.dumps({k: v for k, v in results.items() if k != "checksum"}, sort_keys=True)])
+    return _hash(json.dumps({key: value for key, value in results.items() if key != "checksum"}, sort_keys=True))
 
 
-def _describe(trainer: Any, labels: Ints, probabilities: Floats) -> dict[str, Any]:
-    cfg, dataset = trainer.cfg, trainer.dm.dataset
-    origin = getattr(trainer, "origin", None) or Origin()
-    names = list(dataset.classnames)
-    positive = positive_class(names, getattr(dataset, "positive_class", ""))
-    absent = [name for label, name in enumerate(names) if not (labels == label).any()]
-    if absent:
-        logger.warning("no %s image of %s: %s", cfg.TEST.SPLIT, ", ".join(map(repr, absent)), ABSENT)
-    backbone = getattr(trainer, "backbone", None)
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+# CSV files are opened in spreadsheets, which compute what looks like a formula: such a text is marked, and read back
+# without the mark. How a formula begins, in whichever width; marks in front of it are those of an earlier call.
+_FORMULA = re.compile("['\\s]*[=+\\-@\t\r＝＋－＠]")
+_FIGURE = re.compile(r"[-+]?\d[\d.]*(?:e[-+]?\d+)?(?: ?[±\[][\d., ±\]-]*)?(?: [*~])?")
+
+
+def spreadsheet_safe(cell: object) -> object:
+    """A cell with `'` in front if it is a text that would be taken for a formula; figures stay as they are."""
+    if isinstance(cell, str) and _FORMULA.match(cell) and not _FIGURE.fullmatch(cell):
+        return f"'{cell}"
+    return cell
+
+
+def from_spreadsheet(cell: str) -> str:
+    """What was given to `spreadsheet_safe`; cells of older files, which were not marked, are themselves."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
+
+
+# Where a number comes from.
+
+PACKAGE = Path(__file__).resolve().parents[1]  # xcoop itself
+PACKAGES = ("torch", "torchvision", "numpy", "clip-anytorch", "scikit-learn", "scipy")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python, of this package, of the engine in use, and of the packages that compute."""
+    installed = {}
+    for name in PACKAGES:
+        try:
+            installed[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            installed[name] = "none"
+    return {"python": platform.python_version(), "xcoop": __version__, "engine": engine(), **installed}
+
+
+def engine() -> str:
+    """Which engine answers to `import dassl`: "dassl <version>", or "xcoop" for our own."""
+    import dassl
+
+    paths = [str(path) for path in getattr(dassl, "__path__", [])]
+    own = not paths or any(PACKAGE in Path(path).resolve().parents for path in paths)
+    return "xcoop" if own else f"dassl {getattr(dassl, '__version__', '?')}"
+
+
+def hardware(device: Any) -> dict[str, object]:
+    """What the run was computed on: device (a `torch.device`), processor, cores and threads."""
+    import torch
+
+    info = Path("/proc/cpuinfo")
+    model = re.search(r"^model name\s*:\s*(.+)$", info.read_text(errors="replace"), re.M) if info.is_file() else None
     return {
-        "schema": SCHEMA,
-        "dataset": getattr(dataset, "name", cfg.DATASET.NAME),
-        "task": getattr(dataset, "task", cfg.DATASET.get("TASK", "")),
-        "subsample": cfg.DATASET.get("SUBSAMPLE_CLASSES", "all"),
-        "trainer": cfg.TRAINER.NAME,
-        "backbone": cfg.MODEL.BACKBONE.NAME + ("" if getattr(backbone, "fits_name", True) else OTHER),
-        "architecture": getattr(backbone, "architecture", None),
-        "backbone_sha256": _fingerprint(trainer),
-        "shots": cfg.DATASET.NUM_SHOTS if cfg.DATASET.NUM_SHOTS > 0 else None,
-        "seed": cfg.SEED,
-        "split": cfg.TEST.SPLIT,
-        "selection": cfg.TEST.FINAL_MODEL,
-        "classnames": names,
-        "positive_class": positive or None,
-        "absent_classes": absent,
-        "transforms": _transforms(trainer),
-        "n_train": len(dataset.train_x),
-        "n_val": len(dataset.val or []),
-        "n_test": len(labels),
-        "metrics": classification_metrics(labels, probabilities, names.index(positive) if positive else 1),
-        "confusion": confusion(labels, probabilities.argmax(1), probabilities.shape[1]).tolist(),
-        "is_phantom": bool(getattr(dataset, "is_phantom", False)),
-        "best_reachable": _best_reachable(cfg, dataset),
-        "split_hash": getattr(dataset, "split_hash", None),
-        "bank": _bank(trainer),
-        "concept_bank": cfg.DATASET.get("CONCEPT_BANK", "") or str(getattr(dataset, "concept_bank", "")),
-        "template": str(getattr(dataset, "template", "")),
-        "trained_parameters": _trained_parameters(trainer),
-        "config_hash": config_hash(cfg),
-        **asdict(origin),
-        "versions": fact("versions", versions),
-        "hardware": hardware(trainer.device),
-        "git": fact("git", git_revision),
-        "seconds": {phase: round(float(s), 3) for phase, s in (getattr(trainer, "seconds", None) or {}).items()},
-        **peak_memory_mb(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "processor": model[1].strip() if model else platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "system": f"{platform.system()} {platform.machine()}",
     }
 
 
-def _transforms(trainer: Any) -> dict[str, Any]:
-    """Of INPUT.TRANSFORMS, what the training images went through, and what was left out for which reason."""
-    used = getattr(trainer, "transforms", trainer.cfg.INPUT.TRANSFORMS)
-    return {"used": list(used), "left_out": dict(getattr(trainer, "left_out", {}))}
+def peak_memory_mb() -> dict[str, float]:
+    """The most memory that this process has used, in MiB: of the host, and of the GPU if it used one."""
+    import torch
+
+    host = _host_peak()
+    peak = {} if host is None else {"peak_memory_mb": round(host, 1)}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        peak["peak_gpu_memory_mb"] = round(torch.cuda.max_memory_allocated() / 1024**2, 1)
+    return peak
 
 
-def _best_reachable(cfg: Any, dataset: Any) -> dict[str, float] | None:
-    """What any classifier can reach at best on a phantom's default task (fractions), from the card that lies in it."""
-    folder = Path(getattr(dataset, "dataset_dir", "") or ".")
-    cards = [path for path in (folder / CARD, folder.parent / CARD) if path.is_file()]
-    default = next(iter(getattr(dataset, "tasks", {})), "")
-    if not cards or getattr(dataset, "task", "") != default or cfg.DATASET.get("SUBSAMPLE_CLASSES", "all") != "all":
+def _host_peak() -> float | None:
+    """In MiB; None where the system does not tell (Windows).
+
+    Linux's own figure can be reset between runs of one process; getrusage's cannot, once a thread ended.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file() and (found := re.search(r"VmHWM:\s*(\d+) kB", status.read_text())):
+        return int(found[1]) / 1024
+    try:
+        import resource
+    except ImportError:
         return None
-    best = read_json(cards[0]).get("best_reachable", {})
-    return {name: value for name, value in best.items() if isinstance(value, float)} or None
+    unit = 1024**2 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
-def _bank(trainer: Any) -> dict[str, Any] | None:
-    bank = getattr(trainer, "bank", None)
-    return None if bank is None else {"name": bank.name, "version": bank.version, "sha256": bank.sha256}
+def git_revision() -> str | None:
+    """The commit of the checkout that runs, "-dirty" if files differ from it; None outside a checkout."""
+    root = PACKAGE.parents[1]
+    if not (root / ".git").exists():
+        return None
 
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(root), *words]
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()  # noqa: S603
 
-def _trained_parameters(trainer: Any) -> int | None:
-    """How many numbers were trained or fitted; None for a trainer that cannot tell."""
-    count = getattr(getattr(trainer, "model", None), "count_trained", None)
-    return count() if callable(count) else None
-
-
-def _fingerprint(trainer: Any) -> str | None:
-    fingerprint = getattr(getattr(trainer, "backbone", None), "fingerprint", None)
-    return fingerprint() if callable(fingerprint) else None
-
-
-def _hash(lines: Sequence[str]) -> str:
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    try:
+        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):
+        return None

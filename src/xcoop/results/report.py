@@ -1,32 +1,39 @@
-"""Everything that the records of a benchmark give: sections of tables and figures, and the numbers behind them."""
+"""Everything that the records of a benchmark give: one page, each table and figure as files, and the numbers."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from xcoop.evaluation.bootstrap import DRAWS
-from xcoop.results.assess import Assessed, AssessedTransfer, assess, assess_transfer, harmonic_intervals
-from xcoop.results.benchmark import REFERENCE, Benchmark, Method
-from xcoop.results.cells_csv import cells
-from xcoop.results.compare import Against, against_reference
-from xcoop.results.critical_difference import rank_drawings
-from xcoop.results.curves import curve
-from xcoop.results.drawing import NEEDS, Drawing, can_draw
-from xcoop.results.measures import Measure
-from xcoop.results.page import Part, Section
-from xcoop.results.reliability import reliability_drawing
-from xcoop.results.sheet import Sheet
-from xcoop.results.tables_base_new import Halves, base_new_interval_sheet, base_new_sheet, halves
-from xcoop.results.tables_compare import compare_sheet, comparison_lines
-from xcoop.results.tables_cost import cost_sheet
-from xcoop.results.tables_mean import mean_sheets
-from xcoop.results.tables_shots import interval_sheet, shots_sheet
-from xcoop.results.tables_transfer import transfer_interval_sheet, transfer_sheet
-from xcoop.results.transfer import transfers
+from xcoop.page import render
+from xcoop.results.benchmark import REFERENCE, Benchmark, Group, Method
+from xcoop.results.compare import Assessed, Comparison, Measure, against_reference, assess, harmonic_intervals
+from xcoop.results.figures import NEEDS, Drawing, can_draw, curve, rank_drawings, reliability_drawing
+from xcoop.results.sheet import Sheet, latex, lines_csv, markdown, table_csv, terminal
+from xcoop.results.tables import (
+    base_new_sheets,
+    cell_lines,
+    compare_sheet,
+    comparison_lines,
+    cost_sheet,
+    halves,
+    mean_sheets,
+    shots_sheets,
+    transfer_sheets,
+)
+from xcoop.utils.files import atomic_write_bytes, atomic_write_text, sha256_file
+from xcoop.utils.reading import read_json
 
-Labels = Mapping[Method, str]
+PAGE, LIST = "benchmark.html", "files.json"
+Part = Sheet | Drawing | str
+"""A table, a figure or a plain sentence."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +54,26 @@ class Wanted:
 
 
 @dataclass(frozen=True)
+class Section:
+    """A part of the page.
+
+    Attributes:
+        title: plain text.
+        parts: tables, figures and plain sentences, in order.
+    """
+
+    title: str
+    parts: Sequence[Part]
+
+
+@dataclass(frozen=True)
 class Report:
     """What was made of the records.
 
     Attributes:
         sections: of the page.
-        cells: every figure, see `cells_csv`.
-        comparisons: with the reference, see `tables_compare`.
+        cells: every figure, see `xcoop.results.tables.cell_lines`.
+        comparisons: with the reference, see `xcoop.results.tables.comparison_lines`.
         damaged: what is wrong with records that count as missing.
         notes: what the reader of the terminal ought to know, e.g. that there are no figures, and why.
         is_phantom: whether any of the images are drawn.
@@ -79,83 +99,137 @@ class Report:
 
 def report(benchmark: Benchmark, wanted: Wanted, tell: Callable[[str], None] = lambda line: None) -> Report:
     """Tables, figures and numbers of a benchmark; `tell` hears what is being worked on."""
-    labels, damaged = benchmark.labels(), list(benchmark.damaged)
+    labels, damaged, reference = benchmark.labels(), list(benchmark.damaged), wanted.reference
+    draws, first = wanted.figures and can_draw(), wanted.measures[0]
+
+    def assessed(group: Group) -> Assessed:
+        return assess(group, wanted.measures, damaged, wanted.draws)
+
     found = []
     for group in benchmark.groups:
         tell(f"{group.title}: intervals and comparisons of {len(group.rows)} cells")
-        found.append(assess(group, wanted.measures, damaged, wanted.draws))
-    sources, moved = {one.group.title: one for one in found}, []
-    for transfer in transfers(benchmark, damaged):
+        found.append(assessed(group))
+    by_title = {one.group.title: one for one in found}
+    transferred = []
+    for transfer in benchmark.transfers:
         tell(f"{transfer.source.title} to {', '.join(group.title for group in transfer.targets)}: intervals")
-        own = sources[transfer.source.title]
-        moved.append(assess_transfer(transfer, own, wanted.measures, damaged, wanted.draws))
-    draws = wanted.figures and can_draw()
-    sections = [*_overall(benchmark, labels, wanted)]
-    if both := [*_base_new(halves(found), labels, wanted)]:
-        sections.append(Section("Base and new classes", both))
+        transferred.append([by_title[transfer.source.title], *map(assessed, transfer.targets)])
+    compared = [against_reference(one.group, first, one.outcomes, reference) for one in found]
+
+    sections: list[tuple[str, list[Part]]] = []
+    means = [sheet for measure in wanted.measures for sheet in mean_sheets(benchmark, measure, labels, reference)]
+    if means:
+        sections.append(("All datasets", [*means, *rank_drawings(benchmark, first, labels, draws)]))
+    both: list[Part] = []
+    for base, new in halves(found):
+        harmonic = harmonic_intervals(base, new, first, wanted.draws)
+        both += base_new_sheets((base, new), first, harmonic, labels, reference)
+    if both:
+        sections.append(("Base and new classes", both))
+    moved: list[Part] = []
+    for transfer, own in zip(benchmark.transfers, transferred, strict=True):
+        for measure in wanted.measures:
+            moved += transfer_sheets(transfer, own, measure, labels, reference)
     if moved:
-        sections.append(Section("Cross-dataset transfer", [*_transferred(moved, labels, wanted)]))
-    first = wanted.measures[0]
-    compared = [against_reference(one.group, first, one.outcomes, wanted.reference) for one in found]
-    sections += [
-        Section(one.group.title, list(_parts(one, own, labels, wanted, draws)))
-        for one, own in zip(found, compared, strict=True)
-    ]
-    against = [
+        sections.append(("Cross-dataset transfer", moved))
+    for one, against in zip(found, compared, strict=True):
+        sections.append((one.group.title, list(_of_group(one, against, labels, wanted, draws))))
+
+    cells = [line for one in found for measure in wanted.measures for line in cell_lines(one, measure)]
+    for source, *targets in transferred:
+        for target in targets:
+            for measure in wanted.measures:
+                cells += cell_lines(target, measure, source.group.dataset)
+    lines = [
         line
-        for one, own in zip(found, compared, strict=True)
-        for line in comparison_lines(one.group, first, own, wanted.reference)
+        for one, against in zip(found, compared, strict=True)
+        for line in comparison_lines(one.group, first, against, reference)
     ]
-    lines = [line for one in found for line in _cells(one, wanted)]
-    lines += [line for one in moved for target in one.targets
-              for line in _cells(target, wanted, one.transfer.source.dataset)]  # fmt: skip
-    notes = [NEEDS] if wanted.figures and not draws else []
-    is_phantom = benchmark.is_phantom or any(one.transfer.is_phantom for one in moved)
     return Report(
-        tuple(sections), tuple(lines), tuple(against), tuple(dict.fromkeys(damaged)), tuple(notes), is_phantom
+        tuple(Section(title, parts) for title, parts in sections),
+        tuple(cells),
+        tuple(lines),
+        tuple(dict.fromkeys(damaged)),
+        (NEEDS,) if wanted.figures and not draws else (),
+        benchmark.is_phantom,
     )
 
 
-def _overall(benchmark: Benchmark, labels: Labels, wanted: Wanted) -> Iterator[Section]:
-    means = [
-        sheet for measure in wanted.measures for sheet in mean_sheets(benchmark, measure, labels, wanted.reference)
-    ]
-    ranked = rank_drawings(benchmark, wanted.measures[0], labels, wanted.figures and can_draw())
-    if means:
-        yield Section("All datasets", [*means, *ranked])
-
-
-def _base_new(pairs: Sequence[Halves], labels: Labels, wanted: Wanted) -> Iterator[Sheet]:
-    first = wanted.measures[0]
-    for pair in pairs:
-        harmonic = harmonic_intervals(*pair, first, wanted.draws)
-        yield base_new_sheet(pair, first, labels, wanted.reference)
-        yield base_new_interval_sheet(pair, first, harmonic, labels, wanted.reference)
-
-
-def _transferred(moved: Sequence[AssessedTransfer], labels: Labels, wanted: Wanted) -> Iterator[Sheet]:
-    for one in moved:
-        for measure in wanted.measures:
-            intervals = [group.intervals[measure.name] for group in (one.source, *one.targets)]
-            yield transfer_sheet(one.transfer, measure, labels, wanted.reference)
-            yield transfer_interval_sheet(one.transfer, measure, labels, intervals, wanted.reference)
-
-
-def _cells(one: Assessed, wanted: Wanted, source: str = "") -> Iterator[dict[str, Any]]:
+def _of_group(
+    one: Assessed, against: Sequence[Comparison], labels: Mapping[Method, str], wanted: Wanted, draws: bool
+) -> Iterator[Part]:
+    """Tables and figures of one dataset."""
+    group, reference = one.group, wanted.reference
     for measure in wanted.measures:
-        yield from cells(one.group, measure, one.intervals[measure.name], one.marks[measure.name], source)
-
-
-def _parts(one: Assessed, compared: Sequence[Against], labels: Labels, wanted: Wanted, draws: bool) -> Iterator[Part]:
-    group = one.group
-    for measure in wanted.measures:
+        yield from shots_sheets(one, measure, labels, reference)
         intervals = one.intervals[measure.name]
-        yield shots_sheet(group, measure, labels, one.marks[measure.name], wanted.reference)
-        yield interval_sheet(group, measure, labels, intervals, wanted.reference)
-        if draws and len(group.shots) > 1 and (drawing := curve(group, measure, labels, intervals, wanted.reference)):
+        if draws and len(group.shots) > 1 and (drawing := curve(group, measure, labels, intervals, reference)):
             yield drawing
-    yield compare_sheet(group, wanted.measures[0], compared, labels, wanted.reference)
-    largest: Sequence[int | None] = group.shots or [None]
-    if draws and (drawing := reliability_drawing(group, largest[-1], labels, one.outcomes, wanted.reference)):
+    yield compare_sheet(group, wanted.measures[0], against, labels, reference)
+    largest = group.shots[-1] if group.shots else None
+    if draws and (drawing := reliability_drawing(group, largest, labels, one.outcomes, reference)):
         yield drawing
-    yield cost_sheet(group, labels, wanted.reference)
+    yield cost_sheet(group, labels, reference)
+
+
+# The files.
+
+
+def page(found: Report, intro: Sequence[str]) -> str:
+    """All tables and figures as one self-contained HTML page; `intro` says what was read."""
+    images = {drawing.key: base64.b64encode(drawing.png).decode() for drawing in found.drawings}
+    return render("results/benchmark.html.j2", found=found, intro=[*intro, *found.notes], images=images)
+
+
+def publish(found: Report, folder: Path, intro: Sequence[str]) -> list[Path]:
+    """Writes all files below a folder; their paths, the page first.
+
+    A list of them is kept. Files of the list before that are not made any more, and that nobody has changed, go: a
+    table of runs that are gone would be taken for a result. What is there and not on the list is somebody else's.
+
+    Raises:
+        ValueError: the list is damaged, or not ours; the message names it.
+        FileExistsError: a file of somebody else's, or a link, would be replaced; nothing was written then.
+    """
+    before, files = _listed(folder), dict(_files(found, intro))
+    written = {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    for name in (*written, LIST):
+        path = folder / name
+        if path.is_symlink() or (path.exists() and name not in (*before, LIST)):
+            raise FileExistsError(f"{path} is not xcoop's, and would be replaced: move it away, or name another --to")
+    # First of all what is ours, so that a report that was interrupted can be written again.
+    atomic_write_text(folder / LIST, json.dumps(written | before, indent=1) + "\n")
+    for name, data in files.items():
+        atomic_write_bytes(folder / name, data)
+    for name in before.keys() - written.keys():
+        path = folder / name
+        if path.is_file() and sha256_file(path) == before[name]:
+            path.unlink()
+    atomic_write_text(folder / LIST, json.dumps(written, indent=1) + "\n")
+    return [folder / name for name in written]
+
+
+def _listed(folder: Path) -> dict[str, str]:
+    """The files of the report before, with their hashes; none outside the folder."""
+    if not (folder / LIST).is_file():
+        return {}
+    found = read_json(folder / LIST)
+    hashes = found.values() if isinstance(found, dict) else [None]
+    if not all(isinstance(key, str) and re.fullmatch("[0-9a-f]{64}", key) for key in hashes):
+        raise ValueError(
+            f"{folder / LIST} is not the list of a report's files: move it away, or name another folder (--to)"
+        )
+    ours = re.compile(r"(?:(?:tables|figures)/)?[A-Za-z0-9_-]+\.(?:html|csv|txt|md|tex|png|pdf)")
+    return {name: key for name, key in found.items() if ours.fullmatch(name)}
+
+
+def _files(found: Report, intro: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    yield PAGE, page(found, intro).encode()
+    yield "cells.csv", lines_csv(found.cells).encode()
+    yield "comparisons.csv", lines_csv(found.comparisons).encode()
+    for sheet in found.sheets:
+        for kind, write in (("txt", terminal), ("md", markdown), ("tex", latex), ("csv", table_csv)):
+            yield f"tables/{sheet.key}.{kind}", write(sheet).encode()
+    for drawing in found.drawings:
+        yield f"figures/{drawing.key}.png", drawing.png
+        yield f"figures/{drawing.key}.pdf", drawing.pdf

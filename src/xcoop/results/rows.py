@@ -80,6 +80,16 @@ class Row:
             return "-"
         return f"{done} (missing: {' '.join(map(str, self.missing))})" if self.missing else done
 
+    @property
+    def first(self) -> dict[str, Any]:
+        """The first of its records; empty if no run is finished."""
+        return next(iter(self.runs.values()), {})
+
+    @property
+    def complete(self) -> bool:
+        """Whether all its seeds are there, of one configuration: only then it is averaged with others, or compared."""
+        return bool(self.runs) and not self.missing and not self.note
+
 
 def collect(
     folder: Path, shots: int | None = None, seeds: Iterable[int] = (), damaged: list[str] | None = None
@@ -99,15 +109,11 @@ def collect(
         ValueError: a record is damaged, and there is no list for it; the message names the file.
     """
     rows: list[Row] = []
-    for setting, path in _settings(folder):
+    for path in sorted(path for path in folder.glob("*/*") if any(path.glob("seed*"))):
+        setting = parse_folder(path)
         if shots is None or setting.shots in (None, shots):
             rows += _rows(setting, path, seeds, damaged)
     return sorted(rows, key=lambda row: (row.setting.shots or 0, row.setting.trainer, row.setting.label, row.note))
-
-
-def _settings(folder: Path) -> list[tuple[Setting, Path]]:
-    paths = sorted(path for path in folder.glob("*/*") if any(path.glob("seed*")))
-    return [(parse_folder(path), path) for path in paths]
 
 
 def parse_folder(path: Path) -> Setting:
@@ -128,7 +134,18 @@ def _rows(setting: Setting, path: Path, seeds: Iterable[int], damaged: list[str]
         groups[run["config_hash"], run.get("split_hash")][seed] = run
     if len(groups) < 2:
         return [Row(setting, runs, missing, folder=path)]
-    return [Row(setting, group, missing, _difference(key, groups), path) for key, group in groups.items()]
+    configs = len({config for config, _ in groups})
+    rows = []
+    for (config, split), group in groups.items():
+        if configs > 1:
+            note = (
+                f"config {config[:8]}: its seeds ran with different configurations, which are not averaged: "
+                "compare their config.yaml"
+            )
+        else:
+            note = f"splits {str(split)[:8]}: its seeds ran on different data or splits, which are not averaged"
+        rows.append(Row(setting, group, missing, note, path))
+    return rows
 
 
 def read_or_name(folder: Path, damaged: list[str] | None) -> dict[str, Any] | None:
@@ -140,11 +157,3 @@ def read_or_name(folder: Path, damaged: list[str] | None) -> dict[str, Any] | No
             raise
         damaged.append(str(error))
         return None
-
-
-def _difference(key: tuple[str, str | None], others: Iterable[tuple[str, str | None]]) -> str:
-    """Why a group of seeds has a row of its own: another configuration, or the same one on other data."""
-    if len({config for config, _ in others}) > 1:
-        note = "its seeds ran with different configurations, which are not averaged: compare their config.yaml"
-        return f"config {key[0][:8]}: {note}"
-    return f"splits {str(key[1])[:8]}: its seeds ran on different data or splits, which are not averaged"

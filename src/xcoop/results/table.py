@@ -1,22 +1,30 @@
-"""Tables of results: mean and spread over seeds, one row for each trainer and configuration.
+"""`xcoop table`: mean and spread over seeds, one row for each trainer and configuration of a dataset.
 
-The header says what the figures are; `rows` reads them.
+The header says what the figures are; `xcoop.results.rows` reads them.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
 from typing import Any
 
 from tabulate import tabulate
 
-from xcoop.evaluation.calibration import ECE_BINS
-from xcoop.results.facts import best_reachable, classes_said
+from xcoop.evaluation.metrics import ECE_BINS
 from xcoop.results.rows import Row, Setting, collect, parse_folder
-from xcoop.results.spreadsheets import spreadsheet_safe
+from xcoop.results.sheet import (
+    MISSING,
+    UNKNOWN,
+    best_reachable,
+    booktabs,
+    classes_said,
+    either,
+    in_latex,
+    in_markdown,
+    lines_csv,
+    percent,
+)
 
 __all__ = ["COLUMNS", "FORMATS", "Row", "Setting", "collect", "heading", "parse_folder", "render"]
 
@@ -29,7 +37,6 @@ COLUMNS = {
     "ece": "ECE (lower is better)",
 }
 FORMATS = ("terminal", "markdown", "csv", "json", "latex")
-UNKNOWN = "n/a"
 
 
 def render(rows: Sequence[Row], dataset: str, style: str = "terminal") -> str:
@@ -43,20 +50,27 @@ def render(rows: Sequence[Row], dataset: str, style: str = "terminal") -> str:
     Raises:
         ValueError: an unknown style.
     """
-    if style == "csv":
-        return _csv(rows)
-    if style == "json":
-        return json.dumps([_plain(row) for row in rows], indent=2) + "\n"
     if style not in FORMATS:
         raise ValueError(f"unknown table format {style!r}; known: {', '.join(FORMATS)}")
-    notes = _notes(rows)
+    if style in ("csv", "json"):
+        plain = [_plain(row) for row in rows]
+        if style == "json":
+            return json.dumps(plain, indent=2) + "\n"
+        lists = ({key: " ".join(map(str, line[key])) for key in ("seeds", "missing_seeds")} for line in plain)
+        return lines_csv([line | own for line, own in zip(plain, lists, strict=True)])
     marks = {text: f"[{number}]" for number, text in enumerate(dict.fromkeys(r.note for r in rows if r.note), 1)}
-    body = [_cells(row, marks.get(row.note, "")) for row in rows]
-    headers = ["Trainer", "Config", "Shots", "Seeds", *COLUMNS.values()]
-    lines = [*heading(rows, dataset), *notes, *(f"{mark} {text}" for text, mark in marks.items())]
+    headers, body = ["Trainer", "Config", "Shots", "Seeds", *COLUMNS.values()], []
+    for row in rows:
+        setting = row.setting
+        named = [setting.trainer, f"{setting.label} {marks.get(row.note, '')}".strip()]
+        shots = "-" if setting.shots is None else str(setting.shots)
+        body.append([*named, shots, row.seeds, *(_figure(row, metric) for metric in COLUMNS)])
+    lines = [*heading(rows, dataset), *_notes(rows), *(f"{mark} {text}" for text, mark in marks.items())]
     if style == "latex":
-        table = tabulate(body, headers, tablefmt="latex_booktabs", disable_numparse=True)
-        return "\n".join([*(f"% {line}" for line in lines), table.replace("±", r"$\pm$")]) + "\n"
+        table = booktabs([in_latex(name) for name in headers], [[in_latex(cell) for cell in row] for row in body])
+        return "\n".join([*(f"% {line}" for line in lines), table]) + "\n"
+    if style == "markdown":
+        body = [[in_markdown(cell) for cell in row] for row in body]
     table = tabulate(body, headers, tablefmt="simple" if style == "terminal" else "github", disable_numparse=True)
     gap = "\n" if style == "terminal" else "\n\n"
     return gap.join(lines) + f"\n\n{table}\n"
@@ -65,11 +79,9 @@ def render(rows: Sequence[Row], dataset: str, style: str = "terminal") -> str:
 def heading(rows: Sequence[Row], dataset: str) -> list[str]:
     """What the figures are: dataset, test images, how mean and spread are computed, how the model was selected."""
     runs = [run for row in rows for run in row.runs.values()]
-    sizes = " or ".join(str(n) for n in sorted({run["n_test"] for run in runs})) or "no"
-    split = " or ".join(sorted({run["split"] for run in runs})) or "test"
-    selection = " or ".join(sorted({run["selection"] for run in runs})) or "-"
+    sizes, split, selection = (either(run[key] for run in runs) for key in ("n_test", "split", "selection"))
     return [
-        f"{dataset}, {sizes} {split} images; model: {selection}.",
+        f"{dataset}, {sizes or 'no'} {split or 'test'} images; model: {selection or '-'}.",
         f"Percent, mean ± standard deviation over seeds (ddof 1; none for one seed). ECE: {ECE_BINS} bins.",
     ]
 
@@ -78,31 +90,22 @@ def _notes(rows: Sequence[Row]) -> list[str]:
     runs = [run for row in rows for run in row.runs.values()]
     notes = []
     if any(run.get("is_phantom") for run in runs):
-        notes.append("phantom: not a clinical result.")
-        notes += best_reachable(runs)
+        notes += ["phantom: not a clinical result.", *best_reachable(runs)]
     notes += classes_said(runs)
     if len({run.get("test_hash") for run in runs}) > 1:
         notes.append("WARNING: these rows were not all tested on the same images; do not compare them.")
     return notes
 
 
-def _cells(row: Row, mark: str) -> list[str]:
-    setting = row.setting
-    shots = "-" if setting.shots is None else str(setting.shots)
-    label = f"{setting.label} {mark}".strip()
-    return [setting.trainer, label, shots, row.seeds, *(_figure(row, metric) for metric in COLUMNS)]
-
-
 def _figure(row: Row, metric: str) -> str:
-    mean, std = row.mean(metric), row.std(metric)
+    mean = row.mean(metric)
     if mean is None:
-        return UNKNOWN if row.runs else "missing"
-    return f"{100 * mean:.1f}" if std is None else f"{100 * mean:.1f} ± {100 * std:.1f}"
+        return UNKNOWN if row.runs else MISSING
+    return percent(mean, row.std(metric))
 
 
 def _plain(row: Row) -> dict[str, Any]:
     """A row as numbers (fractions), with the files that it was made from."""
-    first = next(iter(row.runs.values()), {})
     plain: dict[str, Any] = {
         "trainer": row.setting.trainer,
         "cfg": row.setting.cfg,
@@ -110,24 +113,9 @@ def _plain(row: Row) -> dict[str, Any]:
         "shots": row.setting.shots,
         "seeds": sorted(row.runs),
         "missing_seeds": list(row.missing),
-        "backbone": first.get("backbone"),
-        "n_test": first.get("n_test"),
-        "selection": first.get("selection"),
-        "is_phantom": first.get("is_phantom"),
-        "config_hash": first.get("config_hash"),
+        **{key: row.first.get(key) for key in ("backbone", "n_test", "selection", "is_phantom", "config_hash")},
         "note": row.note,
     }
     for metric in COLUMNS:
         plain[f"{metric}_mean"], plain[f"{metric}_std"] = row.mean(metric), row.std(metric)
     return plain
-
-
-def _csv(rows: Sequence[Row]) -> str:
-    text = io.StringIO()
-    plain = [_plain(row) for row in rows]
-    writer = csv.DictWriter(text, list(_plain(Row(Setting("", "", None, ""), {}))), lineterminator="\n")
-    writer.writeheader()
-    for line in plain:
-        lists = {key: " ".join(map(str, value)) for key, value in line.items() if isinstance(value, list)}
-        writer.writerow({key: spreadsheet_safe(value) for key, value in (line | lists).items()})
-    return text.getvalue()

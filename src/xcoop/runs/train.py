@@ -211,6 +211,9 @@ def _work(cfg: CfgNode, args: argparse.Namespace, origin: Origin) -> None:
     from dassl.engine import build_trainer
     from dassl.utils import set_random_seed
 
+    from xcoop.results.folder import save_config
+    from xcoop.training.trainer import PromptTrainer
+
     if cfg.SEED >= 0:
         say(f"Setting fixed seed: {cfg.SEED}")
         set_random_seed(cfg.SEED)
@@ -220,6 +223,8 @@ def _work(cfg: CfgNode, args: argparse.Namespace, origin: Origin) -> None:
     trainer = build_trainer(cfg)
     trainer.origin = origin
     _check_selection(trainer, cfg)
+    if not isinstance(trainer, PromptTrainer):  # ours save it once they found the checkpoint that may be there to fit
+        save_config(Path(cfg.OUTPUT_DIR), cfg)
     if args.eval_only:
         trainer.load_model(args.model_dir, epoch=args.load_epoch)
         trainer.test()

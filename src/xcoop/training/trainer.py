@@ -39,7 +39,7 @@ from xcoop.methods.model import PromptModel, Task
 from xcoop.methods.prompts import POSITIONS
 from xcoop.methods.templates import DEFAULT
 from xcoop.results import checkpoints
-from xcoop.results.folder import check_free, claim
+from xcoop.results.folder import check_free, save_config
 from xcoop.results.record import UNTRAINED, Origin, write_run
 from xcoop.training.feature_cache import FeatureLoader, FeatureStore
 from xcoop.training.precision import PRECISIONS, Precision
@@ -238,7 +238,7 @@ class PromptTrainer(TrainerX):
         self._seed()
         self._fit()
         super().before_train()
-        claim(Path(self.output_dir), self.cfg, self.origin)  # not before the checkpoint that is there was found to fit
+        save_config(Path(self.output_dir), self.cfg)  # not before the checkpoint that is there was found to fit
         if self.model.image_tower_frozen:  # cached features draw no seeds for workers, so images must not
             for loader in filter(None, (self.train_loader_x, self.val_loader, self.test_loader)):
                 loader.generator = torch.Generator()
@@ -508,7 +508,8 @@ class PromptTrainer(TrainerX):
         if self._evaluated:  # nothing was trained
             source, epoch = self._evaluated
             self.origin = replace(self.origin, evaluated_from=source, load_epoch=epoch)
-            claim(Path(self.output_dir), self.cfg, self.origin)
+            check_free(Path(self.output_dir), self.cfg, self.origin)
+            save_config(Path(self.output_dir), self.cfg)
         self._switch(self._clock[0])
         path = write_run(self, torch.cat(self._labels).numpy(), torch.cat(self._probabilities).numpy(), self._paths)
         if self.tracker is not None:

@@ -1,0 +1,527 @@
+"""The tables of a benchmark, and the numbers behind them.
+
+Methods x shots of one dataset; means over datasets; base and new classes; transfer to other datasets; comparisons with
+the reference; costs. Where a table shows the spread over seeds, a minor one beside it shows the intervals over images.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from xcoop.evaluation.bootstrap import Interval
+from xcoop.evaluation.comparisons import draws_for, harmonic_mean
+from xcoop.results.benchmark import BASE, NEW, Benchmark, Group, Method, Place, Transfer, ordered, slug
+from xcoop.results.compare import LEVEL, Assessed, Comparison, Measure, reference_method
+from xcoop.results.rows import Row
+from xcoop.results.sheet import MISSING, NONE, SPREAD, UNKNOWN, Sheet, Shown, facts, percent, short
+
+Labels = Mapping[Method, str]
+Halves = tuple[Assessed, Assessed]
+"""The base and the new classes of one dataset and task."""
+
+INTERVALS = (
+    "Percent; mean over the seeds and, in brackets, its 95 % interval over the test images (bootstrap within classes, "
+    "patients drawn whole where they are known); the spread over seeds is no part of it"
+)
+WITH_INTERVALS = ", with intervals over the test images"
+OTHER_IMAGES = "WARNING: these runs were not all tested on the same images; nothing is compared or marked here."
+
+
+# Cells.
+
+
+def mean_cell(row: Row | None, metric: str, mark: str = "") -> Shown:
+    """Mean ± std over the seeds; those that are there are named where one is missing."""
+    if row is None or not row.runs:
+        return Shown(MISSING)
+    mean = row.mean(metric)
+    return Shown(UNKNOWN if mean is None else percent(mean, row.std(metric)) + _seeds(row), mark)
+
+
+def interval_cell(row: Row | None, found: Interval | None) -> Shown:
+    """The mean over the seeds with its interval, which is None where the images cannot tell it."""
+    if row is None or not row.runs:
+        return Shown(MISSING)
+    if found is None:
+        return Shown(UNKNOWN)
+    return Shown(f"{percent(found.estimate)} [{percent(found.low)}, {percent(found.high)}]{_seeds(row)}")
+
+
+def _seeds(row: Row) -> str:
+    """Which seeds are there, of a row that lacks some."""
+    return "" if row.complete else f" (seeds {' '.join(map(str, sorted(row.runs)))})"
+
+
+def _of_values(values: Sequence[float] | None) -> Shown:
+    """Mean ± std of figures of seeds."""
+    if not values:
+        return Shown(MISSING)
+    return Shown(percent(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None))
+
+
+def column(shots: int | None) -> str:
+    """A column's name."""
+    return "0 shots" if shots is None else f"{shots} shot{'' if shots == 1 else 's'}"
+
+
+def _line(labels: Labels, place: Place) -> tuple[Shown, Shown]:
+    """The names at the head of a line that is of one number of shots."""
+    method, shots = place
+    return Shown(labels[method]), Shown(NONE if shots is None else str(shots))
+
+
+# Methods x shots, of one dataset.
+
+
+def shots_sheets(one: Assessed, measure: Measure, labels: Labels, reference: str) -> Iterator[Sheet]:
+    """Mean ± std over the seeds, best cells marked; then the same with intervals.
+
+    Args:
+        one: of one dataset.
+        measure: what is shown.
+        labels: the methods' names.
+        reference: the trainer whose lines stand last.
+    """
+    group, marks, intervals = one.group, one.marks[measure.name], one.intervals[measure.name]
+    notes = [] if group.same_images else [OTHER_IMAGES]
+    notes += dict.fromkeys(row.note for row in group.rows.values() if row.note)
+    if any(row.runs and row.missing for row in group.rows.values()):
+        notes.append("Cells that lack seeds name those that they have; they are not compared with others.")
+    head = ("Method", *map(column, group.columns))
+    origin = tuple(facts(group.runs, measure.name))
+
+    def rows(cell: Callable[[Place, Row], Shown]) -> tuple[tuple[Shown, ...], ...]:
+        lines = []
+        for method in group.methods(reference):
+            cells = [Shown(labels[method])]
+            for shots in group.columns:
+                row = group.rows.get((method, shots))
+                nothing = NONE if (shots is None) != (method in group.untrained) else MISSING
+                cells.append(cell((method, shots), row) if row else Shown(nothing))
+            lines.append(tuple(cells))
+        return tuple(lines)
+
+    yield Sheet(
+        slug(group.title, measure.name),
+        f"{measure.title} on {group.title}, by shots a class",
+        head,
+        rows(lambda place, row: mean_cell(row, measure.name, marks.get(place, ""))),
+        (f"{SPREAD}; {measure.direction}.", *notes),
+        origin,
+    )
+    yield Sheet(
+        slug(group.title, measure.name, "intervals"),
+        f"{measure.title} on {group.title}{WITH_INTERVALS}, by shots a class",
+        head,
+        rows(lambda place, row: interval_cell(row, intervals.get(place))),
+        (f"{INTERVALS}; {measure.direction}.", *notes),
+        origin,
+        minor=True,
+    )
+
+
+# Means over datasets: only where a method was run on all of them, and never of drawn and real images together.
+
+
+def mean_sheets(benchmark: Benchmark, measure: Measure, labels: Labels, reference: str) -> Iterator[Sheet]:
+    """One table over the real datasets and one over the phantoms, where there are two or more."""
+    for kind, groups in benchmark.kinds():
+        untrained = {method for group in groups for method in group.untrained}
+        columns: list[int | None] = [*([None] if untrained else []), *sorted({n for one in groups for n in one.shots})]
+        same_images = all(group.same_images for group in groups)
+        lines = []
+        lacking: dict[str, list[str]] = {group.title: [] for group in groups}
+        for method in ordered(groups, reference):
+            used = [shots for shots in columns if (shots is None) == (method in untrained)]
+            cells = [Shown(labels[method])]
+            for shots in columns:
+                rows = [group.rows.get((method, shots)) for group in groups]
+                values = means_of_seeds(rows, measure.name) if same_images else None
+                cells.append(_of_values(values) if shots in used else Shown(NONE))
+            lines.append(tuple(cells))
+            for group in groups:
+                whole = {shots for (own, shots), row in group.rows.items() if own == method and row.complete}
+                if gone := [column(shots) for shots in used if shots not in whole]:
+                    lacking[group.title].append(f"{labels[method]} ({', '.join(gone)})")
+        notes = [
+            f"Of each seed the mean over {len(groups)} datasets ({', '.join(group.title for group in groups)}); then "
+            f"mean ± standard deviation over the seeds (ddof 1; none for one seed), in percent; {measure.direction}. "
+            "A cell is missing where one of the datasets is, or lacks seeds.",
+            *(f"{name} lacks {', '.join(what)}." for name, what in lacking.items() if what),
+            *(f"{group.title}: {OTHER_IMAGES}" for group in groups if not group.same_images),
+        ]
+        yield Sheet(
+            slug("mean", measure.name + kind),
+            f"{measure.title}, mean over {len(groups)} datasets{kind}, by shots a class",
+            ("Method", *map(column, columns)),
+            tuple(lines),
+            tuple(notes),
+            tuple(facts([run for group in groups for run in group.runs], measure.name)),
+        )
+
+
+def means_of_seeds(rows: Sequence[Row | None], metric: str) -> list[float] | None:
+    """The mean over datasets (one row each) of each seed; None if a row, a seed or the metric is missing anywhere."""
+    whole = [row for row in rows if row is not None and row.complete and row.values(metric)]
+    if len(whole) < len(rows) or len({tuple(sorted(row.runs)) for row in whole}) != 1:
+        return None
+    seeds = sorted(whole[0].runs)
+    return [statistics.fmean(float(row.runs[seed]["metrics"][metric]) for row in whole) for seed in seeds]
+
+
+# Base and new classes: accuracy on the classes that were trained, on the others, and the harmonic mean of both.
+
+
+def halves(found: Sequence[Assessed]) -> list[Halves]:
+    """Base and new classes of each dataset and task that was run on both."""
+    by_key = {(one.group.dataset, one.group.task, one.group.subsample): one for one in found}
+    pairs = [(one, by_key.get((dataset, task, NEW))) for (dataset, task, kind), one in by_key.items() if kind == BASE]
+    return [(base, new) for base, new in pairs if new]
+
+
+def base_new_sheets(
+    pair: Halves, measure: Measure, harmonic: Mapping[Place, Interval | None], labels: Labels, reference: str
+) -> Iterator[Sheet]:
+    """Mean ± std over the seeds; then the same with intervals.
+
+    Args:
+        pair: of one dataset and task.
+        measure: what is shown.
+        harmonic: the intervals of the harmonic mean.
+        labels: the methods' names.
+        reference: the trainer whose lines stand last.
+    """
+    base, new = (one.group for one in pair)
+    base_found, new_found = (one.intervals[measure.name] for one in pair)
+    methods = dict.fromkeys([*base.methods(reference), *new.methods(reference)])
+    shots: list[int | None] = [None, *sorted({*base.shots, *new.shots})]
+    places = [(method, n) for method in methods for n in shots if (method, n) in {*base.rows, *new.rows}]
+    means, intervals = [], []
+    for place in places:
+        one, other = base.rows.get(place), new.rows.get(place)
+        seeds = sorted(other.runs) if one and other and one.runs.keys() == other.runs.keys() else []
+        both = both_interval = Shown(MISSING)
+        if one and other and seeds:
+            both, both_interval = Shown(UNKNOWN), interval_cell(other, harmonic.get(place))
+            if measure.higher and one.values(measure.name) and other.values(measure.name):
+                figures = ([row.runs[seed]["metrics"][measure.name] for seed in seeds] for row in (one, other))
+                part = f" (seeds {' '.join(map(str, seeds))})" if other.missing else ""
+                both = Shown(_of_values(harmonic_mean(*figures).tolist()).text + part)
+        cells = mean_cell(one, measure.name), mean_cell(other, measure.name)
+        means.append((*_line(labels, place), *cells, both))
+        cells = interval_cell(one, base_found.get(place)), interval_cell(other, new_found.get(place))
+        intervals.append((*_line(labels, place), *cells, both_interval))
+    title = f"{measure.title} on base and new classes of {base.name}"
+    head = ("Method", "Shots", "Base", "New", "Harmonic mean")
+    lower = (
+        () if measure.higher else (f"Of {measure.title}, lower is better: a harmonic mean would hide the worse half.",)
+    )
+    origin = tuple(facts([*base.runs, *new.runs], measure.name))
+    trained = "The base classes were trained, the new ones were not."
+    note = f"{SPREAD}; the harmonic mean is taken of each seed. {trained}"
+    yield Sheet(slug(base.title, "new", measure.name), title, head, tuple(means), (note, *lower), origin)
+    note = (
+        f"{INTERVALS}. The harmonic mean is taken of each seed; for its interval the images of base and new classes "
+        f"are drawn apart, and a patient with images of both is drawn whole. {trained}"
+    )
+    key = slug(base.title, "new", measure.name, "intervals")
+    yield Sheet(key, title + WITH_INTERVALS, head, tuple(intervals), (note, *lower), origin, minor=True)
+
+
+# Cross-dataset transfer: models trained on one dataset, on its own test images and on those of others.
+
+
+def transfer_sheets(
+    transfer: Transfer, found: Sequence[Assessed], measure: Measure, labels: Labels, reference: str
+) -> Iterator[Sheet]:
+    """Methods and shots against the source, each target, and the mean over the targets of one kind; then intervals.
+
+    Args:
+        transfer: of one source.
+        found: what the predictions of its groups tell, in their order.
+        measure: what is shown.
+        labels: the methods' names.
+        reference: the trainer whose lines stand last.
+    """
+    source, targets, kinds = transfer.source, transfer.targets, list(transfer.kinds())
+    order = {method: number for number, method in enumerate(source.methods(reference))}
+    places = sorted(source.rows, key=lambda place: (order[place[0]], place[1] or 0))
+    means, intervals = [], []
+    for place in places:
+        cells = [mean_cell(group.rows[place], measure.name) for group in transfer.groups]
+        for _, own in kinds:
+            values = means_of_seeds([target.rows[place] for target in own], measure.name)
+            cells.append(_of_values(values if all(target.same_images for target in own) else None))
+        means.append((*_line(labels, place), *cells))
+        own_intervals = [one.intervals[measure.name].get(place) for one in found]
+        pairs = zip(transfer.groups, own_intervals, strict=True)
+        intervals.append((*_line(labels, place), *(interval_cell(group.rows[place], own) for group, own in pairs)))
+    names = {group.dataset: _drawn(group) for group in transfer.groups}
+    head = ("Method", "Shots", f"{names[source.dataset]}, the source", *(names[target.dataset] for target in targets))
+    mean_names = []
+    for drawn, own in kinds:
+        kind = f"{'phantom' if drawn else 'real'} " if len(kinds) > 1 or drawn else ""
+        mean_names.append(f"Mean of {len(own)} {kind}targets")
+    untrained = ", ".join(sorted(labels[method] for method in source.untrained))
+    trained = f"Trained on {names[source.dataset]} alone{f'; not trained at all: {untrained}' if untrained else ''}."
+    notes = tuple(_transfer_notes(transfer, labels))
+    title = f"{measure.title} of models trained on {names[source.dataset]}, on other datasets"
+    origin = tuple(facts([run for group in transfer.groups for run in group.runs], measure.name))
+    yield Sheet(
+        slug(source.title, "transfer", measure.name),
+        title,
+        (*head, *mean_names),
+        tuple(means),
+        (f"{SPREAD}; {measure.direction}. {trained}", *_mean_notes(transfer), *notes),
+        origin,
+    )
+    yield Sheet(
+        slug(source.title, "transfer", measure.name, "intervals"),
+        title + WITH_INTERVALS,
+        head,
+        tuple(intervals),
+        (f"{INTERVALS}; {measure.direction}.", *notes),
+        origin,
+        minor=True,
+    )
+
+
+def _drawn(group: Group) -> str:
+    """A dataset's name, which says if its images are drawn."""
+    return f"{group.title} (phantom)" if group.is_phantom and "phantom" not in group.title else group.title
+
+
+def _mean_notes(transfer: Transfer) -> Iterator[str]:
+    for drawn, targets in transfer.kinds():
+        yield (
+            f"Mean of the {'drawn' if drawn else 'real'} targets ({', '.join(target.title for target in targets)}): of "
+            "each seed, then over the seeds; missing where one of the targets is, or lacks seeds."
+        )
+    unknown = [target.title for target in transfer.targets if not target.runs]
+    if unknown and len(unknown) < len(transfer.targets):
+        yield f"Whether the images of {', '.join(unknown)} are drawn is not known yet: it counts with both kinds."
+
+
+def _transfer_notes(transfer: Transfer, labels: Labels) -> Iterator[str]:
+    sizes = []
+    for group in transfer.groups:
+        images = " or ".join(map(str, sorted({run["n_test"] for run in group.runs}))) or "not known"
+        sizes.append(f"{_drawn(group)} {images}")
+    yield f"Test images: {'; '.join(sizes)}."
+    drawn = [group.title for group in transfer.groups if group.is_phantom]
+    real = [group.title for group in transfer.groups if group.runs and not group.is_phantom]
+    if drawn and real:
+        yield f"Drawn images (phantom): {', '.join(drawn)}. Real images: {', '.join(real)}."
+    yield from (f"{group.title}: {OTHER_IMAGES}" for group in transfer.groups if not group.same_images)
+    rows = [row for group in transfer.groups for row in group.rows.values()]
+    yield from dict.fromkeys(row.note for row in rows if row.note)
+    if any(row.runs and row.missing for row in rows):
+        yield "Cells that lack seeds name those that they have."
+    if transfer.untried:
+        names = ", ".join(f"{labels[method]} ({column(shots)})" for method, shots in transfer.untried)
+        yield f"Not evaluated on another dataset: {names}."
+
+
+# The reference against each other method.
+
+
+def compare_sheet(
+    group: Group, measure: Measure, found: Sequence[Comparison], labels: Labels, trainer: str
+) -> Sheet | str:
+    """The table; a sentence that says why nothing was compared, if nothing was."""
+    reference = reference_method(group, trainer)
+    if reference is None:
+        return f"Nothing is compared on {group.title}: {trainer}, the reference, was not run on it."
+    if not group.same_images:
+        tested: dict[str, set[str]] = {}
+        for (method, _), row in group.rows.items():
+            for run in row.runs.values():
+                tested.setdefault(str(run.get("test_hash")), set()).add(method.trainer)
+        images = "; ".join(
+            f"test_hash {short(key)}: {', '.join(sorted(names))}" for key, names in sorted(tested.items())
+        )
+        return f"Nothing is compared on {group.title}: not all runs were tested on the same images ({images})."
+    if not found:
+        return f"Nothing is compared on {group.title}: no other method has all its seeds where {labels[reference]} has."
+    exact = sum(one.mcnemar is not None for one in found)
+    if exact:
+        other = "" if measure.name == "accuracy" else " (of right and wrong, whatever is compared beside it)"
+        test = f"McNemar: exact test on the majority of the seeds{other}; Holm over its {exact} tests."
+    else:
+        test = "McNemar's test is not given: patients have several images, which it would take for independent."
+    notes = (
+        f"Differences in points (percent): the method less {labels[reference]}, each the mean over its seeds, on the "
+        f"same images; {measure.direction}. Interval and p-value: paired bootstrap over the images, "
+        f"{draws_for(len(found))} draws, patients whole where they are known. They speak of other images, not of other "
+        "trainings.",
+        f"Corrected: Holm, over the {found[0].n_comparisons} comparisons of this table; below {LEVEL:g} it is "
+        "significant.",
+        test,
+    )
+    head = ("Method", "Shots", "Difference", "95 % interval", "p", "p corrected", "Right alone (reference / it)",
+            "McNemar p", "McNemar corrected")  # fmt: skip
+    rows = []
+    for one in found:
+        known, mcnemar = one.found, one.mcnemar
+        figures = (
+            UNKNOWN if known is None else f"{100 * known.difference:+.1f}",
+            UNKNOWN if known is None or known.low is None or known.high is None
+            else f"[{100 * known.low:+.1f}, {100 * known.high:+.1f}]",
+            _p(known.p if known else None),
+            _p(one.p_corrected),
+            UNKNOWN if mcnemar is None else f"{mcnemar.only_a} / {mcnemar.only_b}",
+            _p(mcnemar.p if mcnemar else None),
+            _p(one.mcnemar_corrected),
+        )  # fmt: skip
+        rows.append((*_line(labels, one.place), *map(Shown, figures)))
+    title = f"{measure.title} on {group.title}: each method compared with {labels[reference]}"
+    return Sheet(
+        slug(group.title, "comparisons"), title, head, tuple(rows), notes, tuple(facts(group.runs, measure.name))
+    )
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return UNKNOWN
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def comparison_lines(
+    group: Group, measure: Measure, found: Sequence[Comparison], trainer: str
+) -> Iterator[dict[str, Any]]:
+    """The same as numbers (fractions), for a file; what is not known is empty."""
+    reference = reference_method(group, trainer)
+    if reference is None:
+        return
+    for one in found:
+        method, shots = one.place
+        known, test = one.found, one.mcnemar
+        yield {
+            "dataset": group.title,
+            "metric": measure.name,
+            "reference": " ".join(filter(None, (reference.trainer, reference.cfg, reference.tag))),
+            "trainer": method.trainer,
+            "cfg": method.cfg,
+            "overrides": method.tag,
+            "shots": shots,
+            "reference_value": known and known.reference,
+            "value": known and known.value,
+            "difference": known and known.difference,
+            "low": known and known.low,
+            "high": known and known.high,
+            "p": known and known.p,
+            "p_corrected": one.p_corrected,
+            "p_bonferroni": one.p_bonferroni,
+            "n_comparisons": one.n_comparisons,
+            "n_images": one.n_images,
+            "n_patients": one.n_patients,
+            "only_reference_right": test and test.only_a,
+            "only_method_right": test and test.only_b,
+            "mcnemar_p": test and test.p,
+            "mcnemar_p_corrected": one.mcnemar_corrected,
+        }
+
+
+# What a method costs: parameters, seconds, memory.
+
+
+def cost_sheet(group: Group, labels: Labels, reference: str) -> Sheet:
+    """One row for each method, at its largest number of shots: means over the seeds."""
+    lines = []
+    for method in group.methods(reference):
+        shots = max((shots for own, shots in group.rows if own == method), key=lambda number: number or 0)
+        runs = list(group.rows[method, shots].runs.values())
+        seconds = [mean_of(runs, "seconds", phase) for phase in ("train", "features", "test")]
+        counts = [mean_of(runs, key) for key in ("trained_parameters", "peak_memory_mb", "peak_gpu_memory_mb")]
+        parameters, *memory = [UNKNOWN if value is None else f"{value:,.0f}" for value in counts]
+        times = [UNKNOWN if value is None else f"{value:.2f}" for value in seconds]
+        lines.append((*_line(labels, (method, shots)), *map(Shown, (parameters, *times, *memory))))
+    machines = set()
+    for run in group.runs:
+        hardware = run.get("hardware", {})
+        names = dict.fromkeys(str(hardware.get(key, "?")) for key in ("device", "processor"))
+        machines.add(", ".join([*names, f"{hardware.get('threads', '?')} threads"]))
+    notes = [
+        "Means over the seeds, wall time. Training without the features of frozen towers, which are computed once and "
+        "may have come from a cache. Memory: the most that the process held, Python and PyTorch included.",
+        f"Computed on: {'; '.join(sorted(machines)) or 'nothing'}.",
+        *(["WARNING: not all on the same machine; do not compare times."] if len(machines) > 1 else []),
+    ]
+    return Sheet(
+        slug(group.title, "cost"),
+        f"Cost of the methods on {group.title}, at their largest number of shots",
+        ("Method", "Shots", "Trained parameters", "Training s", "Features s", "Test s", "Memory MiB", "GPU memory MiB"),
+        tuple(lines),
+        tuple(notes),
+        tuple(facts(group.runs)),
+        minor=True,
+    )
+
+
+def mean_of(runs: Iterable[dict[str, Any]], *path: str) -> float | None:
+    """The mean of a number below nested keys; None if a run lacks it."""
+    values = [_below(run, path) for run in runs]
+    return None if not values or None in values else statistics.fmean(map(float, values))
+
+
+def _below(run: Any, path: tuple[str, ...]) -> Any:
+    for key in path:
+        run = run.get(key) if isinstance(run, dict) else None
+    return run
+
+
+# Every cell as one line of numbers: what the tables show, unrounded, with the hashes that they come from.
+
+
+def cell_lines(one: Assessed, measure: Measure, source: str = "") -> Iterator[dict[str, Any]]:
+    """A line for each cell of a table, fractions in the place of percents; what is missing is empty.
+
+    Args:
+        one: the cells.
+        measure: of the table.
+        source: the dataset that was trained on, if it is not the one that was tested on. Such lines bear a `dataset`
+            of their own, "<source> to <target>", so that no other line is taken for one of them.
+    """
+    group = one.group
+    for (method, shots), row in group.rows.items():
+        runs, found = list(row.runs.values()), one.intervals[measure.name].get((method, shots))
+
+        def all_of(*path: str, runs: list[dict[str, Any]] = runs) -> str:
+            return " ".join(sorted({str(_below(run, path)) for run in runs}))
+
+        yield {
+            "dataset": f"{source} to {group.dataset}" if source else group.dataset,
+            "task": group.task,
+            "classes": group.subsample,
+            "trainer": method.trainer,
+            "cfg": method.cfg,
+            "overrides": method.tag,
+            "shots": shots,
+            "seeds": " ".join(map(str, sorted(row.runs))),
+            "missing_seeds": " ".join(map(str, row.missing)),
+            "note": row.note,
+            "metric": measure.name,
+            "mean": row.mean(measure.name),
+            "std": row.std(measure.name),
+            "low": found.low if found else None,
+            "high": found.high if found else None,
+            "mark": one.marks[measure.name].get((method, shots), ""),
+            "folder": row.folder.as_posix(),
+            "n_test": all_of("n_test"),
+            "is_phantom": all_of("is_phantom"),
+            "selection": all_of("selection"),
+            "split_hash": all_of("split_hash"),
+            "test_hash": all_of("test_hash"),
+            "config_hash": all_of("config_hash"),
+            "commit": all_of("git"),
+            "xcoop": all_of("versions", "xcoop"),
+            "torch": all_of("versions", "torch"),
+            "trained_parameters": mean_of(runs, "trained_parameters"),
+            "train_seconds": mean_of(runs, "seconds", "train"),
+            "peak_memory_mb": mean_of(runs, "peak_memory_mb"),
+            "peak_gpu_memory_mb": mean_of(runs, "peak_gpu_memory_mb"),
+            "source": source or group.dataset,
+            "target": group.dataset,
+        }

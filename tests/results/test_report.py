@@ -1,0 +1,266 @@
+"""`xcoop results`: what it writes and says, that nothing else changes; the page and its figures, safe and readable."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import re
+import statistics
+from pathlib import Path
+
+import pytest
+from browser import needs_browser, on_a_phone
+from html_page import Page
+from synthetic_runs import write_cell
+
+from xcoop.cli import main
+from xcoop.page import DRAWN
+from xcoop.results import report as reports
+from xcoop.results.benchmark import gather
+from xcoop.results.compare import measure
+from xcoop.results.figures import COLOURS, NEEDS, canvas, curve_of, style
+from xcoop.results.report import Report, Wanted, page, report
+
+# The command.
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("records")
+    for shots in (1, 2):
+        write_cell(out, "derm", "XCoOp", shots, {1: range(36), 2: range(35)})
+        write_cell(out, "derm", "CoOp", shots, {1: range(24), 2: range(26)})
+    return out
+
+
+@pytest.fixture
+def to(tmp_path: Path) -> Path:
+    return tmp_path / "to"
+
+
+def run(out: Path, *words: object) -> int:
+    return main(["results", str(out), "--seeds", "1 2", "--draws", "20", *map(str, words)])
+
+
+def state(folder: Path) -> dict[str, str]:
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_writes_page_tables_and_numbers_and_nothing_else(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name, good in (("XCoOp", 36), ("CoOp", 24)):
+        write_cell(tmp_path, "derm", name, 1, {1: range(good), 2: range(good + 1)})
+    before = state(tmp_path)
+    assert run(tmp_path, "--no-figures") == 0
+    after = state(tmp_path)
+    assert {name: after[name] for name in before} == before
+    new = after.keys() - before.keys()
+    assert {name.split("/")[0] for name in new} == {"results"}
+    assert {f"results/tables/derm-accuracy.{kind}" for kind in ("txt", "md", "tex", "csv")} <= new
+    assert {"results/benchmark.html", "results/cells.csv", "results/comparisons.csv"} <= new
+    shown = capsys.readouterr().out
+    assert "Accuracy on derm, by shots a class" in shown
+    assert "4 finished runs of 2 methods" in shown
+    assert run(tmp_path, "--no-figures") == 0  # its own folder is no dataset
+    assert state(tmp_path) == after
+
+
+def test_what_is_not_made_any_more_goes_and_what_somebody_changed_stays(records: Path, to: Path) -> None:
+    assert run(records, "--to", to, "--no-figures", "--metrics", "accuracy", "ece") == 0
+    tables = to / "tables"
+    (tables / "derm-ece.md").write_text("my own words")
+    (tables / "mine.md").write_text("mine")
+    assert run(records, "--to", to, "--no-figures", "--metrics", "accuracy") == 0
+    assert not (tables / "derm-ece.tex").exists()
+    assert (tables / "derm-ece.md").read_text() == "my own words"
+    assert (tables / "mine.md").exists()
+    assert (tables / "derm-accuracy.tex").exists()
+
+
+def test_a_list_cannot_name_files_elsewhere(records: Path, to: Path) -> None:
+    victim = to.parent / "victim.md"
+    victim.write_text("x")
+    to.mkdir()
+    (to / "files.json").write_text(json.dumps({"../victim.md": hashlib.sha256(b"x").hexdigest()}))
+    assert run(records, "--to", to, "--no-figures", "--metrics", "accuracy") == 0
+    assert victim.exists()
+
+
+@pytest.mark.parametrize("name", ["cells.csv", "tables/derm-accuracy.md", "benchmark.html", "files.json"])
+@pytest.mark.parametrize("link", [False, True])
+def test_files_of_somebody_else_are_not_replaced(
+    name: str, link: bool, records: Path, to: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine, path = to.parent / "mine", to / name
+    path.parent.mkdir(parents=True)
+    mine.write_text('{"a": "b"}')
+    path.symlink_to(mine) if link else path.write_text('{"a": "b"}')
+    words = ("--to", to, "--no-figures", "--metrics", "accuracy")
+    assert run(records, *words) == 2
+    assert str(path) in capsys.readouterr().err
+    assert path.read_text() == mine.read_text() == '{"a": "b"}'
+    assert len(state(to)) == 1
+
+
+def test_without_matplotlib_tables_still_come(
+    records: Path, to: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(reports, "can_draw", lambda: False)
+    assert run(records, "--to", to) == 0
+    assert NEEDS in capsys.readouterr().err
+    assert NEEDS in (to / "benchmark.html").read_text()
+    assert (to / "tables" / "derm-accuracy.md").is_file()
+    assert not (to / "figures").exists()
+
+
+def test_figures_are_written_beside_the_tables_and_another_reference_is_compared(
+    records: Path, to: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(records, "--to", to, "--metrics", "accuracy", "--reference", "CoOp") == 0
+    names = {path.name for path in (to / "figures").iterdir()}
+    assert names == {f"derm-{name}.{kind}" for name in ("accuracy-curve", "reliability") for kind in ("png", "pdf")}
+    assert "data:image/png;base64," in (to / "benchmark.html").read_text()
+    assert "each method compared with CoOp" in capsys.readouterr().out
+
+
+def test_damage_is_named_and_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    broken = write_cell(tmp_path, "derm", "CoOp", 1, {1: range(24), 2: range(26)}) / "seed1" / "results.json"
+    broken.write_text("{")
+    assert run(tmp_path, "--no-figures") == 1
+    assert f"damaged, counted as missing: {broken} is not valid JSON" in capsys.readouterr().err
+    assert str(broken) in (tmp_path / "results" / "benchmark.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--metrics", "acuracy"], "Did you mean 'accuracy'"),
+        (["--reference", "CoO"], "Did you mean 'CoOp'"),
+        (["--datasets", "dern"], "Did you mean 'derm'"),
+        (["--draws", "0"], "--draws 0: 1 or more"),
+        (["none"], "no output root"),
+    ],
+)
+def test_what_is_wrong_is_named(
+    records: Path, to: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    out = [] if words == ["none"] else [str(records)]
+    assert main(["results", *out, *words, "--to", str(to)]) == 2
+    assert said in capsys.readouterr().err
+    assert not to.exists()
+
+
+# The page and its figures.
+
+HOSTILE = "<script>alert(1)</script>\"onload='x' & http://evil.example $x^2$"
+MEASURES = (measure("accuracy"), measure("ece"))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs")
+    for place in range(5):
+        for number, method in enumerate(("CoOp", "CoCoOp", "XCoOp")):
+            for shots in (1, 2) if place == 0 else (2,):
+                good = 20 + 4 * number + (shots if place else 0)
+                write_cell(out, f"set-{place}", method, shots, {1: range(good), 2: range(good + 1)}, tag="tag-<b>&")
+    return out
+
+
+@pytest.fixture(scope="module")
+def made(root: Path) -> Report:
+    return report(gather(root, (1, 2)), Wanted(MEASURES, draws=20))
+
+
+@pytest.fixture(scope="module")
+def html(made: Report) -> str:
+    return page(made, [f"runs below {HOSTILE}"])
+
+
+def test_nothing_leads_outside_and_names_stay_text(html: str) -> None:
+    tags = Page(html).tags
+    assert not {tag for tag, _ in tags} & {"script", "iframe", "object", "form"}
+    links = [attrs[name] or "" for _, attrs in tags for name in ("href", "src") if name in attrs]
+    assert all(link.startswith(("#", "data:")) for link in links)
+    assert "http://" not in html.replace("http://evil.example", "")
+    assert "https:" not in html
+    assert "url(" not in html
+    assert "default-src 'none'" in html
+    assert "<script" not in html.lower()
+    assert "<b>&" not in html
+    assert "tag-&lt;b&gt;&amp;" in html
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;&#34;onload=&#39;x&#39; &amp; http" in html
+
+
+def test_the_structure_serves_keyboards_and_screen_readers(html: str) -> None:
+    tags = Page(html).tags
+    ids = [attrs["id"] for _, attrs in tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    targets = {str(attrs["href"])[1:] for _, attrs in tags if str(attrs.get("href", "")).startswith("#")}
+    assert targets <= set(ids)
+    levels = [int(tag[1]) for tag, _ in tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert all(after <= before + 1 for before, after in itertools.pairwise(levels))
+    assert all(attrs.get("scope") in ("col", "row") for tag, attrs in tags if tag == "th")
+    assert sum(tag == "table" for tag, _ in tags) == sum(tag == "caption" for tag, _ in tags) > 10
+    assert all(len(str(attrs.get("alt"))) > 40 for tag, attrs in tags if tag == "img")
+    assert DRAWN in html
+
+
+@needs_browser
+def test_a_phone_shows_the_whole_width(tmp_path: Path, html: str) -> None:
+    assert on_a_phone(html, tmp_path) == "360 over 0"
+
+
+def test_figures_say_what_they_show_and_are_files_with_their_fonts(made: Report) -> None:
+    drawings = {one.key: one for one in made.drawings}
+    curve = drawings["set-0-accuracy-curve"]
+    assert "CoOp (tag-<b>&) 51.2 at 1, 51.2 at 2" in curve.alt  # (20 + 21) / 2 of 40
+    assert "Bands: the spread over seeds" in curve.caption[0]
+    assert "the 95 % interval over the test images" in curve.caption[0]
+    assert "phantom" in " ".join(curve.origin)
+    assert "too sure" in drawings["set-0-reliability"].alt
+    assert drawings.keys() >= {"set-0-ece-curve", "set-4-reliability"}
+    for one in made.drawings:
+        assert one.png.startswith(b"\x89PNG")
+        assert one.pdf.startswith(b"%PDF")
+        assert b"/FontFile2" in one.pdf
+        assert b"/Type3" not in one.pdf
+        assert min(len(one.png), len(one.pdf)) > 5000
+
+
+def test_the_band_is_the_spread_over_seeds(root: Path) -> None:
+    (group,) = gather(root, (1, 2), ["set-0"]).groups
+    rows = {shots: row for (method, shots), row in group.rows.items() if method.trainer == "CoOp"}
+    means, spreads = curve_of(rows, "accuracy")
+    assert means == pytest.approx([51.25] * 2)
+    assert spreads == pytest.approx([100 * statistics.stdev([20 / 40, 21 / 40])] * 2)
+
+
+def test_five_datasets_have_a_critical_difference_and_fewer_say_why_not(root: Path, made: Report) -> None:
+    (ranks,) = [one for one in made.drawings if one.key.startswith("ranks")]
+    assert "XCoOp (tag-<b>&) 1.00; CoCoOp (tag-<b>&) 2.00; CoOp (tag-<b>&) 3.00" in ranks.alt
+    assert "rough approximations" in " ".join(ranks.caption)
+    found = report(gather(root, (1, 2), ["set-0", "set-1"]), Wanted(MEASURES, figures=False, draws=20))
+    (said,) = [part for part in found.sections[0].parts if isinstance(part, str)]
+    assert "at least 5 datasets" in said
+
+
+def test_the_same_records_give_the_same_files_whatever_others_set(root: Path, made: Report) -> None:
+    import matplotlib
+
+    with matplotlib.rc_context({"font.size": 33.0}):
+        again = report(gather(root, (1, 2), ["set-0"]), Wanted(MEASURES, draws=20))
+        with canvas(2, 2):
+            assert matplotlib.rcParams["font.size"] == 9.0
+        assert matplotlib.rcParams["font.size"] == 33.0
+    first = {one.key: one for one in made.drawings}
+    assert all(first[one.key].png == one.png and first[one.key].pdf == one.pdf for one in again.drawings)
+
+
+def test_lines_differ_without_colour() -> None:
+    looks = [style(place) for place in range(40)]
+    assert len({(look["marker"], str(look["linestyle"]), look["color"]) for look in looks}) == 40
+    assert len({look["marker"] for look in looks[:12]}) == 12
+    assert len(set(COLOURS)) == len(COLOURS)
