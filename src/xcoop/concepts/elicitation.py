@@ -64,26 +64,16 @@ class ElicitError(ValueError):
 
 
 class Query(BaseModel):
-    """What a bank is elicited for, and from whom.
-
-    Attributes:
-        dataset: registered name.
-        classes: in label order.
-        template: of the bank's sentences.
-        picture: what the images are, e.g. "a dermoscopic photo".
-        model: as the server knows it.
-        host: of the server.
-        concepts: to be named a class.
-    """
+    """What a bank is elicited for, and from whom."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
-    dataset: str
-    classes: tuple[str, ...]
-    template: str
-    picture: str
-    model: str
-    host: str
-    concepts: int
+    dataset: str  # registered name
+    classes: tuple[str, ...]  # in label order
+    template: str  # of the bank's sentences
+    picture: str  # what the images are, e.g. "a dermoscopic photo"
+    model: str  # as the server knows it
+    host: str  # of the server
+    concepts: int  # to be named a class
 
     def prompt(self, classes: Sequence[str] = ()) -> str:
         """The text that is sent; it asks for all classes, or for some of them."""
@@ -95,24 +85,15 @@ class Query(BaseModel):
 
 
 class Answer(BaseModel):
-    """One raw answer.
-
-    Attributes:
-        sample: which of the samples, from 1.
-        classes: that were asked for.
-        text: the answer as it came.
-        finish: why the model stopped, in the server's words.
-        served: the model that the server says it used.
-        time: UTC, ISO form.
-    """
+    """One raw answer."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-    sample: int
-    classes: tuple[str, ...]
-    text: str
-    finish: str
-    served: str
-    time: str
+    sample: int  # which of the samples, from 1
+    classes: tuple[str, ...]  # that were asked for
+    text: str  # as it came
+    finish: str  # why the model stopped, in the server's words
+    served: str  # the model that the server says it used
+    time: str  # UTC, ISO form
 
 
 def picture_of(template: str) -> str:
@@ -240,12 +221,7 @@ class Client:
 
 
 class Store:
-    """A file of answers.
-
-    Attributes:
-        query: that was asked.
-        answers: in the order in which they came.
-    """
+    """A file of answers, in the order in which they came."""
 
     def __init__(self, path: Path, query: Query, answers: Sequence[Answer] = ()) -> None:
         self.path = path
@@ -287,12 +263,7 @@ def read_store(path: Path) -> Store:
 
 @contextmanager
 def open_store(path: Path, query: Query, resume: bool) -> Iterator[Store]:
-    """The file of answers, to be added to; nobody else adds to it meanwhile.
-
-    Args:
-        path: made with the first answer if it is not there.
-        query: that is asked.
-        resume: go on with what is there; otherwise nothing may be there.
+    """The file of answers, to be added to; nobody else adds to it meanwhile. The first answer makes it.
 
     Raises:
         ElicitError: the file holds answers and is not to be resumed, belongs to another query, or is in use; nothing
@@ -388,17 +359,14 @@ class Tally:
 
 
 def ask_all(client: Client, store: Store, samples: int, tries: int, tally: Tally | None = None) -> Tally:
-    """Asks for every class so often, but for what the store has already.
+    """Asks for every class `samples` times, but for what the store has already; each answer goes into the store.
 
     Args:
         client: who is asked.
-        store: knows the query; gets each raw answer, of use or not.
+        store: knows the query.
         samples: usable answers wanted of each class.
         tries: answers until one is of use, at most.
-        tally: what is counted in.
-
-    Returns:
-        What happened.
+        tally: what is counted in, and returned.
 
     Raises:
         ElicitError: the server refuses, or cannot be reached.
@@ -541,14 +509,7 @@ def build(store: Store, threshold: float, most: int) -> tuple[dict[str, list[Ele
 
 
 def write_bank(path: Path, store: Store, chosen: Mapping[str, Sequence[Elected]], threshold: float) -> ConceptBank:
-    """Writes the bank, whole and loadable, or not at all.
-
-    Args:
-        path: of the YAML file; what is there is replaced.
-        store: the answers that were counted.
-        chosen: of `build`.
-        threshold: that was counted with.
-    """
+    """Writes the bank that `build` chose with this threshold, whole and loadable, or not at all."""
     query, prompt = store.query, store.query.prompt()
     date = max(answer.time for answer in store.answers)[:10]
     samples = max(answer.sample for answer in store.answers)

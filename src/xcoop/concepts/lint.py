@@ -19,22 +19,13 @@ SHORTEST_CITATION = 20  # characters
 
 @dataclass(frozen=True)
 class Finding:
-    """One fault of a bank.
+    """One fault of a bank."""
 
-    Attributes:
-        severity: `error`: the bank misleads or cannot be used; `warning`: it should be better; `note`: worth knowing.
-        rule: which rule found it.
-        bank: its name, or its file if it cannot be read.
-        classname: where, if it is in one class.
-        concept: where, if it is in one concept.
-        message: what is wrong.
-    """
-
-    severity: str
+    severity: str  # error: the bank misleads or cannot be used; warning: it should be better; note: worth knowing
     rule: str
-    bank: str
-    classname: str
-    concept: str
+    bank: str  # its name, or its file if it cannot be read
+    classname: str  # "" if it is in no single class
+    concept: str  # "" if it is in no single concept
     message: str
 
 

@@ -116,32 +116,18 @@ def of_csv(
 
 @dataclass(frozen=True)
 class Association:
-    """How much a concept value speaks for a class.
-
-    Attributes:
-        classname: the class.
-        concept: the concept, as its column is called.
-        value: the value.
-        own: images of the class that show the value.
-        own_total: images of the class in which the concept is known.
-        rest: images of all other classes that show it.
-        rest_total: images of all other classes in which the concept is known.
-        log_odds: L; above 0, the value speaks for the class.
-        error: its standard error.
-        low: the lower end of the interval.
-        high: the upper end.
-    """
+    """How much a concept value speaks for a class."""
 
     classname: str
-    concept: str
+    concept: str  # as its column is called
     value: str
-    own: int
-    own_total: int
-    rest: int
-    rest_total: int
-    log_odds: float
-    error: float
-    low: float
+    own: int  # images of the class that show the value
+    own_total: int  # images of the class in which the concept is known
+    rest: int  # images of all other classes that show it
+    rest_total: int  # images of all other classes in which the concept is known
+    log_odds: float  # L; above 0, the value speaks for the class
+    error: float  # its standard error
+    low: float  # of the interval
     high: float
 
 
@@ -233,21 +219,13 @@ def choose(associations: Sequence[Association], most: int) -> dict[str, list[Ass
 
 @dataclass(frozen=True)
 class Origin:
-    """What a mined bank says of itself.
+    """What a mined bank says of itself."""
 
-    Attributes:
-        name: of the bank.
-        dataset: for whose classes it is.
-        template: a sentence with `{class}` and `{concepts}`.
-        citation: whose labels were counted.
-        remark: what was counted, and how: the comment at the head of the file.
-    """
-
-    name: str
-    dataset: str
-    template: str
-    citation: str
-    remark: str
+    name: str  # of the bank
+    dataset: str  # for whose classes it is
+    template: str  # a sentence with `{class}` and `{concepts}`
+    citation: str  # whose labels were counted
+    remark: str  # what was counted, and how: the comment at the head of the file
 
 
 def write_bank(

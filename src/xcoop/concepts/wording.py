@@ -37,18 +37,12 @@ Table = Mapping[str, Mapping[str, str]]
 
 @dataclass(frozen=True)
 class Wording:
-    """What the values of some concept columns mean.
+    """What the values of some concept columns mean."""
 
-    Attributes:
-        absent: values that say that nothing is there.
-        merged: per column, the new value of each old one.
-        words: per column, the words for a value.
-        also: further words that banks use, and the values of each column that they mean; any of them.
-    """
-
-    absent: frozenset[str] = frozenset(NO)
-    merged: Table = field(default_factory=dict)
-    words: Table = field(default_factory=dict)
+    absent: frozenset[str] = frozenset(NO)  # values that say that nothing is there
+    merged: Table = field(default_factory=dict)  # per column, the new value of each old one
+    words: Table = field(default_factory=dict)  # per column, the words for a value
+    # Further words that banks use, and the values of each column that they mean; any of them.
     also: Mapping[str, Mapping[str, frozenset[str]]] = field(default_factory=dict)
 
     def values(self, raw: Mapping[str, str], mode: str) -> dict[str, str]:

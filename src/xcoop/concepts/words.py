@@ -33,22 +33,13 @@ Phrase = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Group:
-    """One reason why words are not visual.
+    """One reason why words are not visual."""
 
-    Attributes:
-        name: of the reason, e.g. `treatment`.
-        why: what such words speak of.
-        words: what is looked for.
-        exempt: phrases in which such a word is visible after all.
-        unless: words of a kind of picture to which the group does not apply; if there are any, the group applies only
-            where the kind of picture is known.
-    """
-
-    name: str
-    why: str
+    name: str  # of the reason, e.g. `treatment`
+    why: str  # what such words speak of
     words: tuple[Phrase, ...]
-    exempt: tuple[Phrase, ...] = ()
-    unless: tuple[Phrase, ...] = ()
+    exempt: tuple[Phrase, ...]  # in which such a word is visible after all
+    unless: tuple[Phrase, ...]  # of pictures to which it does not apply; with any, it needs to know the kind of picture
 
 
 @cache

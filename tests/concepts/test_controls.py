@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from xcoop.concepts import ConceptBank, clinical_sentences, load_bank
-from xcoop.concepts.bank import bank_names, same_name
-from xcoop.concepts.controls import KNOWLEDGE, plain_template, question, unrelated_to, words_around_class
+from xcoop.concepts.controls import plain_template, question, unrelated_to, words_around_class
 from xcoop.concepts.sentences import shares
 
 BANK = """
@@ -135,14 +134,3 @@ def test_an_unknown_kind_is_answered_with_the_nearest(bank: ConceptBank) -> None
 def test_a_name_that_is_too_long_is_named(bank: ConceptBank) -> None:
     with pytest.raises(ValueError, match=r"class 'cyst': its name is longer than the text context"):
         clinical_sentences(question(bank, "none", 1), "cyst", lambda _: False)
-
-
-@pytest.mark.parametrize("name", bank_names())
-@pytest.mark.parametrize("knowledge", KNOWLEDGE)
-def test_every_bank_can_be_questioned(name: str, knowledge: str) -> None:
-    bank = load_bank(name)
-    asked = question(bank, knowledge, 1)
-    assert (list(asked.classes), asked.sha256) == (list(bank.classes), bank.sha256)
-    for text in sentences(asked):
-        assert "{" not in text
-        assert any(same_name(classname) in same_name(text) for classname in bank.classes)
