@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -30,6 +31,23 @@ def test_syntax(script: Path) -> None:
 def test_no_sudo(script: Path) -> None:
     code = [line for line in script.read_text().splitlines() if not line.lstrip().startswith("#")]
     assert "sudo" not in "\n".join(code)
+
+
+def test_what_makes_an_environment_ready_is_what_setup_py_installs() -> None:
+    """A package that is asked for and not installed would make every fresh environment one that is never ready."""
+    other_names = {
+        **{"Pillow": "PIL", "clip-anytorch": "clip", "pyyaml": "yaml", "scikit-learn": "sklearn"},
+        **{"scikit-posthocs": "scikit_posthocs", "pytest-xdist": "xdist"},
+    }
+    setup = (REPOSITORY / "setup.py").read_text()
+    lists = {
+        key: re.findall(r'^ +"([\w-]+)', re.search(rf"{key}.*?\[\n(.*?)\n +\]", setup, re.DOTALL)[1], re.MULTILINE)
+        for key in ("install_requires=", '"test": ')
+    }
+    run, test = ({other_names.get(name, name) for name in names} for names in lists.values())
+    asked = re.findall(r'^needed \+?= "(.*)"\.split', (REPOSITORY / "scripts" / "env.sh").read_text(), re.MULTILINE)
+    assert sorted(" ".join(asked[:-1]).split()) == sorted(run)
+    assert set(asked[-1].split()) == {name for name in test if not name.startswith("types-")}
 
 
 def active() -> str:
