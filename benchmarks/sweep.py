@@ -26,12 +26,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from xcoop.results.record import read_run
-from xcoop.sweep.grid import Grid, jobs
-from xcoop.sweep.jobs import Job
-from xcoop.sweep.subprocess_run import TRAIN, environment
+from xcoop.sweep.grid import Grid
+from xcoop.sweep.jobs import Job, jobs
 from xcoop.utils.console import say
 
-SWEEP = ("-c", "import sys; sys.path[:] = [p for p in sys.path if p]; from xcoop.cli import main; sys.exit(main())")
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @dataclass
@@ -58,16 +57,16 @@ def cpu_seconds() -> float:
 def one_by_one(planned: Sequence[Job], *pairs: str) -> None:
     """Each run in a process of its own; `pairs` are further KEY VALUE pairs."""
     for job in planned:
-        command = [*TRAIN, *job.words, "FEATURES.CACHE", "False", *pairs]
-        subprocess.run(command, env=environment(), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
+        command = [sys.executable, str(ROOT / "train.py"), *job.words, "FEATURES.CACHE", "False", *pairs]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)  # noqa: S603
 
 
 def swept(args: argparse.Namespace, out: Path) -> None:
     """All of them through `xcoop sweep`, features computed anew."""
     words = [args.datasets, args.trainers, args.shots, args.seeds, "--out", str(out), "--data", args.data]
     words += ["--workers", str(args.workers)] if args.workers else []
-    command = [sys.executable, *SWEEP, "sweep", *words, "FEATURES.DIR", str(out / "features")]
-    subprocess.run(command, env=environment(), check=True, stdout=subprocess.DEVNULL)  # noqa: S603
+    command = [sys.executable, "-m", "xcoop.cli", "sweep", *words, "FEATURES.DIR", str(out / "features")]
+    subprocess.run(command, env=os.environ | {"PYTHONSAFEPATH": "1"}, check=True, stdout=subprocess.DEVNULL)  # noqa: S603
 
 
 def accuracies(planned: Sequence[Job]) -> list[float]:

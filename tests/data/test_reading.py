@@ -21,7 +21,7 @@ from xcoop.config.merge import merge_file
 from xcoop.data.about import read_about
 from xcoop.datasets.biomedcoop import read_splits
 from xcoop.results.record import read_run
-from xcoop.sweep.gridfile import read_grid_file
+from xcoop.sweep.grid import read_grid_file
 from xcoop.utils.reading import MOST_YAML, parse_json, parse_yaml, read_bytes, read_csv
 from xcoop.utils.suggest import SHOWN, shown
 

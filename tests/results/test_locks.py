@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from xcoop.cli import main
 from xcoop.config.defaults import get_cfg
 from xcoop.results.folder import LOCK, LOG, busy, locked, occupied
 from xcoop.results.record import Origin
-from xcoop.sweep.sequential import warn_without_locks
+from xcoop.sweep.display import Display
+from xcoop.sweep.launcher import launch, make_slots, warn_without_locks
 from xcoop.utils.console import BusyError
 from xcoop.utils.files import unguarded
 
@@ -76,25 +76,9 @@ def test_other_trouble_is_no_missing_lock(flock: Answers, tmp_path: Path) -> Non
     assert caught.value.filename == str(tmp_path / LOCK)
 
 
-def test_a_command_says_it_once(flock: Answers, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flock(errno.ENOLCK)
-    from xcoop.sweep import subprocess_run as child
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(child, "run", lambda *_: child.End(1, ("xcoop: planned",), 0.1))
-        assert main(["run", "phantom", "1", "CoOp", "--out", str(tmp_path), "--seeds", "1 2 3"]) == 1
-    told = capsys.readouterr()
-    assert told.err.count("lies on a disk without locks (No locks available)") == 1
-    assert f"xcoop: warning: {tmp_path} lies" in told.err
-    assert "Traceback" not in told.out + told.err
-
-
-def test_a_sweep_says_it_once(flock: Answers, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from xcoop.sweep.launch import launch
-    from xcoop.sweep.slots import make_slots
-
+def test_a_launcher_says_it_once(flock: Answers, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flock(errno.ENOTSUP)
-    assert launch([], make_slots(1, (), cores=1), str(tmp_path)) == 0
+    assert launch([], make_slots(1, (), cores=1), str(tmp_path), Display(0, 1, terminal=False)) == {}
     assert capsys.readouterr().err.count(f"xcoop: warning: {tmp_path} lies on a disk without locks") == 1
 
 

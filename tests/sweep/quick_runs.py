@@ -1,8 +1,10 @@
-"""Runs that take a second and compute a chain of hashes, with checkpoints; for tests of who runs what, and how often.
+"""Runs that take a moment and compute a chain of hashes, with checkpoints; for tests of who runs what, and how often.
 
-A job's words: the number of steps, seconds a step, and optionally what goes wrong: "error", "transient" (fails the
-first time), "die" (kills its process after each step), "hold" (goes on after HOLD steps only if it was interrupted),
-"fork" (has a child process that ought not to answer signals).
+A job's words: the number of steps, seconds a step, and optionally what goes wrong: "error" (for the user to put right),
+"fail", "transient" (fails the first time), "die" (kills its process), "die-once", "hold" (goes on after HOLD steps only
+if it was interrupted), "fork" (has a child process that ought not to answer signals).
+
+    quick_runs.py OUT     a launcher of its own process, of `thirty` runs on two workers
 """
 
 from __future__ import annotations
@@ -11,12 +13,13 @@ import hashlib
 import json
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 
 from xcoop.results.folder import BusyError, locked
 from xcoop.results.record import SCHEMA, checksum
-from xcoop.sweep.jobs import BUSY, FAILED, FINISHED, Job, Outcome
+from xcoop.sweep.jobs import BUSY, FAILED, FINISHED, FOUND, Job, Outcome
 from xcoop.utils.files import atomic_write_text, sha256_file
 
 HOLD = 3
@@ -33,18 +36,26 @@ def run(job: Job) -> Outcome:
     job.folder.mkdir(parents=True, exist_ok=True)
     try:
         with locked(job.folder):
-            note(job.folder, "begin", pid=os.getpid(), task=os.environ.get("SLURM_JOB_ID"))
+            if job.done():
+                return Outcome(FOUND)
+            gpu = os.environ.get("CUDA_VISIBLE_DEVICES")
+            note(job.folder, "begin", pid=os.getpid(), gpu=gpu, task=os.environ.get("SLURM_JOB_ID"))
+            first = len(events(job.folder, "begin")) == 1
             if trouble == "error":
                 return Outcome(FAILED, message="wrong from the start", again=False)
-            if trouble == "transient" and len(events(job.folder, "begin")) == 1:
-                return Outcome(FAILED, message="bad luck")
+            if trouble == "fail" or (trouble == "transient" and first):
+                return Outcome(FAILED, message=f"bad luck of {job.title}")
             if "fork" in trouble and os.fork() == 0:
                 time.sleep(5)
                 os._exit(0)
+            if trouble == "die" or (trouble == "die-once" and first):
+                time.sleep(seconds)
+                sys.stderr.write("its last words\n")
+                os.kill(os.getpid(), signal.SIGKILL)
             chain(job.folder, steps, seconds, trouble)
     except BusyError as error:
         return Outcome(BUSY, message=str(error))
-    return Outcome(FINISHED)
+    return Outcome(FINISHED, steps * seconds)
 
 
 def chain(folder: Path, steps: int, seconds: float, trouble: str = "") -> None:
@@ -58,8 +69,6 @@ def chain(folder: Path, steps: int, seconds: float, trouble: str = "") -> None:
         atomic_write_text(checkpoint, json.dumps([done, value]))
         while "hold" in trouble and done == HOLD and len(events(folder, "begin")) == 1:
             time.sleep(0.05)
-        if trouble == "die":
-            os.kill(os.getpid(), signal.SIGKILL)
     write_result(folder, value)
     note(folder, "end")
 
@@ -82,6 +91,7 @@ def result(folder: Path) -> str:
 
 def write_result(folder: Path, value: str) -> None:
     """A record that `read_run` takes for that of a run."""
+    folder.mkdir(parents=True, exist_ok=True)
     atomic_write_text(folder / "predictions.csv", value)
     record = {"schema": SCHEMA, "dataset": "none", "trainer": "Quick", "seed": 1, "metrics": {"chain": value},
               "config_hash": "none", "predictions_sha256": sha256_file(folder / "predictions.csv")}  # fmt: skip
@@ -98,3 +108,24 @@ def events(folder: Path, kind: str) -> list[dict[str, object]]:
     path = folder / "events"
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     return [event for event in map(json.loads, lines) if event["event"] == kind]
+
+
+BAD = {3: "fail", 11: "die", 20: "transient", 25: "die-once"}
+
+
+def thirty(out: Path) -> list[Job]:
+    return [make_job(out / "data/T/cfg", f"run{n}", 2, 0.03, BAD.get(n, "")) for n in range(30)]
+
+
+if __name__ == "__main__":
+    from xcoop.sweep.display import Display
+    from xcoop.sweep.launcher import launch, make_slots
+    from xcoop.utils.console import guarded
+
+    jobs, slots = thirty(Path(sys.argv[1])), make_slots(2, (), cores=2)
+
+    def command() -> int:
+        ends = launch(jobs, slots, sys.argv[1], Display(len(jobs), 2, terminal=False), run)
+        return int(any(end.state == FAILED for end in ends.values()))
+
+    sys.exit(guarded(command))

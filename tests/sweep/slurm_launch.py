@@ -7,11 +7,12 @@ from pathlib import Path
 
 import quick_runs
 
-from xcoop.sweep.slurm import Options, run_on_slurm
+from xcoop.sweep.slurm import run_on_slurm
+from xcoop.sweep.slurm_task import Options
 
 if __name__ == "__main__":
     out, count, steps, seconds = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])
     jobs = [quick_runs.make_job(out, f"run{number}", steps, seconds) for number in range(count)]
     options = Options(runs_per_task=2, minutes=5, gpus=0, cpus=1)
-    for job, outcome in run_on_slurm(jobs, out / ".sweep", options, run=quick_runs.run).items():
-        sys.stdout.write(f"{job.title} {outcome.state}\n")
+    for folder, outcome in run_on_slurm(jobs, out / ".sweep" / "slurm", options, run=quick_runs.run).items():
+        sys.stdout.write(f"{folder.name} {outcome.state}\n")

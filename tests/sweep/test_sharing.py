@@ -1,8 +1,9 @@
-"""What runs share is theirs to read; what one of them changes ends with it."""
+"""What runs share is theirs to read; what one changes ends with it: each is the run that train.py makes alone."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import random
@@ -13,12 +14,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_jobs
 import torch
 from yacs.config import CfgNode
 
 from xcoop.backbones import ImageFeatures, backbone_of, registry
-from xcoop.sweep.isolation import isolated
-from xcoop.sweep.subprocess_run import environment
+from xcoop.sweep.worker import isolated
 from xcoop.training import feature_cache
 from xcoop.training.feature_cache import shared_features
 from xcoop.utils import process_cache as sharing
@@ -161,7 +162,7 @@ def test_everything_is_put_back(crash: bool, tmp_path: Path) -> None:
 PEAKS = """
 import torch
 from xcoop.results.record import peak_memory_mb
-from xcoop.sweep.isolation import isolated
+from xcoop.sweep.worker import isolated
 with isolated():
     pass  # what the first one imports stays
 with isolated():
@@ -176,4 +177,28 @@ with isolated():
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux can")
 def test_a_run_records_its_own_peak_of_memory() -> None:
     """In a process of its own: what threads that have ended took before cannot be forgotten."""
-    subprocess.run([sys.executable, "-c", PEAKS], check=True, env=environment(), timeout=60)
+    subprocess.run([sys.executable, "-c", PEAKS], check=True, timeout=60)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a child that has run nothing is made by fork")
+@pytest.mark.usefixtures("tiny_environment")
+def test_runs_that_share_a_process_are_those_made_alone_byte_for_byte(
+    tiny_data: Path, tiny_weights_file: Path, tmp_path: Path
+) -> None:
+    words = [sys.executable, tiny_jobs.__file__, "identical", *map(str, (tiny_data, tiny_weights_file, tmp_path))]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert told.pop("bad-crash") == ["failed"]
+    assert len(told) == 7
+    assert all(one == ["finished"] for one in told.values()), told
+
+    logs = {title: (tmp_path / "shared" / title / "log.txt").read_text() for title in (*told, "bad-crash")}
+    assert "FloatingPointError" in logs["bad-crash"]
+    for title, log in logs.items():
+        assert log.count("** Config **") == 1, "each run has a log of its own"
+        assert f"shared/{title}\n" in log
+    records = [
+        json.loads((tmp_path / "shared" / title / "results.json").read_text()) for title in ("CoOp", "CoOp-again")
+    ]
+    assert records[0]["backbone_sha256"] == records[1]["backbone_sha256"]

@@ -15,17 +15,15 @@ from typing import Any
 
 import pytest
 import quick_runs
-import tiny_runs
+import tiny_jobs
 import torch
 from quick_runs import HOLD, events, expected, make_job, result
 from slurm_cluster import Cluster, NoClusterError, missing
 
 from xcoop.sweep.jobs import FINISHED, FOUND, Job
-from xcoop.sweep.slurm import Options, submitter, watch
-from xcoop.sweep.slurm_display import Display
-from xcoop.sweep.slurm_held import held
-from xcoop.sweep.slurm_launcher import DONE, LOST, Launcher, State
-from xcoop.sweep.slurm_ledger import Ledger
+from xcoop.sweep.slurm import DONE, LOST, Display, Launcher, State, in_queue, watch
+from xcoop.sweep.slurm_state import Ledger
+from xcoop.sweep.slurm_task import Options, submitter
 from xcoop.sweep.worker import Run
 
 HERE = Path(__file__).parent
@@ -121,7 +119,7 @@ def test_interrupted_tasks_go_on_where_they_were(cluster: Cluster, tmp_path: Pat
         check_once(tmp_path, name, 6)
         assert len(events(tmp_path / name, "begin")) == 2
     first, second = sweep.ledger.submissions()
-    assert [job.title for task in second.tasks for job in task] == ["killed"]
+    assert second.tasks == ((str(tmp_path / "killed"),),)
     assert (first.attempt, second.attempt) == (1, 2)
     assert [sweep.ledger.status(first, index).starts for index in range(3)] == [2, 2, 1]
     log = (sweep.ledger.logs(first) / f"{first.job}_1_0_log.out").read_text()
@@ -144,15 +142,15 @@ def test_killed_twice_is_listed_and_errors_are_not_repeated(cluster: Cluster, tm
 def test_a_real_run_that_gives_way_ends_in_the_same_weights(
     cluster: Cluster, tiny_weights_file: Path, tmp_path: Path
 ) -> None:
-    data, epochs = tiny_runs.draw(tmp_path / "pictures"), 60
+    data, epochs = tiny_jobs.draw(tmp_path / "pictures"), 60
     weights = {}
     for name in ("interrupted", "whole"):
-        job = tiny_runs.make_job(tmp_path / name, data, tiny_weights_file, epochs)
+        job = tiny_jobs.job("CoOp", data, tiny_weights_file, tmp_path / name, "OPTIM.MAX_EPOCH", epochs)
         path = job.folder / "prompt_learner"
         if name == "whole":
-            assert tiny_runs.run(job).state == FINISHED
+            assert tiny_jobs.run(job).state == FINISHED
         else:
-            sweep = Sweep(tmp_path, [job], run=tiny_runs.run)
+            sweep = Sweep(tmp_path, [job], run=tiny_jobs.run)
             wait(lambda path=path: (path / "model.pth.tar-5").exists())
             cluster.run("scancel", "--signal=USR2", sweep.job_id())
             assert sweep.end() == {job.title: State(DONE)}
@@ -201,14 +199,6 @@ def launch(out: Path, *words: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def _held_by(jobs: Sequence[Job], folder: Path, state: str) -> list[str]:
-    return [one.where for one in held(jobs, folder).values() if one.state == state]
-
-
-def _node(ledger: Ledger) -> str:
-    return ledger.status(ledger.submissions()[0], 0).node
-
-
 def test_launchers_that_die_or_are_two_submit_nothing_twice(cluster: Cluster, tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / ".sweep" / "slurm")
     launchers = [launch(tmp_path, 5, 10, 0.2) for _ in range(2)]
@@ -218,8 +208,10 @@ def test_launchers_that_die_or_are_two_submit_nothing_twice(cluster: Cluster, tm
         one.communicate()
     (submission,) = ledger.submissions()
     jobs = [make_job(tmp_path, f"run{number}") for number in range(6)]
-    assert _held_by(jobs[:1], ledger.folder, "running") == [f"Slurm job {submission.job}_0 on {_node(ledger)}"]
-    assert jobs[5] not in held(jobs, ledger.folder)  # nobody has it yet
+    held, ids = in_queue(jobs, ledger.folder)
+    assert held[jobs[0]] == State("running", f"Slurm job {submission.job}_0 on {ledger.status(submission, 0).node}")
+    assert jobs[5] not in held  # nobody has it yet
+    assert ids == {submission.job}
     again = launch(tmp_path, 6, 10, 0.2)  # one run more than before
     text, _ = again.communicate(timeout=240)
     assert again.returncode == 0
@@ -228,6 +220,6 @@ def test_launchers_that_die_or_are_two_submit_nothing_twice(cluster: Cluster, tm
     assert {state for _, state in ends} <= {FINISHED, FOUND}
     first, second = ledger.submissions()
     assert [len(task) for task in first.tasks] == [2, 2, 1]
-    assert [job.title for task in second.tasks for job in task] == ["run5"]
+    assert second.tasks == ((str(tmp_path / "run5"),),)
     for number in range(6):
         check_once(tmp_path, f"run{number}", 10)

@@ -12,10 +12,11 @@ from quick_runs import make_job, write_result
 
 from xcoop.results.folder import locked
 from xcoop.sweep.jobs import FAILED, Job, Outcome
-from xcoop.sweep.slurm_launcher import DONE, ELSEWHERE, LOST, QUEUED, RUNNING, Launcher, State, chunks
-from xcoop.sweep.slurm_ledger import Ledger, Status, Submission, read_status, write_status
-from xcoop.sweep.slurm_queue import Entry, Queue, QueueError
+from xcoop.sweep.slurm import DONE, ELSEWHERE, LOST, NEW, QUEUED, RUNNING, Launcher, State, chunks
+from xcoop.sweep.slurm_state import Entry, Ledger, Queue, QueueError, Status, Submission, read_status, write_status
 from xcoop.utils.console import UserError
+
+Tasks = Sequence[Sequence[Job]]
 
 
 class Cluster:
@@ -28,7 +29,7 @@ class Cluster:
         self.causes: dict[str, str] = {}
         self.down = False
 
-    def submit(self, submission: Submission, logs: Path, statuses: Sequence[Path]) -> str:
+    def submit(self, submission: Submission, tasks: Tasks, logs: Path, statuses: Sequence[Path]) -> str:
         assert logs.is_dir()
         number = str(100 + len(self.submissions))
         self.submissions.append(submission)
@@ -48,7 +49,7 @@ class Cluster:
         del self.queue[submission.name][index]
 
     def titles(self) -> list[list[list[str]]]:
-        return [[[job.title for job in task] for task in one.tasks] for one in self.submissions]
+        return [[[Path(run).name for run in task] for task in one.tasks] for one in self.submissions]
 
 
 @pytest.fixture
@@ -77,14 +78,9 @@ def at(out: Path, submission: Submission, job: Job, index: int = 0, **ends: Outc
     write_status(Ledger(out / "slurm").status_path(submission, index), Status(str(job.folder), folders, 1, "n"))
 
 
-def finish(job: Job) -> None:
-    job.folder.mkdir(parents=True, exist_ok=True)
-    write_result(job.folder, "x")
-
-
 def test_from_nothing_to_done(tmp_path: Path, cluster: Cluster) -> None:
     jobs = some(tmp_path, 3)
-    finish(jobs[1])
+    write_result(jobs[1].folder, "x")
     one = launcher(tmp_path, cluster, jobs)
     assert states(one) == [QUEUED, DONE, QUEUED]
     assert cluster.titles() == [[["run0", "run2"]]]
@@ -95,8 +91,8 @@ def test_from_nothing_to_done(tmp_path: Path, cluster: Cluster) -> None:
     assert states(one) == [RUNNING, DONE, QUEUED]
     cluster.run(cluster.submissions[0], state="PENDING", reason="BeginTime")  # requeued
     assert states(one) == [QUEUED, DONE, QUEUED]
-    finish(jobs[0])
-    finish(jobs[2])
+    write_result(jobs[0].folder, "x")
+    write_result(jobs[2].folder, "x")
     cluster.end(cluster.submissions[0])
     assert states(one) == [DONE, DONE, DONE]
     assert len(cluster.submissions) == 1
@@ -111,9 +107,9 @@ def test_a_second_launcher_attaches(tmp_path: Path, cluster: Cluster) -> None:
 
 
 def test_launchers_at_once_submit_each_run_once(tmp_path: Path, cluster: Cluster) -> None:
-    def slowly(submission: Submission, logs: Path, statuses: Sequence[Path]) -> str:
+    def slowly(submission: Submission, tasks: Tasks, logs: Path, statuses: Sequence[Path]) -> str:
         time.sleep(0.3)
-        return Cluster.submit(cluster, submission, logs, statuses)
+        return Cluster.submit(cluster, submission, tasks, logs, statuses)
 
     several = [launcher(tmp_path, cluster, some(tmp_path, 4)) for _ in range(4)]
     for one in several:
@@ -128,9 +124,9 @@ def test_launchers_at_once_submit_each_run_once(tmp_path: Path, cluster: Cluster
 
 @pytest.mark.parametrize("reached", [False, True], ids=["before sbatch", "after sbatch"])
 def test_launcher_that_died_while_submitting(tmp_path: Path, cluster: Cluster, reached: bool) -> None:
-    def die(submission: Submission, logs: Path, statuses: Sequence[Path]) -> str:
+    def die(submission: Submission, tasks: Tasks, logs: Path, statuses: Sequence[Path]) -> str:
         if reached:
-            Cluster.submit(cluster, submission, logs, statuses)
+            Cluster.submit(cluster, submission, tasks, logs, statuses)
         raise KeyboardInterrupt
 
     one = launcher(tmp_path, cluster, some(tmp_path, 1))
@@ -146,7 +142,7 @@ def test_launcher_that_died_while_submitting(tmp_path: Path, cluster: Cluster, r
 
 
 def test_refused_submission_leaves_nothing(tmp_path: Path, cluster: Cluster) -> None:
-    def refuse(submission: Submission, logs: Path, statuses: Sequence[Path]) -> str:
+    def refuse(submission: Submission, tasks: Tasks, logs: Path, statuses: Sequence[Path]) -> str:
         raise UserError("sbatch: error: invalid partition specified: gpus")
 
     one = launcher(tmp_path, cluster, some(tmp_path, 1))
@@ -161,7 +157,7 @@ def test_lost_runs_get_one_task_more_each(tmp_path: Path, cluster: Cluster) -> N
     one = launcher(tmp_path, cluster, jobs, size=3)
     one.look()
     first = cluster.submissions[0]
-    finish(jobs[0])
+    write_result(jobs[0].folder, "x")
     at(tmp_path, first, jobs[1])  # and run2 has not had its turn
     cluster.end(first)
     assert states(one) == [DONE, QUEUED, QUEUED]
@@ -184,7 +180,7 @@ def test_results_may_show_late(tmp_path: Path, cluster: Cluster) -> None:
     one.look()
     cluster.end(cluster.submissions[0])
     assert states(one) == [QUEUED]
-    finish(jobs[0])
+    write_result(jobs[0].folder, "x")
     assert states(one) == [DONE]
     assert len(cluster.submissions) == 1
 
@@ -206,7 +202,10 @@ def test_errors_of_a_run(tmp_path: Path, cluster: Cluster) -> None:
     ends = {"run0": Outcome(FAILED, message="no such file", again=False), "run1": Outcome(FAILED, message="bad luck")}
     at(tmp_path, cluster.submissions[0], jobs[1], **ends)
     cluster.end(cluster.submissions[0])
-    assert list(one.look().states.values()) == [State(LOST, "no such file"), State(QUEUED)]
+    assert [(state.name, state.message) for state in one.look().states.values()] == [
+        (LOST, "no such file"),
+        (QUEUED, ""),
+    ]
     at(tmp_path, cluster.submissions[1], jobs[1], run1=ends["run1"])
     cluster.end(cluster.submissions[1])
     assert list(one.look().states.values()) == [State(LOST, "no such file"), State(LOST, "bad luck")]
@@ -266,3 +265,25 @@ def test_damaged_notes_are_named(tmp_path: Path) -> None:
     (tmp_path / "0001_0.json").write_text('{"schema": 1}')
     with pytest.raises(ValueError, match=r"0001_0\.json is no status"):
         read_status(tmp_path / "0001_0.json")
+
+
+def test_each_run_is_with_the_task_that_has_it_last(tmp_path: Path, cluster: Cluster) -> None:
+    jobs = some(tmp_path, 6)
+    ledger = Ledger(tmp_path / "slurm")
+    ledger.confirm(ledger.announce(1, [[jobs[4]], [jobs[3]]]), "9")
+    first = ledger.confirm(ledger.announce(1, [jobs[:2], [jobs[2]], [jobs[3]]]), "10")
+    alone = ledger.announce(2, [[jobs[5]]])  # its launcher died before it could write the id down
+    write_status(ledger.status_path(first, 0), Status(str(jobs[1].folder), {}, 1, "node7"))
+    tasks = {0: Entry("10", "RUNNING"), 1: Entry("10", "PENDING", "Priority"), 2: Entry("10", "COMPLETING")}
+    cluster.queue = {first.name: tasks, alone.name: {0: Entry("12", "PENDING")}}
+    tally = launcher(tmp_path, cluster, jobs).see()
+    assert [(state.name, state.message) for state in tally.states.values()] == [
+        (QUEUED, "Slurm job 10_0 runs others before it"),
+        (RUNNING, "Slurm job 10_0 on node7"),
+        (QUEUED, "Slurm job 10_1 waits: Priority"),
+        (QUEUED, "Slurm job 10_2 runs others before it"),
+        (NEW, ""),  # nobody has it
+        (QUEUED, "Slurm job 12 waits: PENDING"),
+    ]
+    assert tally.ids == {"10", "12"}
+    assert cluster.submissions == []

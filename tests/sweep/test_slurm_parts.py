@@ -1,4 +1,4 @@
-"""Tasks, the reading of Slurm's answers, the options, and what is said if something is not installed."""
+"""Tasks, the reading of Slurm's answers, the options, `--dry-run`, and what is said if something is missing."""
 
 from __future__ import annotations
 
@@ -14,18 +14,30 @@ import pytest
 import quick_runs
 from quick_runs import events, make_job
 
-from xcoop.cli import parse
-from xcoop.commands import sweep_slurm
-from xcoop.sweep import slurm, slurm_queue
+from xcoop.cli import main, parse
+from xcoop.commands import sweep
+from xcoop.sweep import slurm_task
 from xcoop.sweep.jobs import FAILED, FINISHED, Job, Outcome
-from xcoop.sweep.slurm_display import Display
-from xcoop.sweep.slurm_launcher import LOST, QUEUED, State, Tally
-from xcoop.sweep.slurm_ledger import Status, read_status, write_status
-from xcoop.sweep.slurm_queue import Entry, QueueError, last_state, queued
-from xcoop.sweep.slurm_task import MOST_FRUITLESS, Task
+from xcoop.sweep.launcher import NOTES
+from xcoop.sweep.slurm import LOST, QUEUED, Display, State, Tally
+from xcoop.sweep.slurm_state import (
+    Entry,
+    Ledger,
+    QueueError,
+    Status,
+    largest_array,
+    last_state,
+    queued,
+    read_status,
+    write_status,
+)
+from xcoop.sweep.slurm_task import MOST_FRUITLESS, Options, Task, require_slurm, submitter
 from xcoop.utils.console import UserError
 
 needs_submitit = pytest.mark.skipif(importlib.util.find_spec("submitit") is None, reason="submitit is not installed")
+
+
+Program = Callable[[str, str], None]
 
 
 @pytest.fixture(autouse=True)
@@ -111,7 +123,7 @@ def test_status_round_trip(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Program:
     """`program(name, script)` puts a shell script on the PATH, before all others."""
     folder = tmp_path / "bin"
     folder.mkdir()
@@ -124,7 +136,7 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, s
     return make
 
 
-def test_queue_is_read(program: Callable[[str, str], None]) -> None:
+def test_queue_is_read(program: Program) -> None:
     lines = "12_0|RUNNING|xcoop-a|None\n12_10|PENDING|xcoop-a|Priority\n13|COMPLETING|xcoop-b|None\n"
     program("squeue", f"printf '{lines}'")
     assert queued({"xcoop-a", "xcoop-b"}) == {
@@ -137,7 +149,7 @@ def test_queue_is_read(program: Callable[[str, str], None]) -> None:
         queued({"xcoop-a"})
 
 
-def test_why_a_task_ended(program: Callable[[str, str], None]) -> None:
+def test_why_a_task_ended(program: Program) -> None:
     program("sacct", "echo 'CANCELLED by 1000'")
     program("scontrol", "echo 'JobId=7 ArrayTaskId=2 JobState=NODE_FAIL Reason=None'")
     assert last_state("5_2") == "CANCELLED"
@@ -145,76 +157,72 @@ def test_why_a_task_ended(program: Callable[[str, str], None]) -> None:
     assert last_state("5_2") == "NODE_FAIL"
     program("scontrol", "echo 'slurm_load_jobs error: Invalid job id specified' >&2; exit 1")
     assert last_state("5_2") == ""
-    assert slurm_queue.largest_array() == 1001
+    assert largest_array() == 1001
     program("scontrol", "echo 'MaxArraySize            = 64'")
-    assert slurm_queue.largest_array() == 64
+    assert largest_array() == 64
 
 
 # What is missing or wrong.
 
 
-def test_missing_parts_are_named(program: Callable[[str, str], None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_parts_are_named(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match=r"pip install 'xcoop\[slurm\]'"):
-        slurm.require_slurm()
+    with pytest.raises(UserError, match="needs submitit: pip install submitit"):
+        require_slurm()
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(UserError, match=r"missing: sbatch, squeue, scontrol, srun\. Run this on a login node"):
-        slurm.require_slurm()
+        require_slurm()
 
 
 def asked(*words: str) -> argparse.Namespace:
     return parse("sweep", ["phantom", *words])
 
 
-def test_options() -> None:
-    assert sweep_slurm.options(asked("--slurm")) == slurm.Options()
+def test_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(slurm_task, "require_slurm", lambda: None)
+    assert sweep.slurm_options(asked("--slurm")) == Options()
     words = ("--slurm", "--partition", "long", "--time", "90", "--gpus", "2", "--cpus", "8", "--runs-per-task", "3",
              "--array-parallelism", "5", "--slurm-option", "mem-per-cpu=4G", "--slurm-option", "exclusive")  # fmt: skip
     extra = (("mem_per_cpu", "4G"), ("exclusive", ""))
-    assert sweep_slurm.options(asked(*words)) == slurm.Options("long", 5, 3, 90, 2, 8, extra)
+    assert sweep.slurm_options(asked(*words)) == Options("long", 5, 3, 90, 2, 8, extra)
+    assert sweep.slurm_options(asked("--gpus", "0")) is None
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--time", "0"], "--time must be at least 1"),
-        (["--gpus", "0,1"], "how many a task gets"),
-        (["--slurm-option", "time=3"], "use --time"),
-        (["--slurm-option", "array=0-3"], "--array-parallelism"),
-        (["--slurm-option", "output=x"], "set by `xcoop sweep` itself"),
-        (["--slurm-option", "=x"], "KEY=VALUE"),
-        (["--workers", "2"], "--array-parallelism"),
+        (["--slurm", "--time", "0"], "--time must be at least 1"),
+        (["--slurm", "--gpus", "0,1"], "how many a task gets"),
+        (["--slurm", "--slurm-option", "time=3"], "use --time"),
+        (["--slurm", "--slurm-option", "array=0-3"], "--array-parallelism"),
+        (["--slurm", "--slurm-option", "output=x"], "set by `xcoop sweep` itself"),
+        (["--slurm", "--slurm-option", "=x"], "KEY=VALUE"),
+        (["--slurm", "--workers", "2"], "--array-parallelism"),
+        (["--partition", "long", "--detach"], "--detach, --partition is for a Slurm cluster"),
     ],
 )
 def test_wrong_options(words: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        sweep_slurm.options(asked("--slurm", *words))
-
-
-def test_options_without_slurm_are_refused() -> None:
-    with pytest.raises(UserError, match=r"--partition, --detach|--detach, --partition"):
-        sweep_slurm.check(asked("--partition", "long", "--detach"))
-    sweep_slurm.check(asked("--gpus", "0"))
+        sweep.slurm_options(asked(*words))
 
 
 def test_notice_fits_the_limit() -> None:
-    assert [slurm.Options(minutes=minutes).notice for minutes in (1, 4, 8, 240)] == [15, 60, 120, 120]
+    assert [Options(minutes=minutes).notice for minutes in (1, 4, 8, 240)] == [15, 60, 120, 120]
 
 
 @needs_submitit
-def test_what_sbatch_is_told(tmp_path: Path, program: Callable[[str, str], None]) -> None:
+def test_what_sbatch_is_told(tmp_path: Path, program: Program) -> None:
     """The script that submitit hands over; `sbatch` here only keeps it."""
-    from xcoop.sweep.slurm_ledger import Ledger
-
     program("srun", "")
     program("scontrol", "echo 'MaxArraySize = 3'")
     program("sbatch", f'cat "$1" > {tmp_path}/script; echo "Submitted batch job 42"')
     ledger = Ledger(tmp_path / "a b")
-    options = slurm.Options("long", 1, 2, 90, 2, 8, (("account", "lab"), ("signal", "USR2@300")))
-    submit = slurm.submitter(options)
-    made = ledger.announce(1, [[make_job(tmp_path, "a")], [make_job(tmp_path, "b")]])
-    assert submit(made, ledger.logs(made), [ledger.status_path(made, i) for i in range(2)]) == "42"
+    options = Options("long", 1, 2, 90, 2, 8, (("account", "lab"), ("signal", "USR2@300")))
+    submit = submitter(options)
+    tasks = [[make_job(tmp_path, name)] for name in "abc"]
+    made = ledger.announce(1, tasks[:2])
+    assert submit(made, tasks[:2], ledger.logs(made), [ledger.status_path(made, i) for i in range(2)]) == "42"
     script = (tmp_path / "script").read_text()
     for line in ("account=lab", "array=0-1%1", "cpus-per-task=8", "gpus-per-node=2", "partition=long", "requeue",
                  "time=90", "signal=USR2@300", f"job-name={made.name}"):  # fmt: skip
@@ -222,10 +230,10 @@ def test_what_sbatch_is_told(tmp_path: Path, program: Callable[[str, str], None]
     assert script.count("signal") == 1
     assert "--cpus-per-task=8" in script.partition("\nsrun ")[2]
     with pytest.raises(UserError, match=r"3 runs need --runs-per-task 2 or more"):
-        submit(ledger.announce(1, [[make_job(tmp_path, name)] for name in "abc"]), tmp_path, [tmp_path] * 3)
+        submit(ledger.announce(1, tasks), tasks, tmp_path, [tmp_path] * 3)
     program("sbatch", "echo 'sbatch: error: invalid partition specified: long' >&2; exit 1")
     with pytest.raises(UserError, match="invalid partition specified: long"):
-        submit(made, ledger.logs(made), [tmp_path, tmp_path])
+        submit(made, tasks[:2], ledger.logs(made), [tmp_path, tmp_path])
 
 
 def test_display_says_what_changed_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -243,3 +251,63 @@ def test_display_says_what_changed_once(tmp_path: Path, capsys: pytest.CaptureFi
     assert out.count("scontrol release 7\n") == 1
     assert out.count("Slurm does not answer (down)") == 1
     assert out.endswith("scancel 7 10\n")
+
+
+COMMAND = ("sweep", "phantom", "CoOp", "1", "1 2 3", "--dry-run")
+
+
+# `--slurm --dry-run` says which runs the queue has, and changes nothing; `squeue` is a script of the test.
+
+
+def submitted(out: Path) -> str:
+    """Two of three runs stand in the ledger; the name of the job."""
+    ledger = Ledger(out / NOTES / "slurm")
+    folder = out.absolute() / "phantom" / "CoOp" / "phantom_1shots"
+    jobs = [Job((), folder / f"seed{seed}", f"seed{seed}", "g") for seed in (1, 2)]
+    made = ledger.confirm(ledger.announce(1, [[job] for job in jobs]), "47")
+    write_status(ledger.status_path(made, 0), Status(str(jobs[0].folder), {}, 1, "node7"))
+    return made.name
+
+
+def test_a_dry_run_tells_and_leaves_everything(
+    program: Program, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurm_task, "require_slurm", lambda: None)
+    out = tmp_path / "out"
+    name = submitted(out)
+    program(
+        "squeue", f'[ "$3" = --name={name} ] && printf "47_0|RUNNING|{name}|None\\n47_1|PENDING|{name}|Resources\\n"'
+    )
+    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    assert main([*COMMAND, "--out", str(out), "--slurm"]) == 0
+    one, two, three, last = capsys.readouterr().out.splitlines()
+    assert one.startswith("running  phantom: CoOp phantom, 1 shots, seed 1  ")
+    assert one.endswith("seed1  (Slurm job 47_0 on node7)")
+    assert two.startswith("queued   phantom")
+    assert two.endswith("seed2  (Slurm job 47_1 waits: Resources)")
+    assert three.startswith("to do    phantom")
+    assert three.endswith("seed3")
+    assert last.startswith("3 runs: 0 done, 2 in the queue (Slurm jobs: 47), 1 to do.")
+    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert main([*COMMAND, "--out", str(out)]) == 0  # without --slurm nobody asks
+    assert capsys.readouterr().out.count("to do  ") == 3
+
+
+def test_a_dry_run_where_nothing_was_submitted(
+    program: Program, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurm_task, "require_slurm", lambda: None)
+    program("squeue", "exit 1")  # is not asked
+    assert main([*COMMAND, "--out", str(tmp_path / "out"), "--slurm"]) == 0
+    assert "3 runs: 0 done, 3 to do." in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_dry_run_while_slurm_is_down(
+    program: Program, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(slurm_task, "require_slurm", lambda: None)
+    submitted(tmp_path)
+    program("squeue", "echo nobody there >&2; exit 1")
+    assert main([*COMMAND, "--out", str(tmp_path), "--slurm"]) == 2
+    assert "Slurm does not answer: squeue: nobody there" in capsys.readouterr().err

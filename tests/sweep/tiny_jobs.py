@@ -1,9 +1,7 @@
-"""Jobs on the tiny dataset of the trainers' tests, and the programmes that run them.
+"""Trainings of a second on the tiny dataset of the trainers' tests, and the programmes that run them.
 
-    tiny_jobs.py --serve --journal F     a worker of the sweep, which knows the tiny dataset
-    tiny_jobs.py identical JOBS SHARED   see `test_identical.py`
-
-Run from a process whose path holds the folder of `tiny_run`.
+tiny_jobs.py launch DATA WEIGHTS OUT      a launcher of `five`, on two workers
+tiny_jobs.py identical DATA WEIGHTS OUT   runs `mixed` alone and together, see `test_sharing.py`
 """
 
 from __future__ import annotations
@@ -12,63 +10,77 @@ import json
 import os
 import sys
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import tiny_run  # registers the dataset
+sys.path.append(str(Path(__file__).parents[1] / "trainers"))
 
-from xcoop.sweep.jobs import FINISHED, Job, read_jobs
-from xcoop.sweep.worker import Runner, main
+import tiny_run  # registers its dataset
+
+from xcoop.sweep.jobs import FINISHED, Job, Outcome
+from xcoop.sweep.worker import Runner
+
+draw = tiny_run.draw
 
 
 def job(trainer: str, data: Path, weights: Path, folder: Path, *pairs: Any) -> Job:
-    """A job on the tiny dataset; its settings stand in a YAML file beside its folder."""
+    """A job; its settings stand in a YAML file beside its folder."""
     cfg = tiny_run.config(trainer, data, weights, folder, *pairs)
     folder.parent.mkdir(parents=True, exist_ok=True)
     path = folder.parent / f"{folder.name}.yaml"
     path.write_text(cfg.dump())
-    words = ("--config-file", str(path), "--trainer", trainer, "--output-dir", str(folder))
+    words = ("--config-file", str(path), "--trainer", trainer, "--output-dir", str(folder), "--seed", str(cfg.SEED))
     return Job(words, folder, folder.name, "tiny")
 
 
-def alone(one: Job) -> None:
-    """Runs a job as train.py does, in a child that has imported everything and run nothing."""
-    from xcoop.runs.train import main as train
-
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
-                code = train(list(one.words))
-        finally:
-            os._exit(code)
-    _, status = os.waitpid(child, 0)
-    assert status == 0, f"{one.title} failed alone"
+def run(one: Job) -> Outcome:
+    """Runs it with `train.py`'s own code."""
+    return Runner()(one)
 
 
-def identical(jobs: list[Job], shared: Path) -> dict[str, list[str]]:
-    """Runs good jobs alone, and then all together; the files in which both differ, and how each ended, by title."""
+def five(data: Path, weights: Path, out: Path) -> list[Job]:
+    """Two that take a while, and one among the others that diverges."""
+    jobs = []
+    for number in range(5):
+        epochs, rate = 150 if number < 2 else 10, 1e30 if number == 3 else 0.01
+        pairs = ("OPTIM.MAX_EPOCH", epochs, "OPTIM.LR", rate, "TRAIN.CHECKPOINT_FREQ", 10)
+        jobs.append(job("CoOp", data, weights, out / "data/T/cfg" / str(number), *pairs))
+    return jobs
+
+
+def mixed(data: Path, weights: Path, out: Path) -> list[Job]:
+    """What might get into each other's way in one process."""
+    tuned = ("TRAINER.XCOOP.TUNE_NORMS", True, "OPTIM.LR", 0.1)
+    wanted: list[tuple[Any, ...]] = [
+        ("tuned", "XCoOp", *tuned),  # changes the image tower of its backbone
+        *((name, name) for name in ("CoOp", "XCoOp", "CoCoOp", "ZeroshotCLIP")),
+        ("bad-crash", "XCoOp", *tuned, "OPTIM.LR", 1e30),  # changes it, and crashes half-way
+        ("CoOp-again", "CoOp", "SEED", 2),
+        ("augmented", "CoOp", "INPUT.TRANSFORMS", ["random_flip", "normalize"]),  # draws random numbers
+    ]
+    return [job(trainer, data, weights, out / name, *pairs) for name, trainer, *pairs in wanted]
+
+
+def identical(alone: list[Job], shared: list[Job]) -> dict[str, list[str]]:
+    """Runs jobs alone, and then all together; how each ended, and the files in which both differ, by title."""
     import torch.utils.tensorboard  # noqa: F401 - what a run imports, before any fork
 
-    import xcoop.results.record
-    import xcoop.sweep.isolation  # noqa: F401
+    import xcoop.results.record  # noqa: F401
+    from xcoop.runs.train import main as train
 
-    good = [one for one in jobs if not one.title.startswith("bad")]
-    for one in good:
-        alone(one)
-    runner, told = Runner(), {}
-    console = sys.stdout
+    console, told, runner = sys.stdout, {}, Runner()
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
-        for one in jobs:
-            folder = shared / one.folder.name
-            words = [str(folder) if word == str(one.folder) else word for word in one.words]
-            outcome = runner(replace(one, words=tuple(words), folder=folder))
+        for one in alone:  # in a child that has imported everything and run nothing
+            if (child := os.fork()) == 0:
+                os._exit(train(list(one.words)))
+            _, status = os.waitpid(child, 0)
+            assert (status == 0) == (one.title != "bad-crash"), f"{one.title} alone: {status}"
+        for one, other in zip(shared, alone, strict=True):
+            outcome = runner(one)
             assert sys.stdout is nowhere
             told[one.title] = [outcome.state]
             if outcome.state == FINISHED:
-                told[one.title] += differing(one.folder, folder)
+                told[one.title] += differing(one.folder, other.folder)
     sys.stdout = console
     return told
 
@@ -87,7 +99,12 @@ def differing(one: Path, two: Path) -> list[str]:
 
 
 if __name__ == "__main__":
+    data, weights, out = map(Path, sys.argv[2:])
     if sys.argv[1] == "identical":
-        sys.stdout.write(json.dumps(identical(read_jobs(Path(sys.argv[2])), Path(sys.argv[3]))) + "\n")
+        told = identical(mixed(data, weights, out / "alone"), mixed(data, weights, out / "shared"))
+        sys.stdout.write(json.dumps(told) + "\n")
     else:
-        sys.exit(main(sys.argv[1:]))
+        from xcoop.sweep.display import Display
+        from xcoop.sweep.launcher import launch, make_slots
+
+        launch(five(data, weights, out), make_slots(2, (), cores=2), str(out), Display(5, 2, terminal=False))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import time
 
 from xcoop.runs.plan import environment_defaults, make_plans
-from xcoop.utils.console import numbers
+from xcoop.utils.console import FAILED as EXIT_FAILED
+from xcoop.utils.console import numbers, say
 
 EPILOG = """\
 examples:
@@ -16,7 +19,8 @@ examples:
 
 environment (the options win): DATA, OUT, SEEDS.
 A finished seed is skipped, an interrupted one goes on, and nothing finished is overwritten. Runs with overrides go
-into folders of their own. Exit code 1: a seed failed (the others were run all the same).
+into folders of their own. Runs share processes, one a GPU or one for each group of cores, and what they load; what
+fails is tried once more in a fresh process. Exit code 1: a seed failed (the others were run all the same).
 """
 
 
@@ -39,9 +43,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs it; the exit code."""
-    from xcoop.sweep import sequential as runs
+    """Runs it; the exit code is 0 if every run is finished at the end.
 
+    Raises:
+        UserError: a name, key or value is wrong, or a finished run has other settings; nothing was started then.
+        ValueError: the record of a finished run is damaged.
+    """
     seeds = numbers(arguments.seeds, "SEEDS")
     plans = make_plans(arguments.words, arguments.data, arguments.out, seeds)
-    return runs.execute(plans, int(arguments.words[1]), seeds)
+
+    from xcoop.results.table import collect, render
+    from xcoop.sweep.display import Display
+    from xcoop.sweep.jobs import FAILED, training
+    from xcoop.sweep.launcher import launch, make_slots
+
+    start = time.monotonic()
+    jobs = [training(plan, seed) for plan in plans for seed in plan.seeds]
+    todo = [job for job in jobs if not job.done()]
+    display = Display(len(jobs), len(slots := make_slots(most=len(todo))), each=True)
+    try:
+        ends = launch(jobs, slots, arguments.out, display)
+    finally:
+        display.close()
+
+    folder, shots = plans[0].dataset_folder, int(arguments.words[1])
+    given = " ".join(map(str, seeds))
+    usual = environment_defaults()["seeds"].replace(",", " ").split() == given.split()
+    results = shlex.join(["xcoop", "results", arguments.out, *([] if usual else ["--seeds", given])])
+    minutes, rest = divmod(round(time.monotonic() - start), 60)
+    say(
+        "",
+        render(collect(folder, shots, seeds), folder.name),
+        f"Logs, predictions and checkpoints: {folder}",
+        f"This table as markdown, LaTeX, CSV or JSON: xcoop table {folder.name} {shots} --out {plans[0].out} "
+        "--format ...",
+        f"Tables, curves and comparisons of everything below {plans[0].out}: {results}",
+        f"{len(todo)} run{'' if len(todo) == 1 else 's'} in {minutes} min {rest} s.",
+    )
+    return EXIT_FAILED if any(end.state == FAILED for end in ends.values()) else 0

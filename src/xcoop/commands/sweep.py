@@ -1,20 +1,33 @@
-"""`xcoop sweep`: many runs, on all GPUs or cores, and what became of them."""
+"""`xcoop sweep`: many runs, on all GPUs or cores or on a Slurm cluster, and what became of them."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xcoop.commands import sweep_slurm
-from xcoop.runs.plan import environment_defaults
-from xcoop.utils.console import FAILED, UserError, say
+from xcoop.runs.plan import environment_defaults, split_words
+from xcoop.utils.console import FAILED as EXIT_FAILED
+from xcoop.utils.console import UserError, say
+from xcoop.utils.suggest import shown
 
 if TYPE_CHECKING:
     from xcoop.sweep.grid import Grid
     from xcoop.sweep.jobs import Job
-    from xcoop.sweep.slurm_held import Held
+    from xcoop.sweep.slurm_task import Options
+
+MINUTES, CPUS, RUNS = 240, 4, 8
+# Options of sbatch that a task needs from us, and what says them instead.
+OURS = {
+    "array": "--runs-per-task and --array-parallelism",
+    "cpus-per-task": "--cpus",
+    "gpus-per-node": "--gpus",
+    "partition": "--partition",
+    "time": "--time",
+    **dict.fromkeys(("job-name", "output", "error", "open-mode", "no-requeue", "wrap", "ntasks", "nodes", "chdir"), ""),
+}
 
 EPILOG = """\
 examples:
@@ -54,47 +67,115 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, help="processes (default: one a GPU, or as cores and memory allow)")
     parser.add_argument("--gpus", help="ids of the GPUs to use (default: all that are visible)")
     parser.add_argument("--dry-run", action="store_true", help="list the runs and what is done, and stop")
-    sweep_slurm.add(parser)
+    group = parser.add_argument_group("on a Slurm cluster (see docs/slurm.md)")
+    group.add_argument("--slurm", action="store_true", help="run as job arrays; needs submitit, and a login node")
+    group.add_argument("--detach", action="store_true", help="submit, and do not wait; the same command attaches later")
+    group.add_argument("--partition", help="default: the cluster's own")
+    group.add_argument("--time", type=int, metavar="MINUTES", help=f"limit of a task (default: {MINUTES})")
+    group.add_argument("--cpus", type=int, help=f"a task (default: {CPUS}); with --slurm, --gpus is a number, too, "
+                       "and 1 if not given")  # fmt: skip
+    group.add_argument("--runs-per-task", type=int, metavar="N", help=f"runs that share a process (default: {RUNS})")
+    group.add_argument("--array-parallelism", type=int, metavar="N", help="tasks at once (default: no limit)")
+    group.add_argument("--slurm-option", action="append", default=[], metavar="KEY=VALUE", help="any other option "
+                       "of sbatch, e.g. account=mylab, mem=32G, constraint=a100; may be repeated")  # fmt: skip
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs it; the exit code."""
-    from xcoop.sweep import grid as grids
+    """Runs it; the exit code is 0 if no run has failed."""
+    from xcoop.sweep import jobs as sweep
+    from xcoop.sweep.display import Display, summary
+    from xcoop.sweep.launcher import NOTES, launch, make_slots
 
-    sweep_slurm.check(arguments)
+    options = slurm_options(arguments)
     grid = read_grid(arguments)
-    found = grids.jobs(grid)
-    for note in grids.left_out(grid, found):
+    jobs = sweep.jobs(grid)
+    for note in sweep.left_out(grid):
         say(f"note: {note}")
+    ledger = Path(grid.out, NOTES, "slurm")
     if arguments.dry_run:
-        return _list(found, sweep_slurm.held_by_queue(found, grid.out) if arguments.slurm else {})
-    launch = sweep_slurm.execute if arguments.slurm else _run
-    return launch(found, arguments, grid.out)
+        return _list(jobs, ledger if options else None)
+
+    start, ends = time.monotonic(), {}
+    if options:
+        from xcoop.sweep.slurm import run_on_slurm
+
+        ends = run_on_slurm(jobs, ledger, options, arguments.detach)
+        if len(ends) == len(jobs):  # else nobody waits
+            say(*summary(jobs, ends, time.monotonic() - start, grid.out))
+    else:
+        gpus = None if arguments.gpus is None else words_of(arguments.gpus)
+        slots = make_slots(arguments.workers, gpus, most=sum(job.state() != sweep.DONE for job in jobs))
+        display = Display(len(jobs), len(slots))
+        try:
+            launch(jobs, slots, grid.out, display, ends=ends)
+        finally:
+            display.close()
+            say(*summary(jobs, ends, time.monotonic() - start, grid.out))
+    return EXIT_FAILED if any(end.state == sweep.FAILED for end in ends.values()) else 0
 
 
-def _run(found: Sequence[Job], arguments: argparse.Namespace, out: str) -> int:
-    from xcoop.sweep.launch import DONE, launch, state
-    from xcoop.sweep.slots import make_slots
-
-    gpus = None if arguments.gpus is None else words_of(arguments.gpus)
-    todo = sum(state(job) != DONE for job in found)
-    return FAILED if launch(found, make_slots(arguments.workers, gpus, most=todo), out) else 0
-
-
-def _list(found: Sequence[Job], held: Mapping[Job, Held]) -> int:
+def _list(jobs: Sequence[Job], ledger: Path | None) -> int:
     """Says of each run what is done, and which task of the cluster has it; the exit code."""
-    from xcoop.sweep.launch import DONE, state
+    from xcoop.sweep.jobs import DONE
 
-    states = [held[job].state if job in held else state(job) for job in found]
-    width = max(map(len, states), default=0)
-    notes = [f"  ({held[job].where})" if job in held else "" for job in found]
-    rows = zip(states, found, notes, strict=True)
-    say(*(f"{what:<{width}}  {job.title}  {job.folder}{note}" for what, job, note in rows))
-    done, ids = states.count(DONE), " ".join(sorted({one.job for one in held.values()}, key=int))
-    queue = f"{len(held)} in the queue (Slurm jobs: {ids}), " if held else ""
-    say(f"{len(found)} runs: {done} done, {queue}{len(found) - done - len(held)} to do. "
-        "Nothing was started (--dry-run).")  # fmt: skip
+    states = {job: (job.state(), "") for job in jobs}
+    ids: set[str] = set()
+    if ledger and ledger.is_dir():
+        from xcoop.sweep.slurm import in_queue
+
+        queued, ids = in_queue([job for job, (state, _) in states.items() if state != DONE], ledger)
+        states |= {job: (one.name, f"  ({one.message})") for job, one in queued.items()}
+    width = max((len(state) for state, _ in states.values()), default=0)
+    say(*(f"{state:<{width}}  {job.title}  {job.folder}{note}" for job, (state, note) in states.items()))
+    done, held = sum(state == DONE for state, _ in states.values()), sum(bool(note) for _, note in states.values())
+    queue = f"{held} in the queue (Slurm jobs: {' '.join(sorted(ids, key=int))}), " if held else ""
+    say(f"{len(jobs)} runs: {done} done, {queue}{len(jobs) - done - held} to do. Nothing was started (--dry-run).")
     return 0
+
+
+def slurm_options(arguments: argparse.Namespace) -> Options | None:
+    """What is asked of Slurm; None without --slurm.
+
+    Raises:
+        UserError: an option is wrong, or is for Slurm without --slurm; or something is missing.
+    """
+    names = ("detach", "partition", "time", "cpus", "runs_per_task", "array_parallelism", "slurm_option")
+    given = [f"--{name.replace('_', '-')}" for name in names if getattr(arguments, name) not in (None, False, [])]
+    if not arguments.slurm:
+        if given:
+            raise UserError(f"{', '.join(given)} is for a Slurm cluster: add --slurm")
+        return None
+    if arguments.workers is not None:
+        raise UserError("--workers is for this machine; with --slurm, --array-parallelism says how much runs at once")
+    for name in ("array_parallelism", "runs_per_task", "time", "cpus"):
+        if (value := getattr(arguments, name)) is not None and value < 1:
+            raise UserError(f"--{name.replace('_', '-')} must be at least 1, not {value}")
+    gpus = "1" if arguments.gpus is None else arguments.gpus
+    if not gpus.isdecimal():
+        raise UserError(f"--gpus: with --slurm, how many a task gets (0 for none), not {shown(gpus)}")
+    extra = []
+    for text in arguments.slurm_option:
+        key, _, value = text.partition("=")
+        key = key.lstrip("-").replace("_", "-")
+        if not key.replace("-", "").isalnum():
+            raise UserError(f"--slurm-option {text}: KEY=VALUE with a long option of sbatch, e.g. account=mylab")
+        if key in OURS:
+            instead = f"use {OURS[key]}" if OURS[key] else "it is set by `xcoop sweep` itself"
+            raise UserError(f"--slurm-option {text}: {instead}")
+        extra.append((key.replace("-", "_"), value))  # as submitit spells them, so that ours win over its own
+
+    from xcoop.sweep.slurm_task import Options, require_slurm
+
+    require_slurm()
+    return Options(
+        partition=arguments.partition,
+        parallelism=arguments.array_parallelism,
+        runs_per_task=arguments.runs_per_task or RUNS,
+        minutes=arguments.time or MINUTES,
+        gpus=int(gpus),
+        cpus=arguments.cpus or CPUS,
+        extra=tuple(extra),
+    )
 
 
 def read_grid(arguments: argparse.Namespace) -> Grid:
@@ -104,8 +185,7 @@ def read_grid(arguments: argparse.Namespace) -> Grid:
         UserError: a word, a name in the file, or a value is wrong.
     """
     from xcoop.config.merge import as_pairs
-    from xcoop.runs.plan import split_words
-    from xcoop.sweep.gridfile import make_grid, read_grid_file
+    from xcoop.sweep.grid import make_grid, read_grid_file
 
     names, pairs = split_words(arguments.words)
     if len(names) > 4:

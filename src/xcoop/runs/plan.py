@@ -5,18 +5,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xcoop.config.identity import settings
 from xcoop.config.merge import as_pairs, config_file, method_names
 from xcoop.utils.console import UserError
 from xcoop.utils.suggest import shown, unknown
+
+if TYPE_CHECKING:
+    from yacs.config import CfgNode
 
 DEFAULT_TRAINER = "XCoOp"
 DEFAULT_CFG = "vit_b16"
@@ -30,7 +35,7 @@ TAKEN = {
     "TRAINER.NAME": "the trainer is the third argument",
 }
 KEY = re.compile(r"[A-Z0-9_]+(\.[A-Z0-9_]+)+|OUTPUT_DIR|RESUME|SEED|USE_CUDA|VERBOSE")
-LONGEST_TAG = 120
+LONGEST_TAG = 120  # characters of a folder's name
 
 
 @dataclass(frozen=True)
@@ -80,8 +85,8 @@ class Plan:
         shots = [] if self.shots is None else [amount, f"seed {seed}"]
         return ", ".join([f"{self.trainer} {Path(self.cfg).stem}", *filter(None, [self.tag]), *shots])
 
-    def words(self, seed: int, pairs: Sequence[str] | None = None, folder: Path | None = None) -> list[str]:
-        """The arguments of `train.py` for one seed."""
+    def words(self, seed: int, folder: Path | None = None) -> list[str]:
+        """The arguments of `train.py` for one seed; `folder` is where its results go, if not in `seed_folder`."""
         flags = {
             "--root": str(Path(self.data).expanduser().absolute()),
             "--seed": str(seed),
@@ -91,45 +96,54 @@ class Plan:
             "--output-dir": str(folder or self.seed_folder(seed)),
         }
         shots = [] if self.shots is None else ["DATASET.NUM_SHOTS", str(self.shots)]
-        return [word for flag in flags.items() for word in flag] + shots + list(self.pairs if pairs is None else pairs)
+        return [word for flag in flags.items() for word in flag] + shots + list(self.pairs)
 
-    def config(self, seed: int, pairs: Sequence[str] | None = None, folder: Path | None = None) -> Any:
-        """The merged config of one seed."""
+    @cached_property
+    def merged(self) -> CfgNode:
+        """The config of the first seed, frozen, but for its folder: that is not known before the config is."""
         from xcoop.runs import train
 
-        return train.merged(train.parser().parse_intermixed_args(self.words(seed, pairs, folder)))
+        return train.merged(train.parser().parse_intermixed_args(self.words(self.seeds[0], Path(self.out))))
+
+    def config(self, seed: int, folder: Path | None = None) -> CfgNode:
+        """The merged config of one seed, frozen."""
+        cfg = self.merged.clone()
+        cfg.defrost()
+        cfg.SEED, cfg.OUTPUT_DIR = seed, str(folder or self.seed_folder(seed))
+        cfg.freeze()
+        return cfg
 
     @cached_property
     def tag(self) -> str:
         """The overrides that change the result, as a part of a folder's name; "" if there are none."""
         if not self.pairs:
             return ""
-        somewhere = Path(self.out)  # the folder is no part of the settings, and it is not known yet
-        plain = settings(self.config(self.seeds[0], (), somewhere))
-        return override_tag(plain, settings(self.config(self.seeds[0], self.pairs, somewhere)))
+        return override_tag(settings(replace(self, pairs=()).merged), settings(self.merged))
 
 
 def override_tag(plain: Mapping[str, Any], changed: Mapping[str, Any]) -> str:
     """A folder name's part that tells what differs, e.g. `n_ctx-8_lr-0.01`; "" if nothing does.
 
+    Of more than `LONGEST_TAG` characters only the first differences are told; a hash of all stands for the rest.
+
     Args:
         plain: the settings without overrides, by dotted key.
         changed: the settings with them.
-
-    Raises:
-        UserError: it would be too long for a folder's name.
     """
     leaves = [key.rpartition(".")[2] for key in plain]
+    differing = {key: changed[key] for key in sorted(changed) if changed[key] != plain.get(key)}
     parts = []
-    for key in sorted(key for key in changed if changed[key] != plain.get(key)):
+    for key, value in differing.items():
         path = key.split(".")
         name = path[-1] if leaves.count(path[-1]) == 1 else "_".join(path[-2:])
-        value = re.sub(r"[^A-Za-z0-9.+-]+", "-", str(changed[key])).strip("-") or "none"
-        parts.append(f"{name}-{value}".lower())
-    tag = "_".join(parts)
-    if len(tag) > LONGEST_TAG:
-        raise UserError(f"too many overrides for a folder's name ({tag}); write them into a YAML file and name that")
-    return tag
+        spelled = re.sub(r"[^A-Za-z0-9.+-]+", "-", str(value)).strip("-") or "none"
+        parts.append(f"{name}-{spelled}".lower())
+    if len("_".join(parts)) <= LONGEST_TAG:
+        return "_".join(parts)
+    digest = hashlib.sha256(json.dumps(differing, sort_keys=True, default=str).encode()).hexdigest()[:12]
+    while parts and len("_".join([*parts, digest])) > LONGEST_TAG:
+        parts.pop()
+    return "_".join([*parts, digest])
 
 
 def make_plans(words: Sequence[str], data: str, out: str, seeds: Sequence[int]) -> list[Plan]:

@@ -59,31 +59,38 @@ def parser() -> Parser:
     return flags
 
 
-def run(args: argparse.Namespace, words: Sequence[str], once: bool = False) -> int:
+def run(args: argparse.Namespace, words: Sequence[str], cfg: CfgNode | None = None, once: bool = False) -> int:
     """Does what the arguments say.
 
     Args:
         args: of `parser`.
         words: what they were read from.
+        cfg: what `merged` makes of them, if that is known already.
         once: whether a run that is finished is left alone, instead of being evaluated again.
 
     Raises:
         FinishedError: it is, and was.
         UserError: names, keys, types or folders are wrong; nothing was written then.
     """
-    cfg = merged(args)
+    cfg = cfg or merged(args)
+    evaluated_from = None  # of a run that trains, or whose method has nothing to train
     if args.eval_only:
+        from xcoop.config.plugins import trains
+        from xcoop.results.record import UNTRAINED
+
         _check_weights(args)
+        evaluated_from = args.model_dir or (UNTRAINED if trains(cfg.TRAINER.NAME) else None)
+        if args.model_dir:
+            cfg = _in_order(cfg, Path(args.model_dir))
+    from xcoop.results.folder import check_resumed, occupied
     from xcoop.results.record import Origin
 
     origin = Origin(
         cfg=Path(args.config_file).stem or None,
         command=shlex.join(["train.py", *words]),
-        evaluated_from=_evaluated_from(args, cfg),
+        evaluated_from=evaluated_from,
         load_epoch=args.load_epoch if args.eval_only else None,
     )
-    from xcoop.results.folder import check_resumed, occupied
-
     if not args.eval_only:
         check_resumed(cfg)
     with occupied(Path(cfg.OUTPUT_DIR), cfg, origin, once):
@@ -91,52 +98,23 @@ def run(args: argparse.Namespace, words: Sequence[str], once: bool = False) -> i
     return 0
 
 
-def _evaluated_from(args: argparse.Namespace, cfg: CfgNode) -> str | None:
-    """Whose weights are evaluated; None for a run that trains, or whose method has nothing to train."""
-    from xcoop.config.plugins import trains
-    from xcoop.results.record import UNTRAINED
-
-    if not args.eval_only:
-        return None
-    return args.model_dir or (UNTRAINED if trains(cfg.TRAINER.NAME) else None)
-
-
 def merged(args: argparse.Namespace) -> CfgNode:
     """The frozen config of a run: defaults <- dataset file <- method file <- flags <- KEY VALUE pairs."""
     from xcoop.config.defaults import get_cfg
-    from xcoop.config.merge import config_file, merge_file, merge_pairs
+    from xcoop.config.merge import SUFFIXES, config_file, merge_file, merge_pairs, method_files
 
     cfg = get_cfg()
     if args.dataset_config_file:
         merge_file(cfg, config_file(args.dataset_config_file))
     if args.config_file:
-        for path in _method_files(args.config_file, args.trainer):
+        if args.trainer:
+            check_trainer(args.trainer)
+        elif Path(args.config_file).suffix not in SUFFIXES:
+            name = args.config_file
+            raise UserError(f"--config-file {name}: a short name needs --trainer; or give the path of the YAML file")
+        for path in method_files(args.config_file, args.trainer):
             merge_file(cfg, path)
-    _apply_flags(cfg, args)
-    merge_pairs(cfg, args.opts)
-    if cfg.DATASET.PATH:  # saved as it is meant here: a later process may run elsewhere
-        cfg.DATASET.PATH = os.path.abspath(os.path.expanduser(cfg.DATASET.PATH))
-    if args.eval_only and args.model_dir and cfg.OUTPUT_DIR == DEFAULT_OUTPUT:
-        cfg.OUTPUT_DIR = _evaluation_folder(args, cfg)
-    check_values(cfg)
-    if args.eval_only and args.model_dir:
-        cfg.DATASET.CLASSES = _classes_in_order(cfg, Path(args.model_dir))
-    cfg.freeze()
-    return cfg
 
-
-def _method_files(name: str, trainer: str) -> list[Path]:
-    from xcoop.config.merge import SUFFIXES, method_files
-
-    if trainer:
-        check_trainer(trainer)
-    elif Path(name).suffix not in SUFFIXES:
-        raise UserError(f"--config-file {name}: a short name needs --trainer; or give the path of the YAML file")
-    return method_files(name, trainer)
-
-
-def _apply_flags(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Flags that were given go into the config, in place."""
     cfg.DATASET.ROOT = args.root or cfg.DATASET.ROOT
     cfg.OUTPUT_DIR = args.output_dir or cfg.OUTPUT_DIR
     cfg.RESUME = args.resume or cfg.RESUME
@@ -147,22 +125,35 @@ def _apply_flags(cfg: CfgNode, args: argparse.Namespace) -> None:
     cfg.TRAINER.NAME = args.trainer or cfg.TRAINER.NAME
     cfg.MODEL.BACKBONE.NAME = args.backbone or cfg.MODEL.BACKBONE.NAME
     cfg.MODEL.HEAD.NAME = args.head or cfg.MODEL.HEAD.NAME
+    merge_pairs(cfg, args.opts)
+
+    if cfg.DATASET.PATH:  # saved as it is meant here: a later process may run elsewhere
+        cfg.DATASET.PATH = os.path.abspath(os.path.expanduser(cfg.DATASET.PATH))
+    if args.eval_only and args.model_dir and cfg.OUTPUT_DIR == DEFAULT_OUTPUT:  # it goes below the run it evaluates
+        epoch = "" if args.load_epoch is None else f"_epoch{args.load_epoch}"
+        name = f"{cfg.DATASET.NAME}_{cfg.DATASET.SUBSAMPLE_CLASSES}{epoch}"
+        cfg.OUTPUT_DIR = str(Path(args.model_dir, "evaluation", name))
+    check_values(cfg)
+    cfg.freeze()
+    return cfg
 
 
-def _evaluation_folder(args: argparse.Namespace, cfg: CfgNode) -> str:
-    """Where an evaluation goes that was given no folder: below the run that it evaluates."""
-    epoch = "" if args.load_epoch is None else f"_epoch{args.load_epoch}"
-    return str(Path(args.model_dir, "evaluation", f"{cfg.DATASET.NAME}_{cfg.DATASET.SUBSAMPLE_CLASSES}{epoch}"))
+def _in_order(cfg: CfgNode, trained: Path) -> CfgNode:
+    """The config of an evaluation, with the classes of the run where the dataset has the same ones spelled otherwise.
 
-
-def _classes_in_order(cfg: CfgNode, trained: Path) -> list[str]:
-    """`DATASET.CLASSES` for an evaluation: the run's, if the dataset has the same ones in another order or spelling."""
+    "Otherwise" is another order, too: what was learned for the first class belongs to the first class.
+    """
     from xcoop.data.dataset import class_names, same_classes
     from xcoop.results.record import read_run
 
     own, of_run = class_names(cfg), (read_run(trained) or {}).get("classnames", ())
-    moved = own and list(own) != list(of_run) and same_classes(own, of_run)
-    return list(of_run) if moved else list(cfg.DATASET.CLASSES)
+    if not own or list(own) == list(of_run) or not same_classes(own, of_run):
+        return cfg
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.DATASET.CLASSES = list(of_run)
+    cfg.freeze()
+    return cfg
 
 
 def check_values(cfg: CfgNode) -> None:

@@ -1,4 +1,4 @@
-"""How far a sweep is: a bar on a terminal, plain lines in a log; and what failed, at the end."""
+"""How far runs are: a bar on a terminal, plain lines in a log; and what failed, at the end."""
 
 from __future__ import annotations
 
@@ -12,49 +12,65 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from xcoop.results.record import read_run
 from xcoop.sweep.jobs import FAILED, FINISHED, FOUND, Job, Outcome
-from xcoop.sweep.slots import Slot
+from xcoop.sweep.worker import Progress
 from xcoop.utils.console import say
 
 EVERY = 15.0  # seconds between plain lines
-UNKNOWN = "?"
 
 
 class Display:
-    """Shows a sweep.
+    """Shows runs.
 
     Args:
         total: how many runs there are.
         workers: how many may run at once.
+        each: say of each run when it is started, how far it is, and how well it did; else of all of them together.
         terminal: draw a bar; default: if the standard error is a terminal.
         clock: gives seconds.
     """
 
     def __init__(
-        self, total: int, workers: int, terminal: bool | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        total: int,
+        workers: int,
+        each: bool = False,
+        terminal: bool | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.total, self.workers, self.clock = total, workers, clock
-        self.done = self.found = self.failed = self.tries = 0
+        self.total, self.workers, self.each, self.clock = total, workers, each, clock
+        self.done = self.found = self.failed = 0
         self.running: dict[Path, tuple[Job, float, float]] = {}  # job, since, part
         self.seconds: defaultdict[str, list[float]] = defaultdict(list)  # of finished runs, by group
-        self.terminal = sys.stderr.isatty() if terminal is None else terminal
-        if self.terminal:
+        self.bar: tqdm | None = None
+        if sys.stderr.isatty() if terminal is None else terminal:
             tqdm.monitor_interval = 0  # no thread: workers may be forks of this process
-        self.bar = tqdm(total=total, bar_format="{percentage:3.0f}%|{bar}| {postfix}") if self.terminal else None
-        self.told = clock()
+            self.bar = tqdm(total=total, leave=not each, bar_format="{percentage:3.0f}%|{bar}| {postfix}")
+        self._told = clock()  # when it was last said how far all of them are
+        self._told_of: dict[Path, float] = {}  # when something was last said of a run
+        self._detail = self._error = ""
 
-    def started(self, job: Job, slot: Slot) -> None:
+    def started(self, job: Job) -> None:
         """A worker was given a job."""
         self.running[job.folder] = (job, self.clock(), 0.0)
+        self._told_of[job.folder] = self.clock()
+        if self.each and self.bar is None:
+            say(f"{job.title}: started")
 
-    def at(self, job: Job, part: float) -> None:
-        """A running job is so far, in [0, 1]."""
-        if job.folder in self.running:
-            self.running[job.folder] = (job, self.running[job.folder][1], part)
+    def at(self, job: Job, progress: Progress) -> None:
+        """A running job is so far."""
+        self.running[job.folder] = (job, self.running[job.folder][1], progress.part)
+        self._detail = f"; {progress.text}" if self.each else ""
+        if self.each and self.bar is None and self.clock() - self._told_of[job.folder] >= EVERY:
+            self._told_of[job.folder] = self.clock()
+            say(f"{job.title}: {progress.text}")
 
     def paused(self, job: Job) -> None:
         """Another launcher is at this job."""
         self.running.pop(job.folder, None)
+        if self.each:
+            self._say(f"{job.title}: another process is at it; left for the end")
 
     def again(self, job: Job, outcome: Outcome) -> None:
         """A job failed, and will be tried once more."""
@@ -69,17 +85,27 @@ class Display:
         self.failed += outcome.state == FAILED
         if outcome.state == FINISHED:
             self.seconds[job.group].append(outcome.seconds)
-        if outcome.state == FAILED:
+        if outcome.state == FAILED and self.each:
+            message = "(the same error)" if outcome.message == self._error else outcome.message
+            self._error = outcome.message
+            log = f" (log: {job.log})" if job.log.is_file() else ""
+            self._say(f"{job.title}: FAILED{log}", *(f"    {line}" for line in message.splitlines()))
+        elif outcome.state == FAILED:
             self._say(f"{job.title}: FAILED: {first_line(outcome.message)}")
+        elif outcome.state == FOUND and self.each:
+            self._say(f"{job.title}: finished before, in {job.folder}")
+        elif self.each and (record := read_run(job.folder)):
+            accuracy = 100 * record["metrics"]["accuracy"]
+            self._say(f"{job.title}: accuracy {accuracy:.1f}% ({outcome.seconds:.0f} s)")
         if self.bar is not None:
             self.bar.update()
 
     def tick(self) -> None:
         """Called often; shows what there is to show."""
         if self.bar is not None:
-            self.bar.set_postfix_str(self.state())
-        elif self.clock() - self.told >= EVERY:
-            self.told = self.clock()
+            self.bar.set_postfix_str(self.state() + (self._detail if self.running else ""))
+        elif not self.each and self.clock() - self._told >= EVERY:
+            self._told = self.clock()
             say(self.state())
 
     def state(self) -> str:
@@ -94,25 +120,22 @@ class Display:
         if not known:
             return None
         usual = statistics.fmean(known)
-        begun = sum(max(0.0, 1 - self._part(folder, usual)) for folder in self.running)
+        begun = 0.0  # runs' worth of work that is left of those in flight
+        for job, since, part in self.running.values():
+            own = statistics.fmean(self.seconds[job.group]) if self.seconds.get(job.group) else usual
+            begun += 1 - max(part, min(0.95, (self.clock() - since) / own if own else 0.0))
         rest = self.total - self.done - self.failed - len(self.running)
         return usual * (rest + begun) / max(1, min(self.workers, rest + len(self.running)))
-
-    def _part(self, folder: Path, usual: float) -> float:
-        job, since, part = self.running[folder]
-        own = statistics.fmean(self.seconds[job.group]) if self.seconds.get(job.group) else usual
-        return max(part, min(0.95, (self.clock() - since) / own if own else 0.0))
 
     def close(self) -> None:
         """Takes the bar away."""
         if self.bar is not None:
             self.bar.close()
 
-    def _say(self, line: str) -> None:
+    def _say(self, *lines: str) -> None:
         if self.bar is not None:
-            tqdm.write(line, file=sys.stdout)
-        else:
-            say(line)
+            self.bar.clear()
+        say(*lines)
 
 
 def summary(jobs: Sequence[Job], ends: Mapping[Path, Outcome], seconds: float, out: str) -> list[str]:
@@ -138,9 +161,9 @@ def first_line(message: str) -> str:
 
 
 def clock_time(seconds: float | None) -> str:
-    """Seconds as `42 s`, `3 min 5 s` or `2 h 10 min`."""
+    """Seconds as `42 s`, `3 min 5 s` or `2 h 10 min`; `?` for None."""
     if seconds is None:
-        return UNKNOWN
+        return "?"
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -1,31 +1,30 @@
-"""What a sweep runs: every combination of datasets, trainers, shots, seeds, configurations, keys and variants."""
+"""What a sweep is asked for: the axes on the command line and in a grid file, which are crossed; all of it checked."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xcoop.results.folder import check_free
-from xcoop.results.record import Origin
-from xcoop.runs.plan import ALL_SHOTS, TAKEN, Plan, plan_methods
-from xcoop.sweep.backbones import configurations
-from xcoop.sweep.jobs import Job
-from xcoop.sweep.transfer import (
-    BASE_TO_NEW,
-    CROSS,
-    FEW_SHOT,
-    FULL,
-    SETTINGS,
-    SUBSAMPLE,
-    evaluation_job,
-    evaluations,
-)
-from xcoop.sweep.variants import Variant, require_readers, spelled
-from xcoop.utils.console import UserError
-from xcoop.utils.suggest import unknown
+from xcoop.config.defaults import get_cfg
+from xcoop.config.identity import concerns, flatten
+from xcoop.config.merge import merge_pairs
+from xcoop.config.plugins import trainer_names
+from xcoop.runs.plan import KEY, TAKEN, shot_number
+from xcoop.utils.console import UserError, numbers
+from xcoop.utils.reading import read_yaml
+from xcoop.utils.suggest import shown, unknown
+
+FEW_SHOT, FULL, BASE_TO_NEW, CROSS = "few-shot", "full", "base-to-new", "cross"
+SETTINGS = (FEW_SHOT, FULL, BASE_TO_NEW, CROSS)
+SUBSAMPLE = "DATASET.SUBSAMPLE_CLASSES"
+VARIANTS = "variants"
+AXES = ("datasets", "trainers", "shots", "seeds", "cfgs", "backbones", "setting", "targets", VARIANTS)
+SHAPE = "`variants:` takes a list of mappings such as [{}, {TRAINER.XCOOP.LOCAL_WEIGHT: 0.0}]"
+
+Variant = tuple[tuple[str, str], ...]  # (KEY, value) each; () is the method as it is
 
 
 @dataclass(frozen=True)
@@ -60,105 +59,146 @@ class Grid:
     data: str = "data"
     out: str = "output"
 
+    def check(self) -> None:
+        """UserError for what is wrong in the grid itself."""
+        if self.setting not in SETTINGS:
+            raise UserError(unknown("setting", self.setting, SETTINGS))
+        if bool(self.targets) != (self.setting == CROSS):
+            raise UserError("--setting cross and --targets belong together: `--setting cross --targets <dataset,...>`")
+        for key, _ in (*self.keys, *itertools.chain(*self.variants)):
+            if key in TAKEN:
+                raise UserError(
+                    f"{key} is set by `xcoop sweep` itself (datasets, trainers, shots, seeds, --data, --out)"
+                )
+            if key == SUBSAMPLE and self.setting != FEW_SHOT:
+                raise UserError(f"{SUBSAMPLE} is set by --setting {self.setting} itself")
+        for name, values in (("datasets", self.datasets), ("trainers", self.trainers), ("seeds", self.seeds)):
+            if not values:
+                raise UserError(f"a sweep needs {name}: none are given")
+        if "all" in self.trainers and len(self.trainers) > 1:
+            raise UserError("trainers: `all` stands alone")
+        first: dict[str, str] = {}
+        for target in self.targets:
+            if (other := first.setdefault(Path(target).stem, target)) != target:
+                raise UserError(
+                    f"--targets: {other} and {target} would share the folder evaluation/{Path(target).stem}_all"
+                )
+        self._check_readers()
 
-def plans(grid: Grid) -> list[Plan]:
-    """The trainings of a grid, each folder once.
+    def _check_readers(self) -> None:
+        """UserError if a trainer would not see a key of a variant, and be run once more for nothing."""
+        nodes = get_cfg().TRAINER
+        for trainer in trainer_names() if "all" in self.trainers else self.trainers:
+            for variant in self.variants:
+                for key, _ in variant:
+                    if not concerns(key, trainer, nodes):
+                        raise UserError(
+                            f"the variant {spelled(variant)} changes nothing in {trainer}, which does not read {key}: "
+                            f"give {trainer} a grid of its own"
+                        )
+
+
+def read_grid_file(path: Path) -> dict[str, Any]:
+    """The content of a grid file: axes and config keys, each with a value or a list of them; `variants` are checked.
 
     Raises:
-        UserError: a name, key or value is wrong; everything is checked before anything is started.
+        UserError: there is no such file, it is no YAML, it has a name that is neither, or its variants are wrong; the
+            message names it.
     """
-    _check(grid)
-    shots = (ALL_SHOTS,) if grid.setting == FULL else grid.shots
-    found: dict[Path, Plan] = {}
-    of: dict[Path, Variant] = {}
-    crossed = itertools.product(grid.datasets, shots, grid.trainers, _crossed(grid), grid.variants)
-    for dataset, number, trainer, pairs, variant in crossed:
-        words = (*pairs, *itertools.chain(*variant))
-        for cfg, own in configurations(trainer, dataset, grid.cfgs, grid.backbones):
-            for plan in plan_methods(dataset, number, trainer, cfg, (*own, *words), grid.data, grid.out, grid.seeds):
-                _require_own_folder(plan.folder, found.setdefault(plan.folder, plan), plan)
-                _require_own_variant(plan, of.setdefault(plan.folder, variant), variant)
-    return list(found.values())
+    try:
+        tree = read_yaml(path)
+    except OSError as error:
+        raise UserError(f"--grid {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise UserError(f"--grid {error}") from error
+    if not isinstance(tree, dict):
+        raise UserError(f"--grid {path} must hold axes such as `datasets: [phantom]`, not a {type(tree).__name__}")
+    axes = {str(name): value for name, value in tree.items()}
+    for name, value in axes.items():
+        if name not in AXES and not KEY.fullmatch(name):
+            raise UserError(f"--grid {path}: {unknown('axis', name, AXES)} Config keys are written as A.B: [values].")
+        if name != VARIANTS and (value in (None, []) or (name in AXES and not str(value).strip())):
+            raise UserError(f"--grid {path}: {name} names none; leave it out, or name one")
+    if VARIANTS in axes:
+        axes[VARIANTS] = _read_variants(axes[VARIANTS], f"--grid {path}")
+        _require_apart(axes[VARIANTS], axes, f"--grid {path}")
+    return axes
 
 
-def jobs(grid: Grid) -> list[Job]:
-    """The runs of a grid: trainings, each followed by the evaluations that build on it.
+def make_grid(axes: Mapping[str, Any], data: str, out: str) -> Grid:
+    """The grid of these axes.
+
+    Args:
+        axes: of `AXES`, and config keys; each a value or a list of them; `variants` as `read_grid_file` gives them.
+        data: the data root.
+        out: the output root.
 
     Raises:
-        UserError: a name, key or value is wrong, class names do not match, or a folder holds a run with other
-            settings.
+        UserError: a number is none, no dataset is given, or a key stands in a variant and by itself.
     """
-    made = [(plan, plan.config(plan.seeds[0])) for plan in plans(grid)]
-    further = [evaluations(grid.setting, grid.targets, plan, cfg) for plan, cfg in made]
-    found = []
-    for (plan, cfg), others in zip(made, further, strict=True):
-        for seed in plan.seeds:
-            trained = _training(plan, cfg, seed)
-            found += [trained, *(evaluation_job(one, c, seed, trained, group_of(c)) for one, c in others)]
+    lists = {
+        name: tuple(map(str, value)) if isinstance(value, (list, tuple)) else (str(value),)
+        for name, value in axes.items()
+        if name != VARIANTS
+    }
+    variants = axes.get(VARIANTS, ((),))
+    _require_apart(variants, lists, "grid file and command line")
+    if not lists.get("datasets"):
+        raise UserError("no dataset is given: xcoop sweep <dataset[,dataset]>, or `datasets:` in the grid file")
+    given: dict[str, Any] = {name: values for name, values in lists.items() if name in AXES and values}
+    if "shots" in given:
+        given["shots"] = tuple(dict.fromkeys(shot_number(text) for text in given["shots"]))
+    if "seeds" in given:
+        given["seeds"] = tuple(numbers(" ".join(given["seeds"]), "seeds"))
+    if "setting" in given:
+        given["setting"] = given["setting"][0]
+    keys = tuple((name, values) for name, values in lists.items() if name not in AXES)
+    return Grid(**given, keys=keys, variants=variants, data=data, out=out)
+
+
+# The axis `variants:`: config keys that change together, one choice after the other, not crossed with each other.
+
+
+def _read_variants(value: Any, where: str) -> tuple[Variant, ...]:
+    if not isinstance(value, list) or not value:
+        raise UserError(f"{where}: {SHAPE}, not {shown(value)}")
+    found = tuple(_variant(one, f"{where}: variant {number}") for number, one in enumerate(value, 1))
+    for number, one in enumerate(found):
+        if one in found[:number]:
+            first = found.index(one) + 1
+            raise UserError(f"{where}: variants {first} and {number + 1} are the same ({spelled(one)}): keep one")
     return found
 
 
-def left_out(grid: Grid, found: Sequence[Job]) -> list[str]:
-    """What a reader must know that the jobs do not tell: methods without an evaluation on new classes."""
-    if grid.setting != BASE_TO_NEW:
-        return []
-    followed = {job.after for job in found}
-    alone = sorted({plan.trainer for plan in plans(grid) if plan.seed_folder(plan.seeds[0]) not in followed})
-    return [f"{name}: what it learns belongs to its classes, so it is not evaluated on new ones" for name in alone]
+def _variant(value: Any, where: str) -> Variant:
+    if not isinstance(value, dict):
+        raise UserError(f"{where}: {SHAPE}; this one is {shown(value)}")
+    defaults = get_cfg()
+    for key, setting in value.items():
+        if not KEY.fullmatch(str(key)):
+            near = unknown("key", str(key), flatten(defaults)).partition(" Known:")[0]
+            raise UserError(f"{where}: {near} Config keys are written as A.B: value.")
+        if setting is None or isinstance(setting, dict):
+            raise UserError(f"{where}: {key} takes one value, not {shown(setting)}")
+    pairs = tuple(sorted((str(key), str(setting)) for key, setting in value.items()))
+    try:
+        merge_pairs(defaults, list(itertools.chain(*pairs)))
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    return pairs
 
 
-def _require_own_folder(folder: Path, one: Plan, two: Plan) -> None:
-    """UserError if two plans would write into one folder, which only tells the names of their files."""
-    for a, b in ((one.dataset, two.dataset), (one.cfg, two.cfg)):
-        if a != b:
-            raise UserError(f"{a} and {b} would share the folder {folder}: give one of the files another name")
+def _require_apart(variants: Iterable[Variant], given: Iterable[str], where: str) -> None:
+    """UserError if a key belongs to a variant and is given by itself, too: which of the two were to win?"""
+    alone = set(given)
+    for key, value in itertools.chain(*variants):
+        if key in alone:
+            raise UserError(
+                f"{where}: {key} stands in a variant ({value}), and by itself, too; keep it in one place: in the "
+                "variants to change it with them alone, by itself to cross it with all of them"
+            )
 
 
-def _require_own_variant(plan: Plan, one: Variant, two: Variant) -> None:
-    """UserError if two variants make one run, e.g. since one of them sets a key to what it is anyway."""
-    if one != two:
-        raise UserError(
-            f"the variants {spelled(one)} and {spelled(two)} are the same run of {plan.trainer} ({plan.folder}): "
-            "leave one out"
-        )
-
-
-def _training(plan: Plan, cfg: Any, seed: int) -> Job:
-    folder = plan.seed_folder(seed)
-    check_free(folder, cfg, Origin())  # the seed is no part of what is compared
-    return Job(tuple(plan.words(seed)), folder, f"{Path(plan.dataset).stem}: {plan.title(seed)}", group_of(cfg))
-
-
-def group_of(cfg: Any) -> str:
-    """What runs must have in common to share what they load: backbone, dataset, input size."""
-    backbone, dataset = cfg.MODEL.BACKBONE, cfg.DATASET
-    parts = [backbone.NAME, backbone.get("PATH", ""), dataset.NAME, dataset.get("SET", ""), dataset.get("PATH", ""),
-             "x".join(map(str, cfg.INPUT.SIZE))]  # fmt: skip
-    return " ".join(str(part) for part in parts if part)
-
-
-def _check(grid: Grid) -> None:
-    """UserError for what is wrong in the grid itself."""
-    if grid.setting not in SETTINGS:
-        raise UserError(unknown("setting", grid.setting, SETTINGS))
-    if bool(grid.targets) != (grid.setting == CROSS):
-        raise UserError("--setting cross and --targets belong together: `--setting cross --targets <dataset,...>`")
-    for key in [key for key, _ in (*grid.keys, *itertools.chain(*grid.variants))]:
-        if key in TAKEN:
-            raise UserError(f"{key} is set by `xcoop sweep` itself (datasets, trainers, shots, seeds, --data, --out)")
-        if key == SUBSAMPLE and grid.setting != FEW_SHOT:
-            raise UserError(f"{SUBSAMPLE} is set by --setting {grid.setting} itself")
-    for name, values in (("datasets", grid.datasets), ("trainers", grid.trainers), ("seeds", grid.seeds)):
-        if not values:
-            raise UserError(f"a sweep needs {name}: none are given")
-    if "all" in grid.trainers and len(grid.trainers) > 1:
-        raise UserError("trainers: `all` stands alone")
-    require_readers(grid.variants, grid.trainers)
-
-
-def _crossed(grid: Grid) -> Iterator[tuple[str, ...]]:
-    """Every choice of values of the keys, as flat KEY VALUE pairs."""
-    fixed: Sequence[str] = (SUBSAMPLE, "base") if grid.setting == BASE_TO_NEW else ()
-    for values in itertools.product(*(values for _, values in grid.keys)):
-        names = (key for key, _ in grid.keys)
-        yield (*fixed, *(word for pair in zip(names, values, strict=True) for word in pair))
+def spelled(variant: Variant) -> str:
+    """A variant as it stands in a grid file."""
+    return "{" + ", ".join(f"{key}: {value}" for key, value in variant) + "}"

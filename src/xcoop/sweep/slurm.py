@@ -1,109 +1,270 @@
 """A sweep on a Slurm cluster, through submitit: arrays of tasks, each of which takes several runs of one group.
 
-Everything that a launcher needs to know lies below `<OUT>/.sweep/slurm` and in Slurm's queue, so it may be killed,
-and started again on any login node that sees the disk. submitit writes pickles into its folder of logs and reads them
-on the nodes; nothing here reads a pickle, not even to learn how a task ended.
+The launcher looks at what lies on disk and what Slurm has, submits what has to be, and keeps nothing to itself: it may
+be killed, and started again on any login node that sees the disk. The rules, for a run that is not done:
+
+* a task that waits or runs has it: nothing to do;
+* no task of this sweep has had it: submit it (what failed before this launcher started is tried anew);
+* its task has gone before its turn came: submit it;
+* its task has gone with it in flight, or it failed and may be tried again: submit it once more, in a task of its own;
+* that has gone, too, or the run failed for good, or somebody cancelled its task: it has failed.
+
+submitit writes pickles into its folder of logs and reads them on the nodes; nothing here reads a pickle, not even to
+learn how a task ended.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import shlex
-import shutil
+import sys
 import time
-from collections.abc import Sequence
-from contextlib import redirect_stderr
-from dataclasses import dataclass, replace
-from io import StringIO
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from xcoop.sweep import subprocess_run as child
-from xcoop.sweep.jobs import FAILED, FINISHED, FOUND, Job, Outcome
-from xcoop.sweep.sequential import terminable, warn_without_locks
-from xcoop.sweep.slots import THREADS
-from xcoop.sweep.slurm_display import Display
-from xcoop.sweep.slurm_launcher import DONE, LOST, Launcher, Submit, Tally
-from xcoop.sweep.slurm_ledger import Ledger, Submission
-from xcoop.sweep.slurm_queue import QueueError, largest_array
-from xcoop.sweep.slurm_task import Task
+from tqdm import tqdm
+
+from xcoop.results.folder import busy
+from xcoop.sweep.jobs import DONE, FAILED, FINISHED, FOUND, RUNNING, Job, Outcome
+from xcoop.sweep.launcher import terminable, warn_without_locks
+from xcoop.sweep.slurm_state import Entry, Ledger, Queue, QueueError, Submission, key, last_state, queued
+from xcoop.sweep.slurm_task import Options, Submit, require_slurm, submitter
 from xcoop.sweep.worker import Run
-from xcoop.utils.console import UserError
+from xcoop.utils.console import UserError, say
 
-if TYPE_CHECKING:
-    from submitit import SlurmExecutor
-
-COMMANDS = ("sbatch", "squeue", "scontrol", "srun")
-ENDLESS = 100_000  # time-outs that submitit may requeue a task after; the task itself knows when it does not help
 PAUSES = (2.0, 30.0)  # seconds between looks: after a change, and at most
+QUEUED, LOST, NEW, ELSEWHERE = "queued", "failed", "new", "elsewhere"  # besides DONE and RUNNING
+ATTEMPTS = 2
+GRACE = 20.0  # seconds that results may take to show on this side of a network disk after their task has gone
 
-
-@dataclass(frozen=True)
-class Options:
-    """What is asked of Slurm.
-
-    Attributes:
-        partition: None for the cluster's default.
-        parallelism: tasks of an array that may run at once; None for no limit of ours.
-        runs_per_task: of one group, one after the other.
-        minutes: time limit of a task; Slurm counts whole minutes.
-        gpus: a task.
-        cpus: a task.
-        extra: further options of sbatch, by their long names.
-    """
-
-    partition: str | None = None
-    parallelism: int | None = None
-    runs_per_task: int = 8
-    minutes: int = 240
-    gpus: int = 1
-    cpus: int = 4
-    extra: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def notice(self) -> int:
-        """Seconds before the end of the time limit at which Slurm gives notice. Slurm rounds them up to a minute."""
-        return min(120, 15 * self.minutes)
+Holder = tuple[Submission, int]  # a task: the submission, and its index in it
 
 
 def run_on_slurm(
-    jobs: Sequence[Job], state: Path, options: Options, detach: bool = False, run: Run | None = None
-) -> dict[Job, Outcome]:
+    jobs: Sequence[Job], folder: Path, options: Options, detach: bool = False, run: Run | None = None
+) -> dict[Path, Outcome]:
     """Submits what is not done, not queued and not running, and watches all of it to the end.
 
     Args:
         jobs: each after the one that it builds on.
-        state: `<OUT>/.sweep`, on a disk that all nodes see.
+        folder: of the ledger, on a disk that all nodes see.
         options: of the tasks submitted now; those that wait or run keep theirs.
         detach: return as soon as everything is submitted.
-        run: what runs one job on a node (for tests); default: `train.py`'s own code.
+        run: what runs one job on a node; default: `worker.Runner`.
 
     Returns:
-        How each job ended; without those that are still open, if `detach` is set.
+        How each job ended, by its folder; without those that are still open, if `detach` is set.
 
     Raises:
         UserError: submitit or Slurm's commands are missing, or Slurm refuses.
         KeyboardInterrupt: from the keyboard, or asked to terminate. The tasks are not affected.
     """
     require_slurm()
-    warn_without_locks(state)
-    here = {replace(job, folder=job.folder.absolute(), after=job.after and job.after.absolute()): job for job in jobs}
-    ledger = Ledger(state / "slurm")
-    launcher = Launcher(list(here), ledger, submitter(options, run), options.runs_per_task)
-    with terminable(), Display(len(here)) as display:
-        try:
+    warn_without_locks(folder)
+    launcher = Launcher(jobs, Ledger(folder), submitter(options, run), options.runs_per_task)
+    display = Display(len(jobs))
+    try:
+        with terminable():
             tally = watch(launcher, display, detach)
-        except KeyboardInterrupt:
-            display.leave()
-            raise
+    except KeyboardInterrupt:
+        display.leave()
+        raise
+    finally:
+        display.close()
     if detach:
         display.leave()
     names = {DONE: FINISHED, LOST: FAILED}
     return {
-        here[job]: Outcome(FOUND if job in launcher.found else names[state.name], message=state.message)
+        job.folder: Outcome(FOUND if job in launcher.found else names[state.name], message=state.message)
         for job, state in tally.states.items()
         if state.name in names
     }
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a run stands.
+
+    Attributes:
+        name: QUEUED, RUNNING, DONE, LOST, NEW, or ELSEWHERE.
+        message: why it is lost; or which task has it, and on which node or why it waits.
+        attempt: of the submission that it needs next (state NEW).
+    """
+
+    name: str
+    message: str = ""
+    attempt: int = 1
+
+
+@dataclass
+class Tally:
+    """Where all runs stand after a look.
+
+    Attributes:
+        states: in the order of the jobs.
+        held: ids of tasks that wait for a person.
+        ids: Slurm's ids of the arrays that still have something of ours.
+    """
+
+    states: dict[Job, State]
+    held: set[str] = field(default_factory=set)
+    ids: set[str] = field(default_factory=set)
+
+    def count(self, *names: str) -> int:
+        """How many runs are in one of these states."""
+        return sum(state.name in names for state in self.states.values())
+
+
+class Launcher:
+    """Looks, and submits what has to be.
+
+    Args:
+        jobs: all runs, each after the one that it builds on.
+        ledger: of the output root.
+        submit: hands a submission to Slurm.
+        runs_per_task: of one group, one after the other in one process.
+        queue: see `slurm_state.queued`.
+        why: see `slurm_state.last_state`.
+        grace: seconds; see `GRACE`.
+
+    Attributes:
+        found: the jobs that were done when it first looked.
+    """
+
+    def __init__(
+        self,
+        jobs: Sequence[Job],
+        ledger: Ledger,
+        submit: Submit,
+        runs_per_task: int = 1,
+        queue: Callable[[set[str]], Queue] = queued,
+        why: Callable[[str], str] = last_state,
+        grace: float = GRACE,
+    ) -> None:
+        self.jobs, self.ledger, self.submit, self.runs_per_task = list(jobs), ledger, submit, runs_per_task
+        self.queue, self.why, self.grace = queue, why, grace
+        self.found: set[Job] = set()
+        self._past: set[tuple[int, int]] | None = None  # tasks that had gone when this launcher started
+        self._gone: dict[tuple[int, int], float] = {}  # since when each task is seen to have gone
+        self._closed: dict[Job, State] = {}
+        self._by_folder = {job.folder: job for job in self.jobs}
+
+    def look(self) -> Tally:
+        """One look, and what has to be submitted.
+
+        Raises:
+            QueueError: Slurm does not answer; nothing was done.
+            UserError: Slurm refuses the submission.
+        """
+        first = self._past is None
+        tally = self.see(first)
+        if tally.count(NEW):
+            with self.ledger.locked():
+                tally = self.see(first)  # another launcher may have been quicker
+                self._submit(tally)
+        return tally
+
+    def see(self, first: bool = True) -> Tally:
+        """Where all runs stand; `first`: what has gone already is no matter of this launcher. Nothing is submitted."""
+        holders = self.ledger.latest()
+        queue = self.queue({holders[key(job)][0].name for job in self.jobs if key(job) in holders})
+        if first:
+            self._past = {
+                (submission.number, index)
+                for submission, index in holders.values()
+                if index not in queue.get(submission.name, {})
+            }
+        tally = Tally({})
+        for job in self.jobs:
+            holder = holders.get(key(job))
+            entry = queue.get(holder[0].name, {}).get(holder[1]) if holder else None
+            if holder and entry and holder[0].job is None:  # its launcher died before it could write the id down
+                holder = (self.ledger.confirm(holder[0], entry.job), holder[1])
+            state = tally.states[job] = self._closed.get(job) or self._state(job, holder, entry, tally)
+            if first and state.name == DONE:
+                self.found.add(job)
+            if state.name in (DONE, LOST):
+                self._closed[job] = state
+            elif entry:
+                tally.ids.add(entry.job)
+                tally.held |= {entry.job} if entry.held else set()
+        return tally
+
+    def _state(self, job: Job, holder: Holder | None, entry: Entry | None, tally: Tally) -> State:
+        """Where a run stands; those before it in the list stand in `tally` already."""
+        try:
+            if job.done():
+                return State(DONE)
+        except ValueError as error:
+            return State(LOST, str(error))
+        if holder and entry:
+            task, status = f"Slurm job {holder[0].task_id(holder[1])}", self.ledger.status(*holder)
+            if not entry.running:
+                return State(QUEUED, f"{task} waits: {entry.reason or entry.state}")
+            if status.current == key(job):
+                return State(RUNNING, f"{task} on {status.node}")
+            return State(QUEUED, f"{task} runs others before it")
+        if holder is None or (holder[0].number, holder[1]) in (self._past or ()):
+            return self._new(job, tally)
+        return self._left_behind(job, holder, tally)
+
+    def _new(self, job: Job, tally: Tally, attempt: int = 1) -> State:
+        """A run to be submitted, unless it is run elsewhere, or what it builds on is not there."""
+        if busy(job.folder):
+            return State(ELSEWHERE)
+        base = tally.states.get(self._by_folder[job.after]) if job.after in self._by_folder else None
+        if base and base.name == LOST:
+            return State(LOST, "the run that it builds on failed")
+        if base and base.name in (QUEUED, RUNNING, ELSEWHERE):
+            return State(QUEUED)
+        return State(NEW, attempt=attempt)
+
+    def _left_behind(self, job: Job, holder: Holder, tally: Tally) -> State:
+        """A run whose task has gone since this launcher started."""
+        submission, index = holder
+        since = self._gone.setdefault((submission.number, index), time.monotonic())
+        status = self.ledger.status(submission, index)
+        end = status.ends.get(key(job))
+        end = end if end and end.state == FAILED else None  # what else ended shows in its folder, sooner or later
+        if not end and time.monotonic() - since < self.grace:
+            return State(QUEUED)
+        cause = self.why(submission.task_id(index)) if submission.job and not end else ""
+        guilty = bool(end) or status.current in (None, key(job))  # else another run's fate, before its turn
+        if cause == "CANCELLED" or (end and not end.again) or (guilty and submission.attempt >= ATTEMPTS):
+            log = self.ledger.logs(submission)
+            ended = f"its task {submission.task_id(index)} ended without it ({cause or 'Slurm does not know why'})"
+            return State(LOST, end.message if end else f"{ended}; logs: {log}")
+        return self._new(job, tally, submission.attempt + guilty)
+
+    def _submit(self, tally: Tally) -> None:
+        for attempt in range(1, ATTEMPTS + 1):
+            new = [job for job, state in tally.states.items() if state == State(NEW, attempt=attempt)]
+            tasks = chunks(new, self.runs_per_task if attempt == 1 else 1)
+            if not tasks:
+                continue
+            made = self.ledger.announce(attempt, tasks)
+            statuses = [self.ledger.status_path(made, index) for index in range(len(tasks))]
+            try:
+                number = self.submit(made, tasks, self.ledger.logs(made), statuses)
+            except Exception:
+                self.ledger.withdraw(made)
+                raise
+            self.ledger.confirm(made, number)
+            tally.ids.add(number)
+            tally.states.update(dict.fromkeys(new, State(QUEUED)))
+
+
+def chunks(jobs: Sequence[Job], size: int) -> list[list[Job]]:
+    """Tasks of at most `size` runs of one group; a run and those that build on it are never parted."""
+    families: dict[Path, list[Job]] = {}
+    for job in jobs:
+        families.setdefault(job.after if job.after in families else job.folder, []).append(job)
+    made: dict[str, list[list[Job]]] = {}
+    for family in families.values():
+        tasks = made.setdefault(family[0].group, [[]])
+        if tasks[-1] and len(tasks[-1]) + len(family) > size:
+            tasks.append([])
+        tasks[-1].extend(family)
+    return [task for tasks in made.values() for task in tasks]
 
 
 def watch(launcher: Launcher, display: Display, detach: bool = False, pauses: tuple[float, float] = PAUSES) -> Tally:
@@ -130,63 +291,91 @@ def watch(launcher: Launcher, display: Display, detach: bool = False, pauses: tu
         else:
             answered = True
             pause = shortest if display.show(tally) else min(1.5 * pause, longest)
-            if detach or not tally.open:
+            if detach or tally.count(DONE, LOST) == len(tally.states):
                 return tally
         time.sleep(pause)
 
 
-def require_slurm() -> None:
-    """UserError if submitit or Slurm's commands are missing; the message says what to install."""
-    if importlib.util.find_spec("submitit") is None:
-        raise UserError("--slurm needs submitit: pip install submitit")
-    absent = [name for name in COMMANDS if shutil.which(name) is None]
-    if absent:
-        raise UserError(
-            f"--slurm needs Slurm's commands on the PATH; missing: {', '.join(absent)}. Run this on a login node of "
-            "the cluster (perhaps after `module load slurm`), or install them (Debian: slurm-client)"
-        )
+class Display:
+    """Shows tallies: a bar on a terminal, elsewhere a line whenever something changed.
+
+    Args:
+        total: how many runs there are.
+        terminal: whether a bar can be drawn; default: whether the standard error is a terminal.
+    """
+
+    def __init__(self, total: int, terminal: bool | None = None) -> None:
+        drawn = sys.stderr.isatty() if terminal is None else terminal
+        self.bar = tqdm(total=total, leave=False, bar_format="{percentage:3.0f}%|{bar}| {desc}") if drawn else None
+        self._failed: set[Job] = set()
+        self._line = self._ids = self._held = self._trouble = ""
+
+    def close(self) -> None:
+        """Takes the bar away."""
+        if self.bar is not None:
+            self.bar.close()
+
+    def show(self, tally: Tally) -> bool:
+        """Shows a tally; whether it differs from the last one."""
+        names = {
+            QUEUED: "queued",
+            RUNNING: "running",
+            DONE: "done",
+            LOST: "failed",
+            ELSEWHERE: "run by other processes",
+        }
+        counts = [(tally.count(name), name) for name in names]
+        line = ", ".join(f"{count} {names[name]}" for count, name in counts if count or name != ELSEWHERE)
+        changed, self._line, self._trouble = line != self._line, line, ""
+        self._ids = " ".join(sorted(tally.ids, key=int))
+        for job, state in tally.states.items():
+            if state.name == LOST and job not in self._failed:
+                self._failed.add(job)
+                self._say(f"{job.title}: FAILED", *(f"    {line}" for line in state.message.splitlines()))
+        held = " ".join(sorted(tally.held, key=int))
+        if held and held != self._held:
+            self._say(f"Slurm holds the jobs {held} back; after a look at the reason (squeue): scontrol release {held}")
+        self._held = held
+        text = f"{line} (Slurm jobs: {self._ids})" if self._ids else line
+        if self.bar is not None:
+            self.bar.n = tally.count(DONE, LOST)
+            self.bar.set_description_str(text)
+        elif changed:
+            self._say(text)
+        return changed
+
+    def trouble(self, message: str) -> None:
+        """Slurm did not answer; said once."""
+        if message != self._trouble:
+            self._say(f"Slurm does not answer ({message}); its jobs are not affected, asking again")
+        self._trouble = message
+
+    def leave(self) -> None:
+        """What happens to the tasks when the launcher goes, and what ends them."""
+        if self._ids:
+            self._say(f"The tasks go on; the same command attaches to them again. To end them: scancel {self._ids}")
+
+    def _say(self, *lines: str) -> None:
+        if self.bar is not None:
+            self.bar.clear()
+        say(*lines)
 
 
-def submitter(options: Options, run: Run | None = None) -> Submit:
-    """What hands submissions to Slurm; see `slurm_launcher.Submit`."""
+def in_queue(jobs: Sequence[Job], folder: Path) -> tuple[dict[Job, State], set[str]]:
+    """Which of the runs wait or run on the cluster, and Slurm's ids of their tasks; nothing is submitted.
 
-    def submit(submission: Submission, logs: Path, statuses: Sequence[Path]) -> str:
-        count, most = len(statuses), largest_array()
-        if count >= most:
-            runs = sum(map(len, submission.tasks))
-            raise UserError(f"{count} tasks are more than this cluster takes in an array (MaxArraySize {most}): "
-                            f"{runs} runs need --runs-per-task {runs // (most - 1) + 1} or more")  # fmt: skip
-        executor = _executor(submission, logs, options)
-        try:
-            with redirect_stderr(StringIO()):  # submitit shows what sbatch says, and raises it, too
-                array = executor.map_array(Task(run), statuses, [list(task) for task in submission.tasks])
-        except RuntimeError as error:
-            raise UserError(f"Slurm did not take the submission: {error}") from None
-        return str(array[0].job_id).partition("_")[0]
+    Args:
+        jobs: runs of the sweep.
+        folder: of the ledger.
 
-    return submit
-
-
-def _executor(submission: Submission, logs: Path, options: Options) -> SlurmExecutor:
-    from submitit import SlurmExecutor
-
-    path = child.environment().get("PYTHONPATH")  # the nodes find the same xcoop
-    setup = [f"export {name}=${{{name}:-{options.cpus}}}" for name in THREADS]  # a node may show a task all its cores
-    executor = SlurmExecutor(logs, max_num_timeout=ENDLESS)
-    wanted: dict[str, Any] = {
-        "job_name": submission.name,
-        "time": options.minutes,
-        "signal_delay_s": options.notice,
-        "partition": options.partition,
-        "gpus_per_node": options.gpus or None,
-        "cpus_per_task": options.cpus,
-        "array_parallelism": options.parallelism or len(submission.tasks),
-        "stderr_to_stdout": True,
-        # Since Slurm 22.05 a step does not inherit the CPUs of its job.
-        "srun_args": [f"--cpus-per-task={options.cpus}"],
-        "setup": [*setup, *([f"export PYTHONPATH={shlex.quote(path)}"] if path else [])],
-        # A cluster may be set not to requeue.
-        "additional_parameters": {"requeue": True, **{name: value or True for name, value in options.extra}},
-    }
-    executor.update_parameters(**{name: value for name, value in wanted.items() if value is not None})
-    return executor
+    Raises:
+        UserError: Slurm does not answer.
+        ValueError: a file of the ledger is damaged.
+    """
+    try:
+        tally = Launcher(jobs, Ledger(folder), submitter(Options())).see()
+    except QueueError as error:
+        raise UserError(f"Slurm does not answer: {error}") from None
+    return {
+        job: state for job, state in tally.states.items() if state.name in (QUEUED, RUNNING) and state.message
+    }, tally.ids

@@ -1,55 +1,118 @@
-"""A process that runs jobs one after the other. What they load in common is loaded once.
-
-    python -m xcoop.sweep.worker JOBS.json      the jobs of a file, then it ends; exit code 1 if one failed
-    python -m xcoop.sweep.worker --serve        the jobs that its standard input names, one JSON line each (see `pool`)
-
-A served worker ends when its standard input does: it does not outlive whoever started it.
-"""
+"""A process that runs jobs one after the other. What they load in common is loaded once; nothing else stays behind."""
 
 from __future__ import annotations
 
-import argparse
+import _thread
+import gc
+import io
+import logging
+import multiprocessing
+import os
+import random
+import re
+import signal
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from xcoop.sweep.jobs import BUSY, FAILED, FINISHED, FOUND, Job, Outcome, read_jobs
-from xcoop.sweep.journal import STARTED, Journal
-from xcoop.sweep.serve import serve
-from xcoop.utils.console import EXPECTED, BusyError, UserError, describe, guarded, say
-from xcoop.utils.console import FAILED as FAILURE
+from xcoop.results.record import read_run
+from xcoop.sweep.jobs import BUSY, FAILED, FINISHED, FOUND, Job, Outcome
+from xcoop.utils.console import EXPECTED, INTERRUPTED, BusyError, UserError, describe
 
 Run = Callable[[Job], Outcome]
-POLL = 2.0  # seconds between looks at a run that another process is at
+
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+EPOCH = re.compile(r"epoch \[(\d+)/(\d+)\] batch \[(\d+)/(\d+)\].* eta (\S+)")
+LOSS = re.compile(r"\bloss \S+ \((\S+?)\)")
+OFTEN = 0.5  # seconds between two reports of one run
+GRACE = 10.0  # seconds that an interrupted run has to end by itself
 
 
-def work(
-    jobs: Sequence[Job], run: Run | None = None, tell: Callable[[Job, Outcome], None] | None = None
-) -> list[Outcome]:
-    """Runs jobs in this process, in their order; those that another process is at are looked at again at the end.
+class Progress(NamedTuple):
+    """How far a run is: the part of it in [0, 1], and the same in words."""
+
+    part: float
+    text: str
+
+
+def serve(line: Connection, environment: Mapping[str, str], log: Path, run: Run | None = None) -> None:
+    """What a worker process does: it runs the jobs that come over the line until None comes, or its launcher ends.
 
     Args:
-        jobs: best of one group.
-        run: what runs one of them; default: `run_job` in a scope of its own.
-        tell: is told how each ended.
-
-    Returns:
-        The last outcome of each job, in their order. A failure does not stop the others.
+        line: takes jobs in; gives `Progress` while one runs, and its `Outcome`.
+        environment: what it is to have in its environment, `THREADS` among it.
+        log: gets what is written to the standard error; it has nothing to say unless something goes wrong.
+        run: what runs one job; default: `Runner`.
     """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the launcher, which ends its workers in order
+    signal.signal(signal.SIGTERM, _interrupt)
+    for number, path in ((1, os.devnull), (2, log)):
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        os.dup2(file, number)
+        os.close(file)
+    sys.stdout, sys.stderr = Console(line), open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+    os.environ.update(environment)  # before torch is imported; in a fork it is there already
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(int(environment[THREADS[0]]))
+
+    launcher = multiprocessing.parent_process()
+    assert launcher is not None  # noqa: S101 - a worker is a child of its launcher
+    threading.Thread(target=_end_with, args=(launcher,), daemon=True).start()
     run = run or Runner()
-    ends: dict[int, Outcome] = {}
-    waiting = list(range(len(jobs)))
-    while waiting:
-        for number in waiting:
-            ends[number] = attempt(jobs[number], run)
-            if tell and ends[number].state != BUSY:
-                tell(jobs[number], ends[number])
-        waiting = [number for number in waiting if ends[number].state == BUSY]
-        if waiting:
-            time.sleep(POLL)
-    return [ends[number] for number in range(len(jobs))]
+    try:
+        while launcher.sentinel not in wait([line, launcher.sentinel]) and (job := line.recv()) is not None:
+            line.send(attempt(job, run))
+    except (KeyboardInterrupt, BrokenPipeError):
+        sys.exit(INTERRUPTED)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _end_with(launcher: Any) -> None:
+    """A worker does not outlive whoever started it, however that ended: the run in flight is given up."""
+    launcher.join()
+    _thread.interrupt_main(signal.SIGTERM)
+    time.sleep(GRACE)
+    os._exit(INTERRUPTED)
+
+
+class Console(io.TextIOBase):
+    """A standard output that only looks for the lines that tell how far a training is: each run has a log of its own.
+
+    Args:
+        line: is given the `Progress`.
+    """
+
+    encoding = "utf-8"
+
+    def __init__(self, line: Connection) -> None:
+        super().__init__()
+        self._line = line
+        self._told = 0.0
+
+    def writable(self) -> bool:
+        """It takes text."""
+        return True
+
+    def write(self, text: str) -> int:
+        """Takes a text; the number of characters."""
+        if "epoch [" in text and time.monotonic() - self._told >= OFTEN and (found := EPOCH.search(text)):
+            self._told = time.monotonic()
+            epoch, epochs, batch, batches = (int(found[number]) for number in range(1, 5))
+            loss = f"loss {told[1]}, " if (told := LOSS.search(text)) else ""
+            text_shown = f"epoch {epoch} of {epochs}, {loss}eta {found[5]}"
+            self._line.send(Progress((epoch - 1 + batch / batches) / epochs, text_shown))
+        return len(text)
 
 
 def attempt(job: Job, run: Run) -> Outcome:
@@ -57,7 +120,7 @@ def attempt(job: Job, run: Run) -> Outcome:
     try:
         if job.done():
             return Outcome(FOUND)
-        if not job.ready():
+        if job.after is not None and read_run(job.after) is None:
             return Outcome(FAILED, message=f"the run that it builds on is not done: {job.after}", again=False)
     except ValueError as error:  # a damaged record
         return Outcome(FAILED, message=describe(error), again=False)
@@ -65,87 +128,120 @@ def attempt(job: Job, run: Run) -> Outcome:
 
 
 class Runner:
-    """Runs jobs with `train.py`'s own code, in a scope in which they share what they load.
+    """Runs jobs with `train.py`'s own code, in a scope in which they share what they load."""
 
-    Args:
-        journal: where starts and ends are noted; None notes nothing.
-    """
-
-    def __init__(self, journal: Journal | None = None) -> None:
+    def __init__(self) -> None:
         from xcoop.utils.process_cache import Shared
 
         self.shared = Shared()
-        self.journal = journal
 
     def __call__(self, job: Job) -> Outcome:
         """Runs one; what it changed in this process is put back."""
-        from xcoop.sweep.isolation import isolated
         from xcoop.utils.process_cache import sharing
 
         start = time.monotonic()
         with sharing(self.shared), isolated():
             outcome = self._run(job)
-        return Outcome(outcome.state, time.monotonic() - start, outcome.message, outcome.again)
+        return replace(outcome, seconds=time.monotonic() - start)
 
     def _run(self, job: Job) -> Outcome:
         from xcoop.results.folder import FinishedError
         from xcoop.runs import train
 
-        self._note(STARTED, job)
         try:
-            code = train.run(train.parser().parse_intermixed_args(list(job.words)), job.words, once=True)
+            code = train.run(train.parser().parse_intermixed_args(list(job.words)), job.words, job.cfg, once=True)
         except BusyError as error:
-            outcome = Outcome(BUSY, message=describe(error))
+            return Outcome(BUSY, message=describe(error))
         except FinishedError:
-            outcome = Outcome(FOUND)
+            return Outcome(FOUND)
         except (UserError, FileNotFoundError) as error:  # another try would not find it either
-            outcome = Outcome(FAILED, message=describe(error), again=False)
+            return Outcome(FAILED, message=describe(error), again=False)
         except (Exception, SystemExit) as error:
-            outcome = Outcome(FAILED, message=_told(error))
-        else:
-            outcome = self._checked(job, code)
-        self._note(outcome.state, job)
-        return outcome
-
-    @staticmethod
-    def _checked(job: Job, code: int) -> Outcome:
-        if job.done():
-            return Outcome(FINISHED)
-        return Outcome(FAILED, message=f"it ended (code {code}) without a results.json (TEST.NO_TEST?)", again=False)
-
-    def _note(self, event: str, job: Job) -> None:
-        if self.journal is not None:
-            self.journal.write(event, job.folder, title=job.title)
+            message = describe(error)
+            if not isinstance(error, EXPECTED):  # it was not meant for the user, who needs to know where it comes from
+                place = traceback.extract_tb(error.__traceback__)[-1]
+                message = f"{type(error).__name__}: {message} ({place.filename}, line {place.lineno})"
+            return Outcome(FAILED, message=message)
+        if not job.done():
+            return Outcome(
+                FAILED, message=f"it ended (code {code}) without a results.json (TEST.NO_TEST?)", again=False
+            )
+        return Outcome(FINISHED)
 
 
-def _told(error: BaseException) -> str:
-    """An exception in words: its message if it was meant for the user, else also its kind and place."""
-    if isinstance(error, EXPECTED):
-        return describe(error)
-    place = traceback.extract_tb(error.__traceback__)[-1:]
-    where = "".join(f" ({frame.filename}, line {frame.lineno})" for frame in place)
-    return f"{type(error).__name__}: {describe(error)}{where}"
+@contextmanager
+def isolated() -> Iterator[None]:
+    """Puts everything that a run may have changed in this process back as it was, also after an exception.
+
+    That is: random generators, switches of torch and numpy, streams, loggers, environment, folder, shown warnings.
+    What the run held is freed, and the most memory that was used is counted anew: a run records it as its own.
+    """
+    import numpy as np
+    import torch
+
+    from xcoop.engine.rng import restore_rng, rng_state
+
+    with suppress(OSError), open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+        file.write("5")  # where the system can
+    on_gpu = torch.cuda.is_available() and torch.cuda.is_initialized()
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+
+    loggers = [logging.getLogger(), logging.getLogger("xcoop")]
+    kept = [(logger, logger.level, list(logger.handlers), logger.propagate) for logger in loggers]
+    disabled, streams, hidden, generators = (
+        logging.root.manager.disable, (sys.stdout, sys.stderr), random.getstate(), rng_state()
+    )  # fmt: skip
+    environment, folder, filters, numpy_errors = dict(os.environ), os.getcwd(), list(warnings.filters), np.geterr()
+    cudnn, matmul, mkldnn = torch.backends.cudnn, torch.backends.cuda.matmul, torch.backends.mkldnn
+    names = [(cudnn, "benchmark"), (cudnn, "deterministic"), (cudnn, "allow_tf32"), (cudnn, "enabled"),
+             (matmul, "allow_tf32"), (mkldnn, "enabled")]  # fmt: skip
+    switches = [(owner, name, getattr(owner, name)) for owner, name in names]
+    strict, warn = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    grad, anomaly, dtype = torch.is_grad_enabled(), torch.is_anomaly_enabled(), torch.get_default_dtype()
+    threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
+
+    def restore() -> None:
+        restore_rng(generators)
+        random.setstate(hidden)
+        warnings.filters[:] = filters  # type: ignore[index]
+        os.chdir(folder)
+        if dict(os.environ) != environment:
+            os.environ.clear()
+            os.environ.update(environment)
+        sys.stdout, sys.stderr = streams
+        for logger, level, handlers, propagate in kept:
+            logger.setLevel(level)
+            logger.handlers[:] = handlers
+            logger.propagate = propagate
+        logging.disable(disabled)
+        np.seterr(**numpy_errors)
+        torch.autograd.set_detect_anomaly(anomaly)
+        torch._C._set_grad_enabled(grad)
+        torch.set_float32_matmul_precision(precision)
+        if torch.get_num_threads() != threads:
+            torch.set_num_threads(threads)
+        torch.set_default_dtype(dtype)
+        torch.use_deterministic_algorithms(strict, warn_only=warn)
+        for owner, name, value in switches:
+            if getattr(owner, name) != value:
+                setattr(owner, name, value)
+
+    try:
+        yield
+    finally:
+        _release()  # what it frees may still print
+        restore()
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the jobs of a file, or serves; the exit code."""
-    flags = argparse.ArgumentParser(prog="xcoop.sweep.worker", description=__doc__.splitlines()[0])
-    flags.add_argument("jobs", nargs="?", type=Path, help="a file of jobs")
-    flags.add_argument("--serve", action="store_true", help="take jobs from the standard input")
-    flags.add_argument("--journal", type=Path, help="the folder of the journal")
-    arguments = flags.parse_args(argv)
-    if arguments.serve == (arguments.jobs is not None):
-        flags.error("name a file of jobs, or --serve")
-    runner = Runner(Journal(arguments.journal) if arguments.journal else None)
-    if arguments.serve:
-        return guarded(lambda: serve(lambda job: attempt(job, runner)))
-    return guarded(lambda: _work_off(arguments.jobs, runner))
+def _release() -> None:
+    """Frees what a run held: trainers hold themselves, and with them a backbone, until they are collected.
 
+    What is left are modules and what is shared. It stays, so it need not be looked through after the next run.
+    """
+    import torch
 
-def _work_off(path: Path, runner: Run) -> int:
-    ends = work(read_jobs(path), runner, lambda job, end: say(f"{job.title}: {end.state} {end.message}".rstrip()))
-    return FAILURE if any(end.state == FAILED for end in ends) else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    gc.collect()
+    gc.freeze()
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.empty_cache()

@@ -1,60 +1,80 @@
-"""The launcher: what it skips, refuses, repeats and reports. Training is replaced by a stand-in that writes records."""
+"""`xcoop run`: what it skips, refuses, repeats and reports. Training is replaced by a stand-in that writes records."""
 
 from __future__ import annotations
 
-import json
 import multiprocessing
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+sys.path.append(str(Path(__file__).resolve().parents[1] / "results"))
+
 from synthetic_runs import write
 
 from xcoop.cli import main
 from xcoop.results.folder import busy, locked
 from xcoop.results.record import read_run
-from xcoop.runs import train
-from xcoop.runs.plan import make_plans
-from xcoop.sweep import subprocess_run as child
-from xcoop.utils.console import BUSY, UserError
+from xcoop.runs.plan import LONGEST_TAG, make_plans
+from xcoop.sweep import launcher, worker
+from xcoop.sweep.jobs import BUSY, FAILED, FINISHED, Job, Outcome
+from xcoop.utils.console import UserError
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the stand-in reaches workers that are forks")
 Launch = Callable[..., int]
+ERROR = Outcome(FAILED, message="the reason", again=False)
 
 
 class Training:
-    """Stands for the training process: writes the record that its arguments ask for, or fails as told.
+    """Stands for the run itself, in workers that are forks: writes a record, or fails as told.
 
-    `ends` holds the exit codes of the runs to come; when it is empty, all succeed.
+    `ends` holds how the runs to come end, None for well; when it is too short, all others succeed.
     """
 
-    def __init__(self) -> None:
-        self.seeds: list[int] = []
-        self.folders: list[Path] = []
-        self.ends: list[int] = []
+    def __init__(self, notes: Path) -> None:
+        self.notes = notes
+        self.ends: list[Outcome | None] = []
 
-    def __call__(self, words: Sequence[str], title: str, program: Any = None, terminal: Any = None) -> child.End:
-        cfg = train.merged(train.parser().parse_intermixed_args(list(words)))
-        self.seeds.append(cfg.SEED)
-        self.folders.append(Path(cfg.OUTPUT_DIR))
-        code = self.ends.pop(0) if self.ends else 0
-        if code == 0:
-            write(cfg.clone(), correct=10 + cfg.SEED)
-        return child.End(code, ("some line", "xcoop: the reason") if code else (), 0.1)
+    def __call__(self, job: Job) -> Outcome:
+        assert job.cfg is not None
+        number = len(self.seeds)
+        with self.notes.open("a") as file:
+            file.write(f"{job.cfg.SEED} {job.cfg.OUTPUT_DIR}\n")
+        if number < len(self.ends) and (end := self.ends[number]):
+            return end
+        write(job.cfg.clone(), correct=10 + job.cfg.SEED)
+        return Outcome(FINISHED, 0.1)
+
+    @property
+    def seeds(self) -> list[int]:
+        return [int(line.split()[0]) for line in self._lines()]
+
+    @property
+    def folders(self) -> list[Path]:
+        return [Path(line.partition(" ")[2]) for line in self._lines()]
+
+    def _lines(self) -> list[str]:
+        return self.notes.read_text().splitlines() if self.notes.exists() else []
 
 
 @pytest.fixture
-def training(monkeypatch: pytest.MonkeyPatch) -> Training:
-    stand_in = Training()
-    monkeypatch.setattr(child, "run", stand_in)
+def training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Training:
+    stand_in, slots = Training(tmp_path / "notes"), launcher.make_slots(1, (), cores=1)
+    monkeypatch.setattr(worker, "Runner", lambda: stand_in)
+    monkeypatch.setattr(launcher, "make_slots", lambda most: slots)
+    monkeypatch.setattr(launcher, "MODULES", ())
+    monkeypatch.setattr(launcher, "LOOK", 0.1)
     return stand_in
 
 
 @pytest.fixture
 def launch(tmp_path: Path, training: Training) -> Launch:
     def run(*words: str, seeds: str = "1 2 3") -> int:
-        return main(["run", *words, "--out", str(tmp_path), "--data", str(tmp_path / "data"), "--seeds", seeds])
+        out = str(tmp_path / "out")
+        return main(["run", *words, "--out", out, "--data", str(tmp_path / "data"), "--seeds", seeds])
 
     return run
 
@@ -64,7 +84,7 @@ def test_all_seeds_then_the_table(launch: Launch, tmp_path: Path, capsys: pytest
     shown = capsys.readouterr().out
     assert "60.0 ± 5.0" in shown
     assert "phantom: not a clinical result" in shown
-    assert (tmp_path / "phantom" / "CoOp" / "phantom_4shots" / "seed3" / "results.json").is_file()
+    assert (tmp_path / "out" / "phantom" / "CoOp" / "phantom_4shots" / "seed3" / "results.json").is_file()
 
 
 def test_the_end_names_the_command_that_compares(
@@ -74,14 +94,14 @@ def test_the_end_names_the_command_that_compares(
     for seeds, ending in (("1 2 3", ""), ("2", " --seeds 2"), ("2,3", " --seeds '2 3'")):
         assert launch("phantom", "4", "CoOp", seeds=seeds) == 0
         *_, line, _ = capsys.readouterr().out.splitlines()
-        assert line.endswith(f": xcoop results {tmp_path}{ending}")
+        assert line.endswith(f": xcoop results {tmp_path / 'out'}{ending}")
 
 
 def test_finished_seeds_are_skipped_by_their_results_not_by_their_folder(
     launch: Launch, training: Training, tmp_path: Path
 ) -> None:
     assert launch("phantom", "4", "CoOp", seeds="1 2") == 0
-    (tmp_path / "phantom" / "CoOp" / "phantom_4shots" / "seed2" / "results.json").unlink()
+    (tmp_path / "out" / "phantom" / "CoOp" / "phantom_4shots" / "seed2" / "results.json").unlink()
     assert launch("phantom", "4", "CoOp") == 0
     assert training.seeds == [1, 2, 2, 3]
 
@@ -89,17 +109,16 @@ def test_finished_seeds_are_skipped_by_their_results_not_by_their_folder(
 def test_a_failing_seed_does_not_stop_the_others(
     launch: Launch, training: Training, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    training.ends = [0, 1, 0]
+    training.ends = [None, ERROR]
     assert launch("phantom", "4", "CoOp") == 1
     shown = capsys.readouterr().out
     assert training.seeds == [1, 2, 3]
-    assert "seed 2: FAILED (exit code 1)" in shown
-    assert "the reason" in shown
+    assert "seed 2: FAILED\n    the reason\n" in shown
     assert "1 3 (missing: 2)" in shown
 
 
 def test_the_same_error_is_shown_once(launch: Launch, training: Training, capsys: pytest.CaptureFixture[str]) -> None:
-    training.ends = [2, 2, 2]
+    training.ends = [ERROR] * 3
     assert launch("phantom", "4", "CoOp") == 1
     assert capsys.readouterr().out.count("the reason") == 1
 
@@ -108,7 +127,7 @@ def test_a_finished_run_with_other_settings_is_never_overwritten(
     launch: Launch, training: Training, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     launch("phantom", "4", "CoOp", seeds="1")
-    folder = tmp_path / "phantom" / "CoOp" / "phantom_4shots" / "seed1"
+    folder = tmp_path / "out" / "phantom" / "CoOp" / "phantom_4shots" / "seed1"
     saved = (folder / "config.yaml").read_text()
     write(_changed(folder, "OPTIM.LR", 0.5), correct=20)
     before = (folder / "results.json").read_bytes()
@@ -135,7 +154,7 @@ def test_an_interrupted_run_with_other_settings_is_not_resumed(
     launch: Launch, training: Training, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     launch("phantom", "4", "CoOp", seeds="1")
-    folder = tmp_path / "phantom" / "CoOp" / "phantom_4shots" / "seed1"
+    folder = tmp_path / "out" / "phantom" / "CoOp" / "phantom_4shots" / "seed1"
     (folder / "results.json").unlink()
     (folder / "config.yaml").write_text(_changed(folder, "TRAINER.COOP.N_CTX", 9).dump())
     assert launch("phantom", "4", "CoOp", seeds="1") == 0  # no checkpoint: nothing to mix with
@@ -182,25 +201,17 @@ def test_all_runs_every_method_and_the_clinical_zero_shot(launch: Launch, traini
 def test_a_busy_seed_is_left_for_the_end(
     launch: Launch, training: Training, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    training.ends = [BUSY, 0, 0, 0]
+    training.ends = [Outcome(BUSY)]
     assert launch("phantom", "4", "CoOp") == 0
     assert training.seeds == [1, 2, 3, 1]
+    assert "seed 1: another process is at it; left for the end" in capsys.readouterr().out
 
 
-def test_a_seed_that_another_launcher_finished_meanwhile_is_not_run_again(
-    launch: Launch, training: Training, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    own = training.__call__
-
-    def also_seed_2(words: list[str], title: str, *rest: Any) -> child.End:
-        others = [word.replace("seed1", "seed2") for word in words]
-        others[others.index("--seed") + 1] = "2"
-        own(others, title)  # what the other launcher does while we are at seed 1
-        return own(words, title)
-
-    monkeypatch.setattr(child, "run", also_seed_2)
-    assert launch("phantom", "4", "CoOp", seeds="1 2") == 0
-    assert training.seeds == [2, 1]
+def test_what_fails_is_tried_once_more(launch: Launch, training: Training, capsys: pytest.CaptureFixture[str]) -> None:
+    training.ends = [Outcome(FAILED, message="bad luck")] * 3
+    assert launch("phantom", "4", "CoOp", seeds="1 2") == 1
+    assert training.seeds == [1, 2, 2, 1] or training.seeds == [1, 2, 1, 2]
+    assert "failed, and is tried once more: bad luck" in capsys.readouterr().out
 
 
 def _hold(folder: Path, seconds: float, ready: Any) -> None:
@@ -257,15 +268,23 @@ def test_wrong_seeds(launch: Launch, capsys: pytest.CaptureFixture[str], seeds: 
     assert "SEEDS" in capsys.readouterr().err
 
 
-def test_too_many_overrides_for_a_name(tmp_path: Path) -> None:
+def test_many_overrides_have_a_short_name_with_a_hash(tmp_path: Path) -> None:
+    def name(*pairs: str) -> str:
+        (plan,) = make_plans(["phantom", "4", "CoOp", *pairs], "data", str(tmp_path), [1])
+        return plan.folder.name
+
     many = str(["random_resized_crop", "random_flip", "normalize"] * 3)
-    with pytest.raises(UserError, match="YAML"):
-        make_plans(["phantom", "4", "CoOp", "INPUT.TRANSFORMS", many], "data", str(tmp_path), [1])
+    one = name("OPTIM.LR", "0.01", "INPUT.TRANSFORMS", many, "TRAINER.COOP.N_CTX", "8")
+    assert one.startswith("phantom_4shots_lr-0.01_") or one.startswith("phantom_4shots_")
+    assert len(one) <= len("phantom_4shots_") + LONGEST_TAG
+    assert one == name("TRAINER.COOP.N_CTX", "8", "INPUT.TRANSFORMS", many, "OPTIM.LR", "0.01")  # order is nothing
+    assert one != name("OPTIM.LR", "0.01", "INPUT.TRANSFORMS", many, "TRAINER.COOP.N_CTX", "9")
+    longest = name("INPUT.TRANSFORMS", many)
+    assert len(longest) == len("phantom_4shots_") + 12
 
 
 def test_results_carry_the_seed_and_the_shots(launch: Launch, tmp_path: Path) -> None:
     launch("phantom", "4", "CoOp", seeds="7")
-    found = read_run(tmp_path / "phantom" / "CoOp" / "phantom_4shots" / "seed7")
+    found = read_run(tmp_path / "out" / "phantom" / "CoOp" / "phantom_4shots" / "seed7")
     assert found is not None
     assert (found["seed"], found["shots"]) == (7, 4)
-    assert json.dumps(found)
