@@ -210,7 +210,7 @@ def test_a_busy_seed_is_left_for_the_end(
 def test_what_fails_is_tried_once_more(launch: Launch, training: Training, capsys: pytest.CaptureFixture[str]) -> None:
     training.ends = [Outcome(FAILED, message="bad luck")] * 3
     assert launch("phantom", "4", "CoOp", seeds="1 2") == 1
-    assert training.seeds == [1, 2, 2, 1] or training.seeds == [1, 2, 1, 2]
+    assert training.seeds == [1, 2, 1, 2]  # when the others have had their turn
     assert "failed, and is tried once more: bad luck" in capsys.readouterr().out
 
 
@@ -275,12 +275,10 @@ def test_many_overrides_have_a_short_name_with_a_hash(tmp_path: Path) -> None:
 
     many = str(["random_resized_crop", "random_flip", "normalize"] * 3)
     one = name("OPTIM.LR", "0.01", "INPUT.TRANSFORMS", many, "TRAINER.COOP.N_CTX", "8")
-    assert one.startswith("phantom_4shots_lr-0.01_") or one.startswith("phantom_4shots_")
+    assert one.startswith("phantom_4shots_")
     assert len(one) <= len("phantom_4shots_") + LONGEST_TAG
     assert one == name("TRAINER.COOP.N_CTX", "8", "INPUT.TRANSFORMS", many, "OPTIM.LR", "0.01")  # order is nothing
     assert one != name("OPTIM.LR", "0.01", "INPUT.TRANSFORMS", many, "TRAINER.COOP.N_CTX", "9")
-    longest = name("INPUT.TRANSFORMS", many)
-    assert len(longest) == len("phantom_4shots_") + 12
 
 
 def test_results_carry_the_seed_and_the_shots(launch: Launch, tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from typing import Any
 from xcoop.results.folder import busy
 from xcoop.sweep.display import Display
 from xcoop.sweep.jobs import BUSY, FAILED, FOUND, Job, Outcome
-from xcoop.sweep.worker import THREADS, Progress, Run, serve
+from xcoop.sweep.worker import SIGNALS, THREADS, Progress, Run, serve
 from xcoop.utils.console import UserError, complain, say
 from xcoop.utils.files import unguarded
 
@@ -305,7 +305,11 @@ class Worker:
         self.process = context.Process(target=serve, args=(theirs, slot.environment, self.log, run))
         sys.stdout.flush()
         sys.stderr.flush()
+        # Held back meanwhile: an interruption that is raised in a hook of the fork is ignored. The worker lets them in.
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS) if sys.platform != "win32" else ()
         self.process.start()
+        if sys.platform != "win32":
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
 
     def give(self, job: Job) -> None:

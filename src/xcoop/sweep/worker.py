@@ -32,6 +32,7 @@ Run = Callable[[Job], Outcome]
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 EPOCH = re.compile(r"epoch \[(\d+)/(\d+)\] batch \[(\d+)/(\d+)\].* eta (\S+)")
 LOSS = re.compile(r"\bloss \S+ \((\S+?)\)")
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 OFTEN = 0.5  # seconds between two reports of one run
 GRACE = 10.0  # seconds that an interrupted run has to end by itself
 
@@ -54,6 +55,8 @@ def serve(line: Connection, environment: Mapping[str, str], log: Path, run: Run 
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the launcher, which ends its workers in order
     signal.signal(signal.SIGTERM, _interrupt)
+    if sys.platform != "win32":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     for number, path in ((1, os.devnull), (2, log)):
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         os.dup2(file, number)
