@@ -84,7 +84,7 @@ def test_each_gpu_has_a_worker_that_sees_it_alone(tmp_path: Path) -> None:
 
 
 def test_a_group_stays_with_a_worker(tmp_path: Path) -> None:
-    jobs = [job(tmp_path, f"{group}{number}", ms=50, group=group) for number in range(4) for group in "ab"]
+    jobs = [job(tmp_path, f"{group}{number}", ms=300, group=group) for number in range(3) for group in "ab"]
     run(jobs, tmp_path)
     for group in "ab":
         assert len({begun(one)[0] for one in jobs if one.group == group}) == 1

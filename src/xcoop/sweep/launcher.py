@@ -140,18 +140,14 @@ def launch(
         KeyboardInterrupt: Ctrl-C, or a request to terminate; the workers are ended first.
     """
     warn_without_locks(Path(out))
-    launcher = Launcher(jobs, slots, Path(out, NOTES), display, run, {} if ends is None else ends)
+    ends = {} if ends is None else ends
     with terminable():
-        launcher.run()
-    return launcher.ends
+        _Launcher(jobs, slots, Path(out, NOTES), display, run, ends).run()
+    return ends
 
 
-class Launcher:
-    """Runs jobs; see `launch`.
-
-    Attributes:
-        ends: how jobs ended, by the run's folder.
-    """
+class _Launcher:
+    """What is known while `launch` runs jobs."""
 
     def __init__(
         self,
@@ -214,7 +210,8 @@ class Launcher:
                 continue
             if worker is None or (self.failures[job.folder] and worker.served):  # what failed gets a fresh process
                 self._retire(slot)
-                worker = self.workers[slot] = Worker(slot, self.notes, self.run_job, self.context)
+                with _uninterrupted():
+                    worker = self.workers[slot] = Worker(slot, self.notes, self.run_job, self.context)
             self.waiting.remove(job)
             worker.give(job)
             self.display.started(job)
@@ -305,11 +302,7 @@ class Worker:
         self.process = context.Process(target=serve, args=(theirs, slot.environment, self.log, run))
         sys.stdout.flush()
         sys.stderr.flush()
-        # Held back meanwhile: an interruption that is raised in a hook of the fork is ignored. The worker lets them in.
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS) if sys.platform != "win32" else ()
         self.process.start()
-        if sys.platform != "win32":
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         theirs.close()
 
     def give(self, job: Job) -> None:
@@ -349,6 +342,19 @@ class Worker:
             self.process.join()
         if self.log.is_file() and not self.log.stat().st_size:
             self.log.unlink()
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Holds signals back: one that is raised in a hook of a fork is ignored. A worker lets them in again."""
+    if sys.platform == "win32":
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def warn_without_locks(out: Path) -> None:

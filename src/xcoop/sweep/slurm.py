@@ -120,14 +120,10 @@ class Launcher:
     Args:
         jobs: all runs, each after the one that it builds on.
         ledger: of the output root.
-        submit: hands a submission to Slurm.
+        submit: see `slurm_task.submitter`.
         runs_per_task: of one group, one after the other in one process.
-        queue: see `slurm_state.queued`.
-        why: see `slurm_state.last_state`.
+        queue, why: see `slurm_state.queued` and `slurm_state.last_state`.
         grace: seconds; see `GRACE`.
-
-    Attributes:
-        found: the jobs that were done when it first looked.
     """
 
     def __init__(
@@ -142,7 +138,7 @@ class Launcher:
     ) -> None:
         self.jobs, self.ledger, self.submit, self.runs_per_task = list(jobs), ledger, submit, runs_per_task
         self.queue, self.why, self.grace = queue, why, grace
-        self.found: set[Job] = set()
+        self.found: set[Job] = set()  # that were done when it first looked
         self._past: set[tuple[int, int]] | None = None  # tasks that had gone when this launcher started
         self._gone: dict[tuple[int, int], float] = {}  # since when each task is seen to have gone
         self._closed: dict[Job, State] = {}
@@ -268,13 +264,7 @@ def chunks(jobs: Sequence[Job], size: int) -> list[list[Job]]:
 
 
 def watch(launcher: Launcher, display: Display, detach: bool = False, pauses: tuple[float, float] = PAUSES) -> Tally:
-    """Looks again and again, until nothing is open any more; what the last look saw.
-
-    Args:
-        launcher: what looks.
-        display: what shows it.
-        detach: look once.
-        pauses: seconds between looks: after a change, and at most.
+    """Looks again and again, until nothing is open any more (or once, to `detach`); what the last look saw.
 
     Raises:
         UserError: Slurm does not answer from the start, or refuses a submission.
