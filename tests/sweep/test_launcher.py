@@ -243,18 +243,18 @@ def test_a_killed_worker_costs_one_try_and_two_launchers_share_the_runs(
 @pytest.mark.usefixtures("tiny_environment")
 def test_real_runs_end_with_their_launcher_and_go_on(tiny_data: Path, tiny_weights_file: Path, tmp_path: Path) -> None:
     words = [sys.executable, tiny_jobs.__file__, "launch", *map(str, (tiny_data, tiny_weights_file, tmp_path))]
-    jobs = tiny_jobs.five(tiny_data, tiny_weights_file, tmp_path)
+    jobs = tiny_jobs.three(tiny_data, tiny_weights_file, tmp_path)
     killed = subprocess.Popen(words, stdout=subprocess.DEVNULL)
-    until(lambda: all(any(one.folder.glob("*/model*")) for one in jobs[:2]), 120)  # both are in the middle of a run
+    until(lambda: any(jobs[0].folder.glob("*/model*")), 120)  # it is in the middle of a run
     killed.kill()
     killed.wait()
-    pids = [int((one.folder / ".lock").read_text().split()[1]) for one in jobs[:2]]
-    until(lambda: not alive(pids), 30)
+    pid = int((jobs[0].folder / ".lock").read_text().split()[1])
+    until(lambda: not alive([pid]), 30)
     last = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
-    assert [read_run(one.folder) is None for one in jobs] == [False, False, False, True, False], last.stderr
-    for number, tries in enumerate((2, 2, 1, 2, 1)):
-        assert len(list(jobs[number].folder.glob("log.txt*"))) == tries
+    assert [read_run(one.folder) is None for one in jobs] == [False, True, False], last.stderr
     assert "Found checkpoint" in jobs[0].log.read_text()  # it went on
+    assert len(list(jobs[0].folder.glob("log.txt*"))) == 2
+    assert len(list(jobs[1].folder.glob("log.txt*"))) >= 2  # it was tried once more
 
 
 # Where workers run.

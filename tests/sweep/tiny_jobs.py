@@ -1,6 +1,6 @@
 """Trainings of a second on the tiny dataset of the trainers' tests, and the programmes that run them.
 
-tiny_jobs.py launch DATA WEIGHTS OUT      a launcher of `five`, on two workers
+tiny_jobs.py launch DATA WEIGHTS OUT      a launcher of `three`, on two workers
 tiny_jobs.py identical DATA WEIGHTS OUT   runs `mixed` alone and together, see `test_sharing.py`
 """
 
@@ -38,11 +38,10 @@ def run(one: Job) -> Outcome:
     return Runner()(one)
 
 
-def five(data: Path, weights: Path, out: Path) -> list[Job]:
-    """Two that take a while, and one among the others that diverges."""
+def three(data: Path, weights: Path, out: Path) -> list[Job]:
+    """One that takes a while, one that diverges, and one that does not."""
     jobs = []
-    for number in range(5):
-        epochs, rate = 150 if number < 2 else 10, 1e30 if number == 3 else 0.01
+    for number, (epochs, rate) in enumerate([(150, 0.01), (10, 1e30), (10, 0.01)]):
         pairs = ("OPTIM.MAX_EPOCH", epochs, "OPTIM.LR", rate, "TRAIN.CHECKPOINT_FREQ", 10)
         jobs.append(job("CoOp", data, weights, out / "data/T/cfg" / str(number), *pairs))
     return jobs
@@ -107,4 +106,4 @@ if __name__ == "__main__":
         from xcoop.sweep.display import Display
         from xcoop.sweep.launcher import launch, make_slots
 
-        launch(five(data, weights, out), make_slots(2, (), cores=2), str(out), Display(5, 2, terminal=False))
+        launch(three(data, weights, out), make_slots(2, (), cores=2), str(out), Display(3, 2, terminal=False))
