@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 # Python imports a `sitecustomize` that it finds on its path at every start, in child processes, too.
 HOOK = """
-import atexit, os, sys, threading
+import os, sys, threading
 root, folder, until = (os.environ["FILES_ENTERED_" + key] for key in ("ROOT", "OUT", "UNTIL"))
 file, _, function = until.rpartition(":")
 end = os.path.join(folder, "end")
@@ -37,12 +37,9 @@ def watch(frame, event, _):
         open(end, "w").close()
     elif code.co_filename.startswith(root) and code.co_flags & OPTIMIZED and not os.path.exists(end):
         seen.add(code)
+        with open(os.path.join(folder, str(os.getpid())), "a", encoding="utf-8") as out:  # forks do not run atexit
+            out.write(f"{code.co_filename}\\t{code.co_name}:{code.co_firstlineno}\\n")
 
-def finish():
-    with open(os.path.join(folder, str(os.getpid())), "w", encoding="utf-8") as out:
-        out.writelines(f"{code.co_filename}\\t{code.co_name}:{code.co_firstlineno}\\n" for code in seen)
-
-atexit.register(finish)
 os.register_at_fork(after_in_child=seen.clear)
 threading.setprofile(watch)
 sys.setprofile(watch)
