@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hostile_pickle import Exploit
 from torch import Tensor, nn
 
 from xcoop.backbones.clip_model import read_state_dict
@@ -128,42 +129,8 @@ def test_a_method_that_restores_is_not_run(declared: bool, tmp_path: Path) -> No
     assert time.monotonic() - began < 5
 
 
-def test_a_state_that_maps_a_file_for_writing_maps_none(tmp_path: Path) -> None:
-    """The source of a class whose `__setstate__` would open a file of the user, as an attacker writes it by hand."""
-    victim = tmp_path / "thesis.txt"
-    victim.write_text("precious" * 100)
-    before = victim.read_bytes()
-    source = f"""class H(Module):
-  __parameters__ = []
-  __buffers__ = []
-  training : bool
-  def __setstate__(self: __torch__.H, state: bool) -> NoneType:
-    t = torch.from_file("{victim}", True, 100, dtype=6)
-    _0 = torch.zero_(t)
-    self.training = state
-    return None
-"""
-
-    def attack(members: Members) -> None:
-        members["h/code/__torch__.py"] = source.encode()
-        members["h/data.pkl"] = b"\x80\x02c__torch__\nH\n)\x81\x88b."
-
-    path = rewritten(saved(Inner(), tmp_path / "h.pt"), attack)
-    with pytest.raises(ValueError, match=r"h\.pt"):
-        read_state_dict(path)
-    assert victim.read_bytes() == before
-
-
-class Exploit:
-    def __init__(self, target: Path) -> None:
-        self.target = str(target)
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return open, (self.target, "w")
-
-
 def test_a_pickle_refers_to_nothing_that_runs(outer: Path, tmp_path: Path) -> None:
-    attack = pickle.dumps(Exploit(tmp_path / "owned"), protocol=2)
+    attack = pickle.dumps(Exploit(str(tmp_path / "owned")), protocol=2)
     rewritten(outer, lambda members: members.update({"outer/data.pkl": attack}))
     with pytest.raises(ValueError, match=r"outer\.pt .*it calls '(io|_io)\.open'"):
         read_torchscript(outer)

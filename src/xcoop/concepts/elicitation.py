@@ -42,6 +42,7 @@ LONGEST_FINDING = 80  # characters
 LONGEST_REASON = 300  # characters of a server's reason to refuse
 SHORTEST_SECRET = 6  # what is shorter stands in other words by chance, and protects nothing
 TALKATIVE = ("openai", "httpx", "httpx2", "httpcore", "httpcore2")  # loggers that show headers at DEBUG
+RESUME = "what was answered is kept, and --resume goes on from there"
 HEAD = "# Elicited from a language model (`elicited` says which, and how). No clinician has reviewed it.\n"
 PROMPT = """\
 You describe what can be seen in medical images. The images are of this kind: {picture}.
@@ -199,12 +200,14 @@ class Client:
                 401: "the key is refused: see --key-env",
                 403: "the key is refused: see --key-env",
                 404: "is --base-url right (it often ends in /v1), and does the server have this model?",
-            }.get(error.status_code, "it was tried as often as --retries allows, or would do so again")
+            }.get(error.status_code, "it would do so again" if error.status_code < 429 else RESUME)
             said = self._shown(error)
             raise ElicitError(f"{self._host} refuses (HTTP {error.status_code}; {hint}): {said}") from None
         except self._errors.APIConnectionError as error:
             tries = self._client.max_retries + 1
-            raise ElicitError(f"{self._host} gave no answer to {tries} tries ({self._shown(error)})") from None
+            raise ElicitError(
+                f"{self._host} gave no answer to {tries} tries ({self._shown(error)}); {RESUME}"
+            ) from None
         except (AttributeError, IndexError, TypeError, ValueError, self._errors.APIError):
             return None
         if not all(isinstance(part, str) for part in answer):
