@@ -15,7 +15,7 @@ from xcoop.config.defaults import get_cfg
 from xcoop.results.folder import LOCK, LOG, busy, locked, occupied
 from xcoop.results.record import Origin
 from xcoop.sweep.display import Display
-from xcoop.sweep.launcher import launch, make_slots, warn_without_locks
+from xcoop.sweep.launcher import Launcher, make_slots, warn_without_locks
 from xcoop.utils.console import BusyError
 from xcoop.utils.files import unguarded
 
@@ -78,7 +78,7 @@ def test_other_trouble_is_no_missing_lock(flock: Answers, tmp_path: Path) -> Non
 
 def test_a_launcher_says_it_once(flock: Answers, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flock(errno.ENOTSUP)
-    assert launch([], make_slots(1, (), cores=1), str(tmp_path), Display(0, 1, terminal=False)) == {}
+    assert Launcher([], make_slots(1, (), cores=1), str(tmp_path), Display(0, 1, terminal=False)).run() == {}
     assert capsys.readouterr().err.count(f"xcoop: warning: {tmp_path} lies on a disk without locks") == 1
 
 

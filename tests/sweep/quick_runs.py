@@ -119,13 +119,13 @@ def thirty(out: Path) -> list[Job]:
 
 if __name__ == "__main__":
     from xcoop.sweep.display import Display
-    from xcoop.sweep.launcher import launch, make_slots
+    from xcoop.sweep.launcher import Launcher, make_slots
     from xcoop.utils.console import guarded
 
     jobs, slots = thirty(Path(sys.argv[1])), make_slots(2, (), cores=2)
 
     def command() -> int:
-        ends = launch(jobs, slots, sys.argv[1], Display(len(jobs), 2, terminal=False), run)
+        ends = Launcher(jobs, slots, sys.argv[1], Display(len(jobs), 2, terminal=False), run).run()
         return int(any(end.state == FAILED for end in ends.values()))
 
     sys.exit(guarded(command))

@@ -21,7 +21,7 @@ from xcoop.results.record import read_run
 from xcoop.sweep import launcher
 from xcoop.sweep.display import Display, clock_time, first_line, summary
 from xcoop.sweep.jobs import FAILED, FINISHED, FOUND, Job, Outcome
-from xcoop.sweep.launcher import MEMORY, NOTES, Slot, launch, make_slots
+from xcoop.sweep.launcher import MEMORY, NOTES, Launcher, Slot, make_slots
 from xcoop.sweep.worker import Progress
 from xcoop.utils.console import UserError
 
@@ -35,7 +35,7 @@ def job(out: Path, name: str, trouble: str = "", ms: int = 5, **more: object) ->
 def run(jobs: list[Job], out: Path, slots: list[Slot] | None = None) -> dict[str, Outcome]:
     """How each ended, by its title."""
     slots = slots or make_slots(2, (), cores=2)
-    ends = launch(jobs, slots, str(out), Display(len(jobs), len(slots), terminal=False), quick_runs.run)
+    ends = Launcher(jobs, slots, str(out), Display(len(jobs), len(slots), terminal=False), quick_runs.run).run()
     return {one.title: ends[one.folder] for one in jobs}
 
 

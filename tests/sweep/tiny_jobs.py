@@ -104,6 +104,7 @@ if __name__ == "__main__":
         sys.stdout.write(json.dumps(told) + "\n")
     else:
         from xcoop.sweep.display import Display
-        from xcoop.sweep.launcher import launch, make_slots
+        from xcoop.sweep.launcher import Launcher, make_slots
 
-        launch(three(data, weights, out), make_slots(2, (), cores=2), str(out), Display(3, 2, terminal=False))
+        display = Display(3, 2, terminal=False)
+        Launcher(three(data, weights, out), make_slots(2, (), cores=2), str(out), display).run()

@@ -55,14 +55,14 @@ def run(arguments: argparse.Namespace) -> int:
     from xcoop.results.table import collect, render
     from xcoop.sweep.display import Display
     from xcoop.sweep.jobs import FAILED, training
-    from xcoop.sweep.launcher import launch, make_slots
+    from xcoop.sweep.launcher import Launcher, make_slots
 
     start = time.monotonic()
     jobs = [training(plan, seed) for plan in plans for seed in plan.seeds]
     todo = [job for job in jobs if not job.done()]
     display = Display(len(jobs), len(slots := make_slots(most=len(todo))), each=True)
     try:
-        ends = launch(jobs, slots, arguments.out, display)
+        ends = Launcher(jobs, slots, arguments.out, display).run()
     finally:
         display.close()
 

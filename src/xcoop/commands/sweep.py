@@ -84,7 +84,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs it; the exit code is 0 if no run has failed."""
     from xcoop.sweep import jobs as sweep
     from xcoop.sweep.display import Display, summary
-    from xcoop.sweep.launcher import NOTES, launch, make_slots
+    from xcoop.sweep.launcher import NOTES, Launcher, make_slots
 
     options = slurm_options(arguments)
     grid = read_grid(arguments)
@@ -95,7 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         return _list(jobs, ledger if options else None)
 
-    start, ends = time.monotonic(), {}
+    start = time.monotonic()
     if options:
         from xcoop.sweep.slurm import run_on_slurm
 
@@ -106,11 +106,12 @@ def run(arguments: argparse.Namespace) -> int:
         gpus = None if arguments.gpus is None else words_of(arguments.gpus)
         slots = make_slots(arguments.workers, gpus, most=sum(job.state() != sweep.DONE for job in jobs))
         display = Display(len(jobs), len(slots))
+        launcher = Launcher(jobs, slots, grid.out, display)
         try:
-            launch(jobs, slots, grid.out, display, ends=ends)
+            ends = launcher.run()
         finally:
             display.close()
-            say(*summary(jobs, ends, time.monotonic() - start, grid.out))
+            say(*summary(jobs, launcher.ends, time.monotonic() - start, grid.out))
     return EXIT_FAILED if any(end.state == sweep.FAILED for end in ends.values()) else 0
 
 

@@ -169,17 +169,7 @@ def make_plans(words: Sequence[str], data: str, out: str, seeds: Sequence[int]) 
 def plan_methods(
     dataset: str, shots: int, asked: str, cfg: str, pairs: Sequence[str], data: str, out: str, seeds: Sequence[int]
 ) -> list[Plan]:
-    """The plans of one trainer, or of all of them, on a dataset.
-
-    Args:
-        dataset: short name or path.
-        shots: training images a class; `ALL_SHOTS` for all that there are.
-        asked: the trainer, or `all`.
-        cfg: short name or path; "" for the default.
-        pairs: KEY VALUE pairs, flat.
-        data: the data root.
-        out: the output root.
-        seeds: to run.
+    """The plans of one trainer, or of all of them (`asked` is "all"), on a dataset; a `cfg` of "" is the default.
 
     Raises:
         UserError: a name, key or value is wrong; the message says which, and what is near.

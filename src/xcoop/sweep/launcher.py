@@ -118,15 +118,8 @@ def _free_memory(cores: int) -> int:
         return MEMORY * cores
 
 
-def launch(
-    jobs: Sequence[Job],
-    slots: Sequence[Slot],
-    out: str,
-    display: Display,
-    run: Run | None = None,
-    ends: dict[Path, Outcome] | None = None,
-) -> dict[Path, Outcome]:
-    """Runs jobs and shows how far they are; how each ended, by its folder.
+class Launcher:
+    """Runs jobs, and shows how far they are.
 
     Args:
         jobs: to run; what is done is left alone.
@@ -134,31 +127,16 @@ def launch(
         out: the output root.
         display: is told what happens.
         run: what runs one job in a worker; default: `worker.Runner`.
-        ends: is filled in, for whoever wants to know after an interruption, too.
 
-    Raises:
-        KeyboardInterrupt: Ctrl-C, or a request to terminate; the workers are ended first.
+    Attributes:
+        ends: how each ended so far, by its folder.
     """
-    warn_without_locks(Path(out))
-    ends = {} if ends is None else ends
-    with terminable():
-        _Launcher(jobs, slots, Path(out, NOTES), display, run, ends).run()
-    return ends
-
-
-class _Launcher:
-    """What is known while `launch` runs jobs."""
 
     def __init__(
-        self,
-        jobs: Sequence[Job],
-        slots: Sequence[Slot],
-        notes: Path,
-        display: Display,
-        run: Run | None,
-        ends: dict[Path, Outcome],
+        self, jobs: Sequence[Job], slots: Sequence[Slot], out: str, display: Display, run: Run | None = None
     ) -> None:
-        self.slots, self.notes, self.display, self.run_job, self.ends = slots, notes, display, run, ends
+        self.slots, self.out, self.notes, self.display, self.run_job = slots, out, Path(out, NOTES), display, run
+        self.ends: dict[Path, Outcome] = {}
         self.failures: Counter[Path] = Counter()
         self.waiting = list(jobs)
         self.busy: list[Job] = []  # other launchers are at them
@@ -171,8 +149,18 @@ class _Launcher:
         forks = forks and not any(slot.environment.get("CUDA_VISIBLE_DEVICES") for slot in slots)
         self.context: Any = multiprocessing.get_context("fork" if forks else "spawn")
 
-    def run(self) -> None:
-        """Runs all."""
+    def run(self) -> dict[Path, Outcome]:
+        """Runs all; how each ended.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C, or a request to terminate; the workers are ended first.
+        """
+        warn_without_locks(Path(self.out))
+        with terminable():
+            self._run()
+        return self.ends
+
+    def _run(self) -> None:
         for job in list(self.waiting):
             with suppress(ValueError):  # a damaged record: the worker says so
                 if job.done():
