@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from xcoop.engine import install as _install_engine
+from xcoop.engine.imports import install as _install_engine
 from xcoop.moved import MovedModules as _MovedModules
 from xcoop.version import __version__
 

@@ -222,24 +222,17 @@ class TestPatches:
         Image.fromarray(pixels).save(tmp_path / "plain.png")
         assert np.array_equal(np.asarray(read(str(tmp_path / "plain.png"))), pixels)
 
-    def test_numpy_int_is_there_for_dassl_alone(self, fake: Any) -> None:
+    def test_small_flaws(self, fake: Any, tmp_path: Path) -> None:
         had_it = hasattr(np, "int")
         assert fake("dassl.data.transforms.randaugment").whole([1.7]).tolist() == [1]
-        assert hasattr(np, "int") == had_it
-
-    def test_confusion_matrix_is_saved_as_a_tensor(self, fake: Any, tmp_path: Path) -> None:
+        assert hasattr(np, "int") == had_it  # it is there for Dassl alone
         fake("dassl.evaluation.evaluator").save(str(tmp_path / "cmat.pt"))
         assert torch.equal(torch.load(tmp_path / "cmat.pt", weights_only=True), torch.eye(2, dtype=torch.float64))
-
-    def test_accuracy_of_several_k(self, fake: Any) -> None:
         accuracy = fake("dassl.metrics").compute_accuracy
         got = accuracy(torch.tensor([[3.0, 2, 1], [1, 2, 3]]), torch.tensor([1, 2]), topk=(1, 2))
         assert [value.item() for value in got] == [50, 100]
-
-    def test_log_stream_answers_for_the_console(self, fake: Any, capsys: Any) -> None:
-        stream = fake("dassl.utils").Logger()
-        assert stream.isatty() is False
-        assert stream.encoding == sys.stdout.encoding
+        stream = fake("dassl.utils").Logger()  # answers for the console, and leaves it open
+        assert (stream.isatty(), stream.encoding) == (False, sys.stdout.encoding)
         stream.close()
         assert not sys.stdout.closed
 

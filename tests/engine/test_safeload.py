@@ -43,7 +43,7 @@ def test_code_is_never_run_and_is_named(tmp_path: Path, zipped: bool, function: 
     assert not trap.exists()
 
 
-def test_state_of_an_allowed_class_runs_nothing(tmp_path: Path) -> None:
+def test_state_of_an_allowed_class_runs_nothing_and_is_allowed_in_that_load_alone(tmp_path: Path) -> None:
     """A stand-in takes any state, but has no method of the real class that would act on it."""
     sgd = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
     torch.save({"object": sgd}, tmp_path / "o.pth")
@@ -51,6 +51,8 @@ def test_state_of_an_allowed_class_runs_nothing(tmp_path: Path) -> None:
     assert not isinstance(thing, torch.optim.Optimizer)
     assert thing.param_groups[0]["lr"] == 0.1
     assert not hasattr(thing, "step")
+    with pytest.raises(Exception, match="SGD"):
+        torch.load(tmp_path / "o.pth", weights_only=True)
 
 
 def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
@@ -61,20 +63,16 @@ def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
         safeload.read(path)
 
 
-@pytest.mark.parametrize("keep", [0, 1, 100, 0.5, 0.99])
-def test_truncated_file_is_named(tmp_path: Path, keep: float) -> None:
+def test_damaged_and_other_files_are_named_without_dangerous_advice(tmp_path: Path) -> None:
     path = tmp_path / "short.pth"
     torch.save({"state_dict": {"w": torch.zeros(100)}, "epoch": 1}, path)
     data = path.read_bytes()
-    path.write_bytes(data[: int(keep if keep >= 1 else keep * len(data))])
-    with pytest.raises(CheckpointError, match=r"short\.pth cannot be read: it is damaged"):
-        load_checkpoint(str(path))
-
-
-def test_other_file_is_named_without_dangerous_advice(tmp_path: Path) -> None:
-    path = tmp_path / "page.pth"
+    for length in (0, 1, 100, len(data) // 2, len(data) * 99 // 100):
+        path.write_bytes(data[:length])
+        with pytest.raises(CheckpointError, match=r"short\.pth cannot be read: it is damaged"):
+            load_checkpoint(str(path))
     path.write_bytes(b"<html><body>not found</body></html>")
-    with pytest.raises(CheckpointError, match=r"page\.pth cannot be read") as error:
+    with pytest.raises(CheckpointError, match=r"short\.pth cannot be read") as error:
         load_checkpoint(str(path))
     assert "weights_only" not in str(error.value)
 
@@ -106,15 +104,12 @@ def test_every_object_that_dassl_pickles_is_read(tmp_path: Path, kind: Any, sche
     assert type(content["val_result"]) is float
 
 
-@pytest.mark.parametrize("number", [np.float32(0.5), np.int64(-7), np.float16(2.5), np.bool_(True)])
-def test_numpy_numbers_become_python_numbers(tmp_path: Path, number: Any) -> None:
-    torch.save({"n": number}, tmp_path / "n.pth")
-    value = load_checkpoint(str(tmp_path / "n.pth"))["n"]
-    assert value == number.item()
-    assert type(value) is type(number.item())
-
-
-def test_numpy_objects_are_refused(tmp_path: Path) -> None:
+def test_numpy_numbers_become_python_numbers_and_arrays_are_refused(tmp_path: Path) -> None:
+    for number in (np.float32(0.5), np.int64(-7), np.float16(2.5), np.bool_(True)):
+        torch.save({"n": number}, tmp_path / "n.pth")
+        value = load_checkpoint(str(tmp_path / "n.pth"))["n"]
+        assert value == number.item()
+        assert type(value) is type(number.item())
     torch.save({"a": np.array([1, 2])}, tmp_path / "a.pth")
     with pytest.raises(CheckpointError, match=r"a\.pth"):
         load_checkpoint(str(tmp_path / "a.pth"))
@@ -127,14 +122,6 @@ def test_every_load_is_of_weights_only(tmp_path: Path, monkeypatch: Any) -> None
     load_checkpoint(str(tmp_path / "c.pth"))
     assert [call["weights_only"] for call in calls] == [True]
     assert "weights_only=False" not in Path(safeload.__file__).read_text()
-
-
-def test_allowance_ends_with_the_load(tmp_path: Path) -> None:
-    sgd = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=0.1)
-    torch.save({"object": sgd}, tmp_path / "o.pth")
-    load_checkpoint(str(tmp_path / "o.pth"))
-    with pytest.raises(Exception, match="SGD"):
-        torch.load(tmp_path / "o.pth", weights_only=True)
 
 
 def test_every_flipped_bit_is_noticed(tmp_path: Path, caplog: Any) -> None:

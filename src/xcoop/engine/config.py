@@ -12,7 +12,7 @@ from yacs.config import CfgNode
 
 from xcoop.utils.rules import TEXT, Rule, each, number, one_of, whole
 
-_SHARE, _RATE, _FLAG = number(0, 1), number(0), None
+_SHARE, _RATE = number(0, 1), number(0)
 # The last three are Dassl's alone; which engine has which is told when the loader is built.
 _SAMPLER = one_of("RandomSampler", "SequentialSampler", "RandomDomainSampler", "SeqDomainSampler", "RandomClassSampler")
 
@@ -46,12 +46,12 @@ KEYS: dict[str, tuple[Any, Rule | None]] = {
     "OUTPUT_DIR": ("./output", None),
     "RESUME": ("", None),  # a folder whose checkpoints are gone on from; "" looks in OUTPUT_DIR
     "SEED": (-1, whole(high=2**32 - 1)),  # below 0: no fixed seed; numpy's limit
-    "USE_CUDA": (True, _FLAG),
-    "VERBOSE": (True, _FLAG),
+    "USE_CUDA": (True, None),
+    "VERBOSE": (True, None),
     "INPUT.SIZE": ((224, 224), each(whole(1, 4096), 2)),  # height, width in pixels
     "INPUT.INTERPOLATION": ("bilinear", one_of("bilinear", "bicubic", "nearest")),
     "INPUT.TRANSFORMS": ((), each(one_of(of=_transforms))),
-    "INPUT.NO_TRANSFORM": (False, _FLAG),
+    "INPUT.NO_TRANSFORM": (False, None),
     "INPUT.PIXEL_MEAN": ([0.485, 0.456, 0.406], each(number(), 3)),
     "INPUT.PIXEL_STD": ([0.229, 0.224, 0.225], each(number(above=0), 3)),
     "INPUT.CROP_PADDING": (4, whole(0)),
@@ -91,7 +91,7 @@ KEYS: dict[str, tuple[Any, Rule | None]] = {
     "DATASET.VAL_PERCENT": (0.1, number(0, below=1)),
     "DATALOADER.NUM_WORKERS": (4, whole(0)),
     "DATALOADER.K_TRANSFORMS": (1, whole(1)),  # how many augmented views of each training image
-    "DATALOADER.RETURN_IMG0": (False, _FLAG),  # also give the image without augmentation
+    "DATALOADER.RETURN_IMG0": (False, None),  # also give the image without augmentation
     "DATALOADER.TRAIN_X.SAMPLER": ("RandomSampler", _SAMPLER),
     "DATALOADER.TRAIN_X.BATCH_SIZE": (32, whole(1)),
     "DATALOADER.TEST.SAMPLER": ("SequentialSampler", _SAMPLER),
@@ -104,11 +104,11 @@ KEYS: dict[str, tuple[Any, Rule | None]] = {
     "OPTIM.WEIGHT_DECAY": (5e-4, _RATE),
     "OPTIM.MOMENTUM": (0.9, _SHARE),
     "OPTIM.SGD_DAMPNING": (0, _SHARE),
-    "OPTIM.SGD_NESTEROV": (False, _FLAG),
+    "OPTIM.SGD_NESTEROV": (False, None),
     "OPTIM.RMSPROP_ALPHA": (0.99, _SHARE),
     "OPTIM.ADAM_BETA1": (0.9, number(0, below=1)),
     "OPTIM.ADAM_BETA2": (0.999, number(0, below=1)),
-    "OPTIM.STAGED_LR": (False, _FLAG),
+    "OPTIM.STAGED_LR": (False, None),
     "OPTIM.NEW_LAYERS": ((), None),
     "OPTIM.BASE_LR_MULT": (0.1, _RATE),
     "OPTIM.LR_SCHEDULER": ("single_step", one_of("single_step", "multi_step", "cosine")),
@@ -119,13 +119,13 @@ KEYS: dict[str, tuple[Any, Rule | None]] = {
     "OPTIM.WARMUP_TYPE": ("linear", one_of("linear", "constant")),
     "OPTIM.WARMUP_CONS_LR": (1e-5, _RATE),
     "OPTIM.WARMUP_MIN_LR": (1e-5, _RATE),
-    "OPTIM.WARMUP_RECOUNT": (True, _FLAG),
+    "OPTIM.WARMUP_RECOUNT": (True, None),
     "TRAIN.CHECKPOINT_FREQ": (0, whole(0)),
     "TRAIN.PRINT_FREQ": (10, whole(1)),
     "TEST.EVALUATOR": ("Classification", one_of(of=_evaluators)),
-    "TEST.PER_CLASS_RESULT": (False, _FLAG),
-    "TEST.COMPUTE_CMAT": (False, _FLAG),
-    "TEST.NO_TEST": (False, _FLAG),
+    "TEST.PER_CLASS_RESULT": (False, None),
+    "TEST.COMPUTE_CMAT": (False, None),
+    "TEST.NO_TEST": (False, None),
     "TEST.SPLIT": ("test", one_of("test", "val")),
     "TEST.FINAL_MODEL": ("last_step", one_of("last_step", "best_val")),
     "TRAINER.NAME": ("", None),

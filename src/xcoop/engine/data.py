@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler, Sequen
 from torchvision import transforms as T
 from yacs.config import CfgNode
 
-from xcoop.engine import needs_dassl
+from xcoop.engine.imports import needs_dassl
 from xcoop.engine.rng import drawing, sample_seed
 from xcoop.engine.tools import Registry, check_isfile, read_image
 from xcoop.engine.transforms import INTERPOLATION_MODES, build_transform

@@ -16,7 +16,6 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-from xcoop.engine import needs_dassl
 from xcoop.version import __version__
 
 # Our file -> the names that it gives to the outside.
@@ -68,6 +67,14 @@ MODULES = {
     "dassl.utils.torchtools": FILES["checkpoint"],
 }
 CLIPS = ("clip.clip", "xcoop._clip.clip")  # a checkout's copy, or the installed one as we import it
+
+
+def needs_dassl(what: str) -> str:
+    """What is said of a part of Dassl that this engine does not have, with the remedy."""
+    return (
+        f"{what} needs Dassl itself, of which xcoop's own engine has what prompt learners use. With a checkout of "
+        "https://github.com/KaiyangZhou/Dassl.pytorch on PYTHONPATH, or installed, xcoop runs on it"
+    )
 
 
 class Facade(ModuleType):

@@ -14,10 +14,10 @@ from torch import Tensor
 from tqdm import tqdm
 from yacs.config import CfgNode
 
-from xcoop.engine import needs_dassl
 from xcoop.engine.checkpoint import BEST, epoch_file, load_checkpoint, newest, restore, save_checkpoint
 from xcoop.engine.data import DataManager, begin_epoch
 from xcoop.engine.evaluator import AverageMeter, MetricMeter, build_evaluator
+from xcoop.engine.imports import needs_dassl
 from xcoop.engine.tools import Registry
 
 TRAINER_REGISTRY = Registry("TRAINER")

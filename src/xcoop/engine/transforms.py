@@ -14,7 +14,7 @@ from torchvision.transforms import functional as F
 from torchvision.transforms.functional import InterpolationMode
 from yacs.config import CfgNode
 
-from xcoop.engine import needs_dassl
+from xcoop.engine.imports import needs_dassl
 from xcoop.utils.suggest import unknown
 
 INTERPOLATION_MODES = {
