@@ -27,14 +27,13 @@ from xcoop.backbones.phantom import load_phantom
 from xcoop.config.defaults import get_cfg
 from xcoop.engine.transforms import build_transform
 from xcoop.evaluation.bootstrap import mean_of_known
-from xcoop.explain.controls import control_maps, randomised, rank_correlation
-from xcoop.explain.faithfulness import BASELINES, curves
-from xcoop.explain.localisation import localise
-from xcoop.explain.metrics import METRICS
-from xcoop.explain.truth import Truth, fit_mask, truth_of
+from xcoop.explain.ground_truth import Truth, fit_mask, truth_of
+from xcoop.explain.measures import BASELINES, control_maps, curves, localise, randomised, rank_correlation
 from xcoop.methods.alignment import unit
 from xcoop.phantom.layouts import write_derm7pt
 from xcoop.utils.images import open_image
+
+BETTER = {"deletion_auc": "lower", "insertion_auc": "higher"}
 
 
 def main() -> None:
@@ -68,7 +67,7 @@ def measure(args: argparse.Namespace, folder: Path, seconds: dict[str, float]) -
     masks = torch.stack([torch.from_numpy(fit_mask(mask, backbone.input_size).copy()) for _, _, mask in cases])
     texts = unit(backbone.encode_text([concept for _, concept, _ in cases]))  # (N, D)
     maps = timed(seconds, "maps", lambda: similarity(backbone, images, texts))
-    all_maps = {"similarity": maps} | control_maps(maps, range(len(maps)))
+    all_maps = {"similarity": maps} | control_maps(maps)
     rows = []
     for name, own in all_maps.items():
         found = timed(seconds, f"localise, {name}", partial(localise, own, masks))
@@ -92,7 +91,7 @@ def faithfulness(
             for metric, values in found.items():
                 areas[name, metric] = values
         for (name, metric), values in areas.items():
-            rows.append((baseline, name, metric, METRICS[metric].better, *shown(values),
+            rows.append((baseline, name, metric, BETTER[metric], *shown(values),
                          *shown(values - areas["random", metric])[:2]))  # fmt: skip
     heads = ["Baseline", "Map", "Metric", "Better", "Mean", "95 % interval", "Images", "Minus random", "95 % interval"]
     print(tabulate(rows, heads, disable_numparse=True))

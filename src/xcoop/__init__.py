@@ -57,7 +57,7 @@ def load_run(folder: str | Path, device: str | None = None) -> TrainedModel:
         FileNotFoundError: the folder holds no finished run.
         ValueError: its files are damaged, or its backbone has other weights now; the message names them.
     """
-    from xcoop.explain.loading import load_run as load
+    from xcoop.explain.trained import load_run as load
 
     return load(Path(folder), device)
 

@@ -90,6 +90,29 @@ MOVED = {  # below xcoop; the old names go with version 0.2
     "evaluation.positive": "evaluation.metrics",
     "evaluation.ranking": "evaluation.metrics",
     "evaluation.ranks": "evaluation.comparisons",
+    "explain.attention": "explain.map_methods",
+    "explain.controls": "explain.measures",
+    "explain.faithfulness": "explain.measures",
+    "explain.loading": "explain.trained",
+    "explain.localisation": "explain.measures",
+    "explain.masks": "explain.ground_truth",
+    "explain.page": "explain.html",
+    "explain.target": "explain.map_methods",
+    "explain.textual": "explain.concepts",
+    "explain.textual.concept_set": "explain.concepts",
+    "explain.textual.decomposition": "explain.concepts",
+    "explain.textual.intervention": "explain.concepts",
+    "explain.textual.nearest_words": "explain.words",
+    "explain.textual.plausibility": "explain.trust",
+    "explain.textual.prose": "explain.words",
+    "explain.textual.subsets": "explain.concepts",
+    "explain.trust_concepts": "explain.trust",
+    "explain.trust_rows": "explain.trust",
+    "explain.trust_table": "explain.trust",
+    "explain.truth": "explain.ground_truth",
+    "explain.visual": "explain.maps",
+    "explain.visual.registry": "explain.map_methods",
+    "explain.visual.trace": "explain.map_methods",
     "features": "training.feature_cache",
     "files": "utils.files",
     "fitting": "training.trainer",
@@ -102,6 +125,9 @@ MOVED = {  # below xcoop; the old names go with version 0.2
     "methods.selection": "methods.model",
     "model": "methods.model",
     "names": "utils.suggest",
+    "page.document": "page",
+    "page.markup": "page",
+    "page.style": "page",
     "phantom.chest_findings": "phantom.chest",
     "phantom.chest_frame": "phantom.chest_anatomy",
     "phantom.chest_layout": "phantom.layouts",
@@ -193,4 +219,6 @@ class MovedModules(MetaPathFinder, Loader):
         old = module.__name__
         new = f"xcoop.{MOVED[old.removeprefix('xcoop.')]}"
         warnings.warn(f"{old} is {new} now", DeprecationWarning, stacklevel=2)
-        sys.modules[old] = importlib.import_module(new)
+        found = sys.modules[old] = importlib.import_module(new)
+        if not hasattr(found, "__path__") and any(f"xcoop.{name}".startswith(f"{old}.") for name in MOVED):
+            found.__path__ = []  # it was a package, whose modules are still asked for

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from xcoop.explain.page import thumbnail
+from xcoop.explain.html import thumbnail
+from xcoop.explain.schema import Explanations, ImageEntry
 
 HOSTILE = "<script>alert(1)</script>\"onload='x' & http"
 
@@ -29,10 +30,7 @@ def entry(number: int = 0, concepts: int = 6, evil: str = "", side: int = 224, g
         "probabilities": dict(zip(names, (probability, 1 - probability), strict=True)),
         "certainty": probability,
         "picture": thumbnail(smooth),
-        "maps": [
-            {"target": name, "kind": kind, "values": rows.tolist(), "scores": {"deletion": 0.31, f"inside{evil}": 0.6}}
-            for name, kind in targets
-        ],
+        "maps": [{"target": name, "kind": kind, "values": rows.tolist()} for name, kind in targets],
         "masks": [{"concept": seen[0], "grid": mask.astype(float).tolist()}] if seen else [],
         "concepts": [
             {"concept": name, "score": 0.2, "for": {names[0]: 0.12, names[1]: -0.3}, "label": (1, 0, None)[place % 3]}
@@ -92,3 +90,11 @@ def content(images: int = 3, evil: str = "", phantom: bool = True, **options: An
         ],
         "images": [entry(number, evil=evil, **options) for number in range(images)],
     }
+
+
+def explanations(images: int = 3, evil: str = "", phantom: bool = True, **options: Any) -> Explanations:
+    return Explanations.model_validate(content(images, evil, phantom, **options))
+
+
+def image(number: int = 0, evil: str = "") -> ImageEntry:
+    return ImageEntry.model_validate(entry(number, evil=evil))

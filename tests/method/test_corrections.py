@@ -13,7 +13,6 @@ from torch.nn import functional as F
 from xcoop.backbones import ImageFeatures
 from xcoop.concepts import load_bank
 from xcoop.concepts.sentences import clinical_features, prompt_sentences, shares, single_features
-from xcoop.explain.textual.intervention import holds_concepts
 from xcoop.methods import alignment
 from xcoop.methods.alignment import unit
 from xcoop.methods.corrections import Corrections
@@ -204,9 +203,9 @@ def test_unknown_sentences_are_refused(bank):
 
 
 def test_sentences_count_as_held_wherever_class_features_rest_on_them(bank):
-    assert holds_concepts(model(bank, CLINICAL_WEIGHT=0.0))
-    assert not holds_concepts(model(bank, CLINICAL_WEIGHT=0.0, FROM_SENTENCE=False))
-    assert holds_concepts(model(bank, CLINICAL_WEIGHT=0.5, FROM_SENTENCE=False))
+    assert model(bank, CLINICAL_WEIGHT=0.0).holds_concepts
+    assert not model(bank, CLINICAL_WEIGHT=0.0, FROM_SENTENCE=False).holds_concepts
+    assert model(bank, CLINICAL_WEIGHT=0.5, FROM_SENTENCE=False).holds_concepts
 
 
 def test_an_explanation_says_how_far_images_back_the_sentences(bank):

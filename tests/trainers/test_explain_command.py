@@ -8,38 +8,41 @@ from html import unescape
 from pathlib import Path
 
 import pytest
+import tiny_run
 from test_load_run import finished
 from tiny_run import ConfigMaker
 
 import xcoop
 from xcoop.cli import main
 from xcoop.explain.report import prompt_classes
-from xcoop.explain.schema import check
+from xcoop.explain.schema import Explanations
 
 
-@pytest.fixture
-def run(make_cfg: ConfigMaker) -> Path:
-    return finished(make_cfg, "XCoOp")
+@pytest.fixture(scope="module")
+def run(pictures: Path, tiny_weights_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with few context vectors: each is compared with a vocabulary of 30,000 words."""
+    few = ("TRAINER.XCOOP.N_PROMPTS", 2, "TRAINER.XCOOP.N_CTX", 2)
+    out = tmp_path_factory.mktemp("run") / "out"
+    return finished(lambda name: tiny_run.config(name, pictures, tiny_weights_file, out, *few), "XCoOp")
 
 
-@pytest.mark.parametrize("name", ["report.html", "explanations.json"])
-def test_files_of_somebody_else_are_not_replaced(
-    name: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "to").mkdir()
-    (tmp_path / "to" / name).write_text("my own")
-    assert main(["explain", str(run), "--images", "1", "--asked", "0", "--out", str(tmp_path / "to")]) == 2
-    assert f"{tmp_path / 'to' / name} is not written by xcoop" in capsys.readouterr().err
-    assert (tmp_path / "to" / name).read_text() == "my own"
-    (tmp_path / "to" / name).unlink()
+def test_files_of_somebody_else_are_not_replaced(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["explain", str(run), "--images", "1", "--asked", "0", "--out", str(tmp_path)]
+    for name in ("report.html", "explanations.json"):
+        (tmp_path / name).write_text("my own")
+        assert main(words) == 2
+        assert f"{tmp_path / name} is not written by xcoop" in capsys.readouterr().err
+        assert (tmp_path / name).read_text() == "my own"
+        (tmp_path / name).unlink()
     for _ in range(2):  # its own it replaces
-        assert main(["explain", str(run), "--images", "1", "--asked", "0", "--out", str(tmp_path / "to")]) == 0
+        assert main(words) == 0
 
 
-def test_a_page_of_test_images(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["explain", str(run), "--images", "4", "--asked", "6"]) == 0
-    found = json.loads((run / "explanations" / "explanations.json").read_text(encoding="utf-8"))
-    check(found)
+def test_a_page_of_test_images(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["explain", str(run), "--images", "4", "--asked", "6", "--out", str(tmp_path)]) == 0
+    text = (tmp_path / "explanations.json").read_text(encoding="utf-8")
+    Explanations.model_validate_json(text)
+    found = json.loads(text)
     assert len(found["images"]) == 4
     certainty = [image["certainty"] for image in found["images"]]
     assert certainty == sorted(certainty)
@@ -63,7 +66,7 @@ def test_a_page_of_test_images(run: Path, capsys: pytest.CaptureFixture[str]) ->
     vectors = found["classes"][0]["words"]
     assert vectors[0]["name"] == "prompt 1, 1"
     assert all(word["noise"] == (word["distance"] >= word["null_low"]) for one in vectors for word in one["words"])
-    page = (run / "explanations" / "report.html").read_text(encoding="utf-8")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert page.count("white glow") > 1
     assert "http://" not in page.replace("http://www.w3.org/2000/svg", "")
     assert "https://" not in page
@@ -123,7 +126,7 @@ def test_contexts_that_all_classes_share_are_told_with_each(
     trainer: str, pairs: tuple[object, ...], expected: list[int], make_cfg: ConfigMaker
 ) -> None:
     run = xcoop.load_run(finished(make_cfg, trainer, *pairs), device="cpu")
-    assert [len(entry["words"]) for entry in prompt_classes(run)] == expected
+    assert [len(entry.words) for entry in prompt_classes(run)] == expected
 
 
 @pytest.mark.parametrize(

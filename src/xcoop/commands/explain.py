@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from xcoop.utils.console import UserError, say
 
 if TYPE_CHECKING:
+    from xcoop.explain.schema import Control, Trust
     from xcoop.explain.trained import TrainedModel
 
 REPORT, NUMBERS = "report.html", "explanations.json"
@@ -36,16 +36,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Carries out the command; returns the exit code."""
-    _check(arguments)
-    import xcoop
-    from xcoop.explain.visual import methods
-
-    model = xcoop.load_run(arguments.run, arguments.device or None)
-    methods(model.backbone, arguments.method)  # an unknown name ends here, before anything is computed
-    return _demo(model, arguments) if arguments.demo else _page(model, arguments)
-
-
-def _check(arguments: argparse.Namespace) -> None:
     if arguments.images is not None and arguments.images < 1:
         raise UserError(f"--images {arguments.images}: at least one image is needed")
     if arguments.asked < 0:
@@ -54,62 +44,58 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UserError(f"--port {arguments.port}: a number from 0 (any that is free) to 65535")
     if arguments.paths and (arguments.images is not None or arguments.demo):
         raise UserError("give either the paths of images, or --images N, or --demo")
-    missing = [path for path in arguments.paths if not Path(path).is_file()]
-    if missing:
+    if missing := [path for path in arguments.paths if not Path(path).is_file()]:
         raise UserError(f"no such image: {', '.join(missing)}")
+    import xcoop
+    from xcoop.explain.maps import methods
+
+    model = xcoop.load_run(arguments.run, arguments.device or None)
+    methods(model.backbone, arguments.method)  # an unknown name ends here, before anything is computed
+    return _demo(model, arguments) if arguments.demo else _page(model, arguments)
 
 
 def _page(run: TrainedModel, arguments: argparse.Namespace) -> int:
-    from xcoop.explain.page import report
+    from xcoop.explain.html import report
     from xcoop.explain.report import named, report_of, test_images
     from xcoop.utils.files import atomic_write_text, require_ours
 
     folder = Path(arguments.out) if arguments.out else run.folder / "explanations"
     require_ours(folder / NUMBERS, folder / REPORT)
     if arguments.paths:
-        found = report_of(run, named([Path(path) for path in arguments.paths]), None, len(arguments.paths),
-                          arguments.method, asked=0)  # fmt: skip
+        items = named([Path(path) for path in arguments.paths])
+        found = report_of(run, items, None, len(items), arguments.method, asked=0)
     else:
         items, truth = test_images(run)
         count = IMAGES if arguments.images is None else arguments.images
         found = report_of(run, items, truth, count, arguments.method, arguments.asked)
     folder.mkdir(parents=True, exist_ok=True)
-    atomic_write_text(folder / NUMBERS, json.dumps(found, indent=1, allow_nan=False) + "\n")
+    atomic_write_text(folder / NUMBERS, found.to_json())
     atomic_write_text(folder / REPORT, report(found))
-    for row in found["trust"]:
-        say(_line(row))
-    say(f"{len(found['images'])} images explained: {folder / REPORT} and {folder / NUMBERS}")
+    for row in found.trust:
+        controls = "".join(f"; {control.name} {_shown(control)}" for control in row.controls)
+        say(f"{row.metric} ({row.direction} is better): {_shown(row)}{controls}")
+    say(f"{len(found.images)} images explained: {folder / REPORT} and {folder / NUMBERS}")
     return 0
 
 
-def _line(row: Any) -> str:
-    """A row of the trust table as a line."""
-
-    def shown(entry: Any) -> str:
-        if entry["value"] is None:
-            return "n/a"
-        return f"{entry['value']:.2f} [{entry['low']:.2f}, {entry['high']:.2f}]" if entry["low"] is not None else (
-            f"{entry['value']:.2f}"
-        )  # fmt: skip
-
-    controls = "; ".join(f"{control['name']} {shown(control)}" for control in row["controls"])
-    return f"{row['metric']} ({row['direction']} is better): {shown(row)}" + (f"; {controls}" if controls else "")
+def _shown(entry: Trust | Control) -> str:
+    """A value and its interval, as far as they are known."""
+    if entry.value is None:
+        return "n/a"
+    return f"{entry.value:.2f}" + ("" if entry.low is None else f" [{entry.low:.2f}, {entry.high:.2f}]")
 
 
 def _demo(run: TrainedModel, arguments: argparse.Namespace) -> int:
     from xcoop.explain.demo import serve
     from xcoop.explain.report import entry_of_bytes
 
-    def ready(url: str) -> None:
-        say(f"Drop an image on {url} (Ctrl-C ends it)")
-
     try:
         serve(
-            lambda data: entry_of_bytes(run, data, arguments.method),
+            lambda data, name: entry_of_bytes(run, data, arguments.method, name),
             arguments.host,
             arguments.port,
             is_phantom=bool(run.results["is_phantom"]),
-            ready=ready,
+            ready=lambda url: say(f"Drop an image on {url} (Ctrl-C ends it)"),
         )
     finally:  # only the end of the process is left: another Ctrl-C need not wait for it, nor show where it was
         signal.signal(signal.SIGINT, signal.SIG_DFL)

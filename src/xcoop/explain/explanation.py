@@ -15,18 +15,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xcoop.backbones import ImageFeatures
-from xcoop.explain.target import class_target, concept_target
-from xcoop.explain.textual.concept_set import ConceptSet
-from xcoop.explain.textual.intervention import holds_concepts, leave_one_out, without_part
-from xcoop.explain.textual.prose import image_sentences
-from xcoop.explain.visual import Methods, explain_maps, methods
+from xcoop.explain.concepts import ConceptSet, leave_one_out, without_part
+from xcoop.explain.map_methods import class_target, concept_target
+from xcoop.explain.maps import Methods, explain_maps, methods
+from xcoop.explain.words import image_sentences
 from xcoop.methods.alignment import unit
 from xcoop.utils.suggest import unknown
 
 if TYPE_CHECKING:
     from xcoop.explain.trained import TrainedModel
 
-Map = NDArray[np.float32]
+HeatMap = NDArray[np.float32]
 NOTHING = 1e-5  # logits; smaller changes are rounding
 
 
@@ -49,8 +48,8 @@ class Explanation:
     predicted: str
     probabilities: dict[str, float]
     methods: Methods
-    class_maps: dict[str, Map]
-    concept_maps: dict[str, Map]
+    class_maps: dict[str, HeatMap]
+    concept_maps: dict[str, HeatMap]
     concept_scores: dict[str, float]
     contributions: dict[str, dict[str, float]]
     text: list[str]
@@ -70,19 +69,39 @@ def explain_features(
     Raises:
         ValueError: an unknown method or concept.
     """
-    known = run.concepts
-    wanted = list(known.texts if known else ()) if concepts is None else list(concepts)
-    for name in wanted:
-        if known is None or name not in known.texts:
-            raise ValueError(unknown("concept", name, known.texts if known else ()))
+    names, texts = run.classnames, run.concepts.texts if run.concepts else ()
+    for name in concepts or ():
+        if name not in texts:
+            raise ValueError(unknown("concept", name, texts))
     chosen = methods(run.backbone, method)
     features = run.features(images)
     probabilities = run.logits(features).double().softmax(1).cpu()
-    maps = {name: _numbers(maps_of_class(run, images, c, chosen.of_class)) for c, name in enumerate(run.classnames)}
-    seen = {name: _numbers(maps_of_concept(run, images, name, chosen.of_concept)) for name in wanted}
-    scores = concept_scores(features, known)
+    class_maps = {name: _values(maps_of_class(run, images, c, chosen.of_class)) for c, name in enumerate(names)}
+    wanted = texts if concepts is None else concepts
+    concept_maps = {text: _values(maps_of_concept(run, images, text, chosen.of_concept)) for text in wanted}
+    scores = concept_scores(features, run.concepts)
     changes = concept_changes(run, features)
-    return [_one(run, index, chosen, probabilities[index], maps, seen, scores, changes) for index in range(len(images))]
+    found = []
+    for index, row in enumerate(probabilities):
+        predicted = names[int(row.argmax())]
+        moved: dict[str, dict[str, float]] = {}
+        if changes is not None:
+            for text, of_classes in zip(texts, changes[index].T.tolist(), strict=True):
+                moved[text] = {n: value for n, value in zip(names, of_classes, strict=True) if abs(value) > NOTHING}
+        for_predicted = {text: given[predicted] for text, given in moved.items() if predicted in given}
+        found.append(
+            Explanation(
+                predicted=predicted,
+                probabilities=dict(zip(names, row.tolist(), strict=True)),
+                methods=chosen,
+                class_maps={name: values[index] for name, values in class_maps.items()},
+                concept_maps={text: values[index] for text, values in concept_maps.items()},
+                concept_scores=dict(zip(texts, scores[index].tolist(), strict=True)),
+                contributions=moved,
+                text=image_sentences(predicted, float(row.max()), for_predicted),
+            )
+        )
+    return found
 
 
 def maps_of_class(run: TrainedModel, images: Tensor, label: int, method: str) -> Tensor:
@@ -97,6 +116,11 @@ def maps_of_concept(run: TrainedModel, images: Tensor, concept: str, method: str
         raise ValueError(f"{run.folder}: no concept bank fits the classes {run.classnames}")
     vector = known.vectors[known.texts.index(concept)]
     return explain_maps(method, run.image_backbone, images, concept_target(concept, vector, run.model.scale))
+
+
+def _values(maps: Tensor) -> NDArray[np.float32]:
+    values: NDArray[np.float32] = torch.nan_to_num(maps).cpu().numpy()
+    return values
 
 
 def concept_scores(features: ImageFeatures, known: ConceptSet | None) -> Tensor:
@@ -117,42 +141,8 @@ def concept_changes(run: TrainedModel, features: ImageFeatures, control: int | N
     """
     if run.concepts is None or run.bank is None:
         return None
-    if holds_concepts(run.model):
+    if run.model.holds_concepts:
         return leave_one_out(run.model, features, run.changes(control), len(run.concepts.texts))
     if run.decomposition is None:
         return None
     return without_part(run.model, features, run.class_vectors(), run.decomposition, control)
-
-
-def _one(
-    run: TrainedModel,
-    index: int,
-    chosen: Methods,
-    probabilities: Tensor,
-    maps: dict[str, Map],
-    seen: dict[str, Map],
-    scores: Tensor,
-    changes: Tensor | None,
-) -> Explanation:
-    names, texts = run.classnames, run.concepts.texts if run.concepts else ()
-    predicted = int(probabilities.argmax())
-    moved: dict[str, dict[str, float]] = {}
-    for j, text in enumerate(texts if changes is not None else ()):
-        given = {name: float(changes[index, c, j]) for c, name in enumerate(names)}  # type: ignore[index]
-        moved[text] = {name: value for name, value in given.items() if abs(value) > NOTHING}
-    for_predicted = {text: given[names[predicted]] for text, given in moved.items() if names[predicted] in given}
-    return Explanation(
-        predicted=names[predicted],
-        probabilities={name: float(p) for name, p in zip(names, probabilities, strict=True)},
-        methods=chosen,
-        class_maps={name: values[index] for name, values in maps.items()},
-        concept_maps={name: values[index] for name, values in seen.items()},
-        concept_scores={text: float(scores[index, j]) for j, text in enumerate(texts)},
-        contributions=moved,
-        text=image_sentences(names[predicted], float(probabilities[predicted]), for_predicted),
-    )
-
-
-def _numbers(maps: Tensor) -> NDArray[np.float32]:
-    values: NDArray[np.float32] = torch.nan_to_num(maps).cpu().numpy()
-    return values

@@ -5,7 +5,7 @@ Symbols: B images, C classes, J concepts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,32 +15,15 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
-from xcoop.explain.explanation import Explanation, concept_changes, explain_features
-from xcoop.explain.page.pictures import thumbnail
-from xcoop.explain.schema import (
-    SCHEMA,
-    ClassVector,
-    Explanations,
-    ImageEntry,
-    Map,
-    Mask,
-    Method,
-    PromptClass,
-    PromptConcept,
-    Run,
-    SeenConcept,
-    Vector,
-    Word,
-)
-from xcoop.explain.textual.affinity import Affinity, affinity
-from xcoop.explain.textual.nearest_words import TokenWords, nearest_words
-from xcoop.explain.textual.prose import class_sentences
-from xcoop.explain.trust_rows import Sample
-from xcoop.explain.trust_table import trust_table
-from xcoop.explain.truth import Truth, fit_mask, truth_of
-from xcoop.explain.visual import explainer, methods
-from xcoop.explain.visual.registry import FINER
+from xcoop.explain import schema
+from xcoop.explain.explanation import concept_changes, explain_features
+from xcoop.explain.ground_truth import Truth, fit_mask, truth_of
+from xcoop.explain.html import thumbnail
+from xcoop.explain.maps import FINER, explainer, methods
+from xcoop.explain.words import TokenWords, class_sentences, nearest_words
+from xcoop.methods.alignment import unit
 from xcoop.results.record import now
 from xcoop.utils.images import open_bytes
 
@@ -50,6 +33,7 @@ if TYPE_CHECKING:
 ASKED = 200  # test images behind the trust table, at most
 STRONGEST = 3  # concepts that a class's sentences name
 CONCEPT_MAPS = 6  # concepts of an image that get a map: those that move its logits most
+MASK_CELLS = 32  # a side of a mask's grid
 
 
 @dataclass(frozen=True)
@@ -81,6 +65,18 @@ def test_images(run: TrainedModel) -> tuple[list[Known], Truth | None]:
     return items, truth_of(dataset, run.bank)
 
 
+def named(paths: Sequence[Path]) -> list[Known]:
+    """Images that a user names; nothing else is known of them.
+
+    Raises:
+        FileNotFoundError: one is not there.
+    """
+    for path in paths:
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such image")
+    return [Known(str(path)) for path in paths]
+
+
 def report_of(
     run: TrainedModel,
     items: Sequence[Known],
@@ -88,7 +84,7 @@ def report_of(
     count: int,
     method: str = "",
     asked: int = ASKED,
-) -> Explanations:
+) -> schema.Explanations:
     """Everything about a run.
 
     Args:
@@ -100,29 +96,24 @@ def report_of(
         asked: how many the trust table rests on; they are spread evenly over the test set.
     """
     used = methods(run.backbone, method)
-    table: list[Any] = []
+    table: list[schema.Trust] = []
     if asked and items:
+        from xcoop.explain.trust import Sample, trust_table
+
         some = [items[i] for i in spread(len(items), asked)]
-        paths = [item.path for item in some]
-        labels = [item.label or "" for item in some]
+        paths, labels = [item.path for item in some], [item.label or "" for item in some]
         sample = Sample(paths, run.preprocess(paths), [item.patient for item in some], truth, labels)
         table = trust_table(run, sample, used)
+    noun, learned, about = run.model.class_vector
     shown = chosen(run, items, count)
-    return Explanations(
-        schema=SCHEMA,
+    return schema.Explanations(
         run=_run(run),
         methods=[_described(run, used.of_class, "class"), _described(run, used.of_concept, "concept")],
         trust=table,
-        class_vector=_class_vector(run),
+        class_vector=schema.ClassVector(noun=noun, learned=learned, about=about),
         classes=prompt_classes(run),
         images=[image_entry(run, item, run.preprocess([item.path]), method, truth) for item in shown],
     )
-
-
-def _described(run: TrainedModel, name: str, kind: Literal["class", "concept"]) -> Method:
-    rows, columns = run.backbone.grid
-    finer = 1 + name.endswith(FINER)
-    return Method(name=name, kind=kind, description=explainer(name).summary, grid=[finer * rows, finer * columns])
 
 
 def spread(total: int, wanted: int) -> list[int]:
@@ -134,7 +125,8 @@ def chosen(run: TrainedModel, items: Sequence[Known], count: int) -> list[Known]
     """Of each kind, wrong and right, up to half of `count` (more if the other has fewer), spread over certainty."""
     if not items or count < 1:
         return []
-    probabilities = np.concatenate([run.predict([i.path for i in part]).probabilities for part in _parts(items)])
+    parts = [items[start : start + 256] for start in range(0, len(items), 256)]
+    probabilities = np.concatenate([run.predict([item.path for item in part]).probabilities for part in parts])
     certainty = probabilities.max(1)
     guess = [run.classnames[k] for k in probabilities.argmax(1)]
     order = np.argsort(certainty, kind="stable").tolist()
@@ -146,113 +138,78 @@ def chosen(run: TrainedModel, items: Sequence[Known], count: int) -> list[Known]
     return [items[i] for i in sorted(picked, key=lambda i: certainty[i])]
 
 
-def _parts(items: Sequence[Known], size: int = 256) -> Iterator[Sequence[Known]]:
-    return (items[start : start + size] for start in range(0, len(items), size))
-
-
-def _run(run: TrainedModel) -> Run:
+def _run(run: TrainedModel) -> schema.Run:
     results = run.results
+    copied = ("dataset", "trainer", "backbone", "shots", "seed", "is_phantom", "config_hash")
+    metrics = {
+        name: value
+        for name, value in results["metrics"].items()
+        if value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
+    }
     git = results.get("git")
-    return Run(
+    return schema.Run(
         folder=str(run.folder),
-        dataset=results["dataset"],
-        trainer=results["trainer"],
-        backbone=results["backbone"],
-        shots=results["shots"],
-        seed=results["seed"],
-        is_phantom=results["is_phantom"],
         classnames=list(run.classnames),
-        metrics={name: value for name, value in results["metrics"].items() if value is None or _is_number(value)},
-        config_hash=results["config_hash"],
+        metrics=metrics,
         git=str(git.get("commit")) if isinstance(git, dict) else git,
         created=now(),
+        **{name: results[name] for name in copied},
     )
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _described(run: TrainedModel, name: str, kind: Literal["class", "concept"]) -> schema.Method:
+    finer = 2 if name.endswith(FINER) else 1
+    grid = [finer * side for side in run.backbone.grid]
+    return schema.Method(name=name, kind=kind, description=explainer(name).summary, grid=grid)
 
 
 # What the prompts learned.
 
 
-def _class_vector(run: TrainedModel) -> ClassVector:
-    noun, learned, about = run.model.class_vector
-    return ClassVector(noun=noun, learned=learned, about=about)
-
-
-def prompt_classes(run: TrainedModel) -> list[PromptClass]:
+def prompt_classes(run: TrainedModel) -> list[schema.PromptClass]:
     """What each class's learned prompt says, in concepts and in words."""
-    tokens, found = context_words(run), _affinity(run)
-    return [_prompt_class(run, label, tokens, found) for label in range(len(run.classnames))]
-
-
-def _affinity(run: TrainedModel) -> Affinity | None:
-    """The cosines of all prompts with all concepts, before and after training; None without concepts."""
-    if run.concepts is None:
-        return None
-    after = run.learned_vectors()
+    known, parts, words = run.concepts, run.decomposition, context_words(run)
+    vectors = run.learned_vectors()
     with run.at_start():
-        before = run.learned_vectors()
-    return affinity(before, after, run.concepts.vectors)
-
-
-def _prompt_class(run: TrainedModel, label: int, tokens: Sequence[TokenWords], found: Affinity | None) -> PromptClass:
-    name, parts, known = run.classnames[label], run.decomposition, run.concepts
-    explained = float(parts.explained[label]) if parts else None
-    share = float(parts.own_share(known.own.to(parts.weights.device))[label]) if parts and known else None
-    share = None if share is None or share != share else share  # without any weight
-    concepts = _prompt_concepts(run, label, found)
-    strongest = sorted(((c["concept"], c["weight"] or 0.0) for c in concepts), key=lambda pair: -pair[1])
-    own = [token for token in tokens if _belongs(token.index, label, run)]
-    noise = (sum(token.noise for token in own), len(own)) if own else None
-    return PromptClass(
-        name=name,
-        concepts=concepts,
-        explained_share=explained,
-        own_share=share,
-        words=[
-            Vector(
-                name=_place(token.index),
-                words=[
-                    Word(word=w, distance=d, null_low=token.null_low, noise=d >= token.null_low) for w, d in token.words
-                ],
+        start = run.learned_vectors()
+    directions = unit(known.vectors) if known else vectors[:0]  # (J, D)
+    after, before = unit(vectors) @ directions.T, unit(start) @ directions.T  # (C, J)
+    shift = after - before
+    shares = parts.own_share(known.own.to(parts.weights.device)) if parts and known else None
+    found = []
+    for label, name in enumerate(run.classnames):
+        concepts = []
+        for j, text in enumerate(known.texts if known else ()):
+            began = bool(before[label].any())  # weights of a probe that is not fitted yet are zero
+            concepts.append(
+                schema.PromptConcept(
+                    concept=text,
+                    own_class=bool(known.own[label, j]) if known else False,
+                    before=float(before[label, j]) if began else None,
+                    after=float(after[label, j]),
+                    shift=float(shift[label, j]) if began else None,
+                    weight=float(parts.weights[label, j]) if parts else None,
+                )
             )
-            for token in own
-        ],
-        prose=class_sentences(
-            name, explained, share, [pair for pair in strongest[:STRONGEST] if pair[1] > 0], noise,
-            noun=run.model.class_vector.noun,
-        ),
-    )  # fmt: skip
-
-
-def _place(index: Sequence[int]) -> str:
-    """Where a context vector stands in its class: (n), (C, n) or (K, C, n), counted from 1 for readers."""
-    return f"prompt {index[0] + 1}, {index[-1] + 1}" if len(index) == 3 else str(index[-1] + 1)
-
-
-def _belongs(index: Sequence[int], label: int, run: TrainedModel) -> bool:
-    """Whether a context vector, by its place (n), (C, n), (K, C, n) or (K, 1, n), is of a class's prompts."""
-    return not run.model.class_specific or index[-2] == label
-
-
-def _prompt_concepts(run: TrainedModel, label: int, found: Affinity | None) -> list[PromptConcept]:
-    known, parts = run.concepts, run.decomposition
-    if known is None or found is None:
-        return []
-    began = bool(found.before[label].any())  # weights of a probe that is not fitted yet are zero
-    return [
-        PromptConcept(
-            concept=text,
-            own_class=bool(known.own[label, j]),
-            before=float(found.before[label, j]) if began else None,
-            after=float(found.after[label, j]),
-            shift=float(found.shift[label, j]) if began else None,
-            weight=float(parts.weights[label, j]) if parts else None,
+        explained = float(parts.explained[label]) if parts else None
+        share = float(shares[label]) if shares is not None and not shares[label].isnan() else None
+        # By the place of a context vector, (n), (C, n), (K, C, n) or (K, 1, n): whether it is of this class's prompts.
+        own = [token for token in words if not run.model.class_specific or token.index[-2] == label]
+        weights = sorted(((one.concept, one.weight or 0.0) for one in concepts), key=lambda pair: -pair[1])
+        strongest = [pair for pair in weights[:STRONGEST] if pair[1] > 0]
+        noise = (sum(token.noise for token in own), len(own)) if own else None
+        noun = run.model.class_vector.noun
+        found.append(
+            schema.PromptClass(
+                name=name,
+                concepts=concepts,
+                explained_share=explained,
+                own_share=share,
+                words=[_vector(token) for token in own],
+                prose=class_sentences(name, explained, share, strongest, noise, noun=noun),
+            )
         )
-        for j, text in enumerate(known.texts)
-    ]
+    return found
 
 
 def context_words(run: TrainedModel) -> list[TokenWords]:
@@ -266,99 +223,81 @@ def context_words(run: TrainedModel) -> list[TokenWords]:
     return nearest_words(context.detach(), table, words)
 
 
+def _vector(token: TokenWords) -> schema.Vector:
+    """A context vector under its place in its class, counted from 1 for readers."""
+    place = str(token.index[-1] + 1)
+    return schema.Vector(
+        name=f"prompt {token.index[0] + 1}, {place}" if len(token.index) == 3 else place,
+        words=[
+            schema.Word(word=word, distance=distance, null_low=token.null_low, noise=distance >= token.null_low)
+            for word, distance in token.words
+        ],
+    )
+
+
 # Images.
 
 
-def image_entry(run: TrainedModel, item: Known, tensor: Tensor, method: str, truth: Truth | None = None) -> ImageEntry:
+def image_entry(
+    run: TrainedModel, item: Known, tensor: Tensor, method: str, truth: Truth | None = None
+) -> schema.ImageEntry:
     """The card of one image; `tensor` is the image preprocessed, (1, 3, S, S)."""
-    wanted = _most_moved(run, tensor, truth, item.path)
-    (said,) = explain_features(run, tensor, method, wanted)
-    masks = _masks(truth, item.path, (tensor.shape[2], tensor.shape[3]))
-    return ImageEntry(
+    texts = run.concepts.texts if run.concepts else ()
+    labels = {text: truth.labels.get(text, {}).get(item.path) if truth else None for text in texts}
+    # Maps are made of concepts that are known to be there, then of those that move the logits most.
+    change = concept_changes(run, run.features(tensor))
+    largest = [0.0] * len(texts) if change is None else change[0].abs().amax(0).tolist()
+    moved = dict(zip(texts, largest, strict=True))
+    order = sorted(texts, key=lambda text: (labels[text] != 1, 0.0 if labels[text] == 1 else -moved[text]))
+    (said,) = explain_features(run, tensor, method, order[:CONCEPT_MAPS])
+    maps = [schema.HeatMap(target=name, kind="class", values=_grid(values)) for name, values in said.class_maps.items()]
+    maps += [schema.HeatMap(target=t, kind="concept", values=_grid(values)) for t, values in said.concept_maps.items()]
+    return schema.ImageEntry(
         path=item.path,
         label=item.label,
         predicted=said.predicted,
         probabilities=said.probabilities,
         certainty=max(said.probabilities.values()),
         picture=thumbnail(as_seen(run, tensor[0])),
-        maps=_maps(said),
-        masks=[Mask(concept=name, grid=_coarse(mask)) for name, mask in masks.items()],
-        concepts=[_seen(said, text, truth, item.path) for text in said.concept_scores],
+        maps=maps,
+        masks=_masks(truth, item.path, (tensor.shape[2], tensor.shape[3])),
+        concepts=[
+            schema.SeenConcept(concept=t, score=score, adds=dict(said.contributions.get(t, {})), label=labels[t])  # type: ignore[arg-type]
+            for t, score in said.concept_scores.items()
+        ],
         prose=said.text,
     )
 
 
-def _most_moved(run: TrainedModel, tensor: Tensor, truth: Truth | None, path: str) -> list[str]:
-    """The concepts that get a map: those that are known to be there, then those that move the logits most."""
-    texts = run.concepts.texts if run.concepts else ()
-    change = concept_changes(run, run.features(tensor))
-    moved = (
-        dict.fromkeys(texts, 0.0) if change is None else dict(zip(texts, change[0].abs().amax(0).tolist(), strict=True))
-    )
-    there = [text for text in texts if truth and truth.labels.get(text, {}).get(path) == 1]
-    rest = sorted((text for text in texts if text not in there), key=lambda text: -moved[text])
-    return [*there, *rest][:CONCEPT_MAPS]
-
-
-def _maps(said: Explanation) -> list[Map]:
-    kinds = [("class", said.class_maps), ("concept", said.concept_maps)]
-    return [
-        Map(target=name, kind=kind, values=_rows(values), scores={})  # type: ignore[typeddict-item]
-        for kind, maps in kinds
-        for name, values in maps.items()
-    ]
-
-
-def _rows(values: NDArray[Any]) -> list[list[float]]:
+def _grid(values: NDArray[Any]) -> schema.Grid:
     return [[float(f"{value:.4g}") for value in row] for row in values]
 
 
-def _masks(truth: Truth | None, path: str, size: tuple[int, int]) -> dict[str, NDArray[np.bool_]]:
-    if truth is None:
-        return {}
-    known = {text: truth.mask(path, text) for text in truth.labels}
-    known["lesion"] = truth.lesion_mask(path)
-    fitted = {text: fit_mask(mask, size) for text, mask in known.items() if mask is not None}
-    return {text: mask for text, mask in fitted.items() if mask.any()}
-
-
-def _coarse(mask: NDArray[np.bool_], cells: int = 32) -> list[list[float]]:
-    """The covered share of each of `cells` x `cells` parts of a mask."""
-    tensor = torch.as_tensor(mask, dtype=torch.float32)[None, None]
-    side = (min(cells, mask.shape[0]), min(cells, mask.shape[1]))
-    return _rows(torch.nn.functional.adaptive_avg_pool2d(tensor, side)[0, 0].numpy())
-
-
-def _seen(said: Explanation, text: str, truth: Truth | None, path: str) -> SeenConcept:
-    label = truth.labels.get(text, {}).get(path) if truth else None
-    given: dict[str, float | None] = dict(said.contributions.get(text, {}))
-    return {"concept": text, "score": said.concept_scores[text], "for": given, "label": label}
+def _masks(truth: Truth | None, path: str, size: tuple[int, int]) -> list[schema.Mask]:
+    """Where concepts and the lesion are known to lie, as the covered share of each of 32 x 32 cells."""
+    found = []
+    if truth is not None:
+        known = {text: truth.mask(path, text) for text in truth.labels} | {"lesion": truth.lesion_mask(path)}
+        for name, mask in known.items():
+            fitted = fit_mask(mask, size) if mask is not None else np.zeros(size, bool)
+            if fitted.any():
+                side = (min(MASK_CELLS, size[0]), min(MASK_CELLS, size[1]))
+                covered = adaptive_avg_pool2d(torch.as_tensor(fitted, dtype=torch.float32)[None], side)[0]
+                found.append(schema.Mask(concept=name, grid=_grid(covered.numpy())))
+    return found
 
 
 def as_seen(run: TrainedModel, tensor: Tensor) -> Image.Image:
-    """A preprocessed image (3, S, S) as the picture that the model saw."""
+    """A preprocessed image (3, S, S) as the model saw it."""
     mean, std = (torch.tensor(part).view(3, 1, 1) for part in (run.cfg.INPUT.PIXEL_MEAN, run.cfg.INPUT.PIXEL_STD))
     pixels = tensor.cpu().float() * std + mean if "normalize" in run.cfg.INPUT.TRANSFORMS else tensor.cpu().float()
     return Image.fromarray((pixels.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy())
 
 
-def named(paths: Sequence[Path]) -> list[Known]:
-    """Images that a user names; nothing else is known of them.
+def entry_of_bytes(run: TrainedModel, data: bytes, method: str, name: str = "the given file") -> schema.ImageEntry:
+    """The card of an image that comes as the bytes of a file, `name` standing for it.
 
     Raises:
-        FileNotFoundError: one is not there.
+        ImageError: they are no image that can be read.
     """
-    for path in paths:
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such image")
-    return [Known(str(path)) for path in paths]
-
-
-def entry_of_bytes(run: TrainedModel, data: bytes, method: str) -> ImageEntry:
-    """The card of an image that comes as the bytes of a file.
-
-    Raises:
-        ImageError: they are no picture that can be read.
-    """
-    name = "the given file"
     return image_entry(run, Known(name), run.preprocess([open_bytes(data, name)]), method)

@@ -1,22 +1,27 @@
-"""What `explanations.json` holds: the types, and a check that says which entry is wrong.
+"""What `explanations.json` holds: one type for what is written, what the page shows, and what may be read again.
 
-Shares, probabilities and certainties are fractions in [0, 1]. A number that is not known is null (None).
-Positions are counted from the picture's upper left; a grid is a list of rows.
+Shares, probabilities and certainties are fractions in [0, 1]. A number that is not known is null (None). A grid is a
+list of rows, from the image's upper left. Whatever does not follow the types is refused; the message names the entry.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from types import UnionType
-from typing import Any, Literal, TypedDict, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import Literal
 
-SCHEMA = 2
+from pydantic import BaseModel, ConfigDict, Field
 
 Grid = list[list[float]]  # (gh, gw)
+Known = float | None
 
 
-class Run(TypedDict):
-    """The run that is explained; all but `folder` is copied from its `results.json`."""
+class Entry(BaseModel):
+    """Base of all: nothing is converted, and no NaN is let in."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False, populate_by_name=True, protected_namespaces=())
+
+
+class Run(Entry):
+    """The run that is explained; all but `folder` and `created` is copied from its `results.json`."""
 
     folder: str
     dataset: str
@@ -26,13 +31,13 @@ class Run(TypedDict):
     seed: int
     is_phantom: bool
     classnames: list[str]
-    metrics: dict[str, float | None]
+    metrics: dict[str, Known]
     config_hash: str
     git: str | None
     created: str  # ISO time of the explanations
 
 
-class Method(TypedDict):
+class Method(Entry):
     """How the maps were made."""
 
     name: str  # of the visual method, as registered
@@ -41,183 +46,132 @@ class Method(TypedDict):
     grid: list[int]  # of a map: rows, columns
 
 
-class Control(TypedDict):
+class Control(Entry):
     """What a metric gives for something that knows nothing: a random map, the centre, the mask's area, ..."""
 
     name: str
-    value: float | None
-    low: float | None  # 95 % interval
-    high: float | None
+    value: Known
+    low: Known = None  # 95 % interval
+    high: Known = None
 
 
-class Trust(TypedDict):
+class Trust(Entry):
     """One metric of how far the explanations can be trusted, over all images that were asked."""
 
     metric: str
     direction: Literal["higher", "lower"]  # which is better
     unit: str  # "" for none
-    value: float | None
-    low: float | None  # 95 % interval
-    high: float | None
+    value: Known
+    low: Known  # 95 % interval
+    high: Known
     n: int  # images
     controls: list[Control]
     note: str
 
 
-class ClassVector(TypedDict):
+class ClassVector(Entry):
     """What images are compared with, one a class."""
 
-    noun: str  # names it, e.g. "prompt"
-    learned: bool  # whether training changes it
-    about: str  # a plain sentence on it; "" for none
+    noun: str = "prompt"  # names it
+    learned: bool = True  # whether training changes it
+    about: str = ""  # a plain sentence on it; "" for none
 
 
-class PromptConcept(TypedDict):
+class PromptConcept(Entry):
     """What a class's prompt, or whatever images are compared with, has to do with one concept."""
 
     concept: str
     own_class: bool  # whether the bank lists it for this class
-    before: float | None  # cosine with the prompt before training; None if there was nothing then
-    after: float | None  # cosine with the learned prompt
-    shift: float | None  # after - before
-    weight: float | None  # in the learned prompt as a sparse sum of concepts, >= 0
+    before: Known  # cosine with the prompt before training; None if there was nothing then
+    after: Known  # cosine with the learned prompt
+    shift: Known  # after - before
+    weight: Known  # in the learned prompt as a sparse sum of concepts, >= 0
 
 
-class Word(TypedDict):
+class Word(Entry):
     """A vocabulary word near a learned context vector."""
 
     word: str
     distance: float
-    null_low: float | None  # distance below which the nearest word of a random vector seldom comes
+    null_low: Known  # distance below which the nearest word of a random vector seldom comes
     noise: bool  # whether the word is no nearer than chance
 
 
-class Vector(TypedDict):
+class Vector(Entry):
     """A learned context vector and the words near it."""
 
     name: str  # its place, e.g. "2", or "prompt 1, 2" where a class has several prompts
     words: list[Word]  # nearest first
 
 
-class PromptClass(TypedDict):
+class PromptClass(Entry):
     """What the prompt of one class learned; in the methods without prompts, see `ClassVector.noun`."""
 
     name: str
     concepts: list[PromptConcept]
-    explained_share: float | None  # of what sets the learned prompt apart, by the sum of concepts
-    own_share: float | None  # of the weights, on the class's own concepts
+    explained_share: Known  # of what sets the learned prompt apart, by the sum of concepts
+    own_share: Known  # of the weights, on the class's own concepts
     words: list[Vector]
     prose: list[str]
 
 
-class _Map(TypedDict):
+class HeatMap(Entry):
+    """Where the model looked."""
+
     target: str  # a class's or concept's name
     kind: Literal["class", "concept"]
     values: Grid  # raw; higher = more relevant
-    scores: dict[str, float | None]
 
 
-class Map(_Map, total=False):
-    """A heat map. `mask` names the mask that its scores speak of; without it, that of the target's name is taken."""
-
-    mask: str
-
-
-class Mask(TypedDict):
+class Mask(Entry):
     """Where a concept is known to lie."""
 
     concept: str
-    grid: Grid  # the share of each cell that is covered; any size, it is laid over the whole picture
+    grid: Grid  # the share of each cell that is covered; any size, it is laid over the whole image
 
 
-_Seen = TypedDict(
-    "_Seen",
-    {
-        "concept": str,
-        "score": float | None,
-        "for": dict[str, float | None],  # what it adds to each class's score; a class may be left out
-        "label": int | None,  # the expert's: 1 present, 0 absent, None not known
-    },
-)
-
-
-class SeenConcept(_Seen):
+class SeenConcept(Entry):
     """A concept in one image."""
 
+    concept: str
+    score: float
+    adds: dict[str, Known] = Field(validation_alias="for", serialization_alias="for")  # to a class's score; if any
+    label: Literal[0, 1] | None  # the expert's: 1 present, 0 absent, None not known
 
-class ImageEntry(TypedDict):
+
+class ImageEntry(Entry):
     """One explained image."""
 
     path: str
     label: str | None  # a class's name; None: not known
     predicted: str
     probabilities: dict[str, float]
-    certainty: float | None  # the less, the earlier it is shown
-    picture: str  # what the model saw (after resizing and cropping), as `page.thumbnail` gives it
-    maps: list[Map]
+    certainty: Known  # the less, the earlier it is shown
+    picture: str = Field(
+        pattern="^data:image/(jpeg|png);base64,[A-Za-z0-9+/]+=*$"
+    )  # what the model saw, see `thumbnail`
+    maps: list[HeatMap]
     masks: list[Mask]
     concepts: list[SeenConcept]
     prose: list[str]
 
+    @property
+    def is_right(self) -> bool | None:
+        """Whether the prediction is right; None if no label is known."""
+        return None if self.label is None else self.label == self.predicted
 
-class _Explanations(TypedDict):
-    schema: int
+
+class Explanations(Entry):
+    """The whole file. Without `class_vector`, as files of older versions, it is a learned prompt."""
+
+    version: Literal[2] = Field(default=2, validation_alias="schema", serialization_alias="schema")
     run: Run
     methods: list[Method]
     trust: list[Trust]
+    class_vector: ClassVector = ClassVector()
     classes: list[PromptClass]
     images: list[ImageEntry]
 
-
-class Explanations(_Explanations, total=False):
-    """The whole file. Without `class_vector`, as files of older versions, it is a learned prompt."""
-
-    class_vector: ClassVector
-
-
-def check(content: object, kind: Any = Explanations, name: str = "explanations") -> None:
-    """Raises ValueError if `content` is not of the given type; the message names the entry and what it should be."""
-    if isinstance(content, Mapping) and kind is Explanations and content.get("schema") != SCHEMA:
-        raise ValueError(f"{name} has schema {content.get('schema')!r}; this version of xcoop reads {SCHEMA}")
-    for problem in _problems(content, kind, name):
-        raise ValueError(problem)
-
-
-def _problems(value: Any, kind: Any, name: str) -> Iterator[str]:
-    origin, inner = get_origin(kind), get_args(kind)
-    if is_typeddict(kind):
-        yield from _typed_dict(value, kind, name)
-    elif origin is list:
-        yield from _unless(isinstance(value, list), value, "a list", name)
-        for index, item in enumerate(value):
-            yield from _problems(item, inner[0], f"{name}[{index}]")
-    elif origin is dict:
-        yield from _unless(isinstance(value, Mapping), value, "a mapping", name)
-        for key, item in value.items():
-            yield from _problems(item, inner[1], f"{name}[{key!r}]")
-    elif origin in (Union, UnionType):
-        if value is not None:
-            yield from _problems(value, next(one for one in inner if one is not type(None)), name)
-    elif origin is Literal:
-        yield from _unless(value in inner, value, " or ".join(map(repr, inner)), name)
-    else:
-        fits = isinstance(value, (int, float) if kind is float else kind) and (
-            kind is bool or value not in (True, False)
-        )
-        fits = fits or (kind in (int, float) and type(value) in (int, float))
-        yield from _unless(fits, value, f"of type {kind.__name__}", name)
-
-
-def _typed_dict(value: Any, kind: Any, name: str) -> Iterator[str]:
-    yield from _unless(isinstance(value, Mapping), value, "a mapping", name)
-    missing = sorted(kind.__required_keys__ - set(value))
-    if missing:
-        yield f"{name} lacks {', '.join(missing)}"
-    for key, inner in get_type_hints(kind).items():
-        if key in value:
-            yield from _problems(value[key], inner, f"{name}.{key}")
-
-
-def _unless(fits: bool, value: object, wanted: str, name: str) -> Iterator[str]:
-    if not fits:
-        yield f"{name} is {str(value)[:60]!r}; it must be {wanted}"
+    def to_json(self) -> str:
+        """As it is written to `explanations.json`."""
+        return self.model_dump_json(by_alias=True, indent=1) + "\n"

@@ -1,4 +1,4 @@
-"""A trained model in use: it predicts, and says why.
+"""A finished run in use: loaded from its folder, it predicts, and says why. No dataset is needed.
 
 Symbols: B images, S their side, C classes, J concepts, D joint width.
 """
@@ -6,6 +6,7 @@ Symbols: B images, S their side, C classes, J concepts, D joint width.
 from __future__ import annotations
 
 import io
+import logging
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
@@ -19,20 +20,26 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from yacs.config import CfgNode
 
-from xcoop.backbones import Backbone, ImageFeatures
-from xcoop.concepts import ConceptBank
+from xcoop.backbones import Backbone, ImageFeatures, load_backbone
+from xcoop.concepts import ConceptBank, load_bank
+from xcoop.config.defaults import add_missing, get_cfg
+from xcoop.config.identity import config_hash, read_config
+from xcoop.config.plugins import trainer_class
+from xcoop.explain.concepts import Change, ConceptSet, Decomposition, changes, concept_set, decompose
 from xcoop.explain.explanation import Explanation, explain_features
-from xcoop.explain.target import class_vectors
-from xcoop.explain.textual.concept_set import ConceptSet, concept_set
-from xcoop.explain.textual.decomposition import Decomposition, decompose
-from xcoop.explain.textual.intervention import Change, changes
 from xcoop.methods.alignment import unit
-from xcoop.methods.model import PromptModel
+from xcoop.methods.model import PromptModel, Task
+from xcoop.methods.templates import DEFAULT
+from xcoop.results import checkpoints
+from xcoop.results.record import CONFIG, RESULTS, read_run
 from xcoop.utils.images import from_array, open_bytes, open_image, upright
 
 BATCH = 64
 ImageLike = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any] | Tensor
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -104,6 +111,8 @@ class TrainedModel:
         """Whether an image's logits depend on what else is in its batch: then images are taken one at a time."""
         return self.model.mixes_batches
 
+    # Images in, predictions and explanations out.
+
     def preprocess(self, images: ImageLike | Iterable[ImageLike]) -> Tensor:
         """Images as the backbone takes them, (B, 3, S, S).
 
@@ -119,10 +128,10 @@ class TrainedModel:
         """
         if isinstance(images, Tensor) and images.dim() == 4 and images.is_floating_point():
             return self._preprocessed(images).to(self.device)
-        listed = [images] if _is_one(images) else list(images)  # type: ignore[arg-type]
+        listed: list[Any] = [images] if _is_one(images) else list(images)  # type: ignore[arg-type]
         if not listed:
             raise ValueError("no image is given")
-        return torch.stack([self._one(image) for image in listed]).to(self.device)  # type: ignore[arg-type]
+        return torch.stack([self._one(image) for image in listed]).to(self.device)
 
     def _one(self, image: ImageLike) -> Tensor:
         if isinstance(image, Tensor):
@@ -162,11 +171,8 @@ class TrainedModel:
     @torch.no_grad()
     def features(self, images: ImageLike | Iterable[ImageLike]) -> ImageFeatures:
         """Global and local features of images, (B, D) and (B, T, D)."""
-        batch = self.preprocess(images)
-        seeing = self.image_backbone
-        parts = [seeing.encode_image(part, patches=True) for part in batch.split(BATCH)]
-        pooled, patches = (torch.cat([getattr(part, name) for part in parts]) for name in ("pooled", "patches"))
-        return ImageFeatures(pooled, patches)
+        parts = [self.image_backbone.encode_image(x, patches=True) for x in self.preprocess(images).split(BATCH)]
+        return ImageFeatures(torch.cat([part.pooled for part in parts]), torch.cat([part.patches for part in parts]))
 
     @torch.no_grad()
     def logits(self, features: ImageFeatures) -> Tensor:
@@ -188,8 +194,8 @@ class TrainedModel:
 
         Args:
             images: one image, or several.
-            method: of all heat maps, see `xcoop.explain.visual.explainers`; "" is the backbone's default, one
-                for classes and one for concepts.
+            method: of all heat maps, see `xcoop.explain.maps.explainers`; "" is the backbone's default, one for
+                classes and one for concepts.
             concepts: for which of the bank's concepts maps are made; None: for all.
 
         Returns:
@@ -199,6 +205,8 @@ class TrainedModel:
         size = 1 if self.mixes_batches else BATCH
         found = [one for part in batch.split(size) for one in explain_features(self, part, method, concepts)]
         return found[0] if _is_one(images) else found
+
+    # What the method compares images with.
 
     @cached_property
     def concepts(self) -> ConceptSet | None:
@@ -213,7 +221,7 @@ class TrainedModel:
         return decompose(self.learned_vectors(), self.concepts.vectors)
 
     def changes(self, control: int | None = None) -> list[Change]:
-        """The class features without each of the bank's concepts; see `intervention.changes`. Made once."""
+        """The class features without each of the bank's concepts; see `concepts.changes`. Made once."""
         if self.bank is None or self.concepts is None:
             return []
         if control not in self._changes:
@@ -224,19 +232,12 @@ class TrainedModel:
     def learned_vectors(self) -> Tensor:
         """The learned prompts alone, without the clinical sentences that XCoOp adds to them: (C, D), unit."""
         soft_features: Any = getattr(self.model, "soft_features", self.model.text_features)
-        soft: Tensor = unit(soft_features())
-        return unit(soft.mean(0)) if soft.dim() == 3 else soft
+        return _mean_of_prompts(soft_features())
 
     @torch.no_grad()
-    def class_vectors(self, features: ImageFeatures | None = None) -> Tensor:
-        """What images are compared with, one unit vector a class: (C, D); for B images' features, (B, C, D).
-
-        Without features, prompts that an image shifts are taken as they are before the shift.
-        """
-        if features is not None:
-            return class_vectors(self.model, features)
-        text = unit(self.model.text_features())
-        return unit(text.mean(0)) if text.dim() == 3 else text
+    def class_vectors(self) -> Tensor:
+        """What images are compared with, one unit vector a class: (C, D); before an image shifts them, if it does."""
+        return _mean_of_prompts(self.model.text_features())
 
     @contextmanager
     def at_start(self) -> Iterator[None]:
@@ -249,6 +250,12 @@ class TrainedModel:
             self.model.load_trained_state(learned)
 
 
+def _mean_of_prompts(text: Tensor) -> Tensor:
+    """(C, D) or (K, C, D) to (C, D), unit."""
+    text = unit(text)
+    return unit(text.mean(0)) if text.dim() == 3 else text
+
+
 def _is_one(images: ImageLike | Iterable[ImageLike]) -> bool:
     """Whether it is one thing, and not several: arrays and tensors of four axes are."""
     if hasattr(images, "read") or not isinstance(images, Iterable):  # a file is iterable, by its lines
@@ -256,3 +263,92 @@ def _is_one(images: ImageLike | Iterable[ImageLike]) -> bool:
     if isinstance(images, (np.ndarray, Tensor)):
         return images.ndim != 4
     return isinstance(images, (str, os.PathLike, bytes, bytearray, memoryview, Image.Image))
+
+
+# From a run's folder.
+
+
+def load_run(folder: Path, device: str | None = None) -> TrainedModel:
+    """The trained model of a run; see `xcoop.load_run`."""
+    results = read_run(folder)
+    if results is None or not (folder / CONFIG).is_file():
+        inside = sorted(str(path.parent) for path in folder.glob(f"*/{RESULTS}")) if folder.is_dir() else []
+        hint = f"; finished runs below it: {', '.join(inside)}" if inside else ""
+        raise FileNotFoundError(f"{folder} is not the folder of a finished run: {RESULTS} and {CONFIG} needed{hint}")
+    cfg = _config(folder / CONFIG, results)
+    where = torch.device(device or ("cuda" if torch.cuda.is_available() and cfg.USE_CUDA else "cpu"))
+    backbone = load_backbone(cfg).to(where)
+    bank = _bank(cfg, results)
+    trainer = trainer_class(cfg.TRAINER.NAME)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(max(cfg.SEED, 0))  # as in training, so that `start` is where it started
+        task = Task(results["classnames"], bank if trainer.uses_bank(cfg) else None, results.get("template") or DEFAULT)
+        model = trainer.build_method(cfg, backbone, task)
+    model = model.to(where).eval()
+    start = model.trained_state()
+    _load_weights(model, folder, cfg, results)
+    # A prompt means nothing to other weights than those it was learned with; tuned norm layers are in place now.
+    wanted, found = results.get("backbone_sha256"), backbone.fingerprint()
+    if wanted and wanted != found:
+        raise ValueError(
+            f"{folder / RESULTS}: the run's backbone {results['backbone']} had weights with SHA-256 {wanted[:12]}..., "
+            f"those found now have {found[:12]}...: set MODEL.BACKBONE.PATH in {CONFIG} "
+            "to where the run's own weights lie, under their old name"
+        )
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    return TrainedModel(folder, cfg, results, model, start, bank, where)
+
+
+def _config(path: Path, results: dict[str, Any]) -> Any:
+    """The saved config; keys that are newer than it have their defaults.
+
+    Raises:
+        ValueError: it is not that of the recorded run.
+    """
+    cfg = CfgNode(read_config(path))
+    found = config_hash(cfg)
+    if (found, cfg.get("SEED")) != (results["config_hash"], results["seed"]):
+        raise ValueError(
+            f"{path} was changed after the run: its settings have the SHA-256 {found[:12]}... and the seed "
+            f"{cfg.get('SEED')}, and {RESULTS} records {results['config_hash'][:12]}... and {results['seed']}. Restore "
+            "it; data and weights may lie in another folder (DATASET.ROOT, MODEL.BACKBONE.PATH), under their old names"
+        )
+    add_missing(cfg, get_cfg())
+    cfg.freeze()
+    return cfg
+
+
+def _bank(cfg: Any, results: dict[str, Any]) -> ConceptBank | None:
+    """The concepts of the run's classes, also for methods that were trained without them; None if there are none."""
+    from dassl.data.datasets import DATASET_REGISTRY
+
+    known = cfg.DATASET.NAME in DATASET_REGISTRY.registered_names()  # else it belongs to the programme that trained
+    dataset = DATASET_REGISTRY.get(cfg.DATASET.NAME) if known else None
+    name = cfg.DATASET.CONCEPT_BANK or results.get("concept_bank") or getattr(dataset, "concept_bank", "")
+    if not name:
+        return None
+    try:
+        bank = load_bank(name).for_classes(results["classnames"])
+    except (OSError, ValueError) as error:
+        if results.get("bank"):
+            raise
+        logger.warning("no concepts for the classes %s: %s", results["classnames"], error)
+        return None
+    recorded = results.get("bank")
+    if recorded and recorded["sha256"] != bank.sha256:
+        logger.warning("concept bank %s has changed since the run (%s)", name, bank.path)
+    return bank
+
+
+def _load_weights(model: PromptModel, folder: Path, cfg: Any, results: dict[str, Any]) -> None:
+    """Takes over what the run learned: of the epoch, and from the folder, that its record names."""
+    if not model.state_tensors() or results.get("evaluated_from") == "untrained":
+        return
+    source = Path(results["evaluated_from"]) if results.get("evaluated_from") else folder
+    checkpoint = source / "prompt_learner"
+    epoch = results.get("load_epoch")
+    path = checkpoint / (checkpoints.BEST if epoch is None else checkpoints.epoch_name(epoch))
+    if epoch is None and not path.is_file() and cfg.TEST.FINAL_MODEL != "best_val":
+        path = checkpoints.latest_checkpoint(checkpoint) or path
+    model.load_trained_state(checkpoints.read_checkpoint(path)["state_dict"], str(path))

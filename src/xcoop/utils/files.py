@@ -45,7 +45,7 @@ OURS = {
     "predictions.csv": "image,patient,label,name,predicted,p_",
     "cmat.json": r"\[\[\d",
     "explanations.json": _SCHEMA,
-    "report.html": '<!DOCTYPE html>\\s+<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security',
+    "report.html": r'<!DOCTYPE html>\s+<html lang="en">\s*<head>\s*<meta charset="utf-8">\s*<meta http-equiv="Content',
     "few-shot subset": _SCHEMA,
     "checkpoint": "PK|\ufffd[\\x02-\\x05]",  # a zip archive, or the pickle of torch before 1.6
 }

@@ -1,0 +1,401 @@
+"""Where a model looked: the visual methods, each a function of backbone, images and target to raw maps.
+
+Before them: what a map explains (`Target`), and one pass through the tower that keeps what they read (`trace`).
+
+Symbols: B images, S their side, C classes, K prompts a class; gh x gw patches, T = gh * gw; h heads, L tokens, d width
+of a head, V width of the tower, D joint width. Token 0 is the class token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from xcoop.backbones import Backbone, ImageFeatures
+from xcoop.backbones.openai import vision_prompts
+from xcoop.backbones.towers import resnet_map, resnet_pooled, vit_projected, vit_prompted, vit_tokens
+from xcoop.methods.alignment import unit
+from xcoop.methods.model import PromptModel
+
+# What is explained.
+
+
+@dataclass(frozen=True)
+class Target:
+    """A differentiable score of image features, and the text that it compares them with.
+
+    Attributes:
+        name: of the class or concept.
+        score: features of B images to (B,); each image's score depends on its own features alone.
+        direction: features of B images to (B, D), the unit text vector that they are compared with.
+    """
+
+    name: str
+    score: Callable[[ImageFeatures], Tensor]
+    direction: Callable[[ImageFeatures], Tensor]
+
+
+def class_target(model: PromptModel, label: int) -> Target:
+    """The logit that a trained model really uses for a class, local terms and all prompts included."""
+
+    @torch.no_grad()
+    def direction(features: ImageFeatures) -> Tensor:
+        """The mean of the class's unit prompt features; only prompts that depend on the image look at it."""
+        text = unit(unit(model.image_text_features(features)).mean(1))  # (B or 1, C, D)
+        return text[:, label].expand(len(features.pooled), -1)
+
+    return Target(model.classnames[label], lambda features: model.logits(features)[:, label], direction)
+
+
+def concept_target(name: str, vector: Tensor, scale: Tensor | float) -> Target:
+    """The scaled cosine of an image with the sentence of a concept.
+
+    Args:
+        name: the concept.
+        vector: text feature, (D,).
+        scale: CLIP's inverse temperature.
+    """
+    vector = unit(vector)
+    return Target(
+        name,
+        lambda features: scale * unit(features.pooled) @ vector,
+        lambda features: vector.expand(len(features.pooled), -1),
+    )
+
+
+# The methods by name.
+
+Method = Callable[[Backbone, Tensor, Target], Tensor]
+
+
+@dataclass(frozen=True)
+class Explainer:
+    """A visual method.
+
+    Attributes:
+        name: as it is asked for.
+        method: (backbone, images (B, 3, S, S), target) to maps (B, gh, gw), higher = more relevant.
+        towers: the image towers that it can look into, "vit" and "resnet".
+        class_specific: whether the map depends on what is explained.
+        summary: one sentence for readers of its maps.
+        cost: passes through the image tower, in words.
+    """
+
+    name: str
+    method: Method
+    towers: tuple[str, ...]
+    class_specific: bool
+    summary: str
+    cost: str
+
+
+EXPLAINERS: dict[str, Explainer] = {}
+BOTH = ("vit", "resnet")
+
+
+def register_explainer(
+    name: str, towers: tuple[str, ...], summary: str, cost: str, class_specific: bool = True
+) -> Callable[[Method], Method]:
+    """Offers the decorated function as a visual method; see `Explainer`."""
+
+    def collect(method: Method) -> Method:
+        EXPLAINERS[name] = Explainer(name, method, towers, class_specific, summary, cost)
+        return method
+
+    return collect
+
+
+def tower_of(backbone: Backbone) -> str:
+    """`vit` or `resnet`."""
+    return "vit" if getattr(backbone, "is_vit", False) else "resnet"
+
+
+# One pass that keeps what the methods read.
+
+
+@dataclass(frozen=True)
+class Attention:
+    """What passed through one block's attention; all of it is part of the graph.
+
+    Attributes:
+        queries: (B, h, L, d), scaled by nothing.
+        keys: (B, h, L, d).
+        values: (B, h, L, d).
+        probs: (B, h, L, L), each row sums to one.
+        mixed: probs @ values with the heads side by side, (B, L, V): the output before its projection.
+    """
+
+    queries: Tensor
+    keys: Tensor
+    values: Tensor
+    probs: Tensor
+    mixed: Tensor
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What a pass left.
+
+    Attributes:
+        visual: the tower.
+        tokens: before the first block and after each, (B, L, V): the image's, class token first, L = 1 + T; where a
+            method put m prompts into the tower, they stand behind, L = 1 + T + m.
+        attention: of each block.
+        features: what the tower gives.
+        prompted: how many blocks have prompts of their own, which know nothing of the image when they enter.
+    """
+
+    visual: Any
+    tokens: Sequence[Tensor]
+    attention: Sequence[Attention]
+    features: ImageFeatures
+    prompted: int
+
+    @property
+    def own(self) -> int:
+        """How many tokens are the image's, 1 + T."""
+        return self.tokens[0].shape[1]
+
+
+def visual_of(backbone: Backbone) -> Any:
+    """The image tower of an OpenAI-style backbone.
+
+    Raises:
+        ValueError: this backbone keeps its image tower elsewhere, so its inside cannot be read here.
+    """
+    visual = getattr(getattr(backbone, "model", None), "visual", None)
+    if visual is None:
+        raise ValueError(f"{backbone.name}: only image towers at `model.visual` can be looked into")
+    return visual
+
+
+def trace(backbone: Backbone, images: Tensor) -> Trace:
+    """Encodes images (B, 3, S, S) as the tower does, step by step from its own modules; nothing of it is changed.
+
+    Gradients flow back to the tokens before the first block.
+    """
+    visual, prompts = visual_of(backbone), vision_prompts(backbone)
+    x = vit_tokens(visual, images).detach().requires_grad_()
+    own, tokens, seen = x.shape[1], [x], []
+    for index, block in enumerate(visual.transformer.resblocks):
+        x = vit_prompted(visual, x, own, prompts, index)
+        attention = attend(block.attn, block.ln_1(x))
+        x = x + block.attn.out_proj(attention.mixed)
+        x = x + block.mlp(block.ln_2(x))
+        seen.append(attention)
+        tokens.append(x)
+    return Trace(visual, tokens, seen, vit_projected(visual, x[:, :own]), 0 if prompts is None else len(prompts))
+
+
+def attend(attn: Any, x: Tensor) -> Attention:
+    """What an `nn.MultiheadAttention` makes of (B, L, V), before its output's projection."""
+    q, k, v = F.linear(x, attn.in_proj_weight, attn.in_proj_bias).chunk(3, dim=-1)
+    q, k, v = (part.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for part in (q, k, v))  # (B, h, L, d)
+    probs = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
+    return Attention(q, k, v, probs, (probs @ v).transpose(1, 2).flatten(2))
+
+
+def as_grid(backbone: Backbone, relevance: Tensor) -> Tensor:
+    """Relevance of the patches (B, T), row by row, as maps (B, gh, gw)."""
+    return relevance.unflatten(1, backbone.grid)
+
+
+def stretched(values: Tensor) -> Tensor:
+    """Each row of (B, T) from 0 to 1; a constant one is 0."""
+    low, high = values.amin(1, keepdim=True), values.amax(1, keepdim=True)
+    return (values - low) / (high - low).clamp(min=1e-12)
+
+
+# Methods with gradients.
+
+
+@register_explainer("gradcam", BOTH, "Channels of the last features that raise the score.",
+                    "1 forward, 1 backward of the last layers")  # fmt: skip
+def gradcam(backbone: Backbone, images: Tensor, target: Target) -> Tensor:
+    """Grad-CAM (Selvaraju et al., ICCV 2017): map = relu( sum_ch w_ch F_ch ), w = mean over positions of dS/dF.
+
+    F: for a ViT the patch tokens that enter the last block (the class token reads them there; those that leave it no
+    longer reach it), for a ResNet what leaves its last stage.
+    """
+    if tower_of(backbone) == "resnet":
+        visual = visual_of(backbone)
+        with torch.no_grad():
+            last = resnet_map(visual, images)
+        last.requires_grad_()
+        (gradient,) = torch.autograd.grad(target.score(resnet_pooled(visual, last, True)).sum(), [last])
+        return (gradient.mean((2, 3), keepdim=True) * last).sum(1).relu()
+    seen = trace(backbone, images)
+    tokens = seen.tokens[-2]
+    (gradient,) = torch.autograd.grad(target.score(seen.features).sum(), [tokens])
+    weights = gradient[:, 1 : seen.own].mean(1, keepdim=True)  # (B, 1, V)
+    return as_grid(backbone, (weights * tokens[:, 1 : seen.own]).sum(-1).relu())
+
+
+@register_explainer("gradeclip", ("vit",), "Values of the last attention that raise the score, where query and key "
+                    "agree.", "1 forward, 1 backward of the last layers")  # fmt: skip
+def gradeclip(backbone: Backbone, images: Tensor, target: Target) -> Tensor:
+    """Grad-ECLIP (Zhao et al., "Gradient-based Visual Explanation for Transformer-based CLIP", ICML 2024).
+
+        map_i = relu( sum_ch  dS/dO[0] * v_i * w_i ),   w_i = minmax_i( cos( W_o q_0, W_o k_i ) )
+
+    O: the last attention's output before its projection; q, k, v with their heads side by side. The formula follows the
+    class token; of the score's local term only what passes there counts.
+    """
+    seen = trace(backbone, images)
+    last, weight = seen.attention[-1], seen.visual.transformer.resblocks[-1].attn.out_proj.weight
+    (gradient,) = torch.autograd.grad(target.score(seen.features).sum(), [last.mixed])
+    q, k, v = (part.transpose(1, 2).flatten(2) for part in (last.queries, last.keys, last.values))  # (B, L, V)
+    near = F.cosine_similarity(q[:, :1] @ weight.T, k[:, 1 : seen.own] @ weight.T, dim=-1)  # (B, T)
+    return as_grid(backbone, ((gradient[:, :1] * v[:, 1 : seen.own]).sum(-1) * stretched(near)).relu())
+
+
+@register_explainer("relevancy", ("vit",), "What reaches the class token through attention that raises the score.",
+                    "1 forward, 1 backward of the last layers")  # fmt: skip
+def relevancy(backbone: Backbone, images: Tensor, target: Target) -> Tensor:
+    """Gradient-weighted attention (Chefer et al., "Generic Attention-model Explainability", ICCV 2021).
+
+    map = mean_h( relu( dS/dA * A ) )[0, 1:], A the attention of the last block alone, as the authors advise for CLIP;
+    the score S is the whole one, local term included.
+    """
+    seen = trace(backbone, images)
+    probs = seen.attention[-1].probs
+    (gradient,) = torch.autograd.grad(target.score(seen.features).sum(), [probs])
+    return as_grid(backbone, (gradient * probs).relu().mean(1)[:, 0, 1 : seen.own])
+
+
+@register_explainer("legrad", ("vit",), "In all blocks together: where more attention would raise the score.",
+                    "1 forward, 1 backward a block, of that block alone")  # fmt: skip
+def legrad(backbone: Backbone, images: Tensor, target: Target) -> Tensor:
+    """LeGrad (Bousselham et al., "LeGrad: An Explainability Method for Vision Transformers", ICCV 2025).
+
+        S_l = score of the tokens that leave block l;   map = minmax( sum_l mean_{h, queries} relu( dS_l / dA_l ) )
+
+    A_l: attention of block l, on its patch keys. Of each block, the mean of the projected tokens stands for the global
+    feature and its projected patch tokens for the local ones, so the score is the same function in every block.
+    """
+    seen = trace(backbone, images)
+    total = torch.zeros(len(images), seen.own - 1, device=images.device)  # (B, T)
+    for attention, tokens in zip(seen.attention, seen.tokens[1:], strict=True):
+        own = tokens[:, : seen.own]
+        mean = vit_projected(seen.visual, own.mean(1, keepdim=True)).pooled
+        features = ImageFeatures(mean, vit_projected(seen.visual, own).patches)
+        (gradient,) = torch.autograd.grad(target.score(features).sum(), [attention.probs], retain_graph=True)
+        total = total + gradient.relu().mean((1, 2))[:, 1 : seen.own].float()
+    return as_grid(backbone, stretched(total))
+
+
+# Methods without gradients.
+
+
+@register_explainer("rollout", ("vit",), "What attention carries to the class token, for every class the same.",
+                    "1 forward", class_specific=False)  # fmt: skip
+@torch.no_grad()
+def rollout(backbone: Backbone, images: Tensor, target: Target) -> Tensor:
+    """Attention rollout (Abnar and Zuidema, ACL 2020): a baseline, which does not depend on the target.
+
+    A' = rownorm( mean_h A + I );   R = A'_L ... A'_1;   map = R[0, 1:]
+    """
+    seen = trace(backbone, images)
+    eye = torch.eye(seen.attention[0].probs.shape[-1], device=images.device)
+    total = eye.expand(len(images), -1, -1)
+    for index, attention in enumerate(seen.attention):
+        if index < seen.prompted:  # the block's own prompts know nothing of the image
+            total = torch.cat([total[:, : seen.own], torch.zeros_like(total[:, seen.own :])], dim=1)
+        total = (attention.probs.float().mean(1) + eye) / 2 @ total  # rows of probs sum to one
+    return as_grid(backbone, total[:, 0, 1 : seen.own])
+
+
+@register_explainer("similarity", BOTH, "How near each patch is to the text; may prefer the background.", "1 forward")
+@torch.no_grad()
+def similarity(backbone: Backbone, images: Tensor, target: Target) -> Tensor:
+    """Raw similarity of each patch feature with the text, what XCoOp's own local term looks at: map_i = cos(f_i, t).
+
+    Patch features of CLIPs that were trained on whole images often prefer the background ("opposite visualisation"; Li
+    et al., "CLIP Surgery", arXiv 2304.05653): never the default here.
+    """
+    features = backbone.encode_image(images, patches=True)
+    text = target.direction(features)  # (B, D)
+    return as_grid(backbone, F.cosine_similarity(features.patches, text[:, None], dim=-1))
+
+
+@register_explainer("maskclip", BOTH, "How near each patch's own value is to the text.", "1 forward")
+@torch.no_grad()
+def maskclip(backbone: Backbone, images: Tensor, target: Target) -> Tensor:
+    """MaskCLIP (Zhou et al., "Extract Free Dense Labels from CLIP", ECCV 2022): local similarity by the value path.
+
+        u_i = proj( ln_post( x_i + W_o v_i, then + MLP ) ) in the last block;   map_i = cos(u_i, t)
+
+    Each patch keeps to itself in the last block: it attends to nothing but its own value. t: the target's text. For
+    ResNets the local features are made in this way already (`towers.resnet_features`).
+    """
+    if tower_of(backbone) == "resnet":
+        return similarity(backbone, images, target)
+    seen = trace(backbone, images)
+    block, tokens = seen.visual.transformer.resblocks[-1], seen.tokens[-2][:, : seen.own]
+    attn, width = block.attn, tokens.shape[-1]
+    bias = attn.in_proj_bias[2 * width :] if attn.in_proj_bias is not None else None
+    tokens = tokens + attn.out_proj(F.linear(block.ln_1(tokens), attn.in_proj_weight[2 * width :], bias))
+    tokens = tokens + block.mlp(block.ln_2(tokens))
+    text = target.direction(seen.features)  # (B, D)
+    return as_grid(backbone, F.cosine_similarity(vit_projected(seen.visual, tokens).patches, text[:, None], dim=-1))
+
+
+# Slow, black-box referees. What is hidden becomes 0, the mean colour of the backbone's training.
+
+
+@register_explainer("occlusion", BOTH, "How far the score falls when a patch is covered.", "1 forward a patch, and 1")
+@torch.no_grad()
+def occlusion(backbone: Backbone, images: Tensor, target: Target) -> Tensor:
+    """Occlusion: how far the score falls without one patch, map_i = S(x) - S(x without patch i)."""
+    rows, columns = backbone.grid
+    high, wide = images.shape[2] // rows, images.shape[3] // columns
+    whole = target.score(backbone.encode_image(images, patches=True))
+    falls = []
+    for row in range(rows):
+        for column in range(columns):
+            covered = images.clone()
+            covered[:, :, row * high : (row + 1) * high, column * wide : (column + 1) * wide] = 0
+            falls.append(whole - target.score(backbone.encode_image(covered, patches=True)))
+    return as_grid(backbone, torch.stack(falls, dim=1))
+
+
+MASKS = 512  # of RISE
+CELLS = 7
+ON = 0.5
+_SEED = 20180617
+
+
+@register_explainer("rise", BOTH, "Where the score is high when a patch is in sight.", f"{MASKS} forward")
+@torch.no_grad()
+def rise(backbone: Backbone, images: Tensor, target: Target) -> Tensor:
+    """RISE (Petsiuk et al., "RISE: Randomized Input Sampling for Explanation of Black-box Models", BMVC 2018).
+
+        map = mean_n( (S(x * m_n) - mean_n S(x * m_n)) * m_n ) / p
+
+    The authors weight by S itself, a probability; S is a logit of any level here, and without its mean the map would
+    show mostly how often a pixel happened to be on. The masks are the same for all images and calls.
+    """
+    masks = random_masks(MASKS, images.shape[-1]).to(images)  # (N, S, S)
+    scores = torch.stack([target.score(backbone.encode_image(images * mask, patches=True)) for mask in masks])  # (N, B)
+    centred = (scores - scores.mean(0)).float()
+    patches = F.adaptive_avg_pool2d(masks[:, None].float(), backbone.grid)[:, 0]  # (N, gh, gw)
+    return torch.einsum("nb,nij->bij", centred, patches) / (ON * len(masks))
+
+
+def random_masks(count: int, side: int) -> Tensor:
+    """(count, side, side) in [0, 1], always the same; on the CPU.
+
+    CELLS x CELLS coins, on with probability p, stretched bilinearly and shifted at random within a cell.
+    """
+    generator = torch.Generator().manual_seed(_SEED)
+    cell = -(-side // CELLS)  # pixels, rounded up: the cells cover the picture wherever it is cut out
+    coins = (torch.rand(count, 1, CELLS + 1, CELLS + 1, generator=generator) < ON).float()
+    shifts = torch.randint(cell, (count, 2), generator=generator).tolist()
+    large = F.interpolate(coins, size=((CELLS + 1) * cell,) * 2, mode="bilinear", align_corners=False)[:, 0]
+    cut = [mask[down : down + side, right : right + side] for mask, (down, right) in zip(large, shifts, strict=True)]
+    return torch.stack(cut)

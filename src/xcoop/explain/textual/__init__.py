@@ -1,1 +1,0 @@
-"""What learned prompts say, in words and numbers."""
