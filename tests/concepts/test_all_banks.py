@@ -107,7 +107,7 @@ def test_one_citation_a_source() -> None:
 
 
 @pytest.mark.parametrize(("copy", "original"), COPIES.items())
-def test_the_same_pictures_have_the_same_concepts(copy: str, original: str) -> None:
+def test_the_same_images_have_the_same_concepts(copy: str, original: str) -> None:
     ours, theirs = load_bank(copy), load_bank(original)
     assert list(ours.classes.values()) == list(theirs.classes.values())
     assert ours.sources == theirs.sources

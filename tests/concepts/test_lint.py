@@ -133,7 +133,7 @@ def test_sources_and_review(tmp_path: Path) -> None:
     [
         ("a photo of a {class}, {concepts}", "full stop"),
         ("a photo of a {class} , {concepts}.", "blank"),
-        ("{class}: {concepts}.", "kind of picture"),
+        ("{class}: {concepts}.", "kind of image"),
         ("a photo of an {class}, {concepts}.", "an nevus"),
     ],
 )

@@ -23,7 +23,7 @@ def observed(classname: str, concept: str, counts: dict[str, int]) -> list[Obser
 
 
 def drawn(rng: np.random.Generator, sizes: dict[str, int]) -> list[Observation]:
-    """Cases as the phantom draws them, without pictures: the concepts independently, by the table."""
+    """Cases as the phantom draws them, without images: the concepts independently, by the table."""
     found = []
     for group, size in sizes.items():
         columns = {c: rng.choice(VALUES[c], size=size, p=GIVEN[group][c]) for c in VALUES}

@@ -1,4 +1,4 @@
-"""Words that no picture shows are found in any form, and visible ones are let pass; so are names of classes."""
+"""Words that no image shows are found in any form, and visible ones are let pass; so are names of classes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ SKIN, SLIDE = "a dermoscopic photo of a {class}, {concepts}.", "a histopathologi
         ("Kellgren-Lawrence changes", ["kellgren"], ["judgement"]),
     ],
 )
-def test_what_no_picture_shows(text: str, words: list[str], groups: list[str]) -> None:
+def test_what_no_image_shows(text: str, words: list[str], groups: list[str]) -> None:
     assert nonvisual(text, SKIN) == words
     assert [group.name for _, group in nonvisual_by_group(text, SKIN)] == groups
 
@@ -45,7 +45,7 @@ def test_what_no_picture_shows(text: str, words: list[str], groups: list[str]) -
         "acute angles", "dark peripheral rim", "hairpin vessels", "scar-like patch",
     ],
 )  # fmt: skip
-def test_what_a_picture_shows(text: str) -> None:
+def test_what_an_image_shows(text: str) -> None:
     assert nonvisual(text, SKIN) == []
 
 
@@ -54,7 +54,7 @@ def test_cells_are_visible_on_a_slide_alone() -> None:
     assert nonvisual(text, SKIN) == ["hyperchromatic", "nucleoli"]
     assert nonvisual(text, SLIDE) == []
     assert nonvisual(text, "a microscopic image of a {class}, {concepts}.") == []
-    assert nonvisual(text) == [], "without a word on the kind of picture it is let pass"
+    assert nonvisual(text) == [], "without a word on the kind of image it is let pass"
     assert nonvisual("itchy nucleoli", SLIDE) == ["itchy"]
 
 

@@ -14,13 +14,13 @@ from xcoop.concepts.elicitation import (
     Tally,
     answers_path,
     ask_all,
-    blotted,
     build,
     open_store,
     picture_of,
     read_address,
     read_key,
     read_store,
+    redacted,
     write_bank,
 )
 from xcoop.utils.console import UserError, complain, say
@@ -121,7 +121,7 @@ def _ask(arguments: argparse.Namespace, out: Path, tally: Tally) -> Store:
             say(f"{tally.requests} requests; {len(store.answers)} answers are kept in {store.path}")
             if tally.faults:
                 kinds = ", ".join(f"{count}x {kind}" for kind, count in tally.faults.most_common())
-                say(blotted(f"what was wrong with some: {kinds}", key))
+                say(redacted(f"what was wrong with some: {kinds}", key))
     return store
 
 

@@ -125,7 +125,7 @@ def _of_dataset(arguments: argparse.Namespace) -> Material:
         except (OSError, ValueError):
             template = TEMPLATE
     if not citation and dataset.is_phantom:
-        citation = "Phantom: counted in drawn pictures, whose concepts were drawn from a table; not clinical."
+        citation = "Phantom: counted in drawn images, whose concepts were drawn from a table; not clinical."
     elif not citation:
         citation = about(dataset.about_name).citation.strip()
     what = f"Mined from the concept labels of {len(seen)} training images of {registered}, task {dataset.task}"

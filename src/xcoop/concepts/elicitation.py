@@ -5,7 +5,7 @@ Nothing that was answered is asked twice: the raw answers lie beside the bank in
 the first line and one answer in each other, and the same answers give the same bank, without any model.
 
 The API key comes from the environment, goes into the requests' headers, and nowhere else: in whatever comes back, and
-whatever is reported, it is blotted out.
+whatever is reported, it is redacted.
 """
 
 from __future__ import annotations
@@ -142,11 +142,11 @@ def read_address(base_url: str, key: SecretStr) -> tuple[str, str, list[str]]:
         here = host == "localhost" or host.endswith(".localhost")
     if parts.scheme == "http" and key and not here:
         warnings.append(f"the API key travels to {host} unencrypted; use https")
-    return blotted(urlunsplit((parts.scheme, place, parts.path.rstrip("/"), "", "")), key), host, warnings
+    return redacted(urlunsplit((parts.scheme, place, parts.path.rstrip("/"), "", "")), key), host, warnings
 
 
-def blotted(text: str, key: SecretStr) -> str:
-    """A text in which the key is blotted out."""
+def redacted(text: str, key: SecretStr) -> str:
+    """A text in which the key is redacted."""
     secret = key.get_secret_value()
     return text.replace(secret, "[key]") if len(secret) >= SHORTEST_SECRET else text
 
@@ -213,11 +213,11 @@ class Client:
         if not all(isinstance(part, str) for part in answer):
             return None
         # Half of a surrogate pair, which JSON can spell, cannot be written.
-        text, finish, served = (blotted(part, self._key).encode("utf-8", "replace").decode() for part in answer)
+        text, finish, served = (redacted(part, self._key).encode("utf-8", "replace").decode() for part in answer)
         return text, finish, served
 
     def _shown(self, error: Exception) -> str:
-        return cut(blotted(" ".join(str(error).split()), self._key), LONGEST_REASON)
+        return cut(redacted(" ".join(str(error).split()), self._key), LONGEST_REASON)
 
 
 # The answers beside a bank.
@@ -446,12 +446,12 @@ def elect(
 ) -> tuple[dict[str, list[Elected]], list[tuple[str, str, str]]]:
     """The findings of each class, those with most votes first, and what was dropped.
 
-    An answer has one vote a finding, however often it words it. Findings that no picture shows, that name a
+    An answer has one vote a finding, however often it words it. Findings that no image shows, that name a
     diagnosis, or that every class has are dropped.
 
     Args:
         answers: per class the findings of each answer.
-        template: of the bank; it says of which kind the pictures are.
+        template: of the bank; it says of which kind the images are.
         threshold: the share of a class's answers that must name a finding, in (0, 1].
         most: findings a class.
 

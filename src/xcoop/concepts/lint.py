@@ -192,7 +192,7 @@ def _template(bank: ConceptBank) -> Iterator[Fault]:
     if re.search(r"\s{2}|\s[.,;:]", template):
         yield Fault(WARNING, f"the template {template!r} has a blank too many")
     if not re.search(r"\w", re.sub(r"\{\w+\}", "", template)):
-        yield Fault(WARNING, f"the template {template!r} does not say what kind of picture it is")
+        yield Fault(WARNING, f"the template {template!r} does not say what kind of image it is")
     if article := re.search(r"\b(an?) \{class\}", template):
         for classname in bank.classes:
             first = classname[0].lower()

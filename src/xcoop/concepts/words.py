@@ -1,10 +1,10 @@
-"""How the words of a concept are compared, what they say that no picture shows, and whether they name a diagnosis.
+"""How the words of a concept are compared, what they say that no image shows, and whether they name a diagnosis.
 
 The words themselves are data: `words.yaml` beside this file says what an entry matches.
 
 A concept that names a diagnosis would make an explanation circular. A class name is compared by its words. What says
 only how something is ("normal", "benign", "severe") names nothing, so "normal heart size" is no name of the class
-"normal". Organs and kinds of pictures ("kidney tumor", "liver") name a class only all together. Any other word
+"normal". Organs and kinds of images ("kidney tumor", "liver") name a class only all together. Any other word
 ("melanoma", "cyst") does so alone, in its adjectives too ("glaucomatous"). The first two kinds of words stand in
 `words.yaml`, under `generic`.
 """
@@ -39,7 +39,7 @@ class Group:
     why: str  # what such words speak of
     words: tuple[Phrase, ...]
     exempt: tuple[Phrase, ...]  # in which such a word is visible after all
-    unless: tuple[Phrase, ...]  # of pictures to which it does not apply; with any, it needs to know the kind of picture
+    unless: tuple[Phrase, ...]  # of images to which it does not apply; with any, it needs to know their kind
 
 
 @cache
@@ -61,7 +61,7 @@ def entries(*keys: str) -> tuple[Phrase, ...]:
 
 @cache
 def nonvisual_groups() -> tuple[Group, ...]:
-    """What no picture shows, by reason."""
+    """What no image shows, by reason."""
     return tuple(
         Group(name, group["why"], *(entries("nonvisual", name, key) for key in ("words", "except", "unless")))
         for name, group in vocabulary()["nonvisual"].items()
@@ -122,24 +122,24 @@ def _matches(words: Phrase, phrases: Iterable[Phrase]) -> Iterator[tuple[int, in
                 yield start, start + len(phrase)
 
 
-def nonvisual(text: str, picture: str = "") -> list[str]:
-    """The words of a concept that no picture shows, as they stand there; none if it is visual as far as we know.
+def nonvisual(text: str, kind: str = "") -> list[str]:
+    """The words of a concept that no image shows, as they stand there; none if it is visual as far as we know.
 
     `nonvisual("itchy plaque in the elderly")` is `["itchy", "elderly"]`.
 
     Args:
         text: the concept.
-        picture: what says of which kind the pictures are, e.g. the bank's template: cells are visible in histology,
+        kind: what says of which kind the images are, e.g. the bank's template: cells are visible in histology,
             and not on skin. If it is empty, what depends on it is let pass.
     """
-    return [word for word, _ in nonvisual_by_group(text, picture)]
+    return [word for word, _ in nonvisual_by_group(text, kind)]
 
 
-def nonvisual_by_group(text: str, picture: str = "") -> list[tuple[str, Group]]:
+def nonvisual_by_group(text: str, kind: str = "") -> list[tuple[str, Group]]:
     """As `nonvisual`, each with the group that it belongs to."""
     hits: dict[str, Group] = {}
     for group in nonvisual_groups():
-        if not group.unless or (picture and not found_in(picture, group.unless)):
+        if not group.unless or (kind and not found_in(kind, group.unless)):
             for word in found_in(text, group.words, group.exempt):
                 hits.setdefault(word, group)
     return sorted(hits.items(), key=lambda hit: text.lower().find(hit[0].split()[0]))
