@@ -6,7 +6,7 @@ vector's direction, f and f_p are the features of an image and of its patches, s
 
     class features   z = u( corrected( (1 - a) (h + u(t) - u(t at the start)) + a h ) )
     logits           s ( cos(f, z) + w pool_p cos(f_p, z) ) + offset, the mean over K prompts
-    loss             cross entropy + contrast of prompts and sentences + distance of prompts from their start
+    loss             cross entropy + contrast of prompts and sentences + anchor loss, prompts' distance from their start
                      + contrast of context tokens and concept tokens + prior of the corrections
 
 `methods/alignment.py` has the similarities and contrasts, `methods/corrections.py` what images correct in sentences;
@@ -39,7 +39,7 @@ from xcoop.trainers.xcoop_released import ReleasedModel
 from xcoop.training.trainer import PromptTrainer
 from xcoop.utils.rules import number, one_of, whole
 
-START_NOISE = 0.02  # tells prompts with equal words apart; the spread of CLIP's own token embeddings
+START_NOISE = 0.02  # tells prompts with equal words apart; the std of CLIP's own token embeddings
 
 DEFAULTS = CfgNode(
     {
@@ -53,7 +53,7 @@ DEFAULTS = CfgNode(
         "SENTENCES": "both",  # of a prompt: its share, the whole class's, each concept alone, or both (share, each)
         "CLINICAL_WEIGHT": 0.5,  # share of the clinical sentence in the class feature, in [0, 1]
         "FROM_SENTENCE": True,  # prompts count by what they changed since the start: z starts at the sentence
-        "RESIDUAL_SPREAD": 2.0,  # prior spread, in logits, of what images may correct in a class feature; 0 is off
+        "RESIDUAL_SPREAD": 2.0,  # prior std, in logits, of what images may correct in a class feature; 0 is off
         "OFFSET_SPREAD": 3.0,  # that of a class's offset, in logits; 0 is off
         "TRUST_SPREAD": 0.7,  # that of the trust in what the sentences say apart, around 1; 0 is off
         "CORRECTION_LR_MULT": 100.0,  # learning rate of these three, as a multiple of OPTIM.LR
@@ -61,7 +61,7 @@ DEFAULTS = CfgNode(
         "LOCAL_POOL": "softmax",  # mean, topk, softmax
         "CONCEPT_WEIGHTING": 0.0,  # share, in [0, 1], of concepts weighted by the image in the similarity
         "PROMPT_WEIGHT": 1.0,  # contrast between prompts and clinical sentences
-        "TETHER_WEIGHT": 8.0,  # 1 - cosine between a prompt and its start, or (FROM_SENTENCE False) its sentence
+        "TETHER_WEIGHT": 8.0,  # anchor loss: 1 - cosine of prompt and its start, or (FROM_SENTENCE False) its sentence
         "TOKEN_WEIGHT": 1.0,  # contrast between context tokens and concept tokens
         "TOKEN_TEMPERATURE": 0.1,
         "TUNE_NORMS": False,  # train ln_1 and ln_2 of the image tower, too
@@ -114,8 +114,8 @@ class AlignedModel(PromptModel):
         )
         single = single_features(backbone, bank) if settings.CONCEPT_WEIGHTING else []
         self.single = nn.ParameterList(nn.Parameter(own, requires_grad=False) for own in single)  # per class (m_c, D)
-        spreads = settings.RESIDUAL_SPREAD, settings.OFFSET_SPREAD, settings.TRUST_SPREAD
-        self.corrections = Corrections(len(classnames), backbone.embed_dim, *spreads)
+        stds = settings.RESIDUAL_SPREAD, settings.OFFSET_SPREAD, settings.TRUST_SPREAD
+        self.corrections = Corrections(len(classnames), backbone.embed_dim, *stds)
         with torch.no_grad():
             start = unit(self.soft_features()) if settings.FROM_SENTENCE else self.clinical
         self.register_buffer("start", start, persistent=False)  # (K, C, D): what the prompts are held to

@@ -1,4 +1,4 @@
-"""Where a tiny run finds its pictures and its weights."""
+"""Where a tiny run finds its images and its weights; each trainer's usual run, made once."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import tiny_run
-from tiny_run import ConfigMaker
+from tiny_run import ConfigMaker, Made, Usual
 from yacs.config import CfgNode
 
 
@@ -25,3 +25,21 @@ def make_cfg(pictures: Path, tiny_weights_file: Path, tmp_path: Path) -> ConfigM
         return tiny_run.config(trainer, pictures, tiny_weights_file, tmp_path / output, *pairs)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def usual(pictures: Path, tiny_weights_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Usual:
+    """`usual(trainer)`: its run with the settings that `make_cfg(trainer)` has. Whoever gets it leaves it as it is."""
+    made: dict[str, Made] = {}
+
+    def get(name: str) -> Made:
+        if name not in made:
+            cfg = tiny_run.config(name, pictures, tiny_weights_file, tmp_path_factory.mktemp(name))
+            trainer = tiny_run.build(cfg)
+            before = {key: tensor.clone() for key, tensor in trainer.model.state_dict().items()}
+            text = trainer.model.text_features().detach().clone()
+            made[name] = Made(trainer, before, trainer.model.trained_state(), text)
+            trainer.train()
+        return made[name]
+
+    return get

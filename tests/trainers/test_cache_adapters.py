@@ -9,8 +9,8 @@ import pytest
 import tiny_run
 import torch
 from helpers_clip import tiny_backbone
+from small_cases import one, settings
 from tiny_run import ConfigMaker
-from yacs.config import CfgNode
 
 from xcoop.backbones import ImageFeatures, LabelledFeatures
 from xcoop.trainers.clipadapter import DEFAULTS as ADAPTER
@@ -28,12 +28,6 @@ def features(seed: int, n: int) -> ImageFeatures:
     return ImageFeatures(pooled, torch.zeros(n, 0, D))
 
 
-def settings(defaults: CfgNode, **changes: object) -> CfgNode:
-    node = defaults.clone()
-    node.merge_from_list([item for pair in changes.items() for item in pair])
-    return node
-
-
 TRAINING = LabelledFeatures(features(1, 7), torch.tensor([0, 2, 1, 1, 0, 2, 2]))
 VALIDATION = LabelledFeatures(features(2, 9), torch.tensor([0, 1, 2, 0, 1, 2, 0, 1, 2]))
 TEXT = torch.randn(3, D, generator=torch.Generator().manual_seed(3))
@@ -45,16 +39,12 @@ def tip(**changes: object) -> TipAdapterModel:
     return model
 
 
-def length_one(row: np.ndarray) -> np.ndarray:
-    return row / math.sqrt(sum(x * x for x in row))
-
-
 def plain_logits(image: np.ndarray, alpha: float, beta: float, scale: float) -> list[float]:
     """Of one image: CLIP's cosine, plus the votes of the training images."""
-    f = length_one(image)
-    out = [scale * float(f @ length_one(t)) for t in TEXT.double().numpy()]
+    f = one(image)
+    out = [scale * float(f @ one(t)) for t in TEXT.double().numpy()]
     for key, label in zip(TRAINING.features.pooled.double().numpy(), TRAINING.labels.tolist(), strict=True):
-        out[label] += alpha * math.exp(-beta * (1 - float(f @ length_one(key))))
+        out[label] += alpha * math.exp(-beta * (1 - float(f @ one(key))))
     return out
 
 
@@ -112,13 +102,13 @@ def test_the_gradient_of_the_keys() -> None:
     model = TipAdapterFModel(tiny_backbone(), NAMES, TEXT, settings(DEFAULTS_F, INIT_ALPHA=1.5, INIT_BETA=2.0))
     model.prepare(TRAINING, None)
     model.losses(VALIDATION.features, VALIDATION.labels)["ce"].backward()
-    images = [length_one(image) for image in VALIDATION.features.pooled.double().numpy()]
+    images = [one(image) for image in VALIDATION.features.pooled.double().numpy()]
     want = np.zeros((7, D))
     for f, raw, label in zip(images, VALIDATION.features.pooled.double().numpy(), VALIDATION.labels, strict=True):
         row = np.exp(plain_logits(raw, 1.5, 2.0, float(model.scale)))
         excess = row / row.sum() - np.eye(3)[label]
         for n, key in enumerate(TRAINING.features.pooled.double().numpy()):
-            vote = math.exp(-2.0 * (1 - float(f @ length_one(key))))
+            vote = math.exp(-2.0 * (1 - float(f @ one(key))))
             want[n] += 1.5 * 2.0 * vote * excess[TRAINING.labels[n]] * f / 9
     assert list(model.trained_parameters()) == ["keys"]
     np.testing.assert_allclose(model.keys.grad, want, rtol=1e-3, atol=1e-6)
@@ -143,23 +133,6 @@ def test_an_adapted_feature_is_the_blend_of_the_paper() -> None:
     for image, row in zip(images.pooled.double().numpy(), model.logits(images).tolist(), strict=True):
         hidden = [max(0.0, float(weights @ image)) for weights in first]
         adapted = [max(0.0, sum(w * h for w, h in zip(weights, hidden, strict=True))) for weights in second]
-        f = length_one(0.3 * np.array(adapted) + 0.7 * image)
-        want = [float(model.scale) * float(f @ length_one(t)) for t in TEXT.double().numpy()]
+        f = one(0.3 * np.array(adapted) + 0.7 * image)
+        want = [float(model.scale) * float(f @ one(t)) for t in TEXT.double().numpy()]
         assert row == pytest.approx(want, rel=1e-4, abs=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("name", "key", "value", "message"),
-    [
-        ("CLIPAdapter", "RATIO", 1.2, r"CLIPADAPTER.RATIO is 1.2; it must be a number in \(0, 1\]"),
-        ("CLIPAdapter", "REDUCTION", 0, "CLIPADAPTER.REDUCTION is 0; it must be a whole number of at least 1"),
-        ("TipAdapter", "SEARCH_STEP", [200], r"TIPADAPTER.SEARCH_STEP is \[200\]; .* must be a list of 2 values"),
-        ("TipAdapterF", "SEARCH_STEP", [5, 0], "TIPADAPTERF.SEARCH_STEP is 0; it must be a whole number of at least 1"),
-        ("LPPlusPlus", "ALPHA_EVERY", 0, "LPPLUSPLUS.ALPHA_EVERY is 0; it must be a whole number of at least 1"),
-    ],
-)
-def test_settings_that_cannot_work_are_refused(
-    name: str, key: str, value: object, message: str, make_cfg: ConfigMaker
-) -> None:
-    with pytest.raises(ValueError, match=message):
-        tiny_run.build(make_cfg(name, f"TRAINER.{name.upper()}.{key}", value))

@@ -18,16 +18,14 @@ from tiny_run import ConfigMaker
 from torch import Tensor
 
 import xcoop
-from xcoop.backbones import Backbone, ImageFeatures
+from xcoop.backbones import ImageFeatures
 from xcoop.backbones.openai import PromptedClip
-from xcoop.cli import main
-from xcoop.methods.alignment import unit
 from xcoop.methods.deep_prompts import split_words
 from xcoop.methods.model import PromptModel
 from xcoop.trainers.maple import DEFAULTS as MAPLE
 from xcoop.trainers.maple import MaPLeModel
 from xcoop.trainers.promptsrc import DEFAULTS as PROMPTSRC
-from xcoop.trainers.promptsrc import BothFeatures, GaussianAverage, PromptSRCModel, gaussian_weights
+from xcoop.trainers.promptsrc import BothFeatures, PromptSRCModel, gaussian_weights
 
 BOTH = ["MaPLe", "PromptSRC"]
 
@@ -77,20 +75,6 @@ def test_promptsrc_is_the_plain_forward(text_depth: int, vision_depth: int) -> N
     vision = list(own["patch_prompts"]) if vision_depth else []
     assert_equal_to_plain(model, [f"{name}." for name in ("melanoma", "blue nevus", "clear lung")], text, vision,
                           pictures(backbone))  # fmt: skip
-
-
-def test_gradients_are_those_of_the_plain_forward() -> None:
-    backbone = make_backbone()
-    model = grown(PromptSRCModel(backbone, NAMES, settings(PROMPTSRC)))
-    images = pictures(backbone, 2)
-    own = {name: p.detach().clone().requires_grad_() for name, p in model.trained_parameters().items()}
-    model.logits(model.encode_images(images))[:, 1].sum().backward()
-    text = unit(plain_deep.text_feature(backbone.model, "blue nevus.", [own["ctx"], *own["text_prompts"]]))
-    for image in images:
-        pooled, _ = plain_deep.image_features(backbone.model, image, list(own["patch_prompts"]))
-        (model.scale.detach() * unit(pooled) @ text).backward(retain_graph=True)
-    for name, parameter in model.trained_parameters().items():
-        torch.testing.assert_close(parameter.grad, own[name].grad, atol=2e-4, rtol=1e-3, msg=name)
 
 
 def test_without_prompts_features_are_the_plain_ones() -> None:
@@ -175,14 +159,6 @@ def test_frozen_features_are_those_without_prompts_and_have_no_gradient() -> Non
         assert not isinstance(model.encode_images(images), BothFeatures)  # a test pays for one pass
 
 
-def test_the_frozen_text_is_the_direction_of_the_mean_over_the_templates(tiny_backbone: Backbone) -> None:
-    templates = ("a photo of a {}.", "signs of {}.")
-    model = PromptSRCModel(tiny_backbone, ["blue_nevus"], settings(PROMPTSRC), templates)
-    one, other = tiny_backbone.encode_text(["a photo of a blue nevus.", "signs of blue nevus."])
-    want = one + other  # as they come out of the tower
-    torch.testing.assert_close(model.frozen_text[0], want / want.norm())
-
-
 # The mean over the epochs.
 
 
@@ -191,14 +167,6 @@ def test_gaussian_weights_by_hand() -> None:
     assert gaussian_weights(3, 2.0, 1.0) == pytest.approx([e / (1 + 2 * e), 1 / (1 + 2 * e), e / (1 + 2 * e)])
     assert gaussian_weights(2, 1e6, 1.0) == pytest.approx([0, 1])  # far off: the nearest epoch
     assert sum(gaussian_weights(50, 45, 5)) == pytest.approx(1)
-
-
-def test_the_average_by_hand() -> None:
-    average = GaussianAverage(2, 2.0, 1.0)
-    average.add(0, {"ctx": torch.tensor([1.0, 0.0])})
-    average.add(1, {"ctx": torch.tensor([3.0, 2.0])})
-    w = math.exp(-0.5) / (1 + math.exp(-0.5))
-    torch.testing.assert_close(average.total["ctx"], torch.tensor([w + 3 * (1 - w), 2 * (1 - w)]))
 
 
 def test_a_run_ends_with_the_mean_of_its_epochs(make_cfg: ConfigMaker) -> None:
@@ -237,21 +205,6 @@ def test_a_resnet_is_refused_by_name_and_by_weights(name: str, make_cfg: ConfigM
         tiny_run.build(make_cfg(name, "MODEL.BACKBONE.PATH", str(path), "INPUT.SIZE", [64, 64]))
 
 
-@pytest.mark.parametrize(
-    ("name", "key", "value", "message"),
-    [
-        ("MaPLe", "PROMPT_DEPTH", 0, "at least 1"),
-        ("MaPLe", "N_CTX", 0, r"in \[1, 1000\]"),
-        ("PromptSRC", "PROMPT_DEPTH_TEXT", 0, "at least 1"),
-        ("PromptSRC", "PROMPT_DEPTH_VISION", -1, "at least 0"),
-        ("PromptSRC", "GPA_STD", 0.0, "above 0"),
-    ],
-)
-def test_settings_that_cannot_work(name: str, key: str, value: object, message: str, make_cfg: ConfigMaker) -> None:
-    with pytest.raises(ValueError, match=f"{key} is {value}; .*{message}"):
-        tiny_run.build(make_cfg(name, f"TRAINER.{name.upper()}.{key}", value))
-
-
 def test_more_layers_than_there_are_mean_all_of_them(make_cfg: ConfigMaker, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     model = tiny_run.build(make_cfg("MaPLe")).model
@@ -273,10 +226,3 @@ def test_a_loaded_run_sees_images_through_its_prompts(name: str, make_cfg: Confi
         want = run.model.encode_images(images).pooled
     torch.testing.assert_close(run.features(images).pooled, want)
     assert not torch.allclose(run.backbone.encode_image(images).pooled, want, atol=1e-3)
-
-
-@pytest.mark.parametrize("name", BOTH)
-def test_the_explain_command_makes_its_page(name: str, make_cfg: ConfigMaker) -> None:
-    folder = finished(make_cfg, name)
-    assert main(["explain", str(folder), "--images", "2", "--asked", "4"]) == 0
-    assert (folder / "explanations" / "report.html").is_file()

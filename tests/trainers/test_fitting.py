@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import tiny_run
 import torch
-from tiny_run import ConfigMaker
+from dassl.utils import read_image
+from tiny_run import ConfigMaker, Usual
 
 from xcoop.backbones import LabelledFeatures
 from xcoop.config.plugins import trainer_names, trains
-from xcoop.runs.plan import make_plans
 
 LEARNING = [name for name in trainer_names() if trains(name)]
+FITTED = ["TipAdapter", "TipAdapterF", "LinearProbe", "LPPlusPlus"]
 
 
 @pytest.fixture
@@ -36,26 +37,37 @@ def state(trainer: Any) -> dict[str, torch.Tensor]:
     return trainer.model.trained_state()
 
 
-@pytest.mark.parametrize("name", LEARNING)
-@pytest.mark.parametrize("selection", ["last_step", "best_val"])
+@pytest.mark.parametrize(
+    ("name", "selection"),
+    [*((name, "last_step") for name in LEARNING), ("CoOp", "best_val"), ("TipAdapterF", "best_val")],
+)
 def test_what_is_in_the_test_split_changes_nothing(
-    name: str, selection: str, make_cfg: ConfigMaker, planted: Path
+    name: str, selection: str, make_cfg: ConfigMaker, usual: Usual, planted: Path
 ) -> None:
     swap_labels(planted / "test")
     pairs = ("TEST.FINAL_MODEL", selection)
-    first = tiny_run.trained(make_cfg(name, *pairs))
+    first = usual(name).trainer if selection == "last_step" else tiny_run.trained(make_cfg(name, *pairs))
     other = tiny_run.trained(make_cfg(name, *pairs, "DATASET.ROOT", str(planted), output="planted"))
     assert state(first).keys() == state(other).keys()
     for key, tensor in state(first).items():
         assert torch.equal(tensor, state(other)[key]), key
 
 
-@pytest.mark.parametrize("name", ["TipAdapter", "TipAdapterF", "LinearProbe", "LPPlusPlus"])
-def test_what_is_in_the_validation_split_does(name: str, make_cfg: ConfigMaker, planted: Path) -> None:
+@pytest.mark.parametrize("name", FITTED)
+def test_what_is_in_the_validation_split_does(name: str, make_cfg: ConfigMaker, usual: Usual, planted: Path) -> None:
     swap_labels(planted / "val")
-    first = tiny_run.trained(make_cfg(name))
+    first = usual(name).trainer
     other = tiny_run.trained(make_cfg(name, "DATASET.ROOT", str(planted), output="planted"))
     assert any(not torch.equal(tensor, state(other)[key]) for key, tensor in state(first).items())
+
+
+@pytest.mark.parametrize("name", FITTED)
+def test_cached_or_not_the_fit_is_the_same(name: str, make_cfg: ConfigMaker, usual: Usual, tmp_path: Path) -> None:
+    pairs = ("FEATURES.DIR", str(tmp_path / "cache"), "FEATURES.CACHE", False)
+    plain = tiny_run.trained(make_cfg(name, *pairs))
+    assert not (tmp_path / "cache").exists()
+    for key, tensor in state(plain).items():
+        torch.testing.assert_close(state(usual(name).trainer)[key], tensor, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["TipAdapter", "TipAdapterF"])
@@ -86,20 +98,10 @@ def test_it_sees_each_training_image_once_and_not_augmented(
     trainer.train()
     for split, got in zip(("train_x", "val"), seen, strict=True):
         items = getattr(trainer.dm.dataset, split)
-        images = torch.stack([trainer.dm.test_loader.dataset.transform(_open(item.impath)) for item in items])
+        images = torch.stack([trainer.dm.test_loader.dataset.transform(read_image(item.impath)) for item in items])
         want = trainer.backbone.encode_image(images).pooled
         torch.testing.assert_close(got.features.pooled, want, atol=1e-5, rtol=0)
         assert got.labels.tolist() == [item.label for item in items]
-
-
-@pytest.mark.parametrize("name", ["TipAdapter", "TipAdapterF", "LinearProbe", "LPPlusPlus"])
-def test_cached_or_not_the_fit_is_the_same(name: str, make_cfg: ConfigMaker, tmp_path: Path) -> None:
-    pairs = ("FEATURES.DIR", str(tmp_path / "cache"), "DATALOADER.TRAIN_X.BATCH_SIZE", 20)
-    plain = tiny_run.trained(make_cfg(name, *pairs, "FEATURES.CACHE", False, output="plain"))
-    assert not (tmp_path / "cache").exists()
-    cached = tiny_run.trained(make_cfg(name, *pairs))
-    for key, tensor in state(plain).items():
-        torch.testing.assert_close(state(cached)[key], tensor, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("selection", ["last_step", "best_val"])
@@ -114,19 +116,21 @@ def test_what_is_tested_is_what_the_checkpoint_holds(selection: str, make_cfg: C
     assert 1 <= content["epoch"] <= 2
 
 
-@pytest.mark.parametrize("name", ["TipAdapter", "TipAdapterF", "LinearProbe", "LPPlusPlus"])
+@pytest.mark.parametrize("name", FITTED)
 def test_what_was_fitted_to_classes_is_refused_for_others(
-    name: str, make_cfg: ConfigMaker, monkeypatch: pytest.MonkeyPatch
+    name: str, make_cfg: ConfigMaker, usual: Usual, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trained = tiny_run.trained(make_cfg(name))
+    trained = usual(name).trainer
     monkeypatch.setattr(tiny_run, "NAMES", tiny_run.NAMES[::-1])
     other = tiny_run.build(make_cfg(name, output="other"))
     with pytest.raises(ValueError, match=r"of the classes \['dark_spot', 'bright spot'\]"):
         other.load_model(trained.output_dir)
 
 
-def test_an_adapter_transfers_to_other_classes(make_cfg: ConfigMaker, monkeypatch: pytest.MonkeyPatch) -> None:
-    trained = tiny_run.trained(make_cfg("CLIPAdapter"))
+def test_an_adapter_transfers_to_other_classes(
+    make_cfg: ConfigMaker, usual: Usual, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained = usual("CLIPAdapter").trainer
     monkeypatch.setattr(tiny_run, "NAMES", tiny_run.NAMES[::-1])
     other = tiny_run.build(make_cfg("CLIPAdapter", output="other"))
     other.load_model(trained.output_dir)
@@ -143,16 +147,3 @@ def test_a_cache_of_another_shape_is_refused(key: str, shape: tuple[int, ...], m
     assert trainer.model.keys.shape[0] == 7
     with pytest.raises(ValueError, match=f"here: '{key}' has shape"):
         trainer.model.load_trained_state(before | {key: torch.ones(shape)}, "here")
-
-
-@pytest.mark.parametrize("name", LEARNING)
-def test_what_learns_without_epochs_has_shots_and_seeds_too(name: str, tmp_path: Path) -> None:
-    (plan,) = make_plans(["phantom", "4", name], "data", str(tmp_path), [1, 2])
-    assert (plan.shots, plan.seeds) == (4, (1, 2))
-    assert plan.folder.name == "phantom_4shots"
-
-
-def _open(path: str) -> Any:
-    from dassl.utils import read_image
-
-    return read_image(path)

@@ -56,24 +56,6 @@ def test_all_are_different(make_cfg: ConfigMaker) -> None:
             assert not torch.allclose(one, other, atol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("pairs", "message"),
-    [
-        (("ENSEMBLE", "template"), "Did you mean 'templates'"),
-        (("ENSEMBLE", "templates", "CLINICAL", True), "choose one"),
-        (
-            ("TEMPLATES", ["a {}", "a thing"]),
-            "TEMPLATES is 'a thing'; it must be a sentence with {} for",
-        ),
-        (("TEMPLATE", "a thing"), "TEMPLATE is 'a thing'; it must be a sentence with {} for"),
-    ],
-)
-def test_what_cannot_work_is_refused(pairs: tuple[object, ...], message: str, make_cfg: ConfigMaker) -> None:
-    keyed = [f"TRAINER.TIPADAPTER.{item}" if i % 2 == 0 else item for i, item in enumerate(pairs)]
-    with pytest.raises(ValueError, match=message):
-        tiny_run.build(make_cfg("TipAdapter", *keyed))
-
-
 def test_scores_count_correct_images_and_then_their_cross_entropy() -> None:
     labels = torch.tensor([0, 1])
     right = torch.tensor([[2.0, 0.0], [0.0, 2.0]])
@@ -82,3 +64,42 @@ def test_scores_count_correct_images_and_then_their_cross_entropy() -> None:
     assert table[1, 1].item() == pytest.approx(-torch.log(1 + torch.exp(torch.tensor(-2.0))).item())
     assert best_setting(table) == 2
     assert best_setting(table[[1, 1]]) == 0
+
+
+# Zero-shot CLIP
+
+
+@pytest.mark.parametrize(
+    ("template", "sentences"),
+    [
+        ("", ["a photo of a dark spot.", "a photo of a bright spot."]),
+        ("{}, magnified", ["dark spot, magnified", "bright spot, magnified"]),
+    ],
+)
+def test_class_names_go_into_the_template(template: str, sentences: list[str], make_cfg: ConfigMaker) -> None:
+    trainer = tiny_run.build(make_cfg("ZeroshotCLIP", "TRAINER.ZEROSHOTCLIP.TEMPLATE", template))
+    clip = trainer.backbone.model
+    images = next(iter(trainer.dm.test_loader))["img"]
+    with torch.no_grad():
+        text = clip.encode_text(trainer.backbone.tokenize(sentences))
+        image = clip.encode_image(images)
+    cosines = torch.cosine_similarity(image[:, None], text[None], dim=-1)
+    torch.testing.assert_close(trainer.model(images), clip.logit_scale.exp() * cosines, atol=1e-5, rtol=0)
+
+
+def test_a_dataset_may_bring_its_template(make_cfg: ConfigMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = tiny_run.build(make_cfg("ZeroshotCLIP", "TRAINER.ZEROSHOTCLIP.TEMPLATE", "an x-ray of {}."))
+    monkeypatch.setattr(tiny_run.TinyImages, "template", "an x-ray of {}.", raising=False)
+    own = tiny_run.build(make_cfg("ZeroshotCLIP"))
+    assert torch.equal(own.model.text_features(), plain.model.text_features())
+
+
+def test_it_trains_nothing_and_ends_with_the_lines_of_a_run(
+    make_cfg: ConfigMaker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = tiny_run.trained(make_cfg("ZeroshotCLIP", "TEST.FINAL_MODEL", "best_val"))
+    out = capsys.readouterr().out
+    assert "epoch [" not in out
+    assert out.index("Finish training") < out.index("* accuracy:")
+    assert not list(Path(trainer.output_dir).rglob("model*"))
+    assert (Path(trainer.output_dir) / "results.json").is_file()

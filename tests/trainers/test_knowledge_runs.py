@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -75,13 +76,34 @@ def test_without_concepts_prompts_start_from_the_template_and_differ(make_cfg: C
     assert not torch.equal(model.prompt_learner.ctx[0], model.prompt_learner.ctx[1])
 
 
-def test_an_unknown_kind_is_refused_before_anything_is_loaded(make_cfg: ConfigMaker) -> None:
-    with pytest.raises(ValueError, match=r"KNOWLEDGE: Unknown value 'randm'. Did you mean 'random'"):
-        tiny_run.build(make_cfg("XCoOp", KEY, "randm", "MODEL.BACKBONE.PATH", "/no/such/file"))
-
-
 def test_the_kinds_stand_in_rows_of_their_own() -> None:
     words = ["phantom", "1", "XCoOp", "phantom", KEY]
     folders = [make_plans([*words, kind], "data", "out", (1,))[0].folder for kind in KNOWLEDGE]
     labels = [parse_folder(folder).label for folder in folders]
     assert labels == ["phantom", "phantom knowledge-shuffled", "phantom knowledge-random", "phantom knowledge-none"]
+
+
+# A run says once by which concepts it goes, and who has read them.
+
+
+def lines(trainer: str, data: Path, weights: Path, out: Path, caplog: pytest.LogCaptureFixture) -> list[str]:
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        tiny_run.build(tiny_run.config(trainer, data, weights, out, "OPTIM.MAX_EPOCH", 1))
+    return [record.getMessage() for record in caplog.records if "concept bank" in record.getMessage()]
+
+
+def test_the_bank_is_stated_once(
+    pictures: Path, tiny_weights_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stated = lines("XCoOp", pictures, tiny_weights_file, tmp_path / "x", caplog)
+    assert stated == ["concept bank spots 1: 2 + 2 concepts, reviewed by nobody so far"]
+    assert lines("CoOp", pictures, tiny_weights_file, tmp_path / "c", caplog) == [], "it uses no bank"
+
+
+def test_its_readers_are_named(tiny_weights_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = tiny_run.draw(tmp_path / "data")
+    text = (data / "bank.yaml").read_text().replace("reviewed_by: []", "reviewed_by: [A. Reader, B. Reader]")
+    (data / "bank.yaml").write_text(text)
+    (stated,) = lines("XCoOp", data, tiny_weights_file, tmp_path / "x", caplog)
+    assert stated.endswith("reviewed by A. Reader, B. Reader")

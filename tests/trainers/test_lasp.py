@@ -7,28 +7,20 @@ import math
 import pytest
 import tiny_run
 import torch
+from small_cases import LABELS, NAMES, drawn_features, settings
 from tiny_run import ConfigMaker
 
-from xcoop.backbones import Backbone, ImageFeatures
+from xcoop.backbones import Backbone
 from xcoop.methods.alignment import prompt_contrast
 from xcoop.methods.templates import ALL
 from xcoop.trainers.lasp import DEFAULTS, LASPModel, text_to_text
 
-NAMES = ["melanoma", "blue_nevus", "clear lung"]
-LABELS = torch.tensor([0, 2, 1, 0])
 PROMPTS = ["a photo of a {}.", "signs of {}.", "a case of {}.", "the {} here.", "{}"]
 
 
 def made(backbone: Backbone, **keys: object) -> LASPModel:
-    settings = DEFAULTS.clone()
-    settings.merge_from_list([part for pair in (keys | {"LASP_PROMPTS": PROMPTS}).items() for part in pair])
     torch.manual_seed(0)
-    return LASPModel(backbone, NAMES, settings)
-
-
-def images(backbone: Backbone, n: int = 4) -> ImageFeatures:
-    pooled = torch.randn(n, backbone.embed_dim, generator=torch.Generator().manual_seed(3))
-    return ImageFeatures(pooled, pooled[:, None, :][:, :0])
+    return LASPModel(backbone, NAMES, settings(DEFAULTS, LASP_PROMPTS=PROMPTS, **keys))
 
 
 def test_text_to_text_by_hand() -> None:
@@ -61,7 +53,7 @@ def test_each_group_learns_from_its_own_templates(groups: int) -> None:
 
 def test_the_image_is_compared_with_the_mean_of_the_groups(tiny_backbone: Backbone) -> None:
     model = made(tiny_backbone, N_GROUPS=3, CTX_INIT="", N_CTX=2)
-    features = images(tiny_backbone)
+    features = drawn_features(tiny_backbone)
     text = model.text_features()
     assert text.shape == (3, 3, tiny_backbone.embed_dim)
     each = torch.stack([model.compare(features, group) for group in text])
@@ -85,7 +77,7 @@ def test_one_group_without_the_text_loss_and_correction_is_coop(make_cfg: Config
 def test_virtual_classes_are_told_apart_in_text_alone(tiny_backbone: Backbone) -> None:
     model = made(tiny_backbone, VIRTUAL_CLASSES=["fractured_rib", "cyst"])
     plain = made(tiny_backbone)
-    features = images(tiny_backbone)
+    features = drawn_features(tiny_backbone)
     torch.testing.assert_close(model.logits(features), plain.logits(features), atol=1e-5, rtol=1e-5)
     ours, theirs = model.losses(features, LABELS), plain.losses(features, LABELS)
     torch.testing.assert_close(ours["ce"], theirs["ce"])
@@ -129,16 +121,3 @@ def test_norm_layers_are_trained_at_a_rate_of_their_own_if_asked_for(make_cfg: C
 def test_the_templates_are_ours_unless_others_are_given(make_cfg: ConfigMaker) -> None:
     model = tiny_run.build(make_cfg("LASP")).model
     assert model.written.shape[:2] == (2, len(ALL))
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "message"),
-    [
-        ("N_GROUPS", 0, "at least 1"),
-        ("N_GROUPS", 99, "each group needs"),
-        ("LASP_PROMPTS", ["a"], "with {} for"),
-    ],
-)
-def test_settings_that_cannot_work_are_refused(key: str, value: object, message: str, make_cfg: ConfigMaker) -> None:
-    with pytest.raises(ValueError, match=rf"TRAINER.LASP.{key} .*{message}"):
-        tiny_run.build(make_cfg("LASP", f"TRAINER.LASP.{key}", value))

@@ -12,7 +12,7 @@ import pytest
 import tiny_run
 import torch
 from PIL import Image
-from tiny_run import ConfigMaker
+from tiny_run import ConfigMaker, Usual
 
 import xcoop
 from xcoop.config.plugins import trainer_names
@@ -50,7 +50,7 @@ def recorded(folder: Path) -> dict[str, list[float]]:
 
 
 @pytest.mark.parametrize(("name", "pairs"), VARIANTS)
-def test_a_loaded_run_predicts_what_the_run_recorded(
+def test_a_loaded_run_predicts_what_was_recorded_and_explains_one_image_and_a_batch_alike(
     name: str, pairs: tuple[object, ...], make_cfg: ConfigMaker, pictures: Path
 ) -> None:
     folder = finished(make_cfg, name, *pairs, "DATALOADER.TEST.BATCH_SIZE", 1)
@@ -60,12 +60,6 @@ def test_a_loaded_run_predicts_what_the_run_recorded(
     assert got.classnames == tuple(tiny_run.NAMES)
     np.testing.assert_allclose(got.probabilities, list(truth.values()), atol=1e-5)
 
-
-@pytest.mark.parametrize(("name", "pairs"), VARIANTS)
-def test_one_image_and_a_batch_are_explained_alike(
-    name: str, pairs: tuple[object, ...], make_cfg: ConfigMaker, pictures: Path
-) -> None:
-    run = xcoop.load_run(finished(make_cfg, name, *pairs), device="cpu")
     paths = sorted((pictures / "test").glob("*.png"))[:3]
     many = run.explain(paths, concepts=["deep shadow"])
     one = run.explain(paths[1], concepts=["deep shadow"])
@@ -122,27 +116,27 @@ def test_a_turned_picture_is_one_image_in_every_form(make_cfg: ConfigMaker, tmp_
     assert len(run.explain(np.stack([array, array]))) == 2  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ([], "no image"),
-        ("missing.png", "missing.png"),
-        (np.zeros((4, 4, 7), np.uint8), r"\(4, 4, 7\)"),
-        (np.full((8, 8), 3.0), r"\[0, 1\]"),
-        (torch.zeros(1, 8, 8), "preprocessed"),
-        (torch.full((3, 32, 32), 0.5), "not normalised yet"),
-        (torch.rand(2, 3, 32, 32), "not normalised yet"),
-        (np.full((8, 8, 3), 200, np.uint16), "8 bits or a dark one of 16"),
-        (np.zeros((3, 9, 3), np.uint8), "first or last"),
-        ([7], "int is no image"),
-        (None, "NoneType is no image"),
-        (io.BytesIO(b"x"), "BytesIO is no image: hand over a path, the bytes"),
-    ],
-)
-def test_what_is_no_image_is_refused(given: object, message: str, make_cfg: ConfigMaker) -> None:
-    run = xcoop.load_run(finished(make_cfg, "ZeroshotCLIP"), device="cpu")
-    with pytest.raises((ValueError, OSError), match=message):
-        run.predict(given)  # type: ignore[arg-type]
+NO_IMAGES = [
+    ([], "no image"),
+    ("missing.png", "missing.png"),
+    (np.zeros((4, 4, 7), np.uint8), r"\(4, 4, 7\)"),
+    (np.full((8, 8), 3.0), r"\[0, 1\]"),
+    (torch.zeros(1, 8, 8), "preprocessed"),
+    (torch.full((3, 32, 32), 0.5), "not normalised yet"),
+    (torch.rand(2, 3, 32, 32), "not normalised yet"),
+    (np.full((8, 8, 3), 200, np.uint16), "8 bits or a dark one of 16"),
+    (np.zeros((3, 9, 3), np.uint8), "first or last"),
+    ([7], "int is no image"),
+    (None, "NoneType is no image"),
+    (io.BytesIO(b"x"), "BytesIO is no image: hand over a path, the bytes"),
+]
+
+
+def test_what_is_no_image_is_refused(usual: Usual) -> None:
+    run = xcoop.load_run(usual("ZeroshotCLIP").trainer.output_dir, device="cpu")
+    for given, message in NO_IMAGES:
+        with pytest.raises((ValueError, OSError), match=message):
+            run.predict(given)  # type: ignore[arg-type]
 
 
 def test_the_start_is_where_training_started(make_cfg: ConfigMaker) -> None:

@@ -7,9 +7,9 @@ import pytest
 import torch
 from helpers_clip import tiny_backbone
 from sklearn.linear_model import LogisticRegression
+from small_cases import settings
 from torch import Tensor
 from torch.nn import functional as F
-from yacs.config import CfgNode
 
 from xcoop.backbones import ImageFeatures, LabelledFeatures
 from xcoop.trainers import linearprobe
@@ -26,12 +26,6 @@ def split(seed: int, n: int, classes: int) -> LabelledFeatures:
     centres = torch.randn(classes, D, generator=torch.Generator().manual_seed(0))
     pooled = 1 + centres[labels] + 2 * torch.randn(n, D, generator=draw)
     return LabelledFeatures(ImageFeatures(pooled, torch.zeros(n, 0, D)), labels)
-
-
-def settings(defaults: CfgNode, **changes: object) -> CfgNode:
-    node = defaults.clone()
-    node.merge_from_list([item for pair in changes.items() for item in pair])
-    return node
 
 
 def probe(classes: int, **changes: object) -> LinearProbeModel:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import xcoop  # isort: skip  # first: it answers to `import dassl`  # noqa: F401
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 from dassl.engine import build_trainer
@@ -19,6 +21,19 @@ from yacs.config import CfgNode
 from xcoop.config.defaults import get_cfg
 
 ConfigMaker = Callable[..., CfgNode]  # the fixture `make_cfg`
+
+
+@dataclass
+class Made:
+    """A finished run, and what its model was before: all tensors, those of its checkpoint, its text features."""
+
+    trainer: Any
+    before: dict[str, torch.Tensor]
+    started: dict[str, torch.Tensor]
+    text: torch.Tensor
+
+
+Usual = Callable[[str], Made]  # the fixture `usual`
 
 NAMES = ["dark_spot", "bright spot"]
 SPLITS = {"train": 10, "val": 4, "test": 7}  # images a class; odd numbers leave short batches
@@ -123,6 +138,21 @@ def trained(cfg: CfgNode) -> Any:
     trainer = build(cfg)
     trainer.train()
     return trainer
+
+
+def stop_in_the_third_epoch(trainer: Any) -> None:
+    """Trains, and is interrupted in the second batch of the third epoch."""
+    step = trainer.forward_backward
+
+    def interrupted(batch: dict[str, object]) -> dict[str, float]:
+        if trainer.epoch == 2 and trainer.batch_idx == 1:
+            raise KeyboardInterrupt
+        shown: dict[str, float] = step(batch)
+        return shown
+
+    trainer.forward_backward = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
 
 
 def logits(trainer: Any, split: str = "test") -> torch.Tensor:

@@ -3,7 +3,7 @@
 Clinical sentences are a good first guess at a classifier, and a fixed one: a backbone that hears some of their words
 differently, that leans to one class, or that never saw such images, stays wrong however many images are shown. So what
 the sentences say apart is multiplied by a trust q, and each class gets a residual r_c of its feature and an offset b_c
-of its logit. With q = 1 and the others 0 nothing is changed. All have normal priors; the spreads of residual and offset
+of its logit. With q = 1 and the others 0 nothing is changed. All have normal priors; the stds of residual and offset
 are stated in logits so that they mean the same for every backbone:
 
     z_c = u( h + q (h_c - h) + r_c / s ),    logit_c = ... + b_c,    h the mean of the h_c
@@ -25,29 +25,29 @@ START = {"residual": 0.0, "offset": 0.0, "trust": 1.0}  # where the priors have 
 
 
 class Corrections(nn.Module):
-    """Residuals r (C, D) and offsets b (C,), both in logits, and a trust q, a scalar; one of spread 0 is left out.
+    """Residuals r (C, D) and offsets b (C,), both in logits, and a trust q, a scalar.
+
+    One whose prior has a standard deviation of 0 is left out.
 
     Args:
         classes: C.
         width: D.
-        residual_spread: S_r, the standard deviation of the prior in any direction, in logits of a feature that points
+        residual_std: S_r, the standard deviation of the prior in any direction, in logits of a feature that points
             there.
-        offset_spread: S_b, the standard deviation of the prior, in logits.
-        trust_spread: S_q, that of the trust.
+        offset_std: S_b, the standard deviation of the prior, in logits.
+        trust_std: S_q, that of the trust.
     """
 
     residual: nn.Parameter | None
     offset: nn.Parameter | None
     trust: nn.Parameter | None
 
-    def __init__(
-        self, classes: int, width: int, residual_spread: float, offset_spread: float, trust_spread: float
-    ) -> None:
+    def __init__(self, classes: int, width: int, residual_std: float, offset_std: float, trust_std: float) -> None:
         super().__init__()
-        self.spreads = {"residual": residual_spread, "offset": offset_spread, "trust": trust_spread}
+        self.stds = {"residual": residual_std, "offset": offset_std, "trust": trust_std}
         shapes = {"residual": (classes, width), "offset": (classes,), "trust": ()}
         for name, shape in shapes.items():
-            self.register_parameter(name, nn.Parameter(torch.full(shape, START[name])) if self.spreads[name] else None)
+            self.register_parameter(name, nn.Parameter(torch.full(shape, START[name])) if self.stds[name] else None)
 
     @property
     def trained(self) -> list[nn.Parameter]:
@@ -72,7 +72,6 @@ class Corrections(nn.Module):
             images: N >= 1.
         """
         parts = [
-            (part - START[name]).square().sum() / (2 * self.spreads[name] ** 2)
-            for name, part in self.named_parameters()
+            (part - START[name]).square().sum() / (2 * self.stds[name] ** 2) for name, part in self.named_parameters()
         ]
         return torch.stack(parts).sum() / images

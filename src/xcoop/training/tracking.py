@@ -18,8 +18,8 @@ QUIET = {"console": "off", "disable_git": True, "save_code": False, "x_disable_m
 
 
 def check_tracking(cfg: Any) -> None:
-    """ImportError if tracking is asked for and its package is missing."""
-    if cfg.WANDB.PROJECT and find_spec("wandb") is None:
+    """ImportError if the package that tracks is missing."""
+    if find_spec("wandb") is None:
         raise ImportError(
             f"WANDB.PROJECT is {shown(cfg.WANDB.PROJECT)}, and the package wandb is not installed: "
             "pip install 'xcoop[wandb]', or leave WANDB.PROJECT empty"

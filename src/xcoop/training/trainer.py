@@ -122,27 +122,8 @@ class PromptTrainer(TrainerX):
             raise ValueError(no_tokens(name, cls.__name__))
         if cfg.OPTIM.STAGED_LR:
             raise ValueError("OPTIM.STAGED_LR is True; methods that learn prompts have no layers to tell apart: False")
-        check_tracking(cfg)
-
-    def __init_subclass__(cls, **keywords: Any) -> None:
-        """Trainers written for version 0.1, whose `build_method` was an instance's, go on working."""
-        super().__init_subclass__(**keywords)
-        build = vars(cls).get("build_method")
-        if not isinstance(build, FunctionType):
-            return
-        warnings.warn(
-            f"{cls.__name__}.build_method(self, backbone, classnames, bank) should be a class method now: "
-            "build_method(cls, cfg, backbone, task)",
-            DeprecationWarning,
-            stacklevel=2,
-        )
-
-        def build_of_task(cls: type[PromptTrainer], cfg: Any, backbone: Backbone, task: Task) -> PromptModel:
-            known = SimpleNamespace(cfg=cfg, settings=cfg.TRAINER[cls.node], bank=task.bank, template=task.template)
-            model: PromptModel = build(known, backbone, task.classnames, task.bank)
-            return model
-
-        cls.build_method = classmethod(build_of_task)  # type: ignore[assignment]
+        if cfg.WANDB.PROJECT:
+            check_tracking(cfg)
 
     # Building.
 
@@ -559,6 +540,26 @@ class PromptTrainer(TrainerX):
         """Starts the generators anew, so that a run does not depend on what was drawn before (or found in a cache)."""
         if self.cfg.SEED >= 0:
             set_random_seed(self.cfg.SEED)
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        """Trainers written for version 0.1, whose `build_method` was an instance's, go on working."""
+        super().__init_subclass__(**keywords)
+        build = vars(cls).get("build_method")
+        if not isinstance(build, FunctionType):
+            return
+        warnings.warn(
+            f"{cls.__name__}.build_method(self, backbone, classnames, bank) should be a class method now: "
+            "build_method(cls, cfg, backbone, task)",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+
+        def build_of_task(cls: type[PromptTrainer], cfg: Any, backbone: Backbone, task: Task) -> PromptModel:
+            known = SimpleNamespace(cfg=cfg, settings=cfg.TRAINER[cls.node], bank=task.bank, template=task.template)
+            model: PromptModel = build(known, backbone, task.classnames, task.bank)
+            return model
+
+        cls.build_method = classmethod(build_of_task)  # type: ignore[assignment]
 
 
 def with_workers_that_exist(cfg: Any) -> Any:
