@@ -259,21 +259,6 @@ def test_class_features_by_an_independent_formula(bank):
                 torch.testing.assert_close(got[k, c], z / z.norm(), atol=1e-5, rtol=1e-4)
 
 
-def test_everything_off_is_the_plain_method(bank, features: ImageFeatures):
-    own = corrected(bank, SENTENCES="share", FROM_SENTENCE=False, **dict.fromkeys(SPREADS, 0.0))
-    soft = own.soft_features()
-    text = unit(0.5 * unit(soft) + 0.5 * torch.stack([clinical_features(own.backbone, one) for one in shares(bank, 2)]))
-    similarity = alignment.global_similarity(features.pooled, text)
-    similarity = similarity + 0.1 * alignment.local_similarity(features.patches, text, "softmax")
-    losses = own.losses(features, LABELS)
-    assert set(losses) == {"ce", "acc", "prompt", "tether", "token"}
-    assert losses["ce"].item() == pytest.approx(F.cross_entropy(own.scale * similarity, LABELS).item(), abs=1e-5)
-    assert losses["tether"].item() == pytest.approx(
-        8 * (1 - F.cosine_similarity(soft, own.clinical, dim=-1)).mean().item()
-    )
-    assert set(own.trained_state()) == {"ctx"}
-
-
 def test_few_images_move_the_class_features_less_than_many(bank, features: ImageFeatures):
     """The same six images, counted once or as if they were six hundred."""
     moved = []

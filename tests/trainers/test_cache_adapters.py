@@ -15,9 +15,7 @@ from tiny_run import ConfigMaker
 from xcoop.backbones import ImageFeatures, LabelledFeatures
 from xcoop.trainers.clipadapter import DEFAULTS as ADAPTER
 from xcoop.trainers.clipadapter import CLIPAdapterModel
-from xcoop.trainers.tipadapter import DEFAULTS, TipAdapterModel, grid, search_grid
-from xcoop.trainers.tipadapterf import DEFAULTS as DEFAULTS_F
-from xcoop.trainers.tipadapterf import TipAdapterFModel
+from xcoop.trainers.tipadapter import DEFAULTS, TipAdapterModel, search_grid
 
 NAMES = ["nevus", "melanoma", "other"]
 D = 48
@@ -62,13 +60,6 @@ def test_an_empty_cache_is_zero_shot_clip() -> None:
     torch.testing.assert_close(model.logits(images), want)
 
 
-def test_the_grid_is_that_of_the_released_code() -> None:
-    numbers = grid(7.0, 200)
-    assert len(numbers) == 200
-    assert numbers[:2] == pytest.approx([0.1, 0.1345])
-    assert numbers[-1] == pytest.approx(7 - 0.0345)
-
-
 def test_alpha_and_beta_are_the_best_pair_on_the_validation_images() -> None:
     model = tip(SEARCH_SCALE=[7.0, 30.0], SEARCH_STEP=[6, 5])
     scores = {}
@@ -95,23 +86,6 @@ def test_a_planted_pair_is_found() -> None:
     # The key speaks for class 0: alpha in the first image, alpha exp(-beta) in the second.
     assert search_grid(affinity, values, zero_shot, labels, [1.0, 3.0, 9.0], [1.0]) == (3.0, 1.0)
     assert search_grid(affinity, values, zero_shot, labels, [9.0], [1.0, 2.5]) == (9.0, 2.5)
-
-
-def test_the_gradient_of_the_keys() -> None:
-    """d ce / d key_n = alpha beta sum_b exp(-beta (1 - f_b key_n)) (p - y)_b,label(n) f_b / B."""
-    model = TipAdapterFModel(tiny_backbone(), NAMES, TEXT, settings(DEFAULTS_F, INIT_ALPHA=1.5, INIT_BETA=2.0))
-    model.prepare(TRAINING, None)
-    model.losses(VALIDATION.features, VALIDATION.labels)["ce"].backward()
-    images = [one(image) for image in VALIDATION.features.pooled.double().numpy()]
-    want = np.zeros((7, D))
-    for f, raw, label in zip(images, VALIDATION.features.pooled.double().numpy(), VALIDATION.labels, strict=True):
-        row = np.exp(plain_logits(raw, 1.5, 2.0, float(model.scale)))
-        excess = row / row.sum() - np.eye(3)[label]
-        for n, key in enumerate(TRAINING.features.pooled.double().numpy()):
-            vote = math.exp(-2.0 * (1 - float(f @ one(key))))
-            want[n] += 1.5 * 2.0 * vote * excess[TRAINING.labels[n]] * f / 9
-    assert list(model.trained_parameters()) == ["keys"]
-    np.testing.assert_allclose(model.keys.grad, want, rtol=1e-3, atol=1e-6)
 
 
 def test_the_keys_start_as_the_cache_and_leave_it(make_cfg: ConfigMaker) -> None:

@@ -212,12 +212,6 @@ def test_more_layers_than_there_are_mean_all_of_them(make_cfg: ConfigMaker, capl
     assert model.vision_prompts().shape == (3, 2, 128)
 
 
-def test_a_promptsrc_run_with_a_plain_image_tower_uses_stored_features(make_cfg: ConfigMaker) -> None:
-    trainer = tiny_run.trained(make_cfg("PromptSRC", "TRAINER.PROMPTSRC.PROMPT_DEPTH_VISION", 0))
-    assert trainer.seconds["features"] > 0
-    assert "patch_prompts" not in tiny_run.stored(trainer, 2)["state_dict"]
-
-
 @pytest.mark.parametrize("name", BOTH)
 def test_a_loaded_run_sees_images_through_its_prompts(name: str, make_cfg: ConfigMaker, pictures: Path) -> None:
     run = xcoop.load_run(finished(make_cfg, name, "OPTIM.LR", 1.0), device="cpu")

@@ -49,22 +49,6 @@ def test_probabilities_are_those_of_scikit_learn(classes: int, normalize: bool) 
     assert got.std(0).min() > 0.01
 
 
-def test_it_is_the_minimum_of_the_regularised_cross_entropy() -> None:
-    training = split(1, 30, 3)
-    model = probe(3, C=0.05, SEARCH_C=False)
-    model.prepare(training, None)
-    W, b = (tensor.double().requires_grad_() for tensor in (model.weight, model.bias))
-    x = training.features.pooled.double()
-    loss = 0.05 * F.cross_entropy(x @ W.T + b, training.labels, reduction="sum") + W.square().sum() / 2
-    loss.backward()
-    assert W.grad.abs().max() < 1e-3 * W.abs().max() + 1e-3
-    assert b.grad.abs().max() < 1e-3
-
-
-def test_before_it_is_fitted_all_classes_are_alike() -> None:
-    assert torch.equal(probe(3).logits(split(1, 4, 3).features), torch.zeros(4, 3))
-
-
 def test_the_sweep_finds_a_peak_to_an_eighth_of_a_decade(monkeypatch: pytest.MonkeyPatch) -> None:
     fitted: list[float] = []
     asked: list[float] = []
@@ -123,9 +107,3 @@ def test_a_checkpoint_from_before_there_was_a_bias_is_read() -> None:
     torch.testing.assert_close(model.logits(images), want)
     model.load_trained_state(state)
     torch.testing.assert_close(model.logits(images), want + state["bias"])
-
-
-def test_before_it_is_fitted_it_is_zero_shot_clip() -> None:
-    model, images = lp(), split(1, 4, 3).features
-    want = model.scale * torch.cosine_similarity(images.pooled[:, None], TEXT[None], dim=-1)
-    torch.testing.assert_close(model.logits(images), want)

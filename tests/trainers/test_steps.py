@@ -11,8 +11,6 @@ import tiny_run
 import torch
 from tiny_run import ConfigMaker
 
-from xcoop.training.precision import Precision
-
 PLAIN = ("OPTIM.MOMENTUM", 0.0, "OPTIM.WEIGHT_DECAY", 0.0, "OPTIM.WARMUP_EPOCH", -1, "OPTIM.MAX_EPOCH", 1)
 
 
@@ -35,11 +33,6 @@ def test_half_precision_without_a_gpu_is_full_precision_and_says_so(
     assert caplog.text.count(f"PREC {name} needs a GPU") == 1
     full = tiny_run.trained(make_cfg("CoOp", output="full"))
     assert torch.equal(half.model.trained_state()["ctx"], full.model.trained_state()["ctx"])
-
-
-def test_an_unknown_precision_is_named() -> None:
-    with pytest.raises(ValueError, match="PREC 'fp8'; known: fp32, amp, fp16, bf16"):
-        Precision("fp8", torch.device("cpu"))
 
 
 STEPPED = ["CoOp", "CoCoOp", "XCoOp", "MaPLe", "PromptSRC", "KgCoOp", "ProGrad", "BiomedCoOp", "LASP", "XCoOpReleased"]
