@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import unicodedata
 from collections import Counter
 from pathlib import Path
@@ -45,12 +44,6 @@ def test_directories_of_splits_are_taken_as_they_are(root: Path) -> None:
     assert not list(folder.glob("split*.json"))
 
 
-def test_without_val_it_is_carved_from_train(root: Path) -> None:
-    folder = split_directories(root)
-    shutil.rmtree(folder / "Validation")
-    assert sizes(own(folder)) == (12, 3, 9)
-
-
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 def test_a_table_in_a_folder_or_by_its_name(root: Path, delimiter: str) -> None:
     folder = table(root)
@@ -60,14 +53,6 @@ def test_a_table_in_a_folder_or_by_its_name(root: Path, delimiter: str) -> None:
         assert sizes(dataset) == (15, 6, 9)
         assert dataset.classnames == list(CLASSES)
         assert dataset.patients[dataset.train_x[0].impath] == "p00"
-
-
-def test_labels_that_are_numbers_are_sorted_by_value(root: Path) -> None:
-    rows = [(f"{i}.png", 10 - i % 3) for i in range(12)]
-    for i in range(12):
-        picture(root / f"{i}.png", i)
-    write_csv(root / "t.csv", ["path", "label"], rows)
-    assert own(root).classnames == ["8", "9", "10"]
 
 
 def test_a_split_is_made_by_patient_written_down_and_reused(root: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -119,19 +104,6 @@ def test_a_damaged_split_is_named(root: Path, text: str) -> None:
     (folder / "split-seed_0.json").write_text(text)
     with pytest.raises(DatasetError, match=r"split-seed_0\.json is damaged"):
         own(folder)
-
-
-def test_identical_images_stay_together(root: Path) -> None:
-    folder = directories(root)
-    for i in range(1, 10):
-        shutil.copy(folder / "leaf" / "leaf00.png", folder / "leaf" / f"leaf0{i}.png")
-    picture(folder / "leaf" / "other.png", 5000)
-    dataset = own(folder)
-    found = [Path(i.impath).read_bytes() for i in (*dataset.train_x, *dataset.val, *dataset.test)]
-    splits = (dataset.train_x, dataset.val, dataset.test)
-    same = (folder / "leaf" / "leaf00.png").read_bytes()
-    assert same in found
-    assert sum(any(Path(i.impath).read_bytes() == same for i in items) for items in splits) == 1
 
 
 def test_read_only_data_have_their_split_in_the_cache(root: Path, tmp_path: Path) -> None:
