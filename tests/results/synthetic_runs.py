@@ -14,9 +14,11 @@ from yacs.config import CfgNode
 
 from xcoop.config.defaults import get_cfg
 from xcoop.results.record import Origin, write_run
+from xcoop.utils.process_cache import Shared, sharing
 
 NAMES = ("nevus", "melanoma")
 IMAGES = 40
+_FACTS = Shared()  # versions and commit are asked for once
 
 
 def config(folder: Path, *pairs: Any, trainer: str = "CoOp", shots: int = 4, seed: int = 1) -> CfgNode:
@@ -66,7 +68,8 @@ def write(cfg: CfgNode, correct: int, images: int = 20) -> Path:
     folder = Path(cfg.OUTPUT_DIR)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text(cfg.dump())
-    return write_run(trainer(cfg), *outcome(correct, images))
+    with sharing(_FACTS):
+        return write_run(trainer(cfg), *outcome(correct, images))
 
 
 def write_seeds(folder: Path, corrects: dict[int, int], *pairs: Any, **settings: Any) -> None:
@@ -142,4 +145,5 @@ def write_one(
     right = np.isin(np.arange(images), np.asarray(good))
     guessed = np.where(right, labels, 1 - labels)
     sure = np.where(right, 0.9, 0.6)[:, None]
-    return write_run(made, labels, np.where(np.eye(2)[guessed] > 0, sure, 1 - sure), paths)
+    with sharing(_FACTS):
+        return write_run(made, labels, np.where(np.eye(2)[guessed] > 0, sure, 1 - sure), paths)

@@ -7,14 +7,9 @@ from typing import Any
 
 import pytest
 import yaml
-from synthetic_runs import config, write
+from synthetic_runs import config
 
 from xcoop.config.identity import config_hash, differences, read_config
-from xcoop.results.folder import check_free, other_data
-from xcoop.results.record import Origin
-from xcoop.utils.console import UserError
-
-ORIGIN = Origin("phantom", "train.py")
 
 
 @pytest.mark.parametrize(
@@ -85,49 +80,3 @@ def test_what_is_no_config_is_named(tmp_path: Path, text: str) -> None:
     path.write_text(text)
     with pytest.raises(ValueError, match=r"config\.yaml"):
         read_config(path)
-
-
-def files(folder: Path, **contents: str) -> Path:
-    folder.mkdir(parents=True)
-    for name, text in contents.items():
-        (folder / f"{name}.png").write_text(text)
-    return folder
-
-
-def on(path: Path) -> dict[str, Any]:
-    return {"DATASET": {"PATH": str(path)}}
-
-
-def test_two_folders_of_one_name_are_told_apart_unless_one_is_a_copy_or_was_moved(tmp_path: Path) -> None:
-    one = files(tmp_path / "a" / "my_images", leaf="1", root="2")
-    other = files(tmp_path / "b" / "my_images", leaf="1", stem="2")
-    longer = files(tmp_path / "c" / "my_images", leaf="1", root="22")
-    copy = files(tmp_path / "d" / "my_images", leaf="1", root="2")
-    (copy / "split-seed_0.json").write_text("{}")
-    assert str(one) in other_data(on(one), on(other))
-    assert other_data(on(one), on(longer))
-    assert not other_data(on(one), on(copy))
-    assert not other_data(on(one), on(one / ".." / "my_images"))
-    assert not other_data(on(tmp_path / "gone" / "my_images"), on(one))
-    assert not other_data({"DATASET": {}}, on(one))
-
-
-def test_two_tables_of_one_name_are_told_apart(tmp_path: Path) -> None:
-    places = [tmp_path / name / "list.csv" for name in ("a", "b", "c")]
-    for place, text in zip(places, ("path,label\n1,x\n", "path,label\n1,y\n", "path,label\n1,x\n"), strict=True):
-        place.parent.mkdir()
-        place.write_text(text)
-    assert other_data(on(places[0]), on(places[1]))
-    assert not other_data(on(places[0]), on(places[2]))
-
-
-def test_a_run_on_another_folder_of_the_same_name_is_refused(tmp_path: Path) -> None:
-    one = files(tmp_path / "a" / "my_images", leaf="1")
-    other = files(tmp_path / "b" / "my_images", root="2")
-    run = tmp_path / "run"
-    write(config(run, "DATASET.PATH", str(one)), 15)
-    check_free(run, config(run, "DATASET.PATH", str(one)), ORIGIN)
-    with pytest.raises(UserError, match=r"with other settings:\n  DATASET\.PATH: .* which has other files"):
-        check_free(run, config(run, "DATASET.PATH", str(other)), ORIGIN)
-    one.rename(tmp_path / "gone")
-    check_free(run, config(run, "DATASET.PATH", str(other)), ORIGIN)

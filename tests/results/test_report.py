@@ -16,10 +16,9 @@ from synthetic_runs import write_cell
 
 from xcoop.cli import main
 from xcoop.page import DRAWN
-from xcoop.results import report as reports
 from xcoop.results.benchmark import gather
 from xcoop.results.compare import measure
-from xcoop.results.figures import COLOURS, NEEDS, canvas, curve_of, style
+from xcoop.results.figures import COLOURS, canvas, curve_of, style
 from xcoop.results.report import Report, Wanted, page, report
 
 # The command.
@@ -101,17 +100,6 @@ def test_files_of_somebody_else_are_not_replaced(
     assert str(path) in capsys.readouterr().err
     assert path.read_text() == mine.read_text() == '{"a": "b"}'
     assert len(state(to)) == 1
-
-
-def test_without_matplotlib_tables_still_come(
-    records: Path, to: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr(reports, "can_draw", lambda: False)
-    assert run(records, "--to", to) == 0
-    assert NEEDS in capsys.readouterr().err
-    assert NEEDS in (to / "benchmark.html").read_text()
-    assert (to / "tables" / "derm-accuracy.md").is_file()
-    assert not (to / "figures").exists()
 
 
 def test_figures_are_written_beside_the_tables_and_another_reference_is_compared(

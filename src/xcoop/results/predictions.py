@@ -51,14 +51,12 @@ class Aligned:
         patients: N ids; None where no run knows it.
         labels: true classes, (N,).
         probabilities: of each run, (S, N, C).
-        classnames: C names.
     """
 
     images: tuple[str, ...]
     patients: tuple[str | None, ...]
     labels: Ints
     probabilities: Floats
-    classnames: tuple[str, ...]
 
 
 def read_predictions(folder: Path) -> Predictions:
@@ -140,4 +138,4 @@ def aligned(runs: Sequence[Predictions]) -> Aligned:
                 raise ValueError(f"{both} disagree on the patient of {images[place]!r}: {known}, {own}")
             patients[place] = known or own
     probabilities = np.stack([run.probabilities[order] for run, order in zip(runs, orders, strict=True)])
-    return Aligned(images, tuple(patients), labels, probabilities, first.classnames)
+    return Aligned(images, tuple(patients), labels, probabilities)

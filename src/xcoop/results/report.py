@@ -15,7 +15,7 @@ from xcoop.evaluation.bootstrap import DRAWS
 from xcoop.page import render
 from xcoop.results.benchmark import REFERENCE, Benchmark, Group, Method
 from xcoop.results.compare import Assessed, Comparison, Measure, against_reference, assess, harmonic_intervals
-from xcoop.results.figures import NEEDS, Drawing, can_draw, curve, rank_drawings, reliability_drawing
+from xcoop.results.figures import Drawing, curve, rank_drawings, reliability_drawing
 from xcoop.results.sheet import Sheet, latex, lines_csv, markdown, table_csv, terminal
 from xcoop.results.tables import (
     base_new_sheets,
@@ -75,7 +75,6 @@ class Report:
         cells: every figure, see `xcoop.results.tables.cell_lines`.
         comparisons: with the reference, see `xcoop.results.tables.comparison_lines`.
         damaged: what is wrong with records that count as missing.
-        notes: what the reader of the terminal ought to know, e.g. that there are no figures, and why.
         is_phantom: whether any of the images are drawn.
     """
 
@@ -83,7 +82,6 @@ class Report:
     cells: tuple[dict[str, Any], ...]
     comparisons: tuple[dict[str, Any], ...]
     damaged: tuple[str, ...]
-    notes: tuple[str, ...]
     is_phantom: bool = False
 
     @property
@@ -100,7 +98,7 @@ class Report:
 def report(benchmark: Benchmark, wanted: Wanted, tell: Callable[[str], None] = lambda line: None) -> Report:
     """Tables, figures and numbers of a benchmark; `tell` hears what is being worked on."""
     labels, damaged, reference = benchmark.labels(), list(benchmark.damaged), wanted.reference
-    draws, first = wanted.figures and can_draw(), wanted.measures[0]
+    first = wanted.measures[0]
 
     def assessed(group: Group) -> Assessed:
         return assess(group, wanted.measures, damaged, wanted.draws)
@@ -119,7 +117,7 @@ def report(benchmark: Benchmark, wanted: Wanted, tell: Callable[[str], None] = l
     sections: list[tuple[str, list[Part]]] = []
     means = [sheet for measure in wanted.measures for sheet in mean_sheets(benchmark, measure, labels, reference)]
     if means:
-        sections.append(("All datasets", [*means, *rank_drawings(benchmark, first, labels, draws)]))
+        sections.append(("All datasets", [*means, *rank_drawings(benchmark, first, labels, wanted.figures)]))
     both: list[Part] = []
     for base, new in halves(found):
         harmonic = harmonic_intervals(base, new, first, wanted.draws)
@@ -133,7 +131,7 @@ def report(benchmark: Benchmark, wanted: Wanted, tell: Callable[[str], None] = l
     if moved:
         sections.append(("Cross-dataset transfer", moved))
     for one, against in zip(found, compared, strict=True):
-        sections.append((one.group.title, list(_of_group(one, against, labels, wanted, draws))))
+        sections.append((one.group.title, list(_of_group(one, against, labels, wanted))))
 
     cells = [line for one in found for measure in wanted.measures for line in cell_lines(one, measure)]
     for source, *targets in transferred:
@@ -150,24 +148,23 @@ def report(benchmark: Benchmark, wanted: Wanted, tell: Callable[[str], None] = l
         tuple(cells),
         tuple(lines),
         tuple(dict.fromkeys(damaged)),
-        (NEEDS,) if wanted.figures and not draws else (),
         benchmark.is_phantom,
     )
 
 
 def _of_group(
-    one: Assessed, against: Sequence[Comparison], labels: Mapping[Method, str], wanted: Wanted, draws: bool
+    one: Assessed, against: Sequence[Comparison], labels: Mapping[Method, str], wanted: Wanted
 ) -> Iterator[Part]:
     """Tables and figures of one dataset."""
     group, reference = one.group, wanted.reference
     for measure in wanted.measures:
         yield from shots_sheets(one, measure, labels, reference)
         intervals = one.intervals[measure.name]
-        if draws and len(group.shots) > 1 and (drawing := curve(group, measure, labels, intervals, reference)):
+        if wanted.figures and len(group.shots) > 1 and (drawing := curve(group, measure, labels, intervals, reference)):
             yield drawing
     yield compare_sheet(group, wanted.measures[0], against, labels, reference)
     largest = group.shots[-1] if group.shots else None
-    if draws and (drawing := reliability_drawing(group, largest, labels, one.outcomes, reference)):
+    if wanted.figures and (drawing := reliability_drawing(group, largest, labels, one.outcomes, reference)):
         yield drawing
     yield cost_sheet(group, labels, reference)
 
@@ -178,7 +175,7 @@ def _of_group(
 def page(found: Report, intro: Sequence[str]) -> str:
     """All tables and figures as one self-contained HTML page; `intro` says what was read."""
     images = {drawing.key: base64.b64encode(drawing.png).decode() for drawing in found.drawings}
-    return render("results/benchmark.html.j2", found=found, intro=[*intro, *found.notes], images=images)
+    return render("results/benchmark.html.j2", found=found, intro=intro, images=images)
 
 
 def publish(found: Report, folder: Path, intro: Sequence[str]) -> list[Path]:
