@@ -56,13 +56,13 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _page(run: TrainedModel, arguments: argparse.Namespace) -> int:
     from xcoop.explain.html import report
-    from xcoop.explain.report import named, report_of, test_images
+    from xcoop.explain.report import Known, report_of, test_images
     from xcoop.utils.files import atomic_write_text, require_ours
 
     folder = Path(arguments.out) if arguments.out else run.folder / "explanations"
     require_ours(folder / NUMBERS, folder / REPORT)
     if arguments.paths:
-        items = named([Path(path) for path in arguments.paths])
+        items = [Known(path) for path in arguments.paths]  # nothing else is known of them
         found = report_of(run, items, None, len(items), arguments.method, asked=0)
     else:
         items, truth = test_images(run)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -63,18 +62,6 @@ def test_images(run: TrainedModel) -> tuple[list[Known], Truth | None]:
     patients = getattr(dataset, "patients", None) or {}
     items = [Known(item.impath, item.classname, str(patients.get(item.impath) or item.impath)) for item in dataset.test]
     return items, truth_of(dataset, run.bank)
-
-
-def named(paths: Sequence[Path]) -> list[Known]:
-    """Images that a user names; nothing else is known of them.
-
-    Raises:
-        FileNotFoundError: one is not there.
-    """
-    for path in paths:
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such image")
-    return [Known(str(path)) for path in paths]
 
 
 def report_of(
