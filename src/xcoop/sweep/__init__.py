@@ -1,5 +1,5 @@
-"""Many runs: what to run (`grid`), one run (`jobs`), a process that runs several (`worker`), several of these (`pool`).
+"""One or many runs: what is asked for (`grid`), the runs of it (`jobs`), a process that runs several (`worker`).
 
-Finished runs are found by their `results.json`, so launchers may be started, killed and started again, on one machine
-or on several that share a disk.
+`launcher` hands them to workers on this machine, `slurm` to tasks on a cluster. Finished runs are found by their
+`results.json`, so launchers may be started, killed and started again, on one machine or on several that share a disk.
 """
