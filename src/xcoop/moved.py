@@ -145,7 +145,7 @@ MOVED = {  # below xcoop; the old names go with version 0.2
     "reading": "utils.reading",
     "released": "trainers.xcoop_released",
     "results.assess": "results.compare",
-    "results.cells_csv": "results.tables",
+    "results.cells_csv": "results.report",
     "results.comparisons": "results.compare",
     "results.critical_difference": "results.figures",
     "results.curves": "results.figures",

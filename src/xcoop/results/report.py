@@ -14,16 +14,24 @@ from typing import Any
 from xcoop.evaluation.bootstrap import DRAWS
 from xcoop.page import render
 from xcoop.results.benchmark import REFERENCE, Benchmark, Group, Method
-from xcoop.results.compare import Assessed, Comparison, Measure, against_reference, assess, harmonic_intervals
+from xcoop.results.compare import (
+    Assessed,
+    Comparison,
+    Measure,
+    against_reference,
+    assess,
+    harmonic_intervals,
+    reference_method,
+)
 from xcoop.results.figures import Drawing, curve, rank_drawings, reliability_drawing
 from xcoop.results.sheet import Sheet, latex, lines_csv, markdown, table_csv, terminal
 from xcoop.results.tables import (
     base_new_sheets,
-    cell_lines,
+    below,
     compare_sheet,
-    comparison_lines,
     cost_sheet,
     halves,
+    mean_of,
     mean_sheets,
     shots_sheets,
     transfer_sheets,
@@ -72,8 +80,8 @@ class Report:
 
     Attributes:
         sections: of the page.
-        cells: every figure, see `xcoop.results.tables.cell_lines`.
-        comparisons: with the reference, see `xcoop.results.tables.comparison_lines`.
+        cells: every figure, see `cell_lines`.
+        comparisons: with the reference, see `comparison_lines`.
         damaged: what is wrong with records that count as missing.
         is_phantom: whether any of the images are drawn.
     """
@@ -167,6 +175,97 @@ def _of_group(
     if wanted.figures and (drawing := reliability_drawing(group, largest, labels, one.outcomes, reference)):
         yield drawing
     yield cost_sheet(group, labels, reference)
+
+
+# The numbers behind the tables, unrounded.
+
+
+def cell_lines(one: Assessed, measure: Measure, source: str = "") -> Iterator[dict[str, Any]]:
+    """A line for each cell of a table, with the hashes that it comes from; fractions, and what is missing is empty.
+
+    Args:
+        one: the cells.
+        measure: of the table.
+        source: the dataset that was trained on, if it is not the one that was tested on. Such lines bear a `dataset`
+            of their own, "<source> to <target>", so that no other line is taken for one of them.
+    """
+    group = one.group
+    for (method, shots), row in group.rows.items():
+        runs, found = list(row.runs.values()), one.intervals[measure.name].get((method, shots))
+
+        def all_of(*path: str, runs: list[dict[str, Any]] = runs) -> str:
+            return " ".join(sorted({str(below(run, path)) for run in runs}))
+
+        yield {
+            "dataset": f"{source} to {group.dataset}" if source else group.dataset,
+            "task": group.task,
+            "classes": group.subsample,
+            "trainer": method.trainer,
+            "cfg": method.cfg,
+            "overrides": method.tag,
+            "shots": shots,
+            "seeds": " ".join(map(str, sorted(row.runs))),
+            "missing_seeds": " ".join(map(str, row.missing)),
+            "note": row.note,
+            "metric": measure.name,
+            "mean": row.mean(measure.name),
+            "std": row.std(measure.name),
+            "low": found.low if found else None,
+            "high": found.high if found else None,
+            "mark": one.marks[measure.name].get((method, shots), ""),
+            "folder": row.folder.as_posix(),
+            "n_test": all_of("n_test"),
+            "is_phantom": all_of("is_phantom"),
+            "selection": all_of("selection"),
+            "split_hash": all_of("split_hash"),
+            "test_hash": all_of("test_hash"),
+            "config_hash": all_of("config_hash"),
+            "commit": all_of("git"),
+            "xcoop": all_of("versions", "xcoop"),
+            "torch": all_of("versions", "torch"),
+            "trained_parameters": mean_of(runs, "trained_parameters"),
+            "train_seconds": mean_of(runs, "seconds", "train"),
+            "peak_memory_mb": mean_of(runs, "peak_memory_mb"),
+            "peak_gpu_memory_mb": mean_of(runs, "peak_gpu_memory_mb"),
+            "source": source or group.dataset,
+            "target": group.dataset,
+        }
+
+
+def comparison_lines(
+    group: Group, measure: Measure, found: Sequence[Comparison], trainer: str
+) -> Iterator[dict[str, Any]]:
+    """A line for each comparison with the reference, in fractions; what is not known is empty."""
+    reference = reference_method(group, trainer)
+    if reference is None:
+        return
+    for one in found:
+        method, shots = one.place
+        known, test = one.found, one.mcnemar
+        yield {
+            "dataset": group.title,
+            "metric": measure.name,
+            "reference": " ".join(filter(None, (reference.trainer, reference.cfg, reference.tag))),
+            "trainer": method.trainer,
+            "cfg": method.cfg,
+            "overrides": method.tag,
+            "shots": shots,
+            "reference_value": known and known.reference,
+            "value": known and known.value,
+            "difference": known and known.difference,
+            "low": known and known.low,
+            "high": known and known.high,
+            "p": known and known.p,
+            "p_corrected": one.p_corrected,
+            "p_bonferroni": one.p_bonferroni,
+            "n_comparisons": one.n_comparisons,
+            "n_images": one.n_images,
+            "n_patients": one.n_patients,
+            "only_reference_right": test and test.only_a,
+            "only_method_right": test and test.only_b,
+            "mcnemar_p": test and test.p,
+            "mcnemar_p_corrected": one.mcnemar_corrected,
+        }
 
 
 # The files.

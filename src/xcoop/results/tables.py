@@ -1,4 +1,4 @@
-"""The tables of a benchmark, and the numbers behind them.
+"""The tables of a benchmark.
 
 Methods x shots of one dataset; means over datasets; base and new classes; transfer to other datasets; comparisons with
 the reference; costs. Where a table shows the spread over seeds, a minor one beside it shows the intervals over images.
@@ -388,42 +388,6 @@ def _p(value: float | None) -> str:
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def comparison_lines(
-    group: Group, measure: Measure, found: Sequence[Comparison], trainer: str
-) -> Iterator[dict[str, Any]]:
-    """The same as numbers (fractions), for a file; what is not known is empty."""
-    reference = reference_method(group, trainer)
-    if reference is None:
-        return
-    for one in found:
-        method, shots = one.place
-        known, test = one.found, one.mcnemar
-        yield {
-            "dataset": group.title,
-            "metric": measure.name,
-            "reference": " ".join(filter(None, (reference.trainer, reference.cfg, reference.tag))),
-            "trainer": method.trainer,
-            "cfg": method.cfg,
-            "overrides": method.tag,
-            "shots": shots,
-            "reference_value": known and known.reference,
-            "value": known and known.value,
-            "difference": known and known.difference,
-            "low": known and known.low,
-            "high": known and known.high,
-            "p": known and known.p,
-            "p_corrected": one.p_corrected,
-            "p_bonferroni": one.p_bonferroni,
-            "n_comparisons": one.n_comparisons,
-            "n_images": one.n_images,
-            "n_patients": one.n_patients,
-            "only_reference_right": test and test.only_a,
-            "only_method_right": test and test.only_b,
-            "mcnemar_p": test and test.p,
-            "mcnemar_p_corrected": one.mcnemar_corrected,
-        }
-
-
 # What a method costs: parameters, seconds, memory.
 
 
@@ -462,66 +426,12 @@ def cost_sheet(group: Group, labels: Labels, reference: str) -> Sheet:
 
 def mean_of(runs: Iterable[dict[str, Any]], *path: str) -> float | None:
     """The mean of a number below nested keys; None if a run lacks it."""
-    values = [_below(run, path) for run in runs]
+    values = [below(run, path) for run in runs]
     return None if not values or None in values else statistics.fmean(map(float, values))
 
 
-def _below(run: Any, path: tuple[str, ...]) -> Any:
+def below(run: Any, path: tuple[str, ...]) -> Any:
+    """What stands below nested keys; None if one is missing."""
     for key in path:
         run = run.get(key) if isinstance(run, dict) else None
     return run
-
-
-# Every cell as one line of numbers: what the tables show, unrounded, with the hashes that they come from.
-
-
-def cell_lines(one: Assessed, measure: Measure, source: str = "") -> Iterator[dict[str, Any]]:
-    """A line for each cell of a table, fractions in the place of percents; what is missing is empty.
-
-    Args:
-        one: the cells.
-        measure: of the table.
-        source: the dataset that was trained on, if it is not the one that was tested on. Such lines bear a `dataset`
-            of their own, "<source> to <target>", so that no other line is taken for one of them.
-    """
-    group = one.group
-    for (method, shots), row in group.rows.items():
-        runs, found = list(row.runs.values()), one.intervals[measure.name].get((method, shots))
-
-        def all_of(*path: str, runs: list[dict[str, Any]] = runs) -> str:
-            return " ".join(sorted({str(_below(run, path)) for run in runs}))
-
-        yield {
-            "dataset": f"{source} to {group.dataset}" if source else group.dataset,
-            "task": group.task,
-            "classes": group.subsample,
-            "trainer": method.trainer,
-            "cfg": method.cfg,
-            "overrides": method.tag,
-            "shots": shots,
-            "seeds": " ".join(map(str, sorted(row.runs))),
-            "missing_seeds": " ".join(map(str, row.missing)),
-            "note": row.note,
-            "metric": measure.name,
-            "mean": row.mean(measure.name),
-            "std": row.std(measure.name),
-            "low": found.low if found else None,
-            "high": found.high if found else None,
-            "mark": one.marks[measure.name].get((method, shots), ""),
-            "folder": row.folder.as_posix(),
-            "n_test": all_of("n_test"),
-            "is_phantom": all_of("is_phantom"),
-            "selection": all_of("selection"),
-            "split_hash": all_of("split_hash"),
-            "test_hash": all_of("test_hash"),
-            "config_hash": all_of("config_hash"),
-            "commit": all_of("git"),
-            "xcoop": all_of("versions", "xcoop"),
-            "torch": all_of("versions", "torch"),
-            "trained_parameters": mean_of(runs, "trained_parameters"),
-            "train_seconds": mean_of(runs, "seconds", "train"),
-            "peak_memory_mb": mean_of(runs, "peak_memory_mb"),
-            "peak_gpu_memory_mb": mean_of(runs, "peak_gpu_memory_mb"),
-            "source": source or group.dataset,
-            "target": group.dataset,
-        }
