@@ -1,4 +1,7 @@
-"""Modules that have moved: plug-ins that import them by their old names still work, and are told the new ones."""
+"""What plug-ins of version 0.1 call otherwise: modules by their old names, and `build_method` of an instance.
+
+They still work, and are told the new names.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ import warnings
 from collections.abc import Sequence
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from types import ModuleType
+from types import FunctionType, ModuleType, SimpleNamespace
+from typing import Any
 
 MOVED = {  # below xcoop; the old names go with version 0.2
     "alignment": "methods.alignment",
@@ -222,3 +226,22 @@ class MovedModules(MetaPathFinder, Loader):
         found = sys.modules[old] = importlib.import_module(new)
         if not hasattr(found, "__path__") and any(f"xcoop.{name}".startswith(f"{old}.") for name in MOVED):
             found.__path__ = []  # it was a package, whose modules are still asked for
+
+
+def accept_instance_build(cls: Any) -> None:
+    """Makes a trainer of version 0.1, whose `build_method` is an instance's, one of today; others are left alone."""
+    build = vars(cls).get("build_method")
+    if not isinstance(build, FunctionType):
+        return
+    warnings.warn(
+        f"{cls.__name__}.build_method(self, backbone, classnames, bank) should be a class method now: "
+        "build_method(cls, cfg, backbone, task)",
+        DeprecationWarning,
+        stacklevel=3,  # the class statement, above `__init_subclass__`
+    )
+
+    def build_of_task(cls: Any, cfg: Any, backbone: Any, task: Any) -> Any:
+        known = SimpleNamespace(cfg=cfg, settings=cfg.TRAINER[cls.node], bank=task.bank, template=task.template)
+        return build(known, backbone, task.classnames, task.bank)
+
+    cls.build_method = classmethod(build_of_task)

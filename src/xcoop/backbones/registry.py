@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import importlib
+import logging
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from xcoop.utils import suggest as names
 if TYPE_CHECKING:
     import torch
     from yacs.config import CfgNode
+
+logger = logging.getLogger(__name__)
 
 Loader = Callable[[str, str], Backbone]
 AnyLoader = TypeVar("AnyLoader", bound=Loader)
@@ -123,6 +126,22 @@ def backbone_of(cfg: CfgNode, device: torch.device) -> Backbone:
     own = copy.deepcopy(original)
     own.take_fingerprint(fingerprint)  # it is not computed again
     return own
+
+
+def check_input(cfg: CfgNode, backbone: Backbone) -> None:
+    """Images must come as the backbone expects them: a wrong size is an error, another normalisation a warning.
+
+    Raises:
+        ValueError: the size.
+    """
+    if tuple(cfg.INPUT.SIZE) != (backbone.input_size, backbone.input_size):
+        size = backbone.input_size
+        raise ValueError(f"INPUT.SIZE is {tuple(cfg.INPUT.SIZE)}; {backbone.name} needs ({size}, {size})")
+    for key, own in (("PIXEL_MEAN", backbone.pixel_mean), ("PIXEL_STD", backbone.pixel_std)):
+        if max(abs(a - b) for a, b in zip(cfg.INPUT[key], own, strict=True)) > 1e-3:
+            logger.warning(
+                "INPUT.%s is %s; %s was trained with %s", key, list(cfg.INPUT[key]), backbone.name, list(own)
+            )
 
 
 def _import_all() -> None:

@@ -184,6 +184,23 @@ def load_bank(name_or_path: str | Path) -> ConceptBank:
     return _checked(path, content, hashlib.sha256(data).hexdigest())
 
 
+def load_dataset_bank(cfg: Any, dataset: Any) -> ConceptBank:
+    """The bank that DATASET.CONCEPT_BANK names, else the dataset's own.
+
+    Raises:
+        ValueError: there is none; the message holds one to be filled in.
+    """
+    name = cfg.DATASET.CONCEPT_BANK or getattr(dataset, "concept_bank", "")
+    if name:
+        return load_bank(name)
+    message = f"dataset {cfg.DATASET.NAME} names no concept bank; set DATASET.CONCEPT_BANK to a name or file."
+    own, classnames = getattr(dataset, "name", type(dataset).__name__), getattr(dataset, "classnames", ())
+    if classnames:
+        where = f"{dataset.dataset_dir}/concepts.yaml" if own == "Folder" else "a YAML file"
+        message += f" To write one, fill this in and save it as {where}:\n\n{skeleton(own, classnames)}"
+    raise ValueError(message)
+
+
 def save_bank(path: Path, text: str) -> ConceptBank:
     """Writes the YAML of a bank, whole and loadable, or not at all; what is there is replaced.
 

@@ -5,6 +5,8 @@ Loaders draw what augments an image from (SEED, epoch, index) alone: neither wor
 
 from __future__ import annotations
 
+import logging
+import os
 import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -21,6 +23,8 @@ from xcoop.engine.rng import drawing, sample_seed
 from xcoop.engine.tools import Registry, check_isfile, read_image
 from xcoop.engine.transforms import INTERPOLATION_MODES, build_transform
 from xcoop.utils.suggest import unknown
+
+logger = logging.getLogger(__name__)
 
 DATASET_REGISTRY = Registry("DATASET")
 
@@ -267,6 +271,20 @@ def begin_epoch(loader: Any, epoch: int) -> None:
     dataset = getattr(loader, "dataset", None)  # a loader of cached features has none
     if isinstance(dataset, Seeded):
         dataset.begin_epoch(epoch)
+
+
+def with_workers_that_exist(cfg: CfgNode) -> CfgNode:
+    """The config with NUM_WORKERS capped to the CPUs of this process."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    wanted = cfg.DATALOADER.NUM_WORKERS
+    if wanted <= cpus:
+        return cfg
+    logger.info("DATALOADER.NUM_WORKERS %d: this machine has %d CPUs, so %d", wanted, cpus, cpus)
+    capped = cfg.clone()
+    capped.defrost()
+    capped.DATALOADER.NUM_WORKERS = cpus
+    capped.freeze()
+    return capped
 
 
 def build_data_loader(

@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from xcoop.concepts.bank import same_name
 from xcoop.engine import safeload
 from xcoop.utils.console import LONGEST_PATH
 from xcoop.utils.files import atomic_write_text
@@ -86,6 +88,30 @@ def require_resumable(folder: str) -> None:
         raise ValueError(
             f"RESUME {shown(folder)} {what} (looked for {cut(folder)}/prompt_learner/{POINTER}); it takes the output "
             "folder of an interrupted run; without RESUME a run goes on in its own output folder, or starts anew"
+        )
+
+
+def require_same_length(path: Path, content: dict[str, Any], epochs: int) -> None:
+    """ValueError unless a checkpoint belongs to a training of as many epochs; `path` is for the message."""
+    if not 0 <= content["epoch"] <= epochs:
+        raise ValueError(f"{path} was written after epoch {content['epoch']}; this run has OPTIM.MAX_EPOCH {epochs}")
+    if (total := content.get("max_epoch", epochs)) != epochs:  # old checkpoints do not tell
+        raise ValueError(
+            f"{path} belongs to a training with OPTIM.MAX_EPOCH {total}, and this one has {epochs}. "
+            "Learning rates and means over epochs follow the whole length, so the result would be that of neither: "
+            "train from the start in another folder, or begin a new training at these weights with "
+            f"MODEL.INIT_WEIGHTS {path}"
+        )
+
+
+def require_same_classes(path: Path, content: dict[str, Any], wanted: Sequence[str]) -> None:
+    """ValueError unless what was learned for each class belongs to that class here; `path` is for the message."""
+    trained = content.get("classnames")  # CoOp's checkpoints do not tell
+    if trained and list(map(same_name, trained)) != list(map(same_name, wanted)):
+        raise ValueError(
+            f"{path} holds contexts of the classes {trained}, and this dataset has {wanted}: class-specific "
+            "contexts, caches and classifiers do not transfer; only what all classes share does (e.g. CoOp with "
+            "TRAINER.COOP.CSC False, CoCoOp, CLIPAdapter)"
         )
 
 

@@ -7,14 +7,11 @@ of a run. It runs on either engine (`dassl` is the real one, or ours).
 from __future__ import annotations
 
 import logging
-import os
 import time
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import FunctionType, SimpleNamespace
 from typing import Any, ClassVar
 
 import torch
@@ -26,18 +23,19 @@ from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import set_random_seed
 from torch import Tensor
 
-from xcoop.backbones import Backbone, ImageFeatures, LabelledFeatures, backbone_of, require_backbone
+from xcoop.backbones import Backbone, ImageFeatures, LabelledFeatures, backbone_of, check_input, require_backbone
 from xcoop.backbones.openai import RESNETS, no_tokens
-from xcoop.concepts import ConceptBank, load_bank
-from xcoop.concepts.bank import same_name, skeleton
+from xcoop.concepts import ConceptBank
+from xcoop.concepts.bank import load_dataset_bank
 from xcoop.config.augmentation import FIXED, KEY, label_keeping
 from xcoop.config.defaults import check_settings
 from xcoop.config.plugins import own_view
-from xcoop.engine.data import Seeded, begin_epoch
+from xcoop.engine.data import Seeded, begin_epoch, with_workers_that_exist
 from xcoop.engine.rng import restore_rng, rng_state
 from xcoop.methods.model import PromptModel, Task
 from xcoop.methods.prompts import POSITIONS
 from xcoop.methods.templates import DEFAULT
+from xcoop.moved import accept_instance_build
 from xcoop.results import checkpoints
 from xcoop.results.folder import check_free, save_config
 from xcoop.results.record import UNTRAINED, Origin, write_run
@@ -53,7 +51,7 @@ logger = logging.getLogger(__name__)
 
 
 class Images(Seeded, DatasetWrapper):
-    """The engine's images, ours or Dassl's."""
+    """The images of whichever engine runs, augmented by (SEED, epoch, index) alone, as `Seeded` draws them."""
 
 
 class PromptTrainer(TrainerX):
@@ -65,6 +63,7 @@ class PromptTrainer(TrainerX):
         backbone: the CLIP below it.
         model: the method.
         bank: the concept bank, for methods that use one.
+        origin: what the record says of how the run was started; whoever starts it sets this (`xcoop.runs.train`).
         transforms: the names of INPUT.TRANSFORMS that are used.
         left_out: those that would change labels of the dataset, each with the reason.
         seconds: wall time by phase: build, features, train, test.
@@ -129,12 +128,13 @@ class PromptTrainer(TrainerX):
 
     def __init__(self, cfg: Any) -> None:
         self.seconds = dict.fromkeys(("build", "features", "train", "test"), 0.0)
-        self._clock = "build", time.perf_counter()
+        self._clock = "build", time.perf_counter()  # the phase that is running, and since when
         self.bank: ConceptBank | None = None
         self.origin = Origin()
         self.tracker: Tracker | None = None
+        # Folder and epoch of the weights that a test is of (UNTRAINED: the start); None once this run has trained.
         self._evaluated: tuple[str | None, int | None] | None = (UNTRAINED if self.trains else None), None
-        self._given = cfg
+        self._given = cfg  # as the programme made it, in which a key of ours may mean something else; see `own_view`
         super().__init__(own_view(cfg, self.node))
         self._switch("")
 
@@ -150,7 +150,7 @@ class PromptTrainer(TrainerX):
         transform would squeeze an image that is not square; its features would not be those of the test.)
         """
         own, given = self.cfg, with_workers_that_exist(self._given)
-        dm = self.dm = DataManager(given, dataset_wrapper=Images)  # the dataset may be the programme's, with its keys
+        dm = self.dm = DataManager(given, dataset_wrapper=Images)  # the programme's own dataset reads its own keys
         self.train_loader_x, self.train_loader_u = dm.train_loader_x, dm.train_loader_u
         self.val_loader, self.test_loader = dm.val_loader, dm.test_loader
         self.num_classes, self.num_source_domains = dm.num_classes, dm.num_source_domains
@@ -392,21 +392,12 @@ class PromptTrainer(TrainerX):
             return 0
         logger.info("Found checkpoint at %s (will resume training)", directory)
         content = self._load(path)
-        epoch: int = content["epoch"]
-        if not 0 <= epoch <= self.max_epoch:
-            raise ValueError(f"{path} was written after epoch {epoch}; this run has OPTIM.MAX_EPOCH {self.max_epoch}")
-        if (total := content.get("max_epoch", self.max_epoch)) != self.max_epoch:  # old checkpoints do not tell
-            raise ValueError(
-                f"{path} belongs to a training with OPTIM.MAX_EPOCH {total}, and this one has {self.max_epoch}. "
-                "Learning rates and means over epochs follow the whole length, so the result would be that of neither: "
-                "train from the start in another folder, or begin a new training at these weights with "
-                f"MODEL.INIT_WEIGHTS {path}"
-            )
+        checkpoints.require_same_length(path, content, self.max_epoch)
         try:
             self.restore(content)
         except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
             raise ValueError(f"{path} is no checkpoint to resume from ({type(error).__name__}: {error})") from error
-        return epoch
+        return int(content["epoch"])
 
     def _to_resume(self, directory: str) -> Path | None:
         """The checkpoint to go on from; None if there is none, or nothing that one could hold."""
@@ -441,13 +432,8 @@ class PromptTrainer(TrainerX):
 
     def _load(self, path: Path) -> dict[str, Any]:
         content = checkpoints.read_checkpoint(path)
-        trained, wanted = content.get("classnames"), self.model.classnames
-        if self.model.class_specific and trained and list(map(same_name, trained)) != list(map(same_name, wanted)):
-            raise ValueError(
-                f"{path} holds contexts of the classes {trained}, and this dataset has {wanted}: class-specific "
-                "contexts, caches and classifiers do not transfer; only what all classes share does (e.g. CoOp with "
-                "TRAINER.COOP.CSC False, CoCoOp, CLIPAdapter)"
-            )
+        if self.model.class_specific:
+            checkpoints.require_same_classes(path, content, self.model.classnames)
         self.model.load_trained_state(content["state_dict"], str(path))
         return content
 
@@ -542,64 +528,5 @@ class PromptTrainer(TrainerX):
             set_random_seed(self.cfg.SEED)
 
     def __init_subclass__(cls, **keywords: Any) -> None:
-        """Trainers written for version 0.1, whose `build_method` was an instance's, go on working."""
         super().__init_subclass__(**keywords)
-        build = vars(cls).get("build_method")
-        if not isinstance(build, FunctionType):
-            return
-        warnings.warn(
-            f"{cls.__name__}.build_method(self, backbone, classnames, bank) should be a class method now: "
-            "build_method(cls, cfg, backbone, task)",
-            DeprecationWarning,
-            stacklevel=2,
-        )
-
-        def build_of_task(cls: type[PromptTrainer], cfg: Any, backbone: Backbone, task: Task) -> PromptModel:
-            known = SimpleNamespace(cfg=cfg, settings=cfg.TRAINER[cls.node], bank=task.bank, template=task.template)
-            model: PromptModel = build(known, backbone, task.classnames, task.bank)
-            return model
-
-        cls.build_method = classmethod(build_of_task)  # type: ignore[assignment]
-
-
-def with_workers_that_exist(cfg: Any) -> Any:
-    """The config with NUM_WORKERS capped to the CPUs of this process."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    wanted = cfg.DATALOADER.NUM_WORKERS
-    if wanted <= cpus:
-        return cfg
-    logger.info("DATALOADER.NUM_WORKERS %d: this machine has %d CPUs, so %d", wanted, cpus, cpus)
-    capped = cfg.clone()
-    capped.defrost()
-    capped.DATALOADER.NUM_WORKERS = cpus
-    capped.freeze()
-    return capped
-
-
-def check_input(cfg: Any, backbone: Backbone) -> None:
-    """Images must come as the backbone expects them: a wrong size is an error, another normalisation a warning."""
-    if tuple(cfg.INPUT.SIZE) != (backbone.input_size, backbone.input_size):
-        size = backbone.input_size
-        raise ValueError(f"INPUT.SIZE is {tuple(cfg.INPUT.SIZE)}; {backbone.name} needs ({size}, {size})")
-    for key, own in (("PIXEL_MEAN", backbone.pixel_mean), ("PIXEL_STD", backbone.pixel_std)):
-        if max(abs(a - b) for a, b in zip(cfg.INPUT[key], own, strict=True)) > 1e-3:
-            logger.warning(
-                "INPUT.%s is %s; %s was trained with %s", key, list(cfg.INPUT[key]), backbone.name, list(own)
-            )
-
-
-def load_dataset_bank(cfg: Any, dataset: Any) -> ConceptBank:
-    """The bank that DATASET.CONCEPT_BANK names, else the dataset's own.
-
-    Raises:
-        ValueError: there is none; the message holds one to be filled in.
-    """
-    name = cfg.DATASET.CONCEPT_BANK or getattr(dataset, "concept_bank", "")
-    if name:
-        return load_bank(name)
-    message = f"dataset {cfg.DATASET.NAME} names no concept bank; set DATASET.CONCEPT_BANK to a name or file."
-    own, classnames = getattr(dataset, "name", type(dataset).__name__), getattr(dataset, "classnames", ())
-    if classnames:
-        where = f"{dataset.dataset_dir}/concepts.yaml" if own == "Folder" else "a YAML file"
-        message += f" To write one, fill this in and save it as {where}:\n\n{skeleton(own, classnames)}"
-    raise ValueError(message)
+        accept_instance_build(cls)
