@@ -6,7 +6,7 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from typing import Any
@@ -109,6 +109,32 @@ def sends(body: bytes, kind: str = "application/json") -> Act:
 
 def hangs(handler: Handler) -> None:
     handler.server.over.wait(20)
+
+
+def floods(status: int) -> Act:
+    """An answer as long as it is taken."""
+
+    def act(handler: Handler) -> None:
+        handler.wfile.write(f"HTTP/1.1 {status} x\r\ncontent-type: application/json\r\n\r\n".encode())
+        with suppress(OSError):
+            while not handler.server.over.is_set():
+                handler.wfile.write(b" " * (1 << 16))
+        handler.close_connection = True
+
+    return act
+
+
+def drips(status: int, head: str) -> Act:
+    """A letter now and then, for ever, so that no single wait is long; the head ends in the headers or behind them."""
+
+    def act(handler: Handler) -> None:
+        handler.wfile.write(f"HTTP/1.1 {status} x\r\n{head}".encode())
+        with suppress(OSError):
+            while not handler.server.over.wait(0.05):
+                handler.wfile.write(b"y")
+        handler.close_connection = True
+
+    return act
 
 
 def resets(handler: Handler) -> None:

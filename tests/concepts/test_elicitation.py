@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import html
 import json
 import logging
 import signal
@@ -10,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from chat_server import (
@@ -19,7 +22,9 @@ from chat_server import (
     ChatServer,
     breaks_off,
     completion,
+    drips,
     fails,
+    floods,
     hangs,
     resets,
     says,
@@ -29,7 +34,7 @@ from chat_server import (
 from pydantic import SecretStr
 
 from xcoop.cli import main
-from xcoop.concepts import load_bank
+from xcoop.concepts import elicitation, load_bank
 from xcoop.concepts.elicitation import (
     MOST_CLASSES,
     Answer,
@@ -47,6 +52,7 @@ from xcoop.concepts.elicitation import (
     read_address,
     read_key,
     read_store,
+    redacted,
 )
 from xcoop.concepts.lint import check
 
@@ -176,6 +182,33 @@ def test_a_refusal_is_not_tried_again(status: int, hint: str, tmp_path: Path) ->
         with pytest.raises(ElicitError, match=rf"127\.0\.0\.1 refuses \(HTTP {status}; .*{hint}.*because"):
             ask(server, tmp_path)
         assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("status", [200, 307, 401, 500])
+def test_an_endless_answer_of_any_status_is_cut(status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(elicitation, "LONGEST_BODY", 1 << 20)
+    with serving(floods(status), says(GOOD)) as server:
+        tally, answers = ask(server, tmp_path)
+    assert tally.faults == Counter(["not a chat completion"])
+    assert json.loads(answers[0].text) == GOOD
+
+
+@pytest.mark.parametrize("status", [200, 307, 401, 500])
+@pytest.mark.parametrize("head", ["content-type: application/json\r\n\r\n", "x-slow: "], ids=["body", "headers"])
+def test_an_answer_that_drips_ends_it(head: str, status: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(elicitation, "PATIENCE", 2)
+    start = time.monotonic()
+    whole = pytest.raises(ElicitError, match=r"127\.0\.0\.1 gave no whole answer in 0\.8 seconds; .*--resume")
+    with serving(drips(status, head)) as server, whole:
+        ask(server, tmp_path, timeout=0.4)
+    assert time.monotonic() - start < 10
+
+
+def test_a_slow_answer_takes_no_time_from_the_next_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(elicitation, "PATIENCE", 2)
+    with serving(fails(429, retry_after_ms="1500"), says(GOOD)) as server:
+        _, answers = ask(server, tmp_path, timeout=0.5)
+    assert len(answers) == 1
 
 
 def test_many_classes_are_asked_for_in_portions(tmp_path: Path) -> None:
@@ -470,12 +503,53 @@ def test_the_key_is_sent_and_shown_nowhere(
     assert not [text for text in seen if KEY in text]
 
 
-def test_a_redirection_to_another_server_has_no_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MY_KEY", KEY)
+def test_no_redirection_is_followed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with serving(says(GOOD)) as other, serving(fails(307, location=other.url)) as server:
-        command(server, tmp_path / "mine.yaml", "--samples", "1", "--key-env", "MY_KEY")
-        assert server.requests[0]["key"] == f"Bearer {KEY}"
-        assert [request["key"] for request in other.requests] == [None]
+        assert command(server, tmp_path / "mine.yaml", "--samples", "1") == 2
+        assert other.requests == []
+    assert "HTTP 307; it redirects: give --base-url the address itself" in capsys.readouterr().err
+
+
+SECRET = "sk-p/anted+01=23456789"
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        SECRET,
+        f"Bearer {SECRET}",
+        SECRET.upper(),
+        json.dumps(SECRET).replace("/", "\\/"),
+        "".join(f"\\u{ord(c):04x}" for c in SECRET),
+        quote(SECRET, safe=""),
+        "".join(f"%{ord(c):02X}" for c in SECRET),
+        html.escape(SECRET).replace("=", "&#61;").replace("+", "&#x2B;"),
+        SECRET[:9] + "\n" + SECRET[9:],
+        json.dumps(SECRET[:9] + "\r\n  " + SECRET[9:]),
+        "\n".join(SECRET),
+        SECRET.encode().hex(),
+        *(base64.b64encode(b"x" * shift + SECRET.encode() + b"yz").decode() for shift in range(4)),
+        base64.urlsafe_b64encode(f"Bearer {SECRET}".encode()).decode(),
+        base64.encodebytes(b"user:" * 12 + SECRET.encode()).decode(),
+    ],
+)
+def test_a_key_that_comes_back_is_redacted_in_every_form(form: str) -> None:
+    text = redacted(f"before {form} after", SecretStr(SECRET))
+    assert "[key]" in text
+    assert text.startswith("before ")
+    assert text.endswith(" after")
+    encoded = base64.b64encode(SECRET.encode()).decode()
+    for piece in (SECRET[3:9], SECRET[-6:], encoded[4:12], quote(SECRET, safe="")[3:12]):
+        assert piece.lower() not in text.lower()
+
+
+@pytest.mark.parametrize("hostile", [(SECRET[:-1] + " \n") * 20_000, "\\" * 1_000_000, "&#" + "0" * 1_000_000])
+def test_what_is_no_key_stays_and_takes_no_time(hostile: str) -> None:
+    assert redacted("a blue-white veil, sk-p and 01", SecretStr(SECRET)) == "a blue-white veil, sk-p and 01"
+    assert redacted("abc", SecretStr("abc")) == "abc"  # too short to be told from words
+    start = time.process_time()
+    redacted(hostile, SecretStr(SECRET * 4))
+    assert time.process_time() - start < 5
 
 
 @pytest.mark.parametrize("value", ["two words", "line\nbreak", "schlüssel"])

@@ -1,20 +1,23 @@
 """Elicits a concept bank from a language model: asks, keeps the answers, lets them vote, and writes the bank.
 
-Any server with the OpenAI chat API can be asked. Requests, retries and time limits are those of the package `openai`.
+Any server with the OpenAI chat API can be asked. Requests and retries are those of the package `openai`; an answer of
+any status is limited in size and time, and no redirection is followed: the key is for the address that was given.
 Nothing that was answered is asked twice: the raw answers lie beside the bank in `<bank>.answers.jsonl`, the query in
 the first line and one answer in each other, and the same answers give the same bank, without any model.
 
 The API key comes from the environment, goes into the requests' headers, and nowhere else: in whatever comes back, and
-whatever is reported, it is redacted.
+whatever is reported, it is redacted in every form.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import ipaddress
 import logging
 import os
 import re
+import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -39,6 +42,8 @@ logger = logging.getLogger(__name__)
 
 MOST_CLASSES = 12  # a query; long answers are cut off
 LONGEST_FINDING = 80  # characters
+LONGEST_BODY = 4 << 20  # bytes of an answer
+PATIENCE = 5  # a try may take so many times the timeout, however often a byte comes
 LONGEST_REASON = 300  # characters of a server's reason to refuse
 SHORTEST_SECRET = 6  # what is shorter stands in other words by chance, and protects nothing
 TALKATIVE = ("openai", "httpx", "httpx2", "httpcore", "httpcore2")  # loggers that show headers at DEBUG
@@ -146,9 +151,23 @@ def read_address(base_url: str, key: SecretStr) -> tuple[str, str, list[str]]:
 
 
 def redacted(text: str, key: SecretStr) -> str:
-    """A text in which the key is redacted."""
+    """A text in which the key is redacted, however it is written there; see `_every_form`."""
     secret = key.get_secret_value()
-    return text.replace(secret, "[key]") if len(secret) >= SHORTEST_SECRET else text
+    return _every_form(secret).sub("[key]", text) if len(secret) >= SHORTEST_SECRET else text
+
+
+@cache
+def _every_form(key: str) -> re.Pattern[str]:
+    """A key as it may come back: as it is, escaped (URL, JSON, HTML), in base64 or hexadecimal, broken over lines."""
+    broken = r"(?:\\[nrt]|\s)*"  # white space, or how JSON writes it
+    code = r"(?:\\{{0,8}}{}|%{:02x}|\\u{:04x}|\\x{:02x}|&\#0{{0,8}}{};|&\#x0{{0,8}}{:x};)"
+    letters = [code.format(re.escape(c), *[ord(c)] * 5) for c in key]
+    # Within a longer text, what base64 makes of the key depends on where in a group of three it begins; the letters at
+    # both ends tell of its neighbours, too.
+    inner = [base64.b64encode(b"\0" * shift + key.encode())[-(-8 * shift // 6) :].decode() for shift in range(3)]
+    whole = [text[: len(key) * 8 // 6 - 1] for text in inner]
+    coded = [key.encode().hex(), *whole, *(text.translate(str.maketrans("+/", "-_")) for text in whole)]
+    return re.compile("|".join([broken.join(letters), *(broken.join(map(re.escape, text)) for text in coded)]), re.I)
 
 
 class Client:
@@ -158,7 +177,8 @@ class Client:
         url: of the server.
         model: as the server knows it.
         key: may be empty, for servers that ask for none.
-        timeout: seconds without a byte, after which a request has failed.
+        timeout: seconds without a byte, after which a request has failed; all of an answer may take `PATIENCE` times
+            as long.
         retries: of a request that failed, or whose server is busy.
         temperature: None leaves it to the server.
 
@@ -179,9 +199,40 @@ class Client:
         self._options: dict[str, Any] = {"model": model}
         if temperature is not None:
             self._options["temperature"] = temperature
-        self._client = openai.OpenAI(  # which takes no empty key
-            api_key=key.get_secret_value() or "none", base_url=url, timeout=timeout, max_retries=retries
+        self._longest = PATIENCE * timeout
+        self._clock = threading.Timer(self._longest, lambda: None)  # of the try under way
+        self._http = openai.DefaultHttpxClient(
+            event_hooks={"request": [self._start_clock], "response": [self._limit]}, follow_redirects=False
         )
+        self._client = openai.OpenAI(  # which takes no empty key
+            api_key=key.get_secret_value() or "none",
+            base_url=url,
+            timeout=timeout,
+            max_retries=retries,
+            http_client=self._http,
+        )
+
+    def _start_clock(self, _: Any) -> None:
+        """Closes the connection when a try takes too long: a byte now and then, in headers too, passes any timeout."""
+        self._clock.cancel()
+        self._clock = threading.Timer(self._longest, self._http.close)
+        self._clock.daemon = True
+        self._clock.start()
+
+    def _limit(self, response: Any) -> None:
+        """Called with an answer's headers; its body, whatever the status, is then read through `iter_bytes`."""
+        read = response.iter_bytes
+
+        def bounded(*chunk_size: int) -> Iterator[bytes]:
+            size = 0
+            for chunk in read(*chunk_size):
+                size += len(chunk)
+                if size > LONGEST_BODY:
+                    raise ValueError("an endless answer")
+                yield chunk
+            self._clock.cancel()  # the server may ask to wait long before the next try
+
+        response.iter_bytes = bounded
 
     def ask(self, prompt: str) -> tuple[str, str, str] | None:
         """Text, reason of the end, and model of the answer to a prompt; None if what came is no chat completion.
@@ -196,25 +247,37 @@ class Client:
             choice = completion.choices[0]
             answer = [choice.message.content or "", choice.finish_reason or "", completion.model or ""]
         except self._errors.APIStatusError as error:
+            otherwise = "it would do so again" if error.status_code < 429 else RESUME
+            if error.status_code < 400:
+                otherwise = "it redirects: give --base-url the address itself"
             hint = {
                 401: "the key is refused: see --key-env",
                 403: "the key is refused: see --key-env",
                 404: "is --base-url right (it often ends in /v1), and does the server have this model?",
-            }.get(error.status_code, "it would do so again" if error.status_code < 429 else RESUME)
+            }.get(error.status_code, otherwise)
             said = self._shown(error)
             raise ElicitError(f"{self._host} refuses (HTTP {error.status_code}; {hint}): {said}") from None
         except self._errors.APIConnectionError as error:
-            tries = self._client.max_retries + 1
-            raise ElicitError(
-                f"{self._host} gave no answer to {tries} tries ({self._shown(error)}); {RESUME}"
-            ) from None
-        except (AttributeError, IndexError, TypeError, ValueError, self._errors.APIError):
+            raise self._no_answer(self._shown(error)) from None
+        except (AttributeError, IndexError, TypeError, ValueError, RecursionError, self._errors.APIError):
             return None
+        except RuntimeError:
+            if not self._http.is_closed:
+                raise
+            raise self._no_answer("") from None  # the clock had closed the connection
+        finally:
+            self._clock.cancel()
         if not all(isinstance(part, str) for part in answer):
             return None
         # Half of a surrogate pair, which JSON can spell, cannot be written.
         text, finish, served = (redacted(part, self._key).encode("utf-8", "replace").decode() for part in answer)
         return text, finish, served
+
+    def _no_answer(self, why: str) -> ElicitError:
+        if self._http.is_closed:
+            return ElicitError(f"{self._host} gave no whole answer in {self._longest:g} seconds; {RESUME}")
+        tries = self._client.max_retries + 1
+        return ElicitError(f"{self._host} gave no answer to {tries} tries ({why}); {RESUME}")
 
     def _shown(self, error: Exception) -> str:
         return cut(redacted(" ".join(str(error).split()), self._key), LONGEST_REASON)
