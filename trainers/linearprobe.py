@@ -24,7 +24,7 @@ from yacs.config import CfgNode
 from xcoop.backbones import Backbone, ImageFeatures, LabelledFeatures
 from xcoop.config.plugins import register_trainer
 from xcoop.methods.alignment import unit
-from xcoop.methods.model import Compared, PromptModel, Task, best_setting, validation_scores
+from xcoop.methods.model import ClassVector, PromptModel, Task, best_setting, validation_scores
 from xcoop.training.trainer import PromptTrainer
 from xcoop.utils.rules import number, whole
 
@@ -47,7 +47,7 @@ class LinearProbeModel(PromptModel):
     """A linear classifier (C, D) with bias (C,); before it is fitted, all classes are equally probable."""
 
     fitted = ("weight", "bias")
-    class_vector = Compared(
+    class_vector = ClassVector(
         "class vector",
         learned=True,
         about="This method has neither prompts nor text: the vector of a class is its row of the fitted classifier.",

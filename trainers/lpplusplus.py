@@ -32,7 +32,7 @@ from yacs.config import CfgNode
 from xcoop.backbones import Backbone, ImageFeatures, LabelledFeatures
 from xcoop.config.plugins import register_trainer
 from xcoop.methods.alignment import unit
-from xcoop.methods.model import Compared, PromptModel, Task
+from xcoop.methods.model import ClassVector, PromptModel, Task
 from xcoop.trainers.zsclip import TEXT, FixedTextModel, FixedTextTrainer, fixed_text
 from xcoop.utils.rules import number, whole
 
@@ -54,7 +54,7 @@ class LPPlusPlusModel(FixedTextModel):
     """Visual prototypes w, biases b, blending weights alpha; unfitted, CLIP's own logits (w, b = 0, alpha = scale)."""
 
     fitted = ("w", "alpha", "bias")
-    class_vector = Compared(
+    class_vector = ClassVector(
         "class vector",
         learned=True,
         about="This method learns no prompt: the vector of a class is the feature of fixed sentences, scaled, plus one "

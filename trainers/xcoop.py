@@ -27,13 +27,13 @@ from yacs.config import CfgNode
 
 from xcoop.backbones import Backbone, ImageFeatures
 from xcoop.concepts import ConceptBank
-from xcoop.concepts.controls import KNOWLEDGE, plain_template, question, words_around_class
+from xcoop.concepts.controls import KNOWLEDGE, bank_or_control, plain_template, words_around_class
 from xcoop.concepts.sentences import SENTENCES, prompt_sentences, shares, single_features
 from xcoop.config.plugins import register_trainer
 from xcoop.methods import alignment
 from xcoop.methods.alignment import unit
 from xcoop.methods.corrections import Corrections
-from xcoop.methods.model import Compared, PromptModel, Task, classification
+from xcoop.methods.model import ClassVector, PromptModel, Task, classification
 from xcoop.methods.prompts import PromptLearner, context_from_words, start_context
 from xcoop.trainers.xcoop_released import ReleasedModel
 from xcoop.training.trainer import PromptTrainer
@@ -124,14 +124,14 @@ class AlignedModel(PromptModel):
             self.tune_norms()
 
     @property
-    def class_vector(self) -> Compared:
+    def class_vector(self) -> ClassVector:
         """A prompt; and how far the images back what the sentences say apart."""
         trust = self.corrections.trust
         if trust is None:
             return super().class_vector
         back = f"the training images back {trust.item():.2f} (1: as told, 0: nothing)"
         about = f"Of what the bank's sentences say apart, {back}."
-        return Compared("prompt", learned=True, about=about)
+        return ClassVector("prompt", learned=True, about=about)
 
     def sentences(self, bank: ConceptBank) -> Tensor:
         """Features of the clinical sentences that a bank makes for the K prompts, (K, C, D), unit."""
@@ -163,10 +163,10 @@ class AlignedModel(PromptModel):
         a, learned = self.settings.CLINICAL_WEIGHT, unit(soft)
         if self.settings.FROM_SENTENCE:
             learned = self.clinical + learned - self.start
-        return unit(self.corrections.moved((1 - a) * learned + a * self.clinical, self.scale))
+        return unit(self.corrections.corrected((1 - a) * learned + a * self.clinical, self.scale))
 
     def text_features(self) -> Tensor:
-        """What images are compared with, (K, C, D)."""
+        """The class features z that images are compared with, (K, C, D)."""
         return self.class_features(self.soft_features())
 
     def image_logits(self, features: ImageFeatures, text: Tensor) -> Tensor:
@@ -178,7 +178,7 @@ class AlignedModel(PromptModel):
         if v := self.settings.CONCEPT_WEIGHTING:
             fitting = alignment.weighted_concept_similarity(features.pooled, list(self.single))
             similarity = (1 - v) * similarity + v * fitting
-        return self.corrections.shifted(self.scale * similarity)
+        return self.corrections.with_offset(self.scale * similarity)
 
     def logits(self, features: ImageFeatures) -> Tensor:
         """Of the images, (B, C)."""
@@ -198,7 +198,7 @@ class AlignedModel(PromptModel):
             contrast = alignment.token_contrast(self.prompt_learner.ctx, list(self.concepts), weights.TOKEN_TEMPERATURE)
             losses["token"] = weights.TOKEN_WEIGHT * contrast
         if self.corrections.trained:
-            losses["prior"] = self.corrections.penalty(self.train_images)
+            losses["prior"] = self.corrections.negative_log_prior(self.train_images)
         return losses
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
@@ -224,11 +224,11 @@ def starting_context(backbone: Backbone, bank: ConceptBank, settings: CfgNode) -
         for share in shares(bank, K):
             for name in bank.classes:
                 words = context_from_words(backbone, ", ".join(share.texts(name)) or plain)  # (m, W)
-                rows.append(words.repeat(-(-n // len(words)), 1)[:n])
+                rows.append(words.repeat(-(-n // len(words)), 1)[:n])  # (n, W), repeated or cut
         context = torch.stack(rows).unflatten(0, (K, C))
         alike = min(len(bank.texts(name)) for name in bank.classes) < K
     else:
-        context = start_context(backbone, settings.CTX_INIT, n, K, C)
+        context = start_context(backbone, settings.CTX_INIT, n, K, C)  # (n, W) of words, or (K, C, n, W)
         context = context.expand(K, C, *context.shape[-2:])
         alike = K > 1 and bool(settings.CTX_INIT)
     noise = START_NOISE * torch.randn(context.shape) if alike else torch.zeros(())
@@ -253,7 +253,7 @@ class XCoOp(PromptTrainer):
     def build_method(cls, cfg: Any, backbone: Backbone, task: Task) -> PromptModel:
         """The model, tied to the bank or to what KNOWLEDGE puts in its place."""
         settings = cfg.TRAINER.XCOOP
-        bank = question(task.bank, settings.KNOWLEDGE, cfg.SEED)
+        bank = bank_or_control(task.bank, settings.KNOWLEDGE, cfg.SEED)
         if settings.VARIANT == "released":
             message = "TRAINER.XCOOP.VARIANT released is a trainer of its own now: XCoOpReleased"
             warnings.warn(message, DeprecationWarning, stacklevel=2)

@@ -19,7 +19,7 @@ from yacs.config import CfgNode
 
 from xcoop.backbones import Backbone, ImageFeatures
 from xcoop.concepts import ConceptBank
-from xcoop.concepts.controls import KNOWLEDGE, question
+from xcoop.concepts.controls import KNOWLEDGE, bank_or_control
 from xcoop.concepts.sentences import bank_sentences
 from xcoop.config.plugins import register_trainer
 from xcoop.methods.alignment import unit
@@ -158,6 +158,7 @@ class ReleasedModel(PromptModel):
         return self.image_logits(features, self.text_features())
 
     def image_logits(self, features: ImageFeatures, text: Tensor) -> Tensor:
+        """Of the images beside prompt features (C, D): (B, C)."""
         copies = self.settings.N_PROMPTS * self.settings.VISUAL_FEATURES
         return logits(features.pooled, features.patches, text, self.scale, copies)
 
@@ -212,5 +213,5 @@ class XCoOpReleased(PromptTrainer):
     @classmethod
     def build_method(cls, cfg: Any, backbone: Backbone, task: Task) -> PromptModel:
         settings = cfg.TRAINER.XCOOPRELEASED
-        bank = question(task.bank, settings.KNOWLEDGE, cfg.SEED)
+        bank = bank_or_control(task.bank, settings.KNOWLEDGE, cfg.SEED)
         return ReleasedModel(backbone, task.classnames, bank, settings)

@@ -19,7 +19,7 @@ from xcoop.concepts.sentences import clinical_features, fill
 from xcoop.config.plugins import register_trainer
 from xcoop.methods.alignment import unit
 from xcoop.methods.distillation import sentence_features, template_features
-from xcoop.methods.model import Compared, PromptModel, Task
+from xcoop.methods.model import ClassVector, PromptModel, Task
 from xcoop.methods.templates import MEDICAL
 from xcoop.training.trainer import PromptTrainer
 from xcoop.utils.rules import TEMPLATES, Rule, one_of
@@ -36,7 +36,7 @@ DEFAULTS = CfgNode(TEXT)
 class FixedTextModel(PromptModel):
     """CLIP's logits with text features (C, D) that never change."""
 
-    class_vector = Compared(
+    class_vector = ClassVector(
         "text feature",
         learned=False,
         about="This method learns no prompt: the text feature of a class comes from fixed sentences, and training does "

@@ -12,7 +12,7 @@ import torch
 from xcoop.backbones.openai import ClipBackbone
 from xcoop.concepts import load_bank
 from xcoop.concepts.bank import bank_names, same_name
-from xcoop.concepts.controls import KNOWLEDGE, question
+from xcoop.concepts.controls import KNOWLEDGE, bank_or_control
 from xcoop.concepts.sentences import (
     PHRASES,
     bank_ensemble,
@@ -89,7 +89,7 @@ class TestEveryBank:
     def test_every_control_of_it(self, name: str) -> None:
         bank = load_bank(name)
         for knowledge in KNOWLEDGE:
-            asked = question(bank, knowledge, 1)
+            asked = bank_or_control(bank, knowledge, 1)
             assert (list(asked.classes), asked.sha256) == (list(bank.classes), bank.sha256)
             for classname in asked.classes:
                 for text in clinical_sentences(asked, classname, lambda _: True):

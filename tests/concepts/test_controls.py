@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from xcoop.concepts import ConceptBank, clinical_sentences, load_bank
-from xcoop.concepts.controls import plain_template, question, unrelated_to, words_around_class
+from xcoop.concepts.controls import bank_or_control, plain_template, unrelated_to, words_around_class
 from xcoop.concepts.sentences import shares
 
 BANK = """
@@ -44,12 +44,12 @@ def sentences(bank: ConceptBank) -> list[str]:
 
 
 def test_the_bank_itself_is_what_it_is(bank: ConceptBank) -> None:
-    assert question(bank, "bank", 1) is bank
+    assert bank_or_control(bank, "bank", 1) is bank
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_two_classes_are_swapped_whatever_the_seed(bank: ConceptBank, seed: int) -> None:
-    swapped = question(bank, "shuffled", seed)
+    swapped = bank_or_control(bank, "shuffled", seed)
     assert sentences(swapped) == ["a scan of a cyst, bright spot.", "a scan of a stone, thin wall, dark inside."]
     assert swapped.sources == bank.sources
 
@@ -57,34 +57,34 @@ def test_two_classes_are_swapped_whatever_the_seed(bank: ConceptBank, seed: int)
 def test_no_class_keeps_its_concepts_and_none_is_lost(larger: ConceptBank) -> None:
     found = set()
     for seed in range(20):
-        shuffled = question(larger, "shuffled", seed)
+        shuffled = bank_or_control(larger, "shuffled", seed)
         assert list(shuffled.classes) == list(larger.classes)
         assert all(shuffled.classes[name] != larger.classes[name] for name in larger.classes)
         assert sorted(map(str, shuffled.classes.values())) == sorted(map(str, larger.classes.values()))
-        assert shuffled == question(larger, "shuffled", seed)
+        assert shuffled == bank_or_control(larger, "shuffled", seed)
         found.add(str(shuffled.classes))
     assert len(found) > 2  # of the six circles of four classes
 
 
 def test_one_class_alone_has_nobody_to_exchange_with(bank: ConceptBank) -> None:
     with pytest.raises(ValueError, match=r"toy\.yaml: KNOWLEDGE shuffled needs two classes .*'cyst'"):
-        question(bank.for_classes(["cyst"]), "shuffled", 1)
+        bank_or_control(bank.for_classes(["cyst"]), "shuffled", 1)
 
 
 def test_unrelated_concepts_are_as_many_all_different_and_fixed_by_the_seed(larger: ConceptBank) -> None:
-    drawn = question(larger, "random", 1)
+    drawn = bank_or_control(larger, "random", 1)
     assert [len(drawn.texts(name)) for name in drawn.classes] == [2, 1, 3, 1]
     texts = [text for name in drawn.classes for text in drawn.texts(name)]
     assert len(set(texts)) == len(texts)
     assert set(texts) <= set(unrelated_to(larger))
-    assert question(larger, "random", 1) == drawn
-    assert question(larger, "random", 2) != drawn
+    assert bank_or_control(larger, "random", 1) == drawn
+    assert bank_or_control(larger, "random", 2) != drawn
     assert {concept.source for concepts in drawn.classes.values() for concept in concepts} == set(drawn.sources)
 
 
 def test_the_draw_is_the_same_on_every_machine(bank: ConceptBank) -> None:
     drawn = ["a scan of a cyst, portable mailbox, wooden greenhouse.", "a scan of a stone, oversized teapot."]
-    assert sentences(question(bank, "random", 1)) == drawn
+    assert sentences(bank_or_control(bank, "random", 1)) == drawn
 
 
 def test_unrelated_phrases_share_no_word_with_the_bank(tmp_path: Path) -> None:
@@ -97,11 +97,11 @@ def test_unrelated_phrases_share_no_word_with_the_bank(tmp_path: Path) -> None:
 def test_too_few_unrelated_phrases_are_an_error(bank: ConceptBank, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("xcoop.concepts.controls._lists", lambda: {"makes": ["toy"], "things": ["bus", "tent"]})
     with pytest.raises(ValueError, match="needs 3 unrelated concepts; there are 2"):
-        question(bank, "random", 1)
+        bank_or_control(bank, "random", 1)
 
 
 def test_nothing_known_is_the_sentence_without_concepts(bank: ConceptBank) -> None:
-    nothing = question(bank, "none", 1)
+    nothing = bank_or_control(bank, "none", 1)
     assert sentences(nothing) == ["a scan of a cyst.", "a scan of a stone."]
     assert [sentences(share) for share in shares(nothing, 2)] == [sentences(nothing)] * 2
 
@@ -128,9 +128,9 @@ def test_a_template_loses_its_concepts_and_what_ties_them_on(template: str, plai
 
 def test_an_unknown_kind_is_answered_with_the_nearest(bank: ConceptBank) -> None:
     with pytest.raises(ValueError, match=r"KNOWLEDGE 'shufled'. Did you mean 'shuffled'\? Known: bank, none, random"):
-        question(bank, "shufled", 1)
+        bank_or_control(bank, "shufled", 1)
 
 
 def test_a_name_that_is_too_long_is_named(bank: ConceptBank) -> None:
     with pytest.raises(ValueError, match=r"class 'cyst': its name is longer than the text context"):
-        clinical_sentences(question(bank, "none", 1), "cyst", lambda _: False)
+        clinical_sentences(bank_or_control(bank, "none", 1), "cyst", lambda _: False)

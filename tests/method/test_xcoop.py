@@ -179,14 +179,14 @@ def corrected(bank, **changes: object) -> AlignedModel:
 
 def test_the_penalty_by_hand():
     own = Corrections(2, 3, residual_std=2.0, offset_std=0.5, trust_std=0.25)
-    assert own.penalty(4).item() == 0
+    assert own.negative_log_prior(4).item() == 0
     with torch.no_grad():
         own.residual[0, 1], own.residual[1, 2] = 3.0, -1.0
         own.offset.copy_(torch.tensor([1.0, -2.0]))
         own.trust.fill_(0.5)
     # (9 + 1) / (2 * 4) + (1 + 4) / (2 * 0.25) + 0.25 / (2 * 0.0625) = 13.25, for each of 4 images
-    assert own.penalty(4).item() == pytest.approx(13.25 / 4)
-    assert own.penalty(1).item() == pytest.approx(13.25)
+    assert own.negative_log_prior(4).item() == pytest.approx(13.25 / 4)
+    assert own.negative_log_prior(1).item() == pytest.approx(13.25)
 
 
 def test_residual_and_offset_are_counted_in_logits():
@@ -195,18 +195,18 @@ def test_residual_and_offset_are_counted_in_logits():
         own.residual[1] = torch.tensor([0.0, 5.0, 0.0])
         own.offset.copy_(torch.tensor([0.25, -0.5]))
     text = torch.eye(3)[None, :2]  # (1, 2, 3)
-    assert torch.allclose(own.moved(text, torch.tensor(10.0))[0, 1], torch.tensor([0.0, 1.5, 0.0]))
-    assert torch.equal(own.shifted(torch.tensor([[1.0, 1.0]])), torch.tensor([[1.25, 0.5]]))
+    assert torch.allclose(own.corrected(text, torch.tensor(10.0))[0, 1], torch.tensor([0.0, 1.5, 0.0]))
+    assert torch.equal(own.with_offset(torch.tensor([[1.0, 1.0]])), torch.tensor([[1.25, 0.5]]))
 
 
 def test_trust_scales_what_the_sentences_say_apart():
     own = Corrections(2, 2, 0.0, 0.0, 1.0)
     text = torch.tensor([[[3.0, 1.0], [1.0, 5.0]], [[0.0, 0.0], [2.0, 0.0]]])  # (K, C, D); means (2, 3) and (1, 0)
-    assert torch.equal(own.moved(text, torch.tensor(10.0)), text)
+    assert torch.equal(own.corrected(text, torch.tensor(10.0)), text)
     with torch.no_grad():
         own.trust.fill_(0.5)
     wanted = torch.tensor([[[2.5, 2.0], [1.5, 4.0]], [[0.5, 0.0], [1.5, 0.0]]])
-    assert torch.equal(own.moved(text, torch.tensor(10.0)), wanted)
+    assert torch.equal(own.corrected(text, torch.tensor(10.0)), wanted)
 
 
 @pytest.mark.parametrize("right", [True, False])
@@ -217,8 +217,8 @@ def test_images_that_contradict_the_sentences_turn_the_trust(right: bool):
     images = text[LABELS if right else 1 - LABELS]
     for _ in range(200):
         optimiser.zero_grad()
-        logits = 4 * images @ unit(own.moved(text, torch.tensor(4.0))).T
-        (F.cross_entropy(logits, LABELS) + own.penalty(6)).backward()
+        logits = 4 * images @ unit(own.corrected(text, torch.tensor(4.0))).T
+        (F.cross_entropy(logits, LABELS) + own.negative_log_prior(6)).backward()
         optimiser.step()
     assert own.trust.item() > 1 if right else own.trust.item() < 0
 
@@ -230,8 +230,8 @@ def test_a_spread_of_zero_leaves_a_correction_out():
     none = Corrections(2, 3, 0.0, 0.0, 0.0)
     assert none.trained == []
     text, logits = torch.randn(2, 3), torch.randn(4, 2)
-    assert torch.equal(none.moved(text, torch.tensor(10.0)), text)
-    assert torch.equal(none.shifted(logits), logits)
+    assert torch.equal(none.corrected(text, torch.tensor(10.0)), text)
+    assert torch.equal(none.with_offset(logits), logits)
 
 
 def test_the_start_is_the_sentences_and_nothing_else(bank, features: ImageFeatures):
@@ -284,7 +284,7 @@ def test_an_offset_mends_a_lean_to_one_class():
     for images, wanted in ((100_000, 3.0), (2, 2.385)):  # two images: x / 16 = sigmoid(3 - x) - 1 / 2
         for _ in range(300):
             optimiser.zero_grad()
-            (F.cross_entropy(own.shifted(leaning), LABELS) + own.penalty(images)).backward()
+            (F.cross_entropy(own.with_offset(leaning), LABELS) + own.negative_log_prior(images)).backward()
             optimiser.step()
         assert (own.offset[1] - own.offset[0]).item() == pytest.approx(wanted, abs=0.01)
 

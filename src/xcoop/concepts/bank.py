@@ -106,7 +106,7 @@ class ConceptBank:
 
     Attributes:
         classes: per class name its concepts, in the order of the file (or of `for_classes`). A file has at least one a
-            class; `controls.question` makes banks without any.
+            class; `controls.bank_or_control` makes banks without any.
         template: a sentence with `{class}` and `{concepts}` (the latter only where there are concepts).
         sha256: of the file's content: what a result records.
         elicited: which language model was asked, and how; None for a bank that people wrote.

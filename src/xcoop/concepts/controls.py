@@ -23,8 +23,8 @@ PLAIN = "a photo of a {class}."
 JOINED = re.compile(r"[\s,;:]*(?:\b(?:with|showing|and)\b)?\s*\{concepts\}")  # the concepts, and what ties them on
 
 
-def question(bank: ConceptBank, knowledge: str, seed: int) -> ConceptBank:
-    """The bank that one of the controls puts in the place of `bank`.
+def bank_or_control(bank: ConceptBank, knowledge: str, seed: int) -> ConceptBank:
+    """The bank itself, or what one of the controls puts in its place.
 
     Args:
         bank: of the dataset's classes, in label order (`ConceptBank.for_classes`).
@@ -57,6 +57,9 @@ def question(bank: ConceptBank, knowledge: str, seed: int) -> ConceptBank:
     drawn = iter(rng.sample(phrases, needed))
     classes = {name: tuple(Concept(next(drawn), UNRELATED) for _ in own) for name, own in bank.classes.items()}
     return replace(bank, classes=classes, sources={UNRELATED: "Drawn at random; has nothing to do with the class."})
+
+
+question = bank_or_control  # its name in version 0.1
 
 
 def plain_template(template: str) -> str:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from xcoop.backbones import ImageFeatures
-from xcoop.concepts.controls import question
+from xcoop.concepts.controls import bank_or_control
 from xcoop.concepts.mining import log_odds
 from xcoop.evaluation.bootstrap import image_intervals, mean_of_known
 from xcoop.explain.concepts import effects, held, margin
@@ -313,7 +313,8 @@ def _knowledge(run: TrainedModel, sample: Sample, features: ImageFeatures) -> li
     truth = np.array([run.classnames.index(name) for name in sample.labels])
     logits = {OWN: run.logits(features)}
     for kind, name in KINDS.items():
-        logits[name] = run.model.with_bank(question(run.bank, kind, run.results["seed"])).logits(features).detach()
+        other = bank_or_control(run.bank, kind, run.results["seed"])
+        logits[name] = run.model.with_bank(other).logits(features).detach()
     found = []
     for name, given in logits.items():
         probabilities = given.double().softmax(1).cpu().numpy()

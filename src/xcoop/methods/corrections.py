@@ -54,19 +54,19 @@ class Corrections(nn.Module):
         """The parameters that are there."""
         return list(self.parameters())
 
-    def moved(self, text: Tensor, scale: Tensor) -> Tensor:
+    def corrected(self, text: Tensor, scale: Tensor) -> Tensor:
         """Class features (..., C, D) with trust and residual, not normalised."""
         if self.trust is not None:
             shared = text.mean(-2, keepdim=True)  # (..., 1, D)
             text = shared + self.trust * (text - shared)
         return text if self.residual is None else text + self.residual / scale
 
-    def shifted(self, logits: Tensor) -> Tensor:
+    def with_offset(self, logits: Tensor) -> Tensor:
         """Logits (B, C) with the offset."""
         return logits if self.offset is None else logits + self.offset
 
-    def penalty(self, images: int) -> Tensor:
-        """The negative log of the prior, shared among N training images: a scalar, >= 0; 0 at the start.
+    def negative_log_prior(self, images: int) -> Tensor:
+        """L above, up to a constant: a scalar, >= 0; 0 at the start.
 
         Args:
             images: N >= 1.

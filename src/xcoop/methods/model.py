@@ -41,8 +41,8 @@ class Task:
     n_train: int = 0
 
 
-class Compared(NamedTuple):
-    """What images are compared with, one vector a class, in the words of an explanation.
+class ClassVector(NamedTuple):
+    """In the words of an explanation: the vector of a class that images are compared with.
 
     Attributes:
         noun: names the vector, in the singular.
@@ -53,6 +53,9 @@ class Compared(NamedTuple):
     noun: str
     learned: bool
     about: str = ""
+
+
+Compared = ClassVector  # its name in version 0.1
 
 
 class PromptModel(nn.Module):
@@ -77,27 +80,11 @@ class PromptModel(nn.Module):
         self.backbone = backbone
         self.classnames = list(classnames)
 
-    @property
-    def class_vector(self) -> Compared:
-        """What `text_features` are."""
-        return Compared("prompt", learned=True)
+    # What is compared, and what is minimised.
 
     def text_features(self) -> Tensor:
         """The features of the prompts, not normalised: (C, D), or (K, C, D)."""
         raise NotImplementedError
-
-    def image_text_features(self, features: ImageFeatures) -> Tensor:
-        """The prompt features that each image is compared with, (B, K, C, D); (1, K, C, D) if all see the same."""
-        text = self.text_features()
-        return (text if text.dim() == 3 else text[None])[None]
-
-    def compared(self, features: ImageFeatures) -> Tensor:
-        """The image features that the class features are compared with, (B, D), not normalised."""
-        return features.pooled
-
-    def temperature(self, features: ImageFeatures) -> Tensor:
-        """What multiplies the cosine of an image with a class in the logit: a scalar, or (B, C)."""
-        return self.scale
 
     def logits(self, features: ImageFeatures) -> Tensor:
         """CLIP's: the scaled cosine of each image with each class, (B, C)."""
@@ -120,26 +107,11 @@ class PromptModel(nn.Module):
         """What is minimised: the sum of the parts that are not only reported, a scalar."""
         return torch.stack([part for name, part in parts.items() if name not in self.reported]).sum()
 
-    def backward(self, loss: Tensor, parts: Mapping[str, Tensor], backward: Callable[..., None]) -> None:
-        """Fills the gradients; a method that changes them before they are clipped does so here.
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, C) of preprocessed images (B, 3, H, W)."""
+        return self.logits(self.encode_images(images))
 
-        Args:
-            loss: the sum of the parts, a scalar.
-            parts: what `losses` gave.
-            backward: the backward pass of a scalar, in the precision of the run; it takes `retain_graph`, too.
-        """
-        backward(loss)
-
-    def prepare(self, training: LabelledFeatures, validation: LabelledFeatures | None) -> None:
-        """Sets the `fitted` tensors before the first epoch, or in the place of all epochs; called if there are any.
-
-        Args:
-            training: all training images, each once and not augmented.
-            validation: None if there is no such split. The test split is never seen here.
-        """
-
-    def conclude(self, validation: LabelledFeatures | None) -> None:
-        """Sets what remains to be set after the last epoch; called if there are `fitted` tensors, and epochs."""
+    # What a step trains, and how.
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """What is trained, as groups for the optimiser with `params`, `lr` and `name`; [] trains nothing."""
@@ -156,28 +128,40 @@ class PromptModel(nn.Module):
         """The norm layers of the image tower as a group for the optimiser."""
         return {"params": self.backbone.image_norms(), "lr": lr, "name": "norm layers"}
 
+    def backward(self, loss: Tensor, parts: Mapping[str, Tensor], backward: Callable[..., None]) -> None:
+        """Fills the gradients; a method that changes them before they are clipped does so here.
+
+        Args:
+            loss: the sum of the parts, a scalar.
+            parts: what `losses` gave.
+            backward: the backward pass of a scalar, in the precision of the run; it takes `retain_graph`, too.
+        """
+        backward(loss)
+
     def gradient_norm(self) -> Tensor:
         """The norm that clipping looks at: the Euclidean one of all gradients together, a scalar."""
         gradients = [p.grad for p in self.trained_parameters().values() if p.grad is not None]
         return torch.stack([gradient.norm() for gradient in gradients]).norm() if gradients else torch.zeros(())
 
-    def with_bank(self, bank: ConceptBank) -> PromptModel:
-        """This model, what it learned included, with the clinical sentences of another bank of the same classes.
+    # What is computed from all training images, not batch by batch.
 
-        Raises:
-            ValueError: it does not hold any (`holds_concepts`).
+    def prepare(self, training: LabelledFeatures, validation: LabelledFeatures | None) -> None:
+        """Sets the `fitted` tensors before the first epoch, or in the place of all epochs; called if there are any.
+
+        Args:
+            training: all training images, each once and not augmented.
+            validation: None if there is no such split. The test split is never seen here.
         """
-        raise ValueError(f"{type(self).__name__} holds no clinical sentences that could be changed")
+
+    def conclude(self, validation: LabelledFeatures | None) -> None:
+        """Sets what remains to be set after the last epoch; called if there are `fitted` tensors, and epochs."""
+
+    # The towers.
 
     @property
     def scale(self) -> Tensor:
         """CLIP's learned inverse temperature, a scalar."""
         return self.backbone.logit_scale.exp()
-
-    @property
-    def image_backbone(self) -> Backbone:
-        """The backbone whose image tower the method sees images with: the plain one, or one with prompts in it."""
-        return self.backbone
 
     def encode_images(self, images: Tensor) -> ImageFeatures:
         """Image features (B, ...); gradients flow only where the image tower is trained."""
@@ -189,9 +173,40 @@ class PromptModel(nn.Module):
         flat = self.backbone.encode_embeddings(embeddings.flatten(0, -3), end.flatten())
         return flat.unflatten(0, end.shape)
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, C) of preprocessed images (B, 3, H, W)."""
-        return self.logits(self.encode_images(images))
+    # What explanations ask: the logit as a comparison of vectors.
+
+    @property
+    def class_vector(self) -> ClassVector:
+        """What `text_features` are, in words."""
+        return ClassVector("prompt", learned=True)
+
+    def image_text_features(self, features: ImageFeatures) -> Tensor:
+        """The prompt features that each image is compared with, (B, K, C, D); (1, K, C, D) if all see the same."""
+        text = self.text_features()
+        return (text if text.dim() == 3 else text[None])[None]
+
+    def compared(self, features: ImageFeatures) -> Tensor:
+        """The image features that the class features are compared with, (B, D), not normalised."""
+        return features.pooled
+
+    def temperature(self, features: ImageFeatures) -> Tensor:
+        """What multiplies the cosine of an image with a class in the logit: a scalar, or (B, C)."""
+        return self.scale
+
+    @property
+    def image_backbone(self) -> Backbone:
+        """The backbone whose image tower the method sees images with: the plain one, or one with prompts in it."""
+        return self.backbone
+
+    def with_bank(self, bank: ConceptBank) -> PromptModel:
+        """This model, what it learned included, with the clinical sentences of another bank of the same classes.
+
+        Raises:
+            ValueError: it does not hold any (`holds_concepts`).
+        """
+        raise ValueError(f"{type(self).__name__} holds no clinical sentences that could be changed")
+
+    # What a checkpoint holds.
 
     def trained_parameters(self) -> dict[str, nn.Parameter]:
         """The parameters with gradients, by their names in a checkpoint (`ctx`, `meta_net.linear1.weight`, ...).
