@@ -20,8 +20,8 @@ import torch
 from quick_runs import HOLD, events, expected, make_job, result
 from slurm_cluster import Cluster, NoClusterError, missing
 
-from xcoop.sweep.jobs import FINISHED, FOUND, Job
-from xcoop.sweep.slurm import DONE, LOST, Display, Launcher, State, in_queue, watch
+from xcoop.sweep.jobs import DONE, FAILED, FINISHED, FOUND, Job
+from xcoop.sweep.slurm import SlurmDisplay, SlurmLauncher, State, in_queue, watch
 from xcoop.sweep.slurm_state import Ledger
 from xcoop.sweep.slurm_task import Options, submitter
 from xcoop.sweep.worker import Run
@@ -55,13 +55,13 @@ class Sweep:
         self, out: Path, jobs: Sequence[Job], options: Options = OPTIONS, run: Run | None = quick_runs.run
     ) -> None:
         self.ledger = Ledger(out / ".sweep" / "slurm")
-        self.launcher = Launcher(jobs, self.ledger, submitter(options, run), options.runs_per_task, grace=1)
+        self.launcher = SlurmLauncher(jobs, self.ledger, submitter(options, run), options.runs_per_task, grace=1)
         self.states: dict[str, State] = {}
         self.thread = threading.Thread(target=self._watch, daemon=True)
         self.thread.start()
 
     def _watch(self) -> None:
-        tally = watch(self.launcher, Display(1, terminal=False), pauses=(0.3, 0.3))
+        tally = watch(self.launcher, SlurmDisplay(1, terminal=False), pauses=(0.3, 0.3))
         self.states = {job.title: state for job, state in tally.states.items()}
 
     def end(self, seconds: float = 240) -> dict[str, State]:
@@ -131,9 +131,9 @@ def test_killed_twice_is_listed_and_errors_are_not_repeated(cluster: Cluster, tm
     jobs = [make_job(tmp_path, name, 4, 0.05, trouble) for name, trouble in troubles.items()]
     states = Sweep(tmp_path, jobs, Options(runs_per_task=4, minutes=5, gpus=0, cpus=1)).end()
     assert states["good"] == State(DONE)
-    assert states["deadly"].name == LOST
+    assert states["deadly"].name == FAILED
     assert "ended without it" in states["deadly"].message
-    assert states["wrong"] == State(LOST, "wrong from the start")
+    assert states["wrong"] == State(FAILED, "wrong from the start")
     assert states["unlucky"] == State(DONE)
     assert [len(events(tmp_path / name, "begin")) for name in troubles] == [1, 2, 2, 1]
 

@@ -11,8 +11,8 @@ import pytest
 from quick_runs import make_job, write_result
 
 from xcoop.results.folder import locked
-from xcoop.sweep.jobs import FAILED, Job, Outcome
-from xcoop.sweep.slurm import DONE, ELSEWHERE, LOST, NEW, QUEUED, RUNNING, Launcher, State, chunks
+from xcoop.sweep.jobs import DONE, FAILED, RUNNING, Job, Outcome
+from xcoop.sweep.slurm import ELSEWHERE, NEW, QUEUED, SlurmLauncher, State, chunks
 from xcoop.sweep.slurm_state import Entry, Ledger, Queue, QueueError, Status, Submission, read_status, write_status
 from xcoop.utils.console import UserError
 
@@ -57,18 +57,18 @@ def cluster() -> Cluster:
     return Cluster()
 
 
-def launcher(out: Path, cluster: Cluster, jobs: Sequence[Job], size: int = 2, grace: float = 0) -> Launcher:
+def launcher(out: Path, cluster: Cluster, jobs: Sequence[Job], size: int = 2, grace: float = 0) -> SlurmLauncher:
     def why(task: str) -> str:
         return cluster.causes.get(task, "NODE_FAIL")
 
-    return Launcher(jobs, Ledger(out / "slurm"), cluster.submit, size, cluster.look, why, grace)
+    return SlurmLauncher(jobs, Ledger(out / "slurm"), cluster.submit, size, cluster.look, why, grace)
 
 
 def some(out: Path, count: int) -> list[Job]:
     return [make_job(out, f"run{number}") for number in range(count)]
 
 
-def states(one: Launcher) -> list[str]:
+def states(one: SlurmLauncher) -> list[str]:
     return [state.name for state in one.look().states.values()]
 
 
@@ -165,10 +165,10 @@ def test_lost_runs_get_one_task_more_each(tmp_path: Path, cluster: Cluster) -> N
     assert [submission.attempt for submission in cluster.submissions] == [1, 1, 2]
     cluster.end(cluster.submissions[1])
     cluster.end(cluster.submissions[2])  # both before they said anything
-    assert states(one) == [DONE, LOST, QUEUED]
+    assert states(one) == [DONE, FAILED, QUEUED]
     cluster.end(cluster.submissions[3])
     tally = one.look()
-    assert [state.name for state in tally.states.values()] == [DONE, LOST, LOST]
+    assert [state.name for state in tally.states.values()] == [DONE, FAILED, FAILED]
     assert "its task 102 ended without it (NODE_FAIL)" in tally.states[jobs[1]].message
     assert len(cluster.submissions) == 4
     assert states(launcher(tmp_path, cluster, jobs)) == [DONE, QUEUED, QUEUED]  # the user asked anew
@@ -191,7 +191,7 @@ def test_cancelled_tasks_stay_cancelled(tmp_path: Path, cluster: Cluster) -> Non
     cluster.causes = {"100_0": "CANCELLED", "100_1": "OUT_OF_MEMORY"}
     cluster.end(cluster.submissions[0], 0)
     cluster.end(cluster.submissions[0], 1)
-    assert states(one) == [LOST, QUEUED]
+    assert states(one) == [FAILED, QUEUED]
     assert cluster.titles()[1:] == [[["run1"]]]
 
 
@@ -203,12 +203,12 @@ def test_errors_of_a_run(tmp_path: Path, cluster: Cluster) -> None:
     at(tmp_path, cluster.submissions[0], jobs[1], **ends)
     cluster.end(cluster.submissions[0])
     assert [(state.name, state.message) for state in one.look().states.values()] == [
-        (LOST, "no such file"),
+        (FAILED, "no such file"),
         (QUEUED, ""),
     ]
     at(tmp_path, cluster.submissions[1], jobs[1], run1=ends["run1"])
     cluster.end(cluster.submissions[1])
-    assert list(one.look().states.values()) == [State(LOST, "no such file"), State(LOST, "bad luck")]
+    assert list(one.look().states.values()) == [State(FAILED, "no such file"), State(FAILED, "bad luck")]
 
 
 def test_nothing_is_submitted_while_slurm_does_not_answer(tmp_path: Path, cluster: Cluster) -> None:

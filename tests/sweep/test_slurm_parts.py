@@ -19,7 +19,7 @@ from xcoop.commands import sweep
 from xcoop.sweep import slurm_task
 from xcoop.sweep.jobs import FAILED, FINISHED, Job, Outcome
 from xcoop.sweep.launcher import NOTES
-from xcoop.sweep.slurm import LOST, QUEUED, Display, State, Tally
+from xcoop.sweep.slurm import QUEUED, SlurmDisplay, State, Tally
 from xcoop.sweep.slurm_state import (
     Entry,
     Ledger,
@@ -238,8 +238,8 @@ def test_what_sbatch_is_told(tmp_path: Path, program: Program) -> None:
 
 def test_display_says_what_changed_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     one, two = make_job(tmp_path, "one"), make_job(tmp_path, "two")
-    display = Display(2, terminal=False)
-    tally = Tally({one: State(QUEUED), two: State(LOST, "too\nbad")}, held={"7"}, ids={"10", "7"})
+    display = SlurmDisplay(2, terminal=False)
+    tally = Tally({one: State(QUEUED), two: State(FAILED, "too\nbad")}, held={"7"}, ids={"10", "7"})
     assert display.show(tally)
     assert not display.show(tally)
     display.trouble("down")

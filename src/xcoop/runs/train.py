@@ -72,19 +72,17 @@ def run(args: argparse.Namespace, words: Sequence[str], cfg: CfgNode | None = No
         FinishedError: it is, and was.
         UserError: names, keys, types or folders are wrong; nothing was written then.
     """
+    from xcoop.config.plugins import trains
+    from xcoop.results.folder import check_resumed, occupied
+    from xcoop.results.record import UNTRAINED, Origin
+
     cfg = cfg or merged(args)
     evaluated_from = None  # of a run that trains, or whose method has nothing to train
     if args.eval_only:
-        from xcoop.config.plugins import trains
-        from xcoop.results.record import UNTRAINED
-
         _check_weights(args)
         evaluated_from = args.model_dir or (UNTRAINED if trains(cfg.TRAINER.NAME) else None)
         if args.model_dir:
-            cfg = _in_order(cfg, Path(args.model_dir))
-    from xcoop.results.folder import check_resumed, occupied
-    from xcoop.results.record import Origin
-
+            cfg = _with_classes_of_run(cfg, Path(args.model_dir))
     origin = Origin(
         cfg=Path(args.config_file).stem or None,
         command=shlex.join(["train.py", *words]),
@@ -94,7 +92,7 @@ def run(args: argparse.Namespace, words: Sequence[str], cfg: CfgNode | None = No
     if not args.eval_only:
         check_resumed(cfg)
     with occupied(Path(cfg.OUTPUT_DIR), cfg, origin, once):
-        _work(cfg, args, origin)
+        _train_or_evaluate(cfg, args, origin)
     return 0
 
 
@@ -138,7 +136,7 @@ def merged(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
-def _in_order(cfg: CfgNode, trained: Path) -> CfgNode:
+def _with_classes_of_run(cfg: CfgNode, trained: Path) -> CfgNode:
     """The config of an evaluation, with the classes of the run where the dataset has the same ones spelled otherwise.
 
     "Otherwise" is another order, too: what was learned for the first class belongs to the first class.
@@ -196,7 +194,7 @@ def _missing_name(kind: str, flag: str, name: str, registry: Any) -> str:
     return unknown(kind, name, registry.registered_names())
 
 
-def _work(cfg: CfgNode, args: argparse.Namespace, origin: Origin) -> None:
+def _train_or_evaluate(cfg: CfgNode, args: argparse.Namespace, origin: Origin) -> None:
     """Builds, and trains or evaluates; the run folder is ours by now."""
     import torch
     from dassl.engine import build_trainer
@@ -210,9 +208,9 @@ def _work(cfg: CfgNode, args: argparse.Namespace, origin: Origin) -> None:
         set_random_seed(cfg.SEED)
     if torch.cuda.is_available() and cfg.USE_CUDA:
         torch.backends.cudnn.benchmark = True
-    _introduce(cfg, args)
+    _say_head_of_log(cfg, args)
     trainer = build_trainer(cfg)
-    trainer.origin = origin
+    trainer.origin = origin  # for the record; a trainer of another programme makes none
     _check_selection(trainer, cfg)
     if not isinstance(trainer, PromptTrainer):  # ours save it once they found the checkpoint that may be there to fit
         save_config(Path(cfg.OUTPUT_DIR), cfg)
@@ -223,7 +221,7 @@ def _work(cfg: CfgNode, args: argparse.Namespace, origin: Origin) -> None:
         trainer.train()
 
 
-def _introduce(cfg: CfgNode, args: argparse.Namespace) -> None:
+def _say_head_of_log(cfg: CfgNode, args: argparse.Namespace) -> None:
     """Arguments, config and environment, as CoOp prints them at the head of a log."""
     from dassl.utils import collect_env_info
 

@@ -115,12 +115,12 @@ def jobs(grid: Grid) -> list[Job]:
         UserError: a name, key or value is wrong, class names do not match, or a folder holds a run with other
             settings.
     """
-    further = {plan: _evaluations(grid, plan) for plan in plans(grid)}
+    further = {plan: _evaluation_plans(grid, plan) for plan in plans(grid)}
     found = []
     for plan, evaluations in further.items():
         for seed in plan.seeds:
             trained = training(plan, seed, f"{Path(plan.dataset).stem}: {plan.title(seed)}")
-            found += [trained, *(_evaluation(other, seed, trained) for other in evaluations)]
+            found += [trained, *(_evaluation_job(other, seed, trained) for other in evaluations)]
     return found
 
 
@@ -208,7 +208,7 @@ def transfers(cfg: CfgNode) -> bool:
     return of_classes is None or not of_classes(cfg)
 
 
-def _evaluations(grid: Grid, plan: Plan) -> list[Plan]:
+def _evaluation_plans(grid: Grid, plan: Plan) -> list[Plan]:
     """What the trained models of a plan are evaluated on besides their own test images.
 
     Raises:
@@ -248,7 +248,7 @@ def _with(pairs: Sequence[str], key: str, *value: str) -> tuple[str, ...]:
     return (*others, key, *value) if value else others
 
 
-def _evaluation(plan: Plan, seed: int, trained: Job) -> Job:
+def _evaluation_job(plan: Plan, seed: int, trained: Job) -> Job:
     """The evaluation of one trained model; UserError if its folder holds a run with other settings."""
     from xcoop.config.plugins import trains
 

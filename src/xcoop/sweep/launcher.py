@@ -157,33 +157,30 @@ class Launcher:
         """
         warn_without_locks(Path(self.out))
         with terminable():
-            self._run()
+            for job in list(self.waiting):
+                with suppress(ValueError):  # a damaged record: the worker says so
+                    if job.done():
+                        self.waiting.remove(job)
+                        self._close(job, Outcome(FOUND))
+            if self.waiting and self.run_job is None and self.context.get_start_method() == "fork":
+                for name in MODULES:
+                    importlib.import_module(name)
+                gc.collect()
+                gc.freeze()  # the collector of a fork need not touch what it shares with us
+            try:
+                while len(self.ends) < len(self._folders):
+                    self._hand_out()
+                    self._listen()
+                    self._look_at_busy()
+                    self.display.tick()
+            finally:
+                for worker in self.workers.values():
+                    worker.dismiss()
+                for worker in self.workers.values():
+                    worker.end()
+                with suppress(OSError):  # absent, or something in it
+                    self.notes.rmdir()
         return self.ends
-
-    def _run(self) -> None:
-        for job in list(self.waiting):
-            with suppress(ValueError):  # a damaged record: the worker says so
-                if job.done():
-                    self.waiting.remove(job)
-                    self._close(job, Outcome(FOUND))
-        if self.waiting and self.run_job is None and self.context.get_start_method() == "fork":
-            for name in MODULES:
-                importlib.import_module(name)
-            gc.collect()
-            gc.freeze()  # the collector of a fork need not touch what it shares with us
-        try:
-            while len(self.ends) < len(self._folders):
-                self._hand_out()
-                self._listen()
-                self._look_at_busy()
-                self.display.tick()
-        finally:
-            for worker in self.workers.values():
-                worker.dismiss()
-            for worker in self.workers.values():
-                worker.end()
-            with suppress(OSError):  # absent, or something in it
-                self.notes.rmdir()
 
     def _hand_out(self) -> None:
         """Gives a job to each worker that has none, and ends workers for which there is none."""
@@ -226,7 +223,7 @@ class Launcher:
     def _listen(self) -> None:
         """Takes in what the workers say, and notices those that have died."""
         workers = list(self.workers.items())
-        wait([worker.line for _, worker in workers], TICK)
+        wait([worker.pipe for _, worker in workers], TICK)
         for slot, worker in workers:
             died = not worker.process.is_alive()  # asked before its last words are read
             for said in worker.hear():
@@ -286,7 +283,7 @@ class Worker:
         notes.mkdir(parents=True, exist_ok=True)
         self.log = notes / f"worker-{platform.node()}-{os.getpid()}-{re.sub(r'[^A-Za-z0-9]+', '', slot.name)}.log"
         self.log.unlink(missing_ok=True)
-        self.line, theirs = context.Pipe()
+        self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=serve, args=(theirs, slot.environment, self.log, run))
         sys.stdout.flush()
         sys.stderr.flush()
@@ -298,13 +295,13 @@ class Worker:
         self.job, self.group, self.since = job, job.group, time.monotonic()
         self.served += 1
         with suppress(OSError):
-            self.line.send(job)
+            self.pipe.send(job)
 
     def hear(self) -> Iterator[Progress | Outcome]:
         """What it has said; nothing of a worker that is silent or dead."""
         with suppress(EOFError, OSError):
-            while self.line.poll():
-                yield self.line.recv()
+            while self.pipe.poll():
+                yield self.pipe.recv()
 
     def cause(self) -> str:
         """How it died."""
@@ -320,7 +317,7 @@ class Worker:
             self.process.terminate()
         else:
             with suppress(OSError):
-                self.line.send(None)
+                self.pipe.send(None)
 
     def end(self) -> None:
         """Waits for a dismissed worker; kills it if it does not end. Its log goes unless it says something."""

@@ -32,7 +32,7 @@ from xcoop.sweep.worker import Run
 from xcoop.utils.console import UserError, say
 
 PAUSES = (2.0, 30.0)  # seconds between looks: after a change, and at most
-QUEUED, LOST, NEW, ELSEWHERE = "queued", "failed", "new", "elsewhere"  # besides DONE and RUNNING
+QUEUED, NEW, ELSEWHERE = "queued", "new", "elsewhere"  # where a run stands, besides DONE, RUNNING and FAILED
 ATTEMPTS = 2
 GRACE = 20.0  # seconds that results may take to show on this side of a network disk after their task has gone
 
@@ -60,8 +60,8 @@ def run_on_slurm(
     """
     require_slurm()
     warn_without_locks(folder)
-    launcher = Launcher(jobs, Ledger(folder), submitter(options, run), options.runs_per_task)
-    display = Display(len(jobs))
+    launcher = SlurmLauncher(jobs, Ledger(folder), submitter(options, run), options.runs_per_task)
+    display = SlurmDisplay(len(jobs))
     try:
         with terminable():
             tally = watch(launcher, display, detach)
@@ -72,11 +72,12 @@ def run_on_slurm(
         display.close()
     if detach:
         display.leave()
-    names = {DONE: FINISHED, LOST: FAILED}
+    ended = {job: state for job, state in tally.states.items() if state.name in (DONE, FAILED)}
     return {
-        job.folder: Outcome(FOUND if job in launcher.found else names[state.name], message=state.message)
-        for job, state in tally.states.items()
-        if state.name in names
+        job.folder: Outcome(
+            FOUND if job in launcher.found else FINISHED if state.name == DONE else FAILED, message=state.message
+        )
+        for job, state in ended.items()
     }
 
 
@@ -85,8 +86,8 @@ class State:
     """Where a run stands.
 
     Attributes:
-        name: QUEUED, RUNNING, DONE, LOST, NEW, or ELSEWHERE.
-        message: why it is lost; or which task has it, and on which node or why it waits.
+        name: QUEUED, RUNNING, DONE, FAILED, NEW (to be submitted), or ELSEWHERE (another process is at it).
+        message: why it failed; or which task has it, and on which node or why it waits.
         attempt: of the submission that it needs next (state NEW).
     """
 
@@ -114,7 +115,7 @@ class Tally:
         return sum(state.name in names for state in self.states.values())
 
 
-class Launcher:
+class SlurmLauncher:
     """Looks, and submits what has to be.
 
     Args:
@@ -139,9 +140,10 @@ class Launcher:
         self.jobs, self.ledger, self.submit, self.runs_per_task = list(jobs), ledger, submit, runs_per_task
         self.queue, self.why, self.grace = queue, why, grace
         self.found: set[Job] = set()  # that were done when it first looked
-        self._past: set[tuple[int, int]] | None = None  # tasks that had gone when this launcher started
-        self._gone: dict[tuple[int, int], float] = {}  # since when each task is seen to have gone
-        self._closed: dict[Job, State] = {}
+        # Tasks are known here by the number of their submission and their index in it.
+        self._past: set[tuple[int, int]] | None = None  # those that had gone when this launcher first looked
+        self._gone: dict[tuple[int, int], float] = {}  # since when each is seen to have gone (s)
+        self._closed: dict[Job, State] = {}  # DONE or FAILED, whatever Slurm says later
         self._by_folder = {job.folder: job for job in self.jobs}
 
     def look(self) -> Tally:
@@ -160,7 +162,12 @@ class Launcher:
         return tally
 
     def see(self, first: bool = True) -> Tally:
-        """Where all runs stand; `first`: what has gone already is no matter of this launcher. Nothing is submitted."""
+        """Where all runs stand; nothing is submitted.
+
+        Args:
+            first: this launcher has not looked before. Tasks that have gone by then count for nothing: what they left
+                undone is as good as new.
+        """
         holders = self.ledger.latest()
         queue = self.queue({holders[key(job)][0].name for job in self.jobs if key(job) in holders})
         if first:
@@ -178,7 +185,7 @@ class Launcher:
             state = tally.states[job] = self._closed.get(job) or self._state(job, holder, entry, tally)
             if first and state.name == DONE:
                 self.found.add(job)
-            if state.name in (DONE, LOST):
+            if state.name in (DONE, FAILED):
                 self._closed[job] = state
             elif entry:
                 tally.ids.add(entry.job)
@@ -191,7 +198,7 @@ class Launcher:
             if job.done():
                 return State(DONE)
         except ValueError as error:
-            return State(LOST, str(error))
+            return State(FAILED, str(error))
         if holder and entry:
             task, status = f"Slurm job {holder[0].task_id(holder[1])}", self.ledger.status(*holder)
             if not entry.running:
@@ -208,8 +215,8 @@ class Launcher:
         if busy(job.folder):
             return State(ELSEWHERE)
         base = tally.states.get(self._by_folder[job.after]) if job.after in self._by_folder else None
-        if base and base.name == LOST:
-            return State(LOST, "the run that it builds on failed")
+        if base and base.name == FAILED:
+            return State(FAILED, "the run that it builds on failed")
         if base and base.name in (QUEUED, RUNNING, ELSEWHERE):
             return State(QUEUED)
         return State(NEW, attempt=attempt)
@@ -228,7 +235,7 @@ class Launcher:
         if cause == "CANCELLED" or (end and not end.again) or (guilty and submission.attempt >= ATTEMPTS):
             log = self.ledger.logs(submission)
             ended = f"its task {submission.task_id(index)} ended without it ({cause or 'Slurm does not know why'})"
-            return State(LOST, end.message if end else f"{ended}; logs: {log}")
+            return State(FAILED, end.message if end else f"{ended}; logs: {log}")
         return self._new(job, tally, submission.attempt + guilty)
 
     def _submit(self, tally: Tally) -> None:
@@ -263,7 +270,9 @@ def chunks(jobs: Sequence[Job], size: int) -> list[list[Job]]:
     return [task for tasks in made.values() for task in tasks]
 
 
-def watch(launcher: Launcher, display: Display, detach: bool = False, pauses: tuple[float, float] = PAUSES) -> Tally:
+def watch(
+    launcher: SlurmLauncher, display: SlurmDisplay, detach: bool = False, pauses: tuple[float, float] = PAUSES
+) -> Tally:
     """Looks again and again, until nothing is open any more (or once, to `detach`); what the last look saw.
 
     Raises:
@@ -281,12 +290,12 @@ def watch(launcher: Launcher, display: Display, detach: bool = False, pauses: tu
         else:
             answered = True
             pause = shortest if display.show(tally) else min(1.5 * pause, longest)
-            if detach or tally.count(DONE, LOST) == len(tally.states):
+            if detach or tally.count(DONE, FAILED) == len(tally.states):
                 return tally
         time.sleep(pause)
 
 
-class Display:
+class SlurmDisplay:
     """Shows tallies: a bar on a terminal, elsewhere a line whenever something changed.
 
     Args:
@@ -311,7 +320,7 @@ class Display:
             QUEUED: "queued",
             RUNNING: "running",
             DONE: "done",
-            LOST: "failed",
+            FAILED: "failed",
             ELSEWHERE: "run by other processes",
         }
         counts = [(tally.count(name), name) for name in names]
@@ -319,7 +328,7 @@ class Display:
         changed, self._line, self._trouble = line != self._line, line, ""
         self._ids = " ".join(sorted(tally.ids, key=int))
         for job, state in tally.states.items():
-            if state.name == LOST and job not in self._failed:
+            if state.name == FAILED and job not in self._failed:
                 self._failed.add(job)
                 self._say(f"{job.title}: FAILED", *(f"    {line}" for line in state.message.splitlines()))
         held = " ".join(sorted(tally.held, key=int))
@@ -328,7 +337,7 @@ class Display:
         self._held = held
         text = f"{line} (Slurm jobs: {self._ids})" if self._ids else line
         if self.bar is not None:
-            self.bar.n = tally.count(DONE, LOST)
+            self.bar.n = tally.count(DONE, FAILED)
             self.bar.set_description_str(text)
         elif changed:
             self._say(text)
@@ -363,7 +372,7 @@ def in_queue(jobs: Sequence[Job], folder: Path) -> tuple[dict[Job, State], set[s
         ValueError: a file of the ledger is damaged.
     """
     try:
-        tally = Launcher(jobs, Ledger(folder), submitter(Options())).see()
+        tally = SlurmLauncher(jobs, Ledger(folder), submitter(Options())).see()
     except QueueError as error:
         raise UserError(f"Slurm does not answer: {error}") from None
     return {

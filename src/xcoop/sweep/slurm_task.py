@@ -134,8 +134,8 @@ class Task:
 
     def __init__(self, run: Run | None = None, fruitless: int = 0) -> None:
         self.run, self.fruitless = run, fruitless
-        self._leaving = False
-        self._found: set[tuple[str, int]] = set()
+        self._leaving = False  # `checkpoint` was called
+        self._found: set[tuple[str, int]] = set()  # what its runs had on disk when this start began; see `_progress`
 
     def __call__(self, path: Path, jobs: Sequence[Job]) -> None:
         """Runs them; how each ended stands in the status file, and what it made in its folder.

@@ -44,11 +44,11 @@ class Progress(NamedTuple):
     text: str
 
 
-def serve(line: Connection, environment: Mapping[str, str], log: Path, run: Run | None = None) -> None:
-    """What a worker process does: it runs the jobs that come over the line until None comes, or its launcher ends.
+def serve(pipe: Connection, environment: Mapping[str, str], log: Path, run: Run | None = None) -> None:
+    """What a worker process does: it runs the jobs that come through the pipe until None comes, or its launcher ends.
 
     Args:
-        line: takes jobs in; gives `Progress` while one runs, and its `Outcome`.
+        pipe: takes jobs in; gives `Progress` while one runs, and its `Outcome`.
         environment: what it is to have in its environment, `THREADS` among it.
         log: gets what is written to the standard error; it has nothing to say unless something goes wrong.
         run: what runs one job; default: `Runner`.
@@ -61,7 +61,7 @@ def serve(line: Connection, environment: Mapping[str, str], log: Path, run: Run 
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         os.dup2(file, number)
         os.close(file)
-    sys.stdout, sys.stderr = Console(line), open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+    sys.stdout, sys.stderr = Console(pipe), open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
     os.environ.update(environment)  # before torch is imported; in a fork it is there already
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(int(environment[THREADS[0]]))
@@ -71,8 +71,8 @@ def serve(line: Connection, environment: Mapping[str, str], log: Path, run: Run 
     threading.Thread(target=_end_with, args=(launcher,), daemon=True).start()
     run = run or Runner()
     try:
-        while launcher.sentinel not in wait([line, launcher.sentinel]) and (job := line.recv()) is not None:
-            line.send(attempt(job, run))
+        while launcher.sentinel not in wait([pipe, launcher.sentinel]) and (job := pipe.recv()) is not None:
+            pipe.send(attempt(job, run))
     except (KeyboardInterrupt, BrokenPipeError):
         sys.exit(INTERRUPTED)
 
@@ -93,14 +93,14 @@ class Console(io.TextIOBase):
     """A standard output that only looks for the lines that tell how far a training is: each run has a log of its own.
 
     Args:
-        line: is given the `Progress`.
+        pipe: is given the `Progress`.
     """
 
     encoding = "utf-8"
 
-    def __init__(self, line: Connection) -> None:
+    def __init__(self, pipe: Connection) -> None:
         super().__init__()
-        self._line = line
+        self._pipe = pipe
         self._told = 0.0
 
     def writable(self) -> bool:
@@ -114,7 +114,7 @@ class Console(io.TextIOBase):
             epoch, epochs, batch, batches = (int(found[number]) for number in range(1, 5))
             loss = f"loss {told[1]}, " if (told := LOSS.search(text)) else ""
             text_shown = f"epoch {epoch} of {epochs}, {loss}eta {found[5]}"
-            self._line.send(Progress((epoch - 1 + batch / batches) / epochs, text_shown))
+            self._pipe.send(Progress((epoch - 1 + batch / batches) / epochs, text_shown))
         return len(text)
 
 

@@ -477,7 +477,7 @@ class PromptTrainer(TrainerX):
             self.origin = replace(self.origin, evaluated_from=source, load_epoch=epoch)
             check_free(Path(self.output_dir), self.cfg, self.origin)
             save_config(Path(self.output_dir), self.cfg)
-        self._switch(self._clock[0])
+        self._switch(self._clock[0])  # the seconds of the running phase so far are in the record, too
         path = write_run(self, torch.cat(self._labels).numpy(), torch.cat(self._probabilities).numpy(), self._paths)
         if self.tracker is not None:
             self.tracker.summarise(read_json(path)["metrics"])
