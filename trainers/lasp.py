@@ -100,14 +100,14 @@ class LASPModel(PromptModel):
         features = self.encode_prompts(*self.prompt_learner())
         return features if self.w is None else features + self.w
 
-    def logits(self, features: ImageFeatures) -> Tensor:
-        """The scaled cosine, averaged over the groups, (B, C)."""
-        return self.scale * global_similarity(features.pooled, self.text_features())
+    def compare(self, features: ImageFeatures, text: Tensor) -> Tensor:
+        """The scaled cosine with prompts (G, C, D), averaged over the groups: (B, C)."""
+        return self.scale * global_similarity(features.pooled, text)
 
     def losses(self, features: ImageFeatures, labels: Tensor) -> dict[str, Tensor]:
         """Cross entropy, and the text-to-text loss."""
         prompts = self.all_features()
-        logits = self.scale * global_similarity(features.pooled, prompts[:, : len(self.classnames)])
+        logits = self.compare(features, prompts[:, : len(self.classnames)])
         parts = classification(logits, labels)
         if weight := self.settings.LASP_LOSS_WEIGHT:
             parts["text"] = weight * text_to_text(prompts, self.written, self.scale)

@@ -169,7 +169,7 @@ class AlignedModel(PromptModel):
         """The class features z that images are compared with, (K, C, D)."""
         return self.class_features(self.soft_features())
 
-    def image_logits(self, features: ImageFeatures, text: Tensor) -> Tensor:
+    def compare(self, features: ImageFeatures, text: Tensor) -> Tensor:
         """Global similarity plus the weighted, pooled local one, scaled: (B, C)."""
         similarity = alignment.global_similarity(features.pooled, text)
         if self.settings.LOCAL_WEIGHT:
@@ -180,14 +180,10 @@ class AlignedModel(PromptModel):
             similarity = (1 - v) * similarity + v * fitting
         return self.corrections.with_offset(self.scale * similarity)
 
-    def logits(self, features: ImageFeatures) -> Tensor:
-        """Of the images, (B, C)."""
-        return self.image_logits(features, self.text_features())
-
     def losses(self, features: ImageFeatures, labels: Tensor) -> dict[str, Tensor]:
         """Image-prompt, prompt-level and token-level alignment, and the prior; a part of weight 0 is not computed."""
         weights, soft = self.settings, self.soft_features()  # (K, C, D)
-        logits = self.image_logits(features, self.class_features(soft))
+        logits = self.compare(features, self.class_features(soft))
         losses = classification(logits, labels)
         if weights.PROMPT_WEIGHT:
             sentence = self.clinical.mean(0)  # (C, D)
@@ -221,7 +217,7 @@ def starting_context(backbone: Backbone, bank: ConceptBank, settings: CfgNode) -
     plain = words_around_class(bank.template)  # for banks without concepts
     if settings.CTX_INIT == "concepts":
         rows = []
-        for share in shares(bank, K):
+        for share in shares(bank, K):  # K banks, each with its share of every class's concepts
             for name in bank.classes:
                 words = context_from_words(backbone, ", ".join(share.texts(name)) or plain)  # (m, W)
                 rows.append(words.repeat(-(-n // len(words)), 1)[:n])  # (n, W), repeated or cut

@@ -153,12 +153,8 @@ class ReleasedModel(PromptModel):
         """Features of the prompts, (C, D)."""
         return self.encode_prompts(*self.prompt_learner())
 
-    def logits(self, features: ImageFeatures) -> Tensor:
-        """Of the images, (B, C); for more than one image each depends on the others."""
-        return self.image_logits(features, self.text_features())
-
-    def image_logits(self, features: ImageFeatures, text: Tensor) -> Tensor:
-        """Of the images beside prompt features (C, D): (B, C)."""
+    def compare(self, features: ImageFeatures, text: Tensor) -> Tensor:
+        """The logits (B, C) beside prompt features (C, D); of more than one image, each depends on the others."""
         copies = self.settings.N_PROMPTS * self.settings.VISUAL_FEATURES
         return logits(features.pooled, features.patches, text, self.scale, copies)
 
@@ -170,7 +166,7 @@ class ReleasedModel(PromptModel):
         """
         embeddings, end = self.prompt_learner()  # (C, 77, W), (C,)
         text = self.encode_prompts(embeddings, end)
-        parts = classification(self.image_logits(features, text), labels)
+        parts = classification(self.compare(features, text), labels)
         hard = noisy_clinical(self.clinical, self.settings.N_PROMPTS)
         parts["prompt"] = self.settings.PROMPT_WEIGHT * contrast(unit(text), hard, self.scale)
         tokens = unit(embeddings).flatten(1), unit(self.hard_embeddings).flatten(1)  # each (C, 77 * W)

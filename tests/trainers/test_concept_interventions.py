@@ -15,11 +15,15 @@ from tiny_run import ConfigMaker
 from torch.nn.functional import cosine_similarity, normalize
 
 import xcoop
+from xcoop.backbones import Backbone
+from xcoop.concepts import ConceptBank
+from xcoop.concepts.sentences import clinical_features
 from xcoop.explain.concepts import asking, changes, decompose, effects, held, leave_one_out, margin, only, without_part
 from xcoop.explain.ground_truth import Truth
 from xcoop.explain.report import test_images as images_of
 from xcoop.explain.trained import TrainedModel
 from xcoop.explain.trust import OWN, Sample, concept_rows, row
+from xcoop.methods.model import PromptModel
 
 TEXTS = ("low brightness", "deep shadow", "high brightness", "white glow")
 Asked = tuple[TrainedModel, Sample]
@@ -60,6 +64,32 @@ def test_leaving_one_out_is_asking_the_model_without_it(asked: Asked, make_cfg: 
     assert (moved[:, 0, 2:] == 0).all()
     assert (moved[:, 1, :2] == 0).all()
     torch.testing.assert_close(model.logits(features), whole)
+
+
+class ClinicalModel(PromptModel):
+    """A plug-in's method that states what `PromptModel` asks of one that holds concepts, and nothing else."""
+
+    holds_concepts = True
+
+    def __init__(self, backbone: Backbone, bank: ConceptBank) -> None:
+        super().__init__(backbone, list(bank.classes))
+        self.bank = bank
+
+    def text_features(self) -> torch.Tensor:
+        return clinical_features(self.backbone, self.bank)
+
+    def with_bank(self, bank: ConceptBank) -> ClinicalModel:
+        return ClinicalModel(self.backbone, bank)
+
+
+@torch.no_grad()
+def test_a_plug_ins_method_that_holds_concepts_is_asked_as_ours_are(asked: Asked) -> None:
+    run, sample = asked
+    model, features = ClinicalModel(run.model.backbone, run.bank), run.features(sample.images)
+    moved = leave_one_out(model, features, changes(model, run.bank, TEXTS), 4)
+    without = model.with_bank(only(run.bank, "dark_spot", ["low brightness"])).logits(features)
+    torch.testing.assert_close(moved[:, 0, 1], (model.logits(features) - without)[:, 0])
+    assert moved[:, 0, 1].abs().max() > 1e-4
 
 
 @torch.no_grad()

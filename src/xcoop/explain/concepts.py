@@ -12,7 +12,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -199,7 +199,7 @@ def changes(model: PromptModel, bank: ConceptBank, texts: tuple[str, ...], contr
 
 
 @torch.no_grad()
-def leave_one_out(model: Any, features: ImageFeatures, changed: Sequence[Change], concepts: int) -> Tensor:
+def leave_one_out(model: PromptModel, features: ImageFeatures, changed: Sequence[Change], concepts: int) -> Tensor:
     """How much of a class's logit goes with each of its concepts: logit with it less logit without it.
 
     Args:
@@ -214,7 +214,7 @@ def leave_one_out(model: Any, features: ImageFeatures, changed: Sequence[Change]
     whole = model.logits(features)  # (B, C)
     moved = whole.new_zeros(*whole.shape, concepts)
     for one in changed:
-        other = model.image_logits(features, one.text)
+        other = model.compare(features, one.text)
         moved[:, one.label, one.concept] = one.sign * (whole - other)[:, one.label]
     return moved
 
@@ -276,12 +276,10 @@ def asking(run: TrainedModel) -> Ask:
         known: dict[tuple[int, frozenset[int]], Tensor] = {}  # each subset is encoded once
 
         def of_sentences(features: ImageFeatures, label: int, kept: frozenset[int]) -> Tensor:
-            asked: Any = model
             if (label, kept) not in known:
                 texts = [concepts.texts[j] for j in sorted(kept)]
                 known[label, kept] = model.with_bank(only(bank, run.classnames[label], texts)).text_features()
-            logits: Tensor = asked.image_logits(features, known[label, kept])
-            return logits
+            return model.compare(features, known[label, kept])
 
         return of_sentences
     parts = run.decomposition

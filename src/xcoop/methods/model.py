@@ -87,11 +87,15 @@ class PromptModel(nn.Module):
         raise NotImplementedError
 
     def logits(self, features: ImageFeatures) -> Tensor:
-        """CLIP's: the scaled cosine of each image with each class, (B, C)."""
+        """Of the images, (B, C)."""
         return self.compare(features, self.text_features())
 
     def compare(self, features: ImageFeatures, text: Tensor) -> Tensor:
-        """The scaled cosine of each image with each of some text features (C, D): (B, C)."""
+        """The logits (B, C) of images beside class features such as `text_features` gives, and no others.
+
+        Here these are CLIP's, the scaled cosine with features (C, D). Explanations ask it with what other sentences
+        would have made of the class features.
+        """
         return self.scale * unit(self.compared(features)) @ unit(text).T
 
     def losses(self, features: ImageFeatures, labels: Tensor) -> dict[str, Tensor]:
