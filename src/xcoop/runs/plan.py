@@ -69,9 +69,9 @@ class Plan:
 
     @cached_property
     def folder(self) -> Path:
-        """The folder that holds the seeds' folders."""
+        """The folder that holds the seeds' folders; `xcoop.results.rows` reads its name."""
         name = Path(self.cfg).stem
-        if self.shots is None:
+        if self.shots is None:  # two underscores, since no number of shots parts the names
             return self.dataset_folder / self.trainer / "__".join(filter(None, [name, self.tag]))
         return self.dataset_folder / self.trainer / "_".join(filter(None, [name, f"{self.shots}shots", self.tag]))
 

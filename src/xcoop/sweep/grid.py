@@ -17,7 +17,10 @@ from xcoop.utils.console import UserError, numbers
 from xcoop.utils.reading import read_yaml
 from xcoop.utils.suggest import shown, unknown
 
-FEW_SHOT, FULL, BASE_TO_NEW, CROSS = "few-shot", "full", "base-to-new", "cross"
+FEW_SHOT = "few-shot"  # on `shots` training images a class
+FULL = "full"  # on all training images, once, whatever `shots` says
+BASE_TO_NEW = "base-to-new"  # on the first half of the classes; tested on these, and then on the other half
+CROSS = "cross"  # as few-shot; tested on the datasets of `targets`, too
 SETTINGS = (FEW_SHOT, FULL, BASE_TO_NEW, CROSS)
 SUBSAMPLE = "DATASET.SUBSAMPLE_CLASSES"
 VARIANTS = "variants"
@@ -34,7 +37,7 @@ class Grid:
     Attributes:
         datasets: short names or paths.
         trainers: names; or `all` alone.
-        shots: training images a class.
+        shots: training images a class; not used by `full`.
         seeds: to run.
         cfgs: configurations of the methods; () for the default of each dataset.
         backbones: names such as "ViT-B/16"; () for those of the configurations.

@@ -42,7 +42,7 @@ TICK = 0.2  # seconds between looks at everything
 LOOK = 1.0  # seconds between looks at runs that other launchers are at
 RETRIES = 1  # of a failed job
 PATIENCE = 15.0  # seconds that a worker has to end when it is asked to
-# What a run imports when it needs it: there already, in the forks of a launcher.
+# What a run imports when it needs it. A launcher that forks its workers does so once, before the first of them.
 MODULES = ("xcoop.runs.train", "xcoop.training.trainer", "xcoop.results.record", "torch.utils.tensorboard",
            "torch.utils.collect_env")  # fmt: skip
 

@@ -418,7 +418,7 @@ class PromptTrainer(TrainerX):
 
         Contexts that hold for all classes can be loaded for other classes.
         """
-        if directory and self._evaluated:  # and not the best model of this training
+        if directory and self._evaluated:  # after a training the engine loads its best epoch here: no other run's
             self._evaluated = directory, epoch
         if not directory or not self.model.state_tensors():
             logger.info("load_model() is skipped: nothing trained is given or needed")
