@@ -47,7 +47,8 @@ MEDICAL = (
 ALL = GENERIC + MEDICAL
 
 # Sixty of the eighty that CLIP's authors wrote for ImageNet (Radford et al., as above), put together from the ways of
-# showing something and the determiners that they cross: PromptSRC's frozen text is their mean (muzairkhattak/PromptSRC at bb95c77).
+# showing something and the determiners that they cross: PromptSRC's frozen text is their mean
+# (muzairkhattak/PromptSRC at bb95c77).
 _BOTH = ("bad photo", "blurry photo", "bright photo", "close-up photo", "cropped photo", "low resolution photo",
          "pixelated photo", "doodle", "painting", "rendering", "rendition", "sculpture", "sketch")  # fmt: skip
 _WITH_A = ("a drawing", "a jpeg corrupted photo", "a tattoo", "art", "graffiti")
