@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 sys.path.append(str(Path(__file__).resolve().parents[1] / "results"))
 
@@ -66,6 +67,7 @@ def training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Training:
     monkeypatch.setattr(worker, "Runner", lambda: stand_in)
     monkeypatch.setattr(launcher, "make_slots", lambda most: slots)
     monkeypatch.setattr(launcher, "MODULES", ())
+    monkeypatch.setattr(launcher, "start_method", lambda slots: "fork")
     monkeypatch.setattr(launcher, "LOOK", 0.1)
     return stand_in
 
@@ -266,3 +268,28 @@ def test_many_overrides_have_a_short_name_with_a_hash(tmp_path: Path) -> None:
     assert len(one) <= len("phantom_4shots_") + LONGEST_TAG
     assert one == name("TRAINER.COOP.N_CTX", "8", "INPUT.TRANSFORMS", many, "OPTIM.LR", "0.01")  # order is nothing
     assert one != name("OPTIM.LR", "0.01", "INPUT.TRANSFORMS", many, "TRAINER.COOP.N_CTX", "9")
+
+
+def test_workers_that_are_no_forks_know_what_a_run_needs(
+    tmp_path: Path, tiny_weights_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on GPUs: a fresh process gets the config ready-made, and no module of ours is imported there yet."""
+    for name, level in (("dark", 40), ("light", 200)):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(8):
+            Image.new("L", (32, 32), level + number).save(tmp_path / "images" / name / f"{number}.png")
+    monkeypatch.setattr(launcher, "start_method", lambda slots: "spawn")
+    words = ["run", "folder", "1", "CoOp", "vit_b16", "DATASET.PATH", str(tmp_path / "images"), "MODEL.BACKBONE.PATH"]
+    words += [
+        str(tiny_weights_file),
+        "INPUT.SIZE",
+        "(32, 32)",
+        "OPTIM.MAX_EPOCH",
+        "1",
+        "--seeds",
+        "1",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert main(words) == 0
+    assert [read_run(path.parent) is not None for path in (tmp_path / "out").rglob("results.json")] == [True]

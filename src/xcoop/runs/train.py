@@ -72,11 +72,12 @@ def run(args: argparse.Namespace, words: Sequence[str], cfg: CfgNode | None = No
         FinishedError: it is, and was.
         UserError: names, keys, types or folders are wrong; nothing was written then.
     """
-    from xcoop.config.plugins import trains
+    from xcoop.config.plugins import load_plugins, trains
     from xcoop.results.folder import check_resumed, occupied
     from xcoop.results.record import UNTRAINED, Origin
 
     cfg = cfg or merged(args)
+    load_plugins()  # a process that was handed its config may not have needed them yet
     evaluated_from = None  # of a run that trains, or whose method has nothing to train
     if args.eval_only:
         _check_weights(args)

@@ -118,6 +118,16 @@ def _free_memory(cores: int) -> int:
         return MEMORY * cores
 
 
+def start_method(slots: Sequence[Slot]) -> str:
+    """How workers start, "fork" or "spawn".
+
+    A fork begins at once, since all that a run imports is there already. A process that has looked for GPUs cannot hand
+    them on to its forks, and of threads they would have nothing but the locks.
+    """
+    on_gpus = any(slot.environment.get("CUDA_VISIBLE_DEVICES") for slot in slots)
+    return "fork" if sys.platform == "linux" and threading.active_count() == 1 and not on_gpus else "spawn"
+
+
 class Launcher:
     """Runs jobs, and shows how far they are.
 
@@ -143,11 +153,7 @@ class Launcher:
         self.workers: dict[Slot, Worker] = {}
         self._folders = {job.folder for job in jobs}
         self._looked = time.monotonic()
-        # A fork begins at once, since all that a run imports is there already. A process that has looked for GPUs
-        # cannot hand them on to its forks, and of threads they would have nothing but the locks.
-        forks = sys.platform == "linux" and threading.active_count() == 1
-        forks = forks and not any(slot.environment.get("CUDA_VISIBLE_DEVICES") for slot in slots)
-        self.context: Any = multiprocessing.get_context("fork" if forks else "spawn")
+        self.context: Any = multiprocessing.get_context(start_method(slots))
 
     def run(self) -> dict[Path, Outcome]:
         """Runs all; how each ended.
