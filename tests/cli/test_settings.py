@@ -13,6 +13,7 @@ from xcoop.config import identity
 from xcoop.config.defaults import RULES, check_settings, get_cfg
 from xcoop.config.identity import flatten
 from xcoop.config.merge import merge_file, merge_pairs
+from xcoop.engine.config import UNREAD
 from xcoop.runs.train import merged, parser
 from xcoop.utils import rules
 from xcoop.utils.console import UserError
@@ -85,22 +86,25 @@ def test_what_is_out_of_range_is_named(key: str, value: str) -> None:
     assert "must be" in message
 
 
-def test_a_config_of_dassl_or_of_an_older_version_is_merged_and_has_the_same_hash(tmp_path: Path) -> None:
-    """Its keys that only domain adaptation reads are passed over at their defaults, and refused otherwise."""
-    older = CFG.clone()
-    for key, default in identity.ELSEWHERE.items():
+@pytest.mark.parametrize("has_them", [True, False])
+def test_a_config_of_dassl_or_another_version_is_merged_and_has_the_same_hash(tmp_path: Path, has_them: bool) -> None:
+    """The keys that only domain adaptation reads are taken at their defaults, and refused otherwise."""
+    theirs = CFG.clone()
+    for key, default in UNREAD.items():
         *above, leaf = key.split(".")
-        node = older
+        node = theirs
         for name in above:
             node = node.setdefault(name, CfgNode())
         node[leaf] = default
-    older.TRAINER.FIXMATCH = CfgNode(new_allowed=True)
+        if not has_them:
+            del node[leaf]
+    theirs.TRAINER.FIXMATCH = CfgNode(new_allowed=True)
     path = tmp_path / "config.yaml"
-    path.write_text(older.dump())
+    path.write_text(theirs.dump())
     merge_file(cfg := CFG.clone(), path)
     assert cfg == CFG
     assert identity.config_hash(identity.read_config(path)) == identity.config_hash(CFG)
-    assert "'TRAIN.COUNT_ITER'" in refusal("TRAIN.COUNT_ITER", "train_u")
+    assert "'TRAIN.COUNT_ITER' needs Dassl itself" in refusal("TRAIN.COUNT_ITER", "train_u")
 
 
 def test_a_long_unknown_key_is_cut() -> None:

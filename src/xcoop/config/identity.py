@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from xcoop.config import augmentation
+from xcoop.engine.config import UNREAD
 from xcoop.utils.reading import read_yaml
 
 # Where things lie, how fast and how talkative: none of these changes what a run computes.
@@ -34,28 +35,6 @@ MACHINE = (
 SEED = "SEED"
 # Keys that older runs lack, with the value that stands for what those did: a run has one hash, with them or without.
 LATER = {"DATASET.POSITIVE_CLASS": ""}
-# Keys of Dassl's domain adaptation and networks, which nothing of CoOp's kind reads. Runs on Dassl, and older ones,
-# record them with these defaults; ours lack them: they have one hash, with them or without.
-ELSEWHERE: dict[str, Any] = {
-    "DATALOADER.TRAIN_U.BATCH_SIZE": 32,
-    "DATALOADER.TRAIN_U.N_DOMAIN": 0,
-    "DATALOADER.TRAIN_U.N_INS": 16,
-    "DATALOADER.TRAIN_U.SAME_AS_X": True,
-    "DATALOADER.TRAIN_U.SAMPLER": "RandomSampler",
-    "DATALOADER.TRAIN_X.N_DOMAIN": 0,
-    "DATALOADER.TRAIN_X.N_INS": 16,
-    "DATASET.ALL_AS_UNLABELED": False,
-    "DATASET.CIFAR_C_LEVEL": 1,
-    "DATASET.CIFAR_C_TYPE": "",
-    "DATASET.NUM_LABELED": -1,
-    "DATASET.STL10_FOLD": -1,
-    "MODEL.BACKBONE.PRETRAINED": True,
-    "MODEL.HEAD.ACTIVATION": "relu",
-    "MODEL.HEAD.BN": True,
-    "MODEL.HEAD.DROPOUT": 0.0,
-    "MODEL.HEAD.HIDDEN_LAYERS": [],
-    "TRAIN.COUNT_ITER": "train_x",
-}
 # Of these only the file name counts; the content is recorded by its own hash.
 FILES = ("DATASET.CONCEPT_BANK", "DATASET.PATH", "MODEL.BACKBONE.PATH", "MODEL.INIT_WEIGHTS")
 
@@ -75,7 +54,7 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def settings(cfg: Mapping[str, Any]) -> dict[str, Any]:
     """What the hash covers: all leaves of `cfg` but those of the machine, the seed, and other trainers' nodes."""
     trainer, nodes = cfg["TRAINER"]["NAME"], cfg["TRAINER"]
-    own = {key: value for key, value in (ELSEWHERE | flatten(cfg)).items() if not _below(key, (*MACHINE, SEED))}
+    own = {key: value for key, value in (UNREAD | flatten(cfg)).items() if not _below(key, (*MACHINE, SEED))}
     own = {key: value for key, value in own.items() if concerns(key, trainer, nodes) and LATER.get(key, ...) != value}
     if not augmentation.augmented(cfg):
         own.pop(augmentation.KEY, None)  # then it has no say

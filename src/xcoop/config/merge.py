@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from ast import literal_eval
 from collections.abc import Sequence
 from contextlib import suppress
@@ -11,8 +12,10 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from xcoop.config.identity import ELSEWHERE, flatten
+from xcoop.config.identity import flatten
 from xcoop.config.plugins import plugin_path
+from xcoop.engine.config import UNREAD
+from xcoop.engine.imports import Facade, needs_dassl
 from xcoop.utils.console import UserError, names_like
 from xcoop.utils.reading import read_yaml
 from xcoop.utils.suggest import shown, unknown
@@ -173,8 +176,6 @@ def _set(cfg: CfgNode, key: str, value: Any, where: str) -> None:
     for name in nodes:
         node = node.get(name) if isinstance(node, dict) else None
     if not isinstance(node, dict) or leaf not in node:
-        if ELSEWHERE.get(key, ...) == value:
-            return  # a config that Dassl or an older version dumped: what it says is what is done anyway
         # The key whose whole path is near, or one with the same last name.
         keys = list(flatten(cfg))
         same = [other for other in keys if other.rpartition(".")[2].lower() == leaf.lower()]
@@ -188,6 +189,8 @@ def _set(cfg: CfgNode, key: str, value: Any, where: str) -> None:
     if isinstance(value, str):  # the Python literal that it spells, as yacs has it; else the text itself
         with suppress(ValueError, SyntaxError, MemoryError, RecursionError):
             value = literal_eval(value)
+    if UNREAD.get(key, value) != value and isinstance(sys.modules.get("dassl"), Facade):
+        raise UserError(f"{where}{needs_dassl(shown(key))}")  # it would change nothing
     node[leaf] = _fitting(node[leaf], value, key, where)
 
 

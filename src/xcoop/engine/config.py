@@ -1,7 +1,4 @@
-"""The engine's configuration: the keys of Dassl 0.6.3 that CoOp-style code reads or sets, with defaults and rules.
-
-What only domain adaptation and Dassl's own networks read is not here; `xcoop.config.identity` knows those keys.
-"""
+"""The engine's configuration: the keys of Dassl 0.6.3, with their defaults and what they take."""
 
 from __future__ import annotations
 
@@ -130,6 +127,31 @@ KEYS: dict[str, tuple[Any, Rule | None]] = {
     "TEST.FINAL_MODEL": ("last_step", one_of("last_step", "best_val")),
     "TRAINER.NAME": ("", None),
 }
+
+# What only domain adaptation and Dassl's own networks read. Dassl's configs set these keys, and programmes with a copy
+# of its `DataManager` read some. A run whose config lacks them has the hash of one with these defaults.
+_UNREAD: dict[str, tuple[Any, Rule | None]] = {
+    "DATALOADER.TRAIN_U.SAMPLER": ("RandomSampler", _SAMPLER),
+    "DATALOADER.TRAIN_U.BATCH_SIZE": (32, whole(1)),
+    "DATALOADER.TRAIN_U.N_DOMAIN": (0, whole(0)),
+    "DATALOADER.TRAIN_U.N_INS": (16, whole(1)),
+    "DATALOADER.TRAIN_U.SAME_AS_X": (True, None),
+    "DATALOADER.TRAIN_X.N_DOMAIN": (0, whole(0)),
+    "DATALOADER.TRAIN_X.N_INS": (16, whole(1)),
+    "DATASET.ALL_AS_UNLABELED": (False, None),
+    "DATASET.CIFAR_C_LEVEL": (1, whole(1, 5)),
+    "DATASET.CIFAR_C_TYPE": ("", None),
+    "DATASET.NUM_LABELED": (-1, whole(-1)),
+    "DATASET.STL10_FOLD": (-1, whole(-1, 9)),
+    "MODEL.BACKBONE.PRETRAINED": (True, None),
+    "MODEL.HEAD.ACTIVATION": ("relu", None),
+    "MODEL.HEAD.BN": (True, None),
+    "MODEL.HEAD.DROPOUT": (0.0, _SHARE),
+    "MODEL.HEAD.HIDDEN_LAYERS": ([], each(whole(1))),
+    "TRAIN.COUNT_ITER": ("train_x", one_of("train_x", "train_u", "smaller_one")),
+}
+KEYS |= _UNREAD
+UNREAD = {key: default for key, (default, _) in _UNREAD.items()}
 
 
 def node_of(keys: dict[str, tuple[Any, Rule | None]]) -> CfgNode:
