@@ -14,7 +14,9 @@ import pytest
 import torch
 from dassl.config import get_cfg_default
 from dassl.data import DataManager, DatasetWrapper
+from dassl.data.data_manager import build_data_loader
 from dassl.data.datasets import DatasetBase, Datum
+from dassl.data.samplers import build_sampler
 from dassl.data.transforms import build_transform
 from dassl.utils import read_image
 from PIL import Image
@@ -83,7 +85,58 @@ def test_class_without_a_training_image_keeps_its_name(squares: Path) -> None:
     assert DatasetBase(train_x=some, test=items_of(squares, "test")).classnames == ["red", "green", "blue"]
 
 
+class Renamed(DatasetBase):
+    """A programme's dataset that names its classes by a method of its own, and then sets what the base has read."""
+
+    @staticmethod
+    def get_lab2cname(data_source: Any) -> Any:
+        names = {item.label: item.classname.upper() for item in data_source}
+        return names, [names[label] for label in sorted(names)]
+
+    def __init__(self, train: Any) -> None:
+        super().__init__(train_x=train)
+        self._train_x = train[:2]
+
+
+def test_a_programmes_dataset_may_say_parts_of_the_base_otherwise(squares: Path) -> None:
+    dataset = Renamed(items_of(squares, "train"))
+    assert (dataset.classnames, dataset.num_classes, len(dataset.train_x)) == (["RED", "GREEN", "BLUE"], 3, 2)
+
+
+class OwnManager(DataManager):
+    """A programme's copy of the manager: it calls no `super().__init__`, and makes its loaders itself."""
+
+    def __init__(self, cfg: Any, squares: Path) -> None:
+        self.dataset = DatasetBase(train_x=items_of(squares, "train"), test=items_of(squares, "test"))
+        node = cfg.DATALOADER.TRAIN_X
+        self.train_loader_x = build_data_loader(
+            cfg,
+            sampler_type=node.SAMPLER,
+            data_source=self.dataset.train_x,
+            batch_size=node.BATCH_SIZE,
+            n_domain=node.N_DOMAIN,
+            n_ins=node.N_INS,
+            tfm=build_transform(cfg, is_train=True),
+        )
+        self._num_classes = self.dataset.num_classes
+        self._num_source_domains = 0
+        self._lab2cname = self.dataset.lab2cname
+        self.show_dataset_summary(cfg)
+
+
 class TestLoaders:
+    def test_a_programmes_own_manager(self, squares: Path, tmp_path: Path, capsys: Any) -> None:
+        manager = OwnManager(make_cfg(squares, tmp_path), squares)
+        assert (manager.num_classes, manager.num_source_domains, manager.lab2cname[1]) == (3, 0, "green")
+        assert len(next(iter(manager.train_loader_x))["label"]) == 8
+        assert "# train_x  18" in capsys.readouterr().out
+
+    def test_samplers_by_name(self, squares: Path) -> None:
+        items = items_of(squares, "train")
+        assert list(build_sampler("SequentialSampler", data_source=items, batch_size=4)) == list(range(18))
+        shuffled = list(build_sampler("RandomSampler", None, items, 4, n_domain=0, n_ins=16))
+        assert sorted(shuffled) == list(range(18))
+
     def test_incomplete_training_batch_is_dropped_unless_it_is_all(self, squares: Path, tmp_path: Path) -> None:
         manager = DataManager(make_cfg(squares, tmp_path, "DATALOADER.TRAIN_X.BATCH_SIZE", 7))
         assert [len(batch["label"]) for batch in manager.train_loader_x] == [7, 7]  # 18 images

@@ -20,17 +20,22 @@ from toy_engine import ours_only
 
 SURFACE = {
     "dassl.engine": "TRAINER_REGISTRY TrainerX build_trainer",
+    "dassl.engine.trainer": "TrainerX SimpleTrainer TrainerBase",
     "dassl.data": "DatasetWrapper DataManager",
     "dassl.data.datasets": "DATASET_REGISTRY DatasetBase Datum build_dataset",
+    "dassl.data.data_manager": "DatasetWrapper build_data_loader build_dataset build_sampler build_transform",
+    "dassl.data.samplers": "build_sampler",
     "dassl.data.transforms": "build_transform INTERPOLATION_MODES",
     "dassl.optim": "build_optimizer build_lr_scheduler",
     "dassl.evaluation": "EVALUATOR_REGISTRY build_evaluator Classification",
+    "dassl.evaluation.evaluator": "Classification EvaluatorBase",
     "dassl.metrics": "compute_accuracy",
     "dassl.config": "get_cfg_default clean_cfg",
     "dassl.utils": (
         "mkdir_if_missing listdir_nohidden load_checkpoint load_pretrained_weights read_json write_json "
         "collect_env_info set_random_seed setup_logger check_isfile read_image save_checkpoint "
-        "AverageMeter MetricMeter Registry Logger check_availability"
+        "AverageMeter MetricMeter Registry Logger check_availability "
+        "count_num_param open_all_layers open_specified_layers resume_from_checkpoint tolist_if_not"
     ),
 }
 SUBMODULES = [
@@ -123,6 +128,12 @@ class TestConfig:
             for name in key.split("."):
                 value = value[name]
             assert value == default, key
+
+    def test_dassls_keys_of_domain_adaptation_can_be_set(self) -> None:
+        cfg = get_cfg_default()
+        cfg.merge_from_list(["DATALOADER.TRAIN_U.BATCH_SIZE", 4, "DATALOADER.TRAIN_X.N_INS", 2])
+        cfg.merge_from_list(["TRAIN.COUNT_ITER", "train_u", "MODEL.BACKBONE.PRETRAINED", False])
+        assert (cfg.DATALOADER.TRAIN_U.SAMPLER, cfg.DATALOADER.TRAIN_X.N_DOMAIN) == ("RandomSampler", 0)
 
     def test_unknown_key_and_wrong_type_are_refused(self) -> None:
         cfg = get_cfg_default()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import sys
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,12 @@ from dassl.optim import build_lr_scheduler, build_optimizer
 from dassl.utils import (
     AverageMeter,
     MetricMeter,
+    count_num_param,
     load_checkpoint,
     load_pretrained_weights,
+    open_all_layers,
+    open_specified_layers,
+    resume_from_checkpoint,
     save_checkpoint,
     set_random_seed,
     setup_logger,
@@ -237,9 +242,18 @@ class TestCheckpoints:
         assert torch.equal(content["state_dict"]["1.weight"], trainer.model[1].weight)
 
     def test_prefix_of_parallel_models_is_stripped(self, tmp_path: Path) -> None:
-        state = {"state_dict": {"module.w": torch.ones(1)}, "epoch": 2}
-        save_checkpoint(state, str(tmp_path))
-        assert list(load_checkpoint(str(tmp_path / "model.pth.tar-2"))["state_dict"]) == ["w"]
+        for strip, key in ((True, "w"), (False, "module.w")):
+            state = {"state_dict": {"module.w": torch.ones(1)}, "epoch": 2}
+            save_checkpoint(state, str(tmp_path), remove_module_from_keys=strip)
+            assert list(load_checkpoint(str(tmp_path / "model.pth.tar-2"))["state_dict"]) == [key]
+
+    def test_a_programmes_own_loop_resumes_by_the_function(self, tmp_path: Path) -> None:
+        model, other = nn.Linear(2, 1), nn.Linear(2, 1)
+        with pytest.raises(FileNotFoundError):
+            resume_from_checkpoint(str(tmp_path), other)
+        save_checkpoint({"state_dict": model.state_dict(), "epoch": 3}, str(tmp_path))
+        assert resume_from_checkpoint(str(tmp_path), other) == 3
+        assert torch.equal(other.weight, model.weight)
 
     def test_no_path_and_no_file(self, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="None"):
@@ -290,6 +304,18 @@ class TestCheckpoints:
         torch.save({"nothing": torch.zeros(1)}, tmp_path / "n.pth")
         with pytest.warns(UserWarning, match=ANY):
             load_pretrained_weights(model, str(tmp_path / "n.pth"))
+
+
+def test_parameters_are_counted_and_opened_by_layer() -> None:
+    model = nn.Sequential(OrderedDict(tower=nn.Linear(2, 2), head=nn.Linear(2, 1)))
+    assert count_num_param(model) == 9
+    assert count_num_param(params=model.head.parameters()) == 3
+    open_specified_layers(model, "head")
+    assert [p.requires_grad for p in model.parameters()] == [False, False, True, True]
+    assert (model.tower.training, model.head.training) == (False, True)
+    open_all_layers(model)
+    assert all(p.requires_grad for p in model.parameters())
+    assert model.tower.training
 
 
 class TestEvaluator:
@@ -344,6 +370,12 @@ class TestMeters:
         meter.update(1.0)
         meter.update(torch.tensor(4.0), n=2)
         assert (meter.val, meter.sum, meter.count, meter.avg) == (4, 9, 3, 3)
+        meter.reset()
+        assert (meter.val, meter.sum, meter.count, meter.avg) == (0, 0, 0, 0)
+        moving = AverageMeter(ema=True)
+        moving.update(1.0)
+        moving.update(2.0)
+        assert moving.avg == pytest.approx(0.1 * 0.9 + 2 * 0.1)
 
     def test_text_and_types(self) -> None:
         meter = MetricMeter()

@@ -137,6 +137,33 @@ def test_any_trainer_of_the_engine_ends_in_the_same_weights_whatever_the_workers
     assert torch.equal(one, two)
 
 
+class OwnLoop(Linear):
+    """A programme's trainer with a loop of its own, which keeps what it was given in each epoch."""
+
+    first = 0
+
+    def resume_model_if_exist(self, directory: str) -> int:
+        return self.first
+
+    def before_epoch(self) -> None:
+        self.seen = {} if self.epoch == self.first else self.seen
+
+    def run_epoch(self) -> None:
+        self.seen[self.epoch] = seen(self.train_loader_x)
+
+
+@ours_only("the loaders of Dassl are told nothing")
+def test_a_resumed_loop_of_a_programmes_own_is_given_what_belongs_to_the_epoch(squares: Path, tmp_path: Path) -> None:
+    cfg = make_cfg(squares, tmp_path, "SEED", 1, "OPTIM.MAX_EPOCH", 3, "DATALOADER.TRAIN_X.BATCH_SIZE", 18)
+    whole, resumed = OwnLoop(cfg), OwnLoop(cfg)
+    resumed.first = 1
+    for trainer in (whole, resumed):
+        trainer.train()
+    assert list(resumed.seen) == [1, 2]
+    assert all(torch.equal(resumed.seen[epoch][i], whole.seen[epoch][i]) for epoch in (1, 2) for i in range(N))
+    assert not torch.equal(whole.seen[0][0], whole.seen[1][0])
+
+
 @ours_only("an exact resume")
 @pytest.mark.parametrize(("workers", "final"), [(0, "best_val"), (0, "last_step"), (2, "best_val")])
 def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(

@@ -11,6 +11,7 @@ import os
 import shutil
 import warnings
 from collections import OrderedDict
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,22 +23,31 @@ from xcoop.engine.rng import restore_rng, rng_state
 from xcoop.utils import files
 from xcoop.utils.console import LONGEST_PATH
 from xcoop.utils.reading import read_bytes
-from xcoop.utils.suggest import shown
+from xcoop.utils.suggest import shown, unknown
 
 BEST = "model-best.pth.tar"
 POINTER = "checkpoint"
 
 
-def save_checkpoint(state: dict[str, Any], save_dir: str, is_best: bool = False, model_name: str = "") -> None:
+def save_checkpoint(
+    state: dict[str, Any],
+    save_dir: str,
+    is_best: bool = False,
+    remove_module_from_keys: bool = True,
+    model_name: str = "",
+) -> None:
     """Writes a checkpoint, then the pointer to it.
 
     Args:
-        state: at least `state_dict` (less the "module." that DataParallel adds) and `epoch` (finished epochs).
+        state: at least `state_dict` and `epoch` (finished epochs).
         save_dir: the folder, made if missing.
         is_best: copy it to `model-best.pth.tar` too.
+        remove_module_from_keys: strip the "module." that DataParallel adds.
         model_name: the file's name; "" is `model.pth.tar-<epoch>`.
     """
-    state = {"rng": rng_state(), **state, "state_dict": _without_module(state["state_dict"])}
+    state = {"rng": rng_state(), **state}
+    if remove_module_from_keys:
+        state["state_dict"] = _without_module(state["state_dict"])
     name = model_name or epoch_file(state["epoch"])
     path = os.path.join(save_dir, name)
     safeload.write(state, path)
@@ -110,6 +120,26 @@ def restore(
     print(f"Previous epoch: {checkpoint['epoch']}")
 
 
+def resume_from_checkpoint(
+    fdir: str, model: nn.Module, optimizer: torch.optim.Optimizer | None = None, scheduler: Any = None
+) -> int:
+    """Puts everything back to where the newest checkpoint of a folder left it; see `restore`.
+
+    Returns:
+        How many epochs were finished.
+
+    Raises:
+        FileNotFoundError: the folder holds none.
+    """
+    path = newest(fdir)
+    if not path:
+        raise FileNotFoundError(f"no file {POINTER!r} in {fdir}: nothing to resume from")
+    print(f'Loading checkpoint from "{path}"')
+    checkpoint = load_checkpoint(path)
+    restore(checkpoint, model, optimizer, scheduler)
+    return int(checkpoint["epoch"])
+
+
 def load_pretrained_weights(model: nn.Module, weight_path: str) -> None:
     """Loads those weights of a file that fit the model in name and shape; warns if none does.
 
@@ -129,6 +159,42 @@ def load_pretrained_weights(model: nn.Module, weight_path: str) -> None:
     left = sorted(set(given) - set(fitting))
     if left:
         print(f"Weights left out, since the name or the shape does not fit: {left}")
+
+
+def count_num_param(model: nn.Module | None = None, params: Any = None) -> int:
+    """The number of parameters of a model, of one tensor, or of several (of groups, too).
+
+    Raises:
+        ValueError: nothing is given.
+    """
+    if model is not None:
+        return sum(parameter.numel() for parameter in model.parameters())
+    if params is None:
+        raise ValueError("neither a model nor parameters to count")
+    if isinstance(params, Tensor):
+        return params.numel()
+    return sum(count_num_param(params=p["params"] if isinstance(p, dict) else p) for p in params)
+
+
+def open_all_layers(model: nn.Module) -> None:
+    """All layers in train mode, all parameters with gradients."""
+    model.train().requires_grad_(True)
+
+
+def open_specified_layers(model: nn.Module, open_layers: str | Iterable[str]) -> None:
+    """Train mode and gradients for the named top-level layers; eval mode and none for the others.
+
+    Raises:
+        ValueError: the model has no such layer.
+    """
+    inner = model.module if isinstance(model, nn.DataParallel) else model
+    names = [open_layers] if isinstance(open_layers, str) else list(open_layers)
+    layers = dict(inner.named_children())
+    for name in names:
+        if name not in layers:
+            raise ValueError(unknown("layer", name, layers))
+    for name, layer in layers.items():
+        layer.train(name in names).requires_grad_(name in names)
 
 
 def _without_module(state_dict: dict[str, Tensor]) -> OrderedDict[str, Tensor]:

@@ -9,7 +9,8 @@ import logging
 import os
 import random
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -87,6 +88,9 @@ Items = list[Datum]
 class DatasetBase:
     """Labelled training images, validation and test images.
 
+    Datasets of prompt learners say some of this otherwise: they set what lies behind a property, or count and name
+    the classes by methods of their own.
+
     Attributes:
         dataset_dir: its folder's name below DATASET.ROOT.
         train_x: labelled training images.
@@ -102,6 +106,13 @@ class DatasetBase:
     """
 
     dataset_dir: str = ""
+    train_x = property(attrgetter("_train_x"))
+    train_u = property(attrgetter("_train_u"))
+    val = property(attrgetter("_val"))
+    test = property(attrgetter("_test"))
+    num_classes = property(attrgetter("_num_classes"))
+    lab2cname = property(attrgetter("_lab2cname"))
+    classnames = property(attrgetter("_classnames"))
 
     def __init__(
         self,
@@ -110,18 +121,28 @@ class DatasetBase:
         val: Items | None = None,
         test: Items | None = None,
     ) -> None:
-        self.train_x = train_x
-        self.train_u = train_u
-        self.val = val
-        self.test = test
+        self._train_x = train_x
+        self._train_u = train_u
+        self._val = val
+        self._test = test
         # A class without a training image keeps its place among the names if another split shows it: were it left
         # out, all later names would move down by one.
         labelled = [item for split in (train_x, val, test) for item in split or ()]
         if not labelled:
             raise ValueError("a dataset without a single labelled image")
-        self.lab2cname = dict(sorted({item.label: item.classname for item in labelled}.items()))
-        self.classnames = list(self.lab2cname.values())
-        self.num_classes = max(self.lab2cname) + 1
+        self._num_classes = self.get_num_classes(labelled)
+        self._lab2cname, self._classnames = self.get_lab2cname(labelled)
+
+    @staticmethod
+    def get_num_classes(data_source: Iterable[Datum]) -> int:
+        """The greatest label plus one."""
+        return max(item.label for item in data_source) + 1
+
+    @staticmethod
+    def get_lab2cname(data_source: Iterable[Datum]) -> tuple[dict[int, str], list[str]]:
+        """The class names by label, and as a list in that order."""
+        names = dict(sorted({item.label: item.classname for item in data_source}.items()))
+        return names, list(names.values())
 
     def generate_fewshot_dataset(
         self, *data_sources: Items, num_shots: int = -1, repeat: bool = False
@@ -287,11 +308,37 @@ def with_workers_that_exist(cfg: CfgNode) -> CfgNode:
     return capped
 
 
+def build_sampler(
+    sampler_type: str,
+    cfg: CfgNode | None = None,
+    data_source: Sequence[Datum] | None = None,
+    batch_size: int = 32,
+    n_domain: int = 0,
+    n_ins: int = 16,
+) -> Sampler:
+    """The sampler of that name over `data_source`; what only Dassl's own samplers read is taken, and left alone.
+
+    Raises:
+        ValueError: the sampler is unknown, or Dassl's alone.
+    """
+    samplers: dict[str, Callable[[Any], Sampler]] = {
+        "RandomSampler": RandomSampler,
+        "SequentialSampler": SequentialSampler,
+    }
+    if sampler_type in ("RandomDomainSampler", "SeqDomainSampler", "RandomClassSampler"):
+        raise ValueError(needs_dassl(sampler_type))
+    if sampler_type not in samplers:
+        raise ValueError(unknown("sampler", sampler_type, samplers))
+    return samplers[sampler_type](data_source or [])
+
+
 def build_data_loader(
     cfg: CfgNode,
     sampler_type: str = "SequentialSampler",
     data_source: Sequence[Datum] | None = None,
     batch_size: int = 64,
+    n_domain: int = 0,
+    n_ins: int = 2,
     tfm: Transform | Sequence[Transform] | None = None,
     is_train: bool = True,
     dataset_wrapper: type[Dataset] | None = None,
@@ -303,6 +350,8 @@ def build_data_loader(
         sampler_type: RandomSampler or SequentialSampler.
         data_source: the images.
         batch_size: images a batch.
+        n_domain: see `build_sampler`.
+        n_ins: see `build_sampler`.
         tfm: the transform or transforms.
         is_train: for training: an incomplete last batch is left out, unless it is the only one.
         dataset_wrapper: a class in place of `SeededWrapper`.
@@ -314,19 +363,11 @@ def build_data_loader(
     source = data_source if data_source is not None else []
     if len(source) == 0:
         raise AssertionError(f"no batch can be made of 0 images (batch size {batch_size})")
-    samplers: dict[str, Callable[[Any], Sampler]] = {
-        "RandomSampler": RandomSampler,
-        "SequentialSampler": SequentialSampler,
-    }
-    if sampler_type in ("RandomDomainSampler", "SeqDomainSampler", "RandomClassSampler"):
-        raise ValueError(needs_dassl(sampler_type))
-    if sampler_type not in samplers:
-        raise ValueError(unknown("sampler", sampler_type, samplers))
     wrapper: Any = dataset_wrapper or SeededWrapper
     return SeededLoader(
         wrapper(cfg, source, transform=tfm, is_train=is_train),
         batch_size=batch_size,
-        sampler=samplers[sampler_type](source),
+        sampler=build_sampler(sampler_type, cfg, source, batch_size, n_domain, n_ins),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         drop_last=is_train and len(source) >= batch_size,
         pin_memory=torch.cuda.is_available() and cfg.USE_CUDA,
@@ -336,12 +377,18 @@ def build_data_loader(
 class DataManager:
     """Builds the dataset that the config names, and a loader for each of its splits.
 
+    Some programmes' own managers call no `super().__init__`: they set what lies behind the properties.
+
     Args:
         cfg: the run's config.
         custom_tfm_train: a transform in place of the config's for training.
         custom_tfm_test: the same for validation and test.
         dataset_wrapper: a class in place of `SeededWrapper`.
     """
+
+    num_classes = property(attrgetter("_num_classes"))
+    num_source_domains = property(attrgetter("_num_source_domains"))
+    lab2cname = property(attrgetter("_lab2cname"))
 
     def __init__(
         self,
@@ -372,11 +419,15 @@ class DataManager:
         self.train_loader_u = None  # unlabelled images are Dassl's alone
         self.val_loader = loader(dataset.val, cfg.DATALOADER.TEST, is_train=False) if dataset.val else None
         self.test_loader = loader(dataset.test, cfg.DATALOADER.TEST, is_train=False)
-        self.num_classes = dataset.num_classes
-        self.num_source_domains = len(cfg.DATASET.SOURCE_DOMAINS)
-        self.lab2cname = dataset.lab2cname
+        self._num_classes = dataset.num_classes
+        self._num_source_domains = len(cfg.DATASET.SOURCE_DOMAINS)
+        self._lab2cname = dataset.lab2cname
         if cfg.VERBOSE:
-            rows = [["Dataset", cfg.DATASET.NAME], ["# classes", f"{self.num_classes:,}"]]
-            splits = {"train_x": dataset.train_x, "val": dataset.val, "test": dataset.test}
-            rows += [[f"# {name}", f"{len(items):,}"] for name, items in splits.items() if items]
-            print(tabulate(rows))
+            self.show_dataset_summary(cfg)
+
+    def show_dataset_summary(self, cfg: CfgNode) -> None:
+        """Prints a table of what was loaded."""
+        rows = [["Dataset", cfg.DATASET.NAME], ["# classes", f"{self.num_classes:,}"]]
+        splits = {name: getattr(self.dataset, name) for name in ("train_x", "val", "test")}
+        rows += [[f"# {name}", f"{len(items):,}"] for name, items in splits.items() if items]
+        print(tabulate(rows))

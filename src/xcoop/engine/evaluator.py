@@ -19,9 +19,14 @@ EVALUATOR_REGISTRY = Registry("EVALUATOR")
 
 
 class AverageMeter:
-    """The last value and the mean so far."""
+    """The last value and the mean so far; with `ema` the mean forgets: the moving one with factor 0.9."""
 
-    def __init__(self) -> None:
+    def __init__(self, ema: bool = False) -> None:
+        self.ema = ema
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets everything."""
         self.val = self.avg = self.sum = 0.0
         self.count = 0
 
@@ -30,7 +35,7 @@ class AverageMeter:
         self.val = val.item() if isinstance(val, Tensor) else val
         self.sum += self.val * n
         self.count += n
-        self.avg = self.sum / max(self.count, 1)
+        self.avg = 0.9 * self.avg + 0.1 * self.val if self.ema else self.sum / max(self.count, 1)
 
 
 class MetricMeter:
@@ -83,8 +88,27 @@ def build_evaluator(cfg: CfgNode, **kwargs: Any) -> Any:
     return EVALUATOR_REGISTRY.build(cfg.TEST.EVALUATOR, cfg, **kwargs)
 
 
+class EvaluatorBase:
+    """What an evaluator has: `reset()`, `process(output, labels)` a batch, `evaluate()` at the end."""
+
+    def __init__(self, cfg: CfgNode) -> None:
+        self.cfg = cfg
+
+    def reset(self) -> None:
+        """Forgets what was processed."""
+        raise NotImplementedError
+
+    def process(self, mo: Any, gt: Any) -> None:
+        """Takes in a batch: the model's output and the labels."""
+        raise NotImplementedError
+
+    def evaluate(self) -> OrderedDict[str, float]:
+        """The metrics by name; by the first, models are selected."""
+        raise NotImplementedError
+
+
 @EVALUATOR_REGISTRY.register()
-class Classification:
+class Classification(EvaluatorBase):
     """Accuracy, error rate and macro F1, in percent.
 
     Args:
@@ -93,7 +117,7 @@ class Classification:
     """
 
     def __init__(self, cfg: CfgNode, lab2cname: dict[int, str] | None = None, **_: Any) -> None:
-        self.cfg = cfg
+        super().__init__(cfg)
         self._lab2cname = lab2cname or {}
         self.reset()
 

@@ -20,21 +20,24 @@ from xcoop.version import __version__
 
 # Our file -> the names that it gives to the outside.
 FILES = {
-    "checkpoint": "load_checkpoint load_pretrained_weights save_checkpoint",
+    "checkpoint": "count_num_param load_checkpoint load_pretrained_weights open_all_layers open_specified_layers "
+    "resume_from_checkpoint save_checkpoint",
     "config": "cfg_default clean_cfg get_cfg_default",
-    "data": "DATASET_REGISTRY DataManager DatasetBase DatasetWrapper Datum build_data_loader build_dataset",
-    "evaluator": "AverageMeter Classification EVALUATOR_REGISTRY MetricMeter build_evaluator compute_accuracy",
+    "data": "DATASET_REGISTRY DataManager DatasetBase DatasetWrapper Datum build_data_loader build_dataset "
+    "build_sampler",
+    "evaluator": "AverageMeter Classification EVALUATOR_REGISTRY EvaluatorBase MetricMeter build_evaluator "
+    "compute_accuracy",
     "optim": "build_lr_scheduler build_optimizer",
     "tools": "Logger Registry check_availability check_isfile collect_env_info listdir_nohidden mkdir_if_missing "
-    "read_image read_json set_random_seed setup_logger write_json",
-    "trainer": "TRAINER_REGISTRY TrainerX build_trainer",
+    "read_image read_json set_random_seed setup_logger tolist_if_not write_json",
+    "trainer": "SimpleTrainer TRAINER_REGISTRY TrainerBase TrainerX build_trainer",
     "transforms": "INTERPOLATION_MODES build_transform",
 }
 FILE_OF = {name: file for file, names in FILES.items() for name in names.split()}
 
 _TOOLS = (
     "check_availability check_isfile collect_env_info listdir_nohidden mkdir_if_missing read_image read_json "
-    "set_random_seed write_json"
+    "set_random_seed tolist_if_not write_json"
 )
 # Dassl's module -> the names found in it.
 MODULES = {
@@ -42,18 +45,20 @@ MODULES = {
     "dassl.config": FILES["config"],
     "dassl.config.defaults": "cfg_default",
     "dassl.data": "DataManager DatasetWrapper",
-    "dassl.data.data_manager": "DataManager DatasetWrapper build_data_loader",
+    "dassl.data.data_manager": "DataManager DatasetWrapper build_data_loader build_dataset build_sampler "
+    "build_transform",
     "dassl.data.datasets": "DATASET_REGISTRY DatasetBase Datum build_dataset",
     "dassl.data.datasets.base_dataset": "DatasetBase Datum",
     "dassl.data.datasets.build": "DATASET_REGISTRY build_dataset",
+    "dassl.data.samplers": "build_sampler",
     "dassl.data.transforms": FILES["transforms"],
     "dassl.data.transforms.transforms": FILES["transforms"],
     "dassl.engine": FILES["trainer"],
     "dassl.engine.build": "TRAINER_REGISTRY build_trainer",
-    "dassl.engine.trainer": "TrainerX",
-    "dassl.evaluation": "Classification EVALUATOR_REGISTRY build_evaluator",
+    "dassl.engine.trainer": "SimpleTrainer TrainerBase TrainerX",
+    "dassl.evaluation": "Classification EVALUATOR_REGISTRY EvaluatorBase build_evaluator",
     "dassl.evaluation.build": "EVALUATOR_REGISTRY build_evaluator",
-    "dassl.evaluation.evaluator": "Classification",
+    "dassl.evaluation.evaluator": "Classification EvaluatorBase",
     "dassl.metrics": "compute_accuracy",
     "dassl.metrics.accuracy": "compute_accuracy",
     "dassl.optim": FILES["optim"],

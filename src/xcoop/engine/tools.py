@@ -112,6 +112,11 @@ def listdir_nohidden(path: str, sort: bool = False) -> list[str]:
     return sorted(names) if sort else names
 
 
+def tolist_if_not(x: Any) -> list[Any]:
+    """A list as it is; anything else as the only item of one."""
+    return x if isinstance(x, list) else [x]
+
+
 def read_json(fpath: str) -> Any:
     """The content of a JSON file; see `xcoop.utils.reading`."""
     return reading.read_json(fpath)

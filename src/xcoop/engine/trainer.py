@@ -93,6 +93,8 @@ class TrainerX:
         self.before_train()
         for epoch in range(self.start_epoch, self.max_epoch):
             self.epoch = epoch
+            # Here, since programmes have trainers with a `run_epoch` of their own, and some without this loader.
+            begin_epoch(getattr(self, "train_loader_x", None), epoch)
             self.before_epoch()
             self.run_epoch()
             self.after_epoch()
@@ -116,7 +118,6 @@ class TrainerX:
 
     def run_epoch(self) -> None:
         """One pass over the training images."""
-        begin_epoch(self.train_loader_x, self.epoch)
         self.set_model_mode("train")
         losses, batch_time, data_time = MetricMeter(), AverageMeter(), AverageMeter()
         self.num_batches = len(self.train_loader_x)
@@ -416,3 +417,6 @@ class TrainerX:
             self._writer.add_scalar(*scalar)
         self._scalars.clear()
         self._handed = time.monotonic()
+
+
+TrainerBase = SimpleTrainer = TrainerX  # Dassl builds it in three floors; programmes derive from any
