@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -147,3 +148,13 @@ def test_a_cache_of_another_shape_is_refused(key: str, shape: tuple[int, ...], m
     assert trainer.model.keys.shape[0] == 7
     with pytest.raises(ValueError, match=f"here: '{key}' has shape"):
         trainer.model.load_trained_state(before | {key: torch.ones(shape)}, "here")
+
+
+def test_a_machine_with_fewer_cpus_is_told_of_once(
+    make_cfg: ConfigMaker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0}, raising=False)
+    with caplog.at_level("INFO"):
+        trainer = tiny_run.trained(make_cfg("LinearProbe", "DATALOADER.NUM_WORKERS", 64))
+    assert sum("this machine has" in line for line in caplog.messages) == 1
+    assert trainer.cfg.DATALOADER.NUM_WORKERS == 64  # the record says what was asked for

@@ -134,7 +134,8 @@ class PromptTrainer(TrainerX):
         self.tracker: Tracker | None = None
         # Folder and epoch of the weights that a test is of (UNTRAINED: the start); None once this run has trained.
         self._evaluated: tuple[str | None, int | None] | None = (UNTRAINED if self.trains else None), None
-        self._given = cfg  # as the programme made it, in which a key of ours may mean something else; see `own_view`
+        # As the programme made it, in which a key of ours may mean something else (see `own_view`), for its data.
+        self._given = with_workers_that_exist(cfg)
         super().__init__(own_view(cfg, self.node))
         self._switch("")
 
@@ -149,7 +150,7 @@ class PromptTrainer(TrainerX):
         Without augmentation, training images go through the transform of the test images. (The engine's own training
         transform would squeeze an image that is not square; its features would not be those of the test.)
         """
-        own, given = self.cfg, with_workers_that_exist(self._given)
+        own, given = self.cfg, self._given
         dm = self.dm = DataManager(given, dataset_wrapper=Images)  # the programme's own dataset reads its own keys
         self.train_loader_x, self.train_loader_u = dm.train_loader_x, dm.train_loader_u
         self.val_loader, self.test_loader = dm.val_loader, dm.test_loader
@@ -308,7 +309,7 @@ class PromptTrainer(TrainerX):
         if not self.model.fitted or self._to_resume(self.cfg.RESUME or self.cfg.OUTPUT_DIR):
             return
         images = build_data_loader(  # each training image once, preprocessed as the test images are
-            with_workers_that_exist(self.cfg),
+            self._given,
             data_source=self.dm.dataset.train_x,
             batch_size=self.cfg.DATALOADER.TEST.BATCH_SIZE,
             tfm=self.test_loader.dataset.transform,
