@@ -78,6 +78,12 @@ def test_every_key_is_needed(tmp_path: Path, key: str) -> None:
     assert str(path) in str(caught.value)
 
 
+def test_all_keys_that_lack_in_one_place_are_named(tmp_path: Path) -> None:
+    content = GOOD | {"elicited": {"model": "tiny", "host": "localhost"}}
+    with pytest.raises(BankError, match="elicited lacks 'date', 'samples', 'threshold', 'prompt_sha256', 'prompt'"):
+        load_bank(write(tmp_path, content))
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -19,12 +19,31 @@ import torch
 from yacs.config import CfgNode
 
 from xcoop.backbones import ImageFeatures, backbone_of, registry
-from xcoop.sweep.worker import isolated
+from xcoop.concepts.bank import BankError
+from xcoop.runs import train
+from xcoop.sweep.jobs import FAILED, Job
+from xcoop.sweep.worker import Runner, isolated
 from xcoop.training import feature_cache
 from xcoop.training.feature_cache import shared_features
 from xcoop.utils import process_cache as sharing
+from xcoop.utils.console import DatasetError, UserError
 
 CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("error", "again"), [(DatasetError, False), (BankError, False), (UserError, False), (RuntimeError, True)]
+)
+def test_a_fault_of_the_data_is_not_tried_again(
+    error: type[Exception], again: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> int:
+        raise error("what is wrong")
+
+    monkeypatch.setattr(train, "run", fails)
+    outcome = Runner()(Job(("--trainer", "CoOp"), tmp_path, "a run", "tiny"))
+    assert (outcome.state, outcome.again) == (FAILED, again)
+    assert "what is wrong" in outcome.message
 
 
 @pytest.fixture
@@ -162,7 +181,10 @@ def test_everything_is_put_back(crash: bool, tmp_path: Path) -> None:
 PEAKS = """
 import torch
 from xcoop.results.record import peak_memory_mb
-from xcoop.sweep.worker import isolated
+from xcoop.concepts.bank import BankError
+from xcoop.runs import train
+from xcoop.sweep.jobs import FAILED, Job
+from xcoop.sweep.worker import Runner, isolated
 with isolated():
     pass  # what the first one imports stays
 with isolated():

@@ -306,8 +306,9 @@ def _checked(path: Path, data: Any, sha256: str) -> ConceptBank:
 
 def _fault(error: ValidationError, data: Any) -> str:
     """The first fault, in words; an unknown key before others, since it may be a missing one misspelt."""
+    faults = error.errors(include_url=False)
     fault = min(
-        error.errors(include_url=False),
+        faults,
         key=lambda fault: (fault["loc"][-1:] != ("[key]",), fault["type"] not in _EXTRA),
     )
     kind, place, value = fault["type"], fault["loc"], fault["input"]
@@ -330,7 +331,8 @@ def _fault(error: ValidationError, data: Any) -> str:
         case _:
             schema, where = Elicited, ", ".join(map(str, place))
     if kind == "missing":
-        return f"{where} lacks {key!r}"
+        beside = [one["loc"][-1] for one in faults if one["type"] == kind and one["loc"][:-1] == fault["loc"][:-1]]
+        return f"{where} lacks {', '.join(map(repr, beside))}"
     if kind in _EXTRA:
         return f"{where}: {unknown('key', str(key), schema.__annotations__)}"
     if kind == "value_error":
