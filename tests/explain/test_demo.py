@@ -6,6 +6,7 @@ import io
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
@@ -117,15 +118,36 @@ time.sleep(60)  # an end that takes its time
 """
 
 
-def test_the_second_interruption_ends_it_without_a_traceback() -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", SERVE], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
+@pytest.mark.parametrize("first", [signal.SIGINT, signal.SIGTERM])
+def test_the_second_interruption_ends_it_without_a_traceback(first: signal.Signals) -> None:
+    process = subprocess.Popen([sys.executable, "-c", SERVE], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # Whatever fails below, a page that waits for an interruption must not be waited for.
+    deadline = threading.Timer(120, process.kill)
+    deadline.start()
+    try:
         assert process.stdout is not None
         assert "Drop an image" in process.stdout.readline()
-        process.send_signal(signal.SIGINT)
+        process.send_signal(first)
         assert process.stdout.readline() == "ended\n"
         process.send_signal(signal.SIGINT)
         _, errors = process.communicate(timeout=20)
+    finally:
+        deadline.cancel()
+        process.kill()
+        process.communicate()
     assert process.returncode == -signal.SIGINT
     assert "Traceback" not in errors
+
+
+def test_an_interruption_in_a_finaliser_is_not_lost() -> None:
+    interrupted = """
+class Finalised:
+    def __del__(self):
+        import os, signal
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(100): pass  # the signal is handled in here
+explain.say = lambda text: Finalised() and None
+"""
+    served = SERVE.replace("class Run", f"{interrupted}class Run").replace("time.sleep(60)", "")
+    done = subprocess.run([sys.executable, "-c", served], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout) == (0, "ended\n")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-import threading
+import signal
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 
 from xcoop.explain.html import image_page
@@ -56,7 +57,9 @@ def demo(explain: Explain, is_phantom: bool = False) -> Any:
 def serve(
     explain: Explain, host: str = "127.0.0.1", port: int = 0, *, is_phantom: bool = False, ready: Callable[[str], None]
 ) -> None:
-    """Serves the page until interrupted (Ctrl-C).
+    """Serves the page until interrupted (Ctrl-C) or told to end (SIGTERM); the next one need not wait for its close.
+
+    To be called from the main thread, which alone gets signals.
 
     Args:
         explain: see `demo`.
@@ -67,11 +70,18 @@ def serve(
     """
     page = demo(explain, is_phantom)
     url = launch(page, host, port)
-    try:
-        ready(url)
-        threading.Event().wait()
-    except KeyboardInterrupt:
-        page.close(verbose=False)
+    # Not by KeyboardInterrupt: raised in a finaliser, it is lost. A queue of this kind may be put to while it is read.
+    told: SimpleQueue[int] = SimpleQueue()
+
+    def end(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        told.put(number)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
+    ready(url)
+    told.get()
+    page.close(verbose=False)
 
 
 def launch(page: Any, host: str, port: int) -> str:
