@@ -75,7 +75,6 @@ setup(
         "submitit>=1.5",
         # Tables, statistics and figures of `xcoop results`.
         "pandas>=2.1",
-        "statsmodels>=0.14",
         "scikit-posthocs>=0.9",
         "matplotlib>=3.7",
     ],

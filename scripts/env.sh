@@ -22,7 +22,7 @@ import os
 import sys
 
 needed = "torch torchvision numpy PIL yacs clip gdown tabulate yaml tqdm sklearn joblib scipy tensorboard".split()
-needed += "safetensors packaging filelock pydantic jinja2 submitit pandas statsmodels scikit_posthocs matplotlib".split()
+needed += "safetensors packaging filelock pydantic jinja2 submitit pandas scikit_posthocs matplotlib".split()
 needed += "pytest xdist ruff mypy openai".split() if sys.argv[2] == "test" else []
 spec = util.find_spec("xcoop")
 here = os.path.join(sys.argv[1], "src", "xcoop", "__init__.py")

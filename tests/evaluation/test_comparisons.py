@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from statistics import harmonic_mean as referee
 
 import numpy as np
@@ -219,6 +220,16 @@ def half(right: int, images: int = 100) -> tuple[np.ndarray, np.ndarray, None]:
     labels = np.arange(images) % 2
     guesses = np.where(np.arange(images) < right, labels, 1 - labels)
     return labels, np.where(np.eye(2)[guesses] > 0, 0.9, 0.1), None
+
+
+@pytest.mark.parametrize("correct", [holm, bonferroni])
+def test_corrections_are_those_of_statsmodels(correct: Callable[[list[float]], list[float]]) -> None:
+    multitest = pytest.importorskip("statsmodels.stats.multitest")
+    rng = np.random.default_rng(0)
+    for number in range(1, 30):
+        values = list(rng.random(number).round(1 if number % 2 else 6) ** 3)  # with ties
+        expected = multitest.multipletests(values, method=correct.__name__)[1]
+        assert correct(values) == pytest.approx(list(expected), abs=1e-15)
 
 
 def test_harmonic_means_by_hand() -> None:

@@ -178,26 +178,30 @@ def _booleans(values: ArrayLike, dimensions: int) -> Bools:
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down correction, in the order given; valid whatever the dependence between the comparisons.
 
+    The i-th smallest of m becomes the largest of (m - j + 1) p_(j) over j = 1 ... i, at most 1. Not statsmodels', which
+    collects garbage at each call: seconds in a process that holds models, for a sum of few numbers.
     Source: Holm, "A simple sequentially rejective multiple test procedure", 1979.
 
     Raises:
         ValueError: a value that is no probability.
     """
-    return _corrected(p_values, "holm")
+    values = _probabilities(p_values)
+    order = np.argsort(values, kind="stable")
+    corrected = np.empty_like(values)
+    corrected[order] = np.maximum.accumulate(np.arange(len(values), 0, -1) * values[order])
+    return [float(p) for p in corrected.clip(max=1)]
 
 
 def bonferroni(p_values: Sequence[float]) -> list[float]:
     """Each p-value times their number, at most 1: never smaller than Holm's, and given for those who expect it."""
-    return _corrected(p_values, "bonferroni")
+    return [float(p) for p in (len(p_values) * _probabilities(p_values)).clip(max=1)]
 
 
-def _corrected(p_values: Sequence[float], method: str) -> list[float]:
-    wrong = [p for p in p_values if not 0 <= p <= 1]
+def _probabilities(values: Sequence[float]) -> Floats:
+    wrong = [p for p in values if not 0 <= p <= 1]
     if wrong:
         raise ValueError(f"a p-value must be in [0, 1], not {wrong[0]}")
-    from statsmodels.stats.multitest import multipletests
-
-    return [float(p) for p in multipletests(p_values, method=method)[1]] if len(p_values) else []
+    return np.asarray(values, dtype=np.float64)
 
 
 # Base-to-new: the harmonic mean of what is reached on the classes trained on and on those never seen.
