@@ -329,6 +329,7 @@ def test_missing_data_is_named_and_logged(words: list[str], tmp_path: Path, caps
 def test_no_train_only_builds(words: list[str], tmp_path: Path) -> None:
     assert main([*words, "--output-dir", str(tmp_path / "out"), "--no-train"]) == 0
     assert read_run(tmp_path / "out") is None
+    assert {path.name for path in (tmp_path / "out").iterdir()} >= {"config.yaml", "log.txt"}
 
 
 def test_a_nan_loss_ends_the_run_and_keeps_what_is_there(

@@ -213,7 +213,8 @@ def _train_or_evaluate(cfg: CfgNode, args: argparse.Namespace, origin: Origin) -
     trainer = build_trainer(cfg)
     trainer.origin = origin  # for the record; a trainer of another programme makes none
     _check_selection(trainer, cfg)
-    if not isinstance(trainer, PromptTrainer):  # ours save it once they found the checkpoint that may be there to fit
+    # Ours save it once they found the checkpoint that may be there to fit; without training nobody looks for one.
+    if args.no_train or not isinstance(trainer, PromptTrainer):
         save_config(Path(cfg.OUTPUT_DIR), cfg)
     if args.eval_only:
         trainer.load_model(args.model_dir, epoch=args.load_epoch)
