@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -99,6 +100,18 @@ def test_the_end_names_the_command_that_compares(
         assert launch("phantom", "4", "CoOp", seeds=seeds) == 0
         *_, line, _ = capsys.readouterr().out.splitlines()
         assert line.endswith(f": xcoop results {tmp_path / 'out'}{ending}")
+
+
+def test_the_hints_at_the_end_can_be_pasted(
+    tmp_path: Path, training: Training, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "my runs")
+    words = ["phantom", "4", "CoOp", "--out", out, "--data", str(tmp_path / "data"), "--seeds", "1"]
+    assert main(["run", *words]) == 0
+    hint = next(line for line in capsys.readouterr().out.splitlines() if "xcoop table" in line)
+    command = shlex.split(hint.partition(": ")[2].replace(" --format ...", ""))
+    assert command == ["xcoop", "table", "phantom", "4", "--out", out]
+    assert main(command[1:]) == 0
 
 
 def test_finished_seeds_are_skipped_by_their_results_not_by_their_folder(

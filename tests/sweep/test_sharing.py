@@ -32,7 +32,8 @@ CPU = torch.device("cpu")
 
 
 @pytest.mark.parametrize(
-    ("error", "again"), [(DatasetError, False), (BankError, False), (UserError, False), (RuntimeError, True)]
+    ("error", "again"),
+    [(DatasetError, False), (BankError, False), (UserError, False), (ValueError, False), (RuntimeError, True)],
 )
 def test_a_fault_of_the_data_is_not_tried_again(
     error: type[Exception], again: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

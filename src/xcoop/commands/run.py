@@ -69,14 +69,14 @@ def run(arguments: argparse.Namespace) -> int:
     folder, shots = plans[0].dataset_folder, int(arguments.words[1])
     given = " ".join(map(str, seeds))
     usual = environment_defaults()["seeds"].replace(",", " ").split() == given.split()
+    table = shlex.join(["xcoop", "table", folder.name, str(shots), "--out", plans[0].out])
     results = shlex.join(["xcoop", "results", arguments.out, *([] if usual else ["--seeds", given])])
     minutes, rest = divmod(round(time.monotonic() - start), 60)
     say(
         "",
         render(collect(folder, shots, seeds), folder.name),
         f"Logs, predictions and checkpoints: {folder}",
-        f"This table as markdown, LaTeX, CSV or JSON: xcoop table {folder.name} {shots} --out {plans[0].out} "
-        "--format ...",
+        f"This table as markdown, LaTeX, CSV or JSON: {table} --format ...",
         f"Tables, curves and comparisons of everything below {plans[0].out}: {results}",
         f"{len(todo)} run{'' if len(todo) == 1 else 's'} in {minutes} min {rest} s.",
     )

@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 
 from xcoop.results.record import read_run
 from xcoop.sweep.jobs import BUSY, FAILED, FINISHED, FOUND, Job, Outcome
-from xcoop.utils.console import EXPECTED, INTERRUPTED, BusyError, DatasetError, UserError, describe
+from xcoop.utils.console import EXPECTED, INTERRUPTED, BusyError, UserError, describe
 
 Run = Callable[[Job], Outcome]
 
@@ -148,7 +148,6 @@ class Runner:
         return replace(outcome, seconds=time.monotonic() - start)
 
     def _run(self, job: Job) -> Outcome:
-        from xcoop.concepts.bank import BankError
         from xcoop.results.folder import FinishedError
         from xcoop.runs import train
 
@@ -158,7 +157,7 @@ class Runner:
             return Outcome(BUSY, message=describe(error))
         except FinishedError:
             return Outcome(FOUND)
-        except (UserError, DatasetError, BankError, FileNotFoundError) as error:  # another try would not find it either
+        except (UserError, ValueError, FileNotFoundError) as error:  # another try would say the same
             return Outcome(FAILED, message=describe(error), again=False)
         except (Exception, SystemExit) as error:
             message = describe(error)
