@@ -35,7 +35,7 @@ MOVED = {  # below xcoop; the old names go with version 0.2
     "concepts.elicit": "concepts.elicitation",
     "concepts.elicit_answers": "concepts.elicitation",
     "concepts.elicit_bank": "concepts.elicitation",
-    "concepts.elicit_client": "concepts.elicitation",
+    "concepts.elicit_client": "concepts.chat",
     "concepts.elicit_prompt": "concepts.elicitation",
     "concepts.elicit_store": "concepts.elicitation",
     "concepts.elicit_votes": "concepts.elicitation",

@@ -1,4 +1,4 @@
-"""A small server with the OpenAI chat API on 127.0.0.1, which misbehaves as such servers do, by a script."""
+"""A small server with the OpenAI chat API on 127.0.0.1, which misbehaves by a script as such servers do; and who asks it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,15 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from socketserver import TCPServer
 from typing import Any
+
+from pydantic import SecretStr
+
+from xcoop.cli import main
+from xcoop.concepts.chat import Client
+from xcoop.concepts.elicitation import Answer, Query, Tally, ask_all, open_store
 
 GOOD = {"nevus": ["regular network", "uniform color"], "melanoma": ["blue veil", "irregular streaks"]}
 KEY = "sk-planted-0123456789"
@@ -153,3 +160,37 @@ def breaks_off(handler: Handler) -> None:
     handler.wfile.flush()
     handler.connection.shutdown(socket.SHUT_RDWR)
     handler.close_connection = True
+
+
+# Who asks.
+
+TEMPLATE = "a dermoscopic photo of a {class}, {concepts}."
+QUERY = Query(
+    dataset="Toy",
+    classes=("nevus", "melanoma"),
+    template=TEMPLATE,
+    picture="a dermoscopic photo",
+    model="tiny",
+    host="127.0.0.1",
+    concepts=8,
+)
+NO_KEY = SecretStr("")
+
+
+def ask(
+    server: ChatServer,
+    folder: Path,
+    samples: int = 1,
+    retries: int = 1,
+    query: Query = QUERY,
+    timeout: float = 30.0,
+) -> tuple[Tally, list[Answer]]:
+    """What happened, and what was stored."""
+    client = Client(server.url, query.model, NO_KEY, timeout, retries)
+    with open_store(folder / "bank.answers.jsonl", query, resume=True) as store:
+        return ask_all(client, store, samples, retries + 1), store.answers
+
+
+def command(server: ChatServer, out: Path, *more: str) -> int:
+    words = ["--model", "tiny", "--base-url", server.url, "--out", str(out), "--timeout", "30", "--retries", "0", *more]
+    return main(["concepts", "elicit", "phantom", *words])

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from xcoop.concepts.bank import load_bank
+from xcoop.concepts.chat import Client, read_address, read_key, redacted
 from xcoop.concepts.elicitation import (
-    Client,
     Query,
     Store,
     Tally,
@@ -17,10 +17,7 @@ from xcoop.concepts.elicitation import (
     build,
     open_store,
     picture_of,
-    read_address,
-    read_key,
     read_store,
-    redacted,
     write_bank,
 )
 from xcoop.utils.console import UserError, complain, say
