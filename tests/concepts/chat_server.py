@@ -1,4 +1,4 @@
-"""A small server with the OpenAI chat API on 127.0.0.1, which misbehaves by a script as such servers do; and who asks it."""
+"""A small server with the OpenAI chat API on 127.0.0.1, which misbehaves as such servers do by a script; its client."""
 
 from __future__ import annotations
 

@@ -116,7 +116,7 @@ def test_a_file_that_is_not_what_was_written_for_these_images_is_made_anew(
 ) -> None:
     trainer = tiny_run.build(make_cfg("CoOp", "FEATURES.DIR", str(tmp_path / "cache")))
     path, other = (trainer.store.path(loader) for loader in (trainer.test_loader, trainer.train_loader_x))
-    right = trainer.store.features(trainer.test_loader, 4)
+    right = trainer.store.features(trainer.test_loader)
     whole = bytearray(path.read_bytes())
     if kind == "flipped":
         whole[-1] ^= 64  # an exponent
@@ -128,11 +128,11 @@ def test_a_file_that_is_not_what_was_written_for_these_images_is_made_anew(
     else:
         whole = {"empty": bytearray(), "no tensors": bytearray(b"none at all"), "truncated": whole[:-100]}[kind]
     path.write_bytes(whole)
-    again = trainer.store.features(trainer.test_loader, 4)
+    again = trainer.store.features(trainer.test_loader)
     assert torch.equal(again.pooled, right.pooled)
     assert f"{path} cannot be used" in caplog.text
     caplog.clear()
-    assert torch.equal(trainer.store.features(trainer.test_loader, 4).pooled, right.pooled)
+    assert torch.equal(trainer.store.features(trainer.test_loader).pooled, right.pooled)
     assert not caplog.text
 
 
@@ -157,7 +157,7 @@ def test_batches_are_those_of_the_image_loader(make_cfg: ConfigMaker) -> None:
     """Same order, same size, and a short last batch left out of training only."""
     trainer = tiny_run.build(make_cfg("CoOp"))
     for loader in (trainer.train_loader_x, trainer.test_loader):
-        cached = trainer.store.loader(loader, 5)
+        cached = trainer.store.loader(loader)
         torch.manual_seed(3)
         indices = list(loader.batch_sampler)
         torch.manual_seed(3)
@@ -180,6 +180,6 @@ def test_finding_features_leaves_the_random_generators_where_computing_them_does
     states = []
     for _ in range(2):
         torch.manual_seed(5)
-        store.store.features(store.test_loader, 5)
+        store.store.features(store.test_loader)
         states.append(torch.get_rng_state())
     assert torch.equal(*states)

@@ -143,6 +143,12 @@ class ConceptBank:
             raise ValueError(f"the dataset's classes hold the same name twice: {list(classnames)}")
         return replace(self, classes={name: known[same_name(name)] for name in classnames})
 
+    def summary(self) -> str:
+        """Name, version, the number of concepts a class, and who reviewed them."""
+        counts = " + ".join(str(len(concepts)) for concepts in self.classes.values())
+        readers = ", ".join(self.reviewed_by) or "nobody so far"
+        return f"{self.name} {self.version}: {counts} concepts, reviewed by {readers}"
+
     def texts(self, classname: str) -> list[str]:
         """The wording of a class's concepts."""
         return [concept.text for concept in self.classes[classname]]

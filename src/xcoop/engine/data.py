@@ -308,6 +308,24 @@ def with_workers_that_exist(cfg: CfgNode) -> CfgNode:
     return capped
 
 
+def deploys_best(cfg: CfgNode) -> bool:
+    """Whether the model that is tested is the one that was best on the validation images."""
+    return bool(cfg.TEST.FINAL_MODEL == "best_val" and not cfg.TEST.NO_TEST)
+
+
+def require_validation(cfg: CfgNode, val_loader: Any) -> None:
+    """ValueError if there are no validation images, and the config wants to choose or to test a model by them.
+
+    Dassl takes the test images then.
+    """
+    if val_loader is None and (deploys_best(cfg) or cfg.TEST.SPLIT == "val"):
+        raise ValueError(
+            f"{cfg.DATASET.NAME} has no validation split here, which TEST.FINAL_MODEL {cfg.TEST.FINAL_MODEL!r} and "
+            f"TEST.SPLIT {cfg.TEST.SPLIT!r} ask for; the test split is never used to choose a model: take "
+            "TEST.FINAL_MODEL last_step and TEST.SPLIT test"
+        )
+
+
 def build_sampler(
     sampler_type: str,
     cfg: CfgNode | None = None,

@@ -89,22 +89,22 @@ def build_evaluator(cfg: CfgNode, **kwargs: Any) -> Any:
 
 
 class EvaluatorBase:
-    """What an evaluator has: `reset()`, `process(output, labels)` a batch, `evaluate()` at the end."""
+    """Base of evaluators, for other programmes, too; each has a `reset`, a `process` of a batch, and an `evaluate`."""
 
     def __init__(self, cfg: CfgNode) -> None:
         self.cfg = cfg
 
     def reset(self) -> None:
         """Forgets what was processed."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no reset()")
 
     def process(self, mo: Any, gt: Any) -> None:
         """Takes in a batch: the model's output and the labels."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no process()")
 
     def evaluate(self) -> OrderedDict[str, float]:
         """The metrics by name; by the first, models are selected."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} has no evaluate()")
 
 
 @EVALUATOR_REGISTRY.register()

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from yacs.config import CfgNode
 
 from xcoop.engine.checkpoint import BEST, epoch_file, load_checkpoint, newest, restore, save_checkpoint
-from xcoop.engine.data import DataManager, begin_epoch
+from xcoop.engine.data import DataManager, begin_epoch, deploys_best
 from xcoop.engine.evaluator import AverageMeter, MetricMeter, build_evaluator
 from xcoop.engine.imports import needs_dassl
 from xcoop.engine.tools import Registry
@@ -107,7 +107,7 @@ class TrainerX:
             ValueError: the best model on a validation split is asked for, and there is none. (The test split, which
                 `test` would fall back to, must not choose a model.)
         """
-        if self._wants_best() and self.val_loader is None:
+        if deploys_best(self.cfg) and self.val_loader is None:
             raise ValueError("TEST.FINAL_MODEL best_val: the dataset has no validation split to choose the model by")
         self.start_epoch = self.resume_model_if_exist(self.cfg.RESUME or self.cfg.OUTPUT_DIR)
         self.init_writer(os.path.join(self.output_dir, "tensorboard"))
@@ -147,7 +147,7 @@ class TrainerX:
 
     def after_epoch(self) -> None:
         """Validates if the best model is wanted, and writes the checkpoints that are due."""
-        if self._wants_best():
+        if deploys_best(self.cfg):
             result = self.test(split="val")
             if result > self.best_result:
                 self.best_result = result
@@ -170,12 +170,9 @@ class TrainerX:
         print(f"Elapsed: {datetime.timedelta(seconds=round(time.time() - self.time_start))}")
         self.close_writer()
 
-    def _wants_best(self) -> bool:
-        return not self.cfg.TEST.NO_TEST and self.cfg.TEST.FINAL_MODEL == "best_val"
-
     def forward_backward(self, batch: Any) -> dict[str, float]:
-        """One step; returns what is to be shown."""
-        raise NotImplementedError
+        """One step; returns what is to be shown. A trainer must say how."""
+        raise NotImplementedError(f"{type(self).__name__} has no forward_backward() of its own: one step of training")
 
     def parse_batch_train(self, batch: Any) -> Any:
         """Images (B, 3, H, W), labels (B,) and domains (B,) on the trainer's device."""

@@ -346,9 +346,5 @@ def _load_weights(model: PromptModel, folder: Path, cfg: Any, results: dict[str,
     if not model.state_tensors() or results.get("evaluated_from") == "untrained":
         return
     source = Path(results["evaluated_from"]) if results.get("evaluated_from") else folder
-    checkpoint = source / "prompt_learner"
-    epoch = results.get("load_epoch")
-    path = checkpoint / (checkpoints.BEST if epoch is None else checkpoints.epoch_name(epoch))
-    if epoch is None and not path.is_file() and cfg.TEST.FINAL_MODEL != "best_val":
-        path = checkpoints.latest_checkpoint(checkpoint) or path
+    path = checkpoints.to_test(source / "prompt_learner", results.get("load_epoch"), cfg.TEST.FINAL_MODEL)
     model.load_trained_state(checkpoints.read_checkpoint(path)["state_dict"], str(path))

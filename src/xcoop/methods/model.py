@@ -83,8 +83,8 @@ class PromptModel(nn.Module):
     # What is compared, and what is minimised.
 
     def text_features(self) -> Tensor:
-        """The features of the prompts, not normalised: (C, D), or (K, C, D)."""
-        raise NotImplementedError
+        """The features of the prompts, not normalised: (C, D), or (K, C, D). A method must say which."""
+        raise NotImplementedError(f"{type(self).__name__} has to say by text_features() what images are compared with")
 
     def logits(self, features: ImageFeatures) -> Tensor:
         """Of the images, (B, C)."""

@@ -81,6 +81,20 @@ def latest_checkpoint(folder: Path) -> Path | None:
     return folder / name
 
 
+def to_test(folder: Path, epoch: int | None, final_model: str) -> Path:
+    """The checkpoint that a test is of: the given epoch; else the best one; else the last, unless the best is wanted.
+
+    Args:
+        folder: of the checkpoints.
+        epoch: None for the one that the run chose.
+        final_model: TEST.FINAL_MODEL.
+    """
+    path = folder / (BEST if epoch is None else epoch_name(epoch))
+    if epoch is None and not path.is_file() and final_model != "best_val":
+        return latest_checkpoint(folder) or path
+    return path
+
+
 def require_resumable(folder: str) -> None:
     """ValueError if the folder that RESUME names holds no checkpoint: who names one does not want to start anew."""
     if not any(Path(folder).glob(f"*/{POINTER}")):

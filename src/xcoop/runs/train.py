@@ -201,6 +201,7 @@ def _train_or_evaluate(cfg: CfgNode, args: argparse.Namespace, origin: Origin) -
     from dassl.engine import build_trainer
     from dassl.utils import set_random_seed
 
+    from xcoop.engine.data import require_validation
     from xcoop.results.folder import save_config
     from xcoop.training.trainer import PromptTrainer
 
@@ -212,7 +213,7 @@ def _train_or_evaluate(cfg: CfgNode, args: argparse.Namespace, origin: Origin) -
     _say_head_of_log(cfg, args)
     trainer = build_trainer(cfg)
     trainer.origin = origin  # for the record; a trainer of another programme makes none
-    _check_selection(trainer, cfg)
+    require_validation(cfg, trainer.val_loader)  # which trainers of other programmes do not ask for
     # Ours save it once they found the checkpoint that may be there to fit; without training nobody looks for one.
     if args.no_train or not isinstance(trainer, PromptTrainer):
         save_config(Path(cfg.OUTPUT_DIR), cfg)
@@ -233,15 +234,6 @@ def _say_head_of_log(cfg: CfgNode, args: argparse.Namespace) -> None:
     say("***************", "** Arguments **", "***************", *flags)
     say("************", "** Config **", "************", str(cfg))
     say("Collecting env info ...", f"** System info **\n{fact('environment', collect_env_info)}\n")
-
-
-def _check_selection(trainer: Any, cfg: CfgNode) -> None:
-    """The best model must not be chosen on test images, which Dassl does where there is no validation split."""
-    if cfg.TEST.FINAL_MODEL == "best_val" and trainer.val_loader is None:
-        raise UserError(
-            f"TEST.FINAL_MODEL best_val needs a validation split, and {cfg.DATASET.NAME} has none here; "
-            "use TEST.FINAL_MODEL last_step (the test split is never used to choose a model)"
-        )
 
 
 def _check_weights(args: argparse.Namespace) -> None:

@@ -77,44 +77,51 @@ class FeatureStore:
         backbone: frozen.
         device: where the images are encoded.
         patches: whether local features are wanted.
-        folder: FEATURES.DIR; "" is the cache folder of this user.
+        batch_size: of the encoding.
+        settings: the node FEATURES: whether features are kept (CACHE), and where (DIR; "" is this user's cache folder).
     """
 
-    def __init__(self, backbone: Backbone, device: torch.device, patches: bool, folder: str = "") -> None:
+    def __init__(self, backbone: Backbone, device: torch.device, patches: bool, batch_size: int, settings: Any) -> None:
         self.backbone = backbone
         self.device = device
         self.patches = patches
-        self.folder = Path(folder).expanduser() if folder else cache_dir() / "features"
+        self.batch_size = batch_size
+        self.keep = bool(settings.CACHE)
+        self.folder = Path(settings.DIR).expanduser() if settings.DIR else cache_dir() / "features"
 
-    def loader(self, loader: DataLoader[Any], batch_size: int) -> FeatureLoader | DataLoader[Any]:
-        """A loader of features in the place of `loader`; `loader` itself if they would take too much memory."""
-        n = len(loader.dataset)  # type: ignore[arg-type]
+    def loader(self, loader: Any) -> Any:
+        """A loader of features in the place of one of images, which stays if they are not kept, or take too much room.
+
+        Args:
+            loader: None stays None, and one of features itself.
+        """
+        if loader is None or not self.keep or isinstance(loader, FeatureLoader):
+            return loader
+        n = len(loader.dataset)
         rows = 1 + (self.backbone.grid[0] * self.backbone.grid[1] if self.patches else 0)
         needed = 4 * n * rows * self.backbone.embed_dim  # bytes
         if needed > MAX_BYTES:
             logger.warning("features of %d images would take %.1f GB: computed batch by batch", n, needed / 2**30)
             return loader
-        return FeatureLoader(self.features(loader, batch_size), loader)
+        return self.kept(loader)
 
-    def features(self, loader: DataLoader[Any], batch_size: int, keep: bool = True) -> ImageFeatures:
-        """Features of all images of `loader.dataset`, in its order, on the store's device.
+    def kept(self, loader: Any) -> FeatureLoader:
+        """A loader of features, however much memory they take."""
+        return loader if isinstance(loader, FeatureLoader) else FeatureLoader(self.features(loader), loader)
 
-        Args:
-            loader: the loader of the images.
-            batch_size: of the encoding.
-            keep: whether files are read and written.
-        """
+    def features(self, loader: DataLoader[Any]) -> ImageFeatures:
+        """Features of all images of `loader.dataset`, in its order, on the store's device."""
         path = self.path(loader)
 
         def make() -> ImageFeatures:
-            found = self._read(path, len(loader.dataset)) if keep else None  # type: ignore[arg-type]
+            found = self._read(path, len(loader.dataset)) if self.keep else None  # type: ignore[arg-type]
             if found is None:
-                found = self._compute(loader, batch_size)
-                if keep:
+                found = self._compute(loader)
+                if self.keep:
                     self._write(path, found)
             return ImageFeatures(found.pooled.to(self.device), found.patches.to(self.device))
 
-        return shared_features((path, self.device), make) if keep else make()
+        return shared_features((path, self.device), make) if self.keep else make()
 
     def path(self, loader: DataLoader[Any]) -> Path:
         """The file of these images' features."""
@@ -127,9 +134,9 @@ class FeatureStore:
         return self.folder / f"{digest.hexdigest()[:40]}.safetensors"
 
     @torch.no_grad()
-    def _compute(self, loader: DataLoader[Any], batch_size: int) -> ImageFeatures:
+    def _compute(self, loader: DataLoader[Any]) -> ImageFeatures:
         """Encodes all images once. The random generators are left as they were, as if the features had been there."""
-        ordered = DataLoader(loader.dataset, batch_size, shuffle=False, num_workers=loader.num_workers)
+        ordered = DataLoader(loader.dataset, self.batch_size, shuffle=False, num_workers=loader.num_workers)
         parts = []
         with torch.random.fork_rng(devices=[]):
             for batch in tqdm(ordered, desc="image features", disable=None):

@@ -1,10 +1,14 @@
-"""Weights & Biases beside TensorBoard: off unless WANDB.PROJECT names a project, offline unless WANDB.MODE says so.
+"""What is noted beside the training: the wall time of its phases, and numbers for Weights & Biases.
 
-What is sent are the settings that make the run what it is, and numbers: no image, no path, no console output, no code.
+Weights & Biases is off unless WANDB.PROJECT names a project, and offline unless WANDB.MODE says so. What is sent are
+the settings that make the run what it is, and numbers: no image, no path, no console output, no code.
 """
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,6 +19,38 @@ from xcoop.utils.suggest import shown
 STEP = "step"
 # By itself the package would send the console, the code's revision, the command line, the host's name and its load.
 QUIET = {"console": "off", "disable_git": True, "save_code": False, "x_disable_meta": True, "x_disable_stats": True}
+
+
+class Clock:
+    """The wall time of a run by phase, in seconds; time in a phase within another one counts in the inner one."""
+
+    def __init__(self) -> None:
+        self._seconds = dict.fromkeys(("build", "features", "train", "test"), 0.0)
+        self._running = ""
+        self._since = time.perf_counter()
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """By phase, the running one so far included."""
+        self._switch(self._running)
+        return dict(self._seconds)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """What is done inside is of this phase."""
+        outer = self._switch(name)
+        try:
+            yield
+        finally:
+            self._switch(outer)
+
+    def _switch(self, phase: str) -> str:
+        """Begins a phase ("" is none); the one that ended by it."""
+        ended, now = self._running, time.perf_counter()
+        if ended:
+            self._seconds[ended] += now - self._since
+        self._running, self._since = phase, now
+        return ended
 
 
 def check_tracking(cfg: Any) -> None:

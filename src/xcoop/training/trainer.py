@@ -7,9 +7,6 @@ of a run. It runs on either engine (`dassl` is the real one, or ours).
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -30,7 +27,7 @@ from xcoop.concepts.bank import load_dataset_bank
 from xcoop.config.augmentation import FIXED, KEY, label_keeping
 from xcoop.config.defaults import check_settings
 from xcoop.config.plugins import own_view
-from xcoop.engine.data import Seeded, begin_epoch, with_workers_that_exist
+from xcoop.engine.data import Seeded, begin_epoch, deploys_best, require_validation, with_workers_that_exist
 from xcoop.engine.rng import restore_rng, rng_state
 from xcoop.methods.model import PromptModel, Task
 from xcoop.methods.prompts import POSITIONS
@@ -39,9 +36,9 @@ from xcoop.moved import accept_instance_build
 from xcoop.results import checkpoints
 from xcoop.results.folder import check_free, save_config
 from xcoop.results.record import UNTRAINED, Origin, write_run
-from xcoop.training.feature_cache import FeatureLoader, FeatureStore
+from xcoop.training.feature_cache import FeatureStore
 from xcoop.training.precision import PRECISIONS, Precision
-from xcoop.training.tracking import Tracker, check_tracking
+from xcoop.training.tracking import Clock, Tracker, check_tracking
 from xcoop.utils.reading import read_json
 from xcoop.utils.rules import TEMPLATE, TEXT, Rule, number, one_of, whole
 
@@ -66,7 +63,6 @@ class PromptTrainer(TrainerX):
         origin: what the record says of how the run was started; whoever starts it sets this (`xcoop.runs.train`).
         transforms: the names of INPUT.TRANSFORMS that are used.
         left_out: those that would change labels of the dataset, each with the reason.
-        seconds: wall time by phase: build, features, train, test.
     """
 
     node: str = ""
@@ -99,7 +95,7 @@ class PromptTrainer(TrainerX):
             backbone: frozen, on the device.
             task: classes, concept bank, template, and the number of training images.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{cls.__name__} has to say by build_method() how its model is made")
 
     @classmethod
     def uses_bank(cls, cfg: Any) -> bool:
@@ -127,8 +123,7 @@ class PromptTrainer(TrainerX):
     # Building.
 
     def __init__(self, cfg: Any) -> None:
-        self.seconds = dict.fromkeys(("build", "features", "train", "test"), 0.0)
-        self._clock = "build", time.perf_counter()  # the phase that is running, and since when
+        self.clock = Clock()
         self.bank: ConceptBank | None = None
         self.origin = Origin()
         self.tracker: Tracker | None = None
@@ -136,13 +131,18 @@ class PromptTrainer(TrainerX):
         self._evaluated: tuple[str | None, int | None] | None = (UNTRAINED if self.trains else None), None
         # As the programme made it, in which a key of ours may mean something else (see `own_view`), for its data.
         self._given = with_workers_that_exist(cfg)
-        super().__init__(own_view(cfg, self.node))
-        self._switch("")
+        with self.clock.phase("build"):
+            super().__init__(own_view(cfg, self.node))
 
     @property
     def settings(self) -> Any:
         """The method's own config node."""
         return self.cfg.TRAINER[self.node]
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """Wall time by phase: build, features, train, test."""
+        return self.clock.seconds
 
     def build_data_loader(self) -> None:
         """The engine's loaders, with no more workers than CPUs; their number changes nothing (see `sample_seed`).
@@ -163,11 +163,7 @@ class PromptTrainer(TrainerX):
             self.train_loader_x.dataset.transform = build_transform(given, is_train=True, choices=self.transforms)
         if self.train_images_are_fixed:
             self.train_loader_x.dataset.transform = self.test_loader.dataset.transform
-        if self.val_loader is None and (own.TEST.SPLIT == "val" or self._deploys_best()):
-            raise ValueError(
-                f"{own.DATASET.NAME} has no validation split, which TEST.FINAL_MODEL {own.TEST.FINAL_MODEL!r} and "
-                f"TEST.SPLIT {own.TEST.SPLIT!r} ask for; the test split is never used to select a model"
-            )
+        require_validation(own, self.val_loader)
 
     @property
     def train_images_are_fixed(self) -> bool:
@@ -181,17 +177,17 @@ class PromptTrainer(TrainerX):
         check_input(cfg, backbone)
         classnames = list(dataset.classnames)
         if self.uses_bank(cfg):
-            bank = self.bank = load_dataset_bank(cfg, dataset).for_classes(classnames)
-            counts = " + ".join(str(len(concepts)) for concepts in bank.classes.values())
-            readers = ", ".join(bank.reviewed_by) or "nobody so far"
-            logger.info("concept bank %s %s: %s concepts, reviewed by %s", bank.name, bank.version, counts, readers)
+            self.bank = load_dataset_bank(cfg, dataset).for_classes(classnames)
+            logger.info("concept bank %s", self.bank.summary())
         task = Task(classnames, self.bank, getattr(dataset, "template", DEFAULT), len(dataset.train_x))
         self._seed()
         self.model = self.build_method(cfg, backbone, task).to(self.device)
         if cfg.MODEL.INIT_WEIGHTS:
             self._load(Path(cfg.MODEL.INIT_WEIGHTS))
         self.precision = Precision(self.settings.get("PREC", "fp32"), self.device)
-        self.store = FeatureStore(backbone, self.device, self.model.needs_patches, cfg.FEATURES.DIR)
+        self.store = FeatureStore(
+            backbone, self.device, self.model.needs_patches, cfg.DATALOADER.TEST.BATCH_SIZE, cfg.FEATURES
+        )
 
         self.optim = self.sched = None
         groups = self.model.parameter_groups(cfg.OPTIM.LR)
@@ -211,7 +207,7 @@ class PromptTrainer(TrainerX):
     def train(self) -> None:
         """All epochs, then the test."""
         self._evaluated = None
-        with self.phase("train"):
+        with self.clock.phase("train"):
             super().train()
 
     def before_train(self) -> None:
@@ -288,19 +284,15 @@ class PromptTrainer(TrainerX):
             return self._features(batch), batch["label"].to(self.device)
 
     def _features(self, batch: dict[str, Any]) -> ImageFeatures:
-        if "features" in batch:
-            cached: ImageFeatures = batch["features"]
-            return cached
-        return self.model.encode_images(batch["img"].to(self.device))
+        cached: ImageFeatures | None = batch.get("features")
+        return self.model.encode_images(batch["img"].to(self.device)) if cached is None else cached
 
     def _cached(self, loader: Any) -> Any:
         """A loader of features in the place of one of images, where the config and the method allow it."""
-        if loader is None or isinstance(loader, FeatureLoader):
+        if not self.model.image_tower_frozen:
             return loader
-        if not (self.cfg.FEATURES.CACHE and self.model.image_tower_frozen):
-            return loader
-        with self.phase("features"):
-            return self.store.loader(loader, self.cfg.DATALOADER.TEST.BATCH_SIZE)
+        with self.clock.phase("features"):
+            return self.store.loader(loader)
 
     # Fitting: what a method computes from all training images, not batch by batch.
 
@@ -319,30 +311,25 @@ class PromptTrainer(TrainerX):
         shapes = ", ".join(f"{name} {tuple(getattr(self.model, name).shape)}" for name in self.model.fitted)
         logger.info("fitted to %d training images: %s", len(self.dm.dataset.train_x), shapes)
         if not self.max_epoch:
-            self.save_model(-1, self.output_dir, is_best=self._deploys_best())
+            self.save_model(-1, self.output_dir, is_best=deploys_best(self.cfg))
 
     def after_train(self) -> None:
         """Completes the model that will be tested, in its checkpoint, too; then the test."""
         if self.model.fitted and self.max_epoch:
-            name = checkpoints.BEST if self._deploys_best() else checkpoints.epoch_name(self.max_epoch)
+            name = checkpoints.BEST if deploys_best(self.cfg) else checkpoints.epoch_name(self.max_epoch)
             path = Path(self.output_dir, "prompt_learner", name)
             content = self._load(path)
             self.model.conclude(self._validation())
             checkpoints.write_checkpoint(path, content | {"state_dict": self.model.trained_state()})
         super().after_train()
 
-    def _deploys_best(self) -> bool:
-        return bool(self.cfg.TEST.FINAL_MODEL == "best_val" and not self.cfg.TEST.NO_TEST)
-
     def _validation(self) -> LabelledFeatures | None:
         return None if self.val_loader is None else self._labelled(self.val_loader)
 
     def _labelled(self, loader: Any) -> LabelledFeatures:
         """All images of a loader, in the order of its dataset."""
-        if not isinstance(loader, FeatureLoader):
-            size, keep = self.cfg.DATALOADER.TEST.BATCH_SIZE, self.cfg.FEATURES.CACHE
-            with self.phase("features"):
-                loader = FeatureLoader(self.store.features(loader, size, keep), loader)
+        with self.clock.phase("features"):
+            loader = self.store.kept(loader)
         return LabelledFeatures(loader.features, loader.labels.to(self.device))
 
     # Checkpoints: only what was trained, and exactly where it was.
@@ -424,10 +411,7 @@ class PromptTrainer(TrainerX):
         if not directory or not self.model.state_tensors():
             logger.info("load_model() is skipped: nothing trained is given or needed")
             return
-        folder = Path(directory, "prompt_learner")
-        path = folder / (checkpoints.BEST if epoch is None else checkpoints.epoch_name(epoch))
-        if epoch is None and not path.is_file() and self.cfg.TEST.FINAL_MODEL != "best_val":
-            path = checkpoints.latest_checkpoint(folder) or path
+        path = checkpoints.to_test(Path(directory, "prompt_learner"), epoch, self.cfg.TEST.FINAL_MODEL)
         content = self._load(path)
         logger.info('Loading weights to prompt_learner from "%s" (epoch = %s)', path, content["epoch"])
 
@@ -454,7 +438,7 @@ class PromptTrainer(TrainerX):
         self._labels: list[Tensor] = []
         self._probabilities: list[Tensor] = []
         self._paths: list[str] = []
-        with self.phase("test"):
+        with self.clock.phase("test"):
             accuracy: float = super().test(split)
         if split is None:
             self._record()
@@ -478,7 +462,6 @@ class PromptTrainer(TrainerX):
             self.origin = replace(self.origin, evaluated_from=source, load_epoch=epoch)
             check_free(Path(self.output_dir), self.cfg, self.origin)
             save_config(Path(self.output_dir), self.cfg)
-        self._switch(self._clock[0])  # the seconds of the running phase so far are in the record, too
         path = write_run(self, torch.cat(self._labels).numpy(), torch.cat(self._probabilities).numpy(), self._paths)
         if self.tracker is not None:
             self.tracker.summarise(read_json(path)["metrics"])
@@ -505,23 +488,6 @@ class PromptTrainer(TrainerX):
             self.tracker = None
 
     # Small things.
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Adds the wall time of what is done inside, but for phases within it, to `seconds[name]`."""
-        outer = self._switch(name)
-        try:
-            yield
-        finally:
-            self._switch(outer)
-
-    def _switch(self, phase: str) -> str:
-        """Ends the phase that is running, which is returned, and begins another; "" is none that counts."""
-        running, since = self._clock
-        self._clock = phase, time.perf_counter()
-        if running:
-            self.seconds[running] += self._clock[1] - since
-        return running
 
     def _seed(self) -> None:
         """Starts the generators anew, so that a run does not depend on what was drawn before (or found in a cache)."""
