@@ -318,7 +318,7 @@ def require_validation(cfg: CfgNode, val_loader: Any) -> None:
 
     Dassl takes the test images then.
     """
-    if val_loader is None and (deploys_best(cfg) or cfg.TEST.SPLIT == "val"):
+    if val_loader is None and (cfg.TEST.FINAL_MODEL == "best_val" or cfg.TEST.SPLIT == "val"):
         raise ValueError(
             f"{cfg.DATASET.NAME} has no validation split here, which TEST.FINAL_MODEL {cfg.TEST.FINAL_MODEL!r} and "
             f"TEST.SPLIT {cfg.TEST.SPLIT!r} ask for; the test split is never used to choose a model: take "
