@@ -24,7 +24,7 @@ from torch import Tensor
 
 from xcoop.backbones import Backbone
 from xcoop.backbones.phantom import load_phantom
-from xcoop.config.defaults import get_cfg
+from xcoop.config.plugins import get_cfg
 from xcoop.engine.transforms import build_transform
 from xcoop.evaluation.bootstrap import mean_of_known
 from xcoop.explain.ground_truth import Truth, fit_mask, truth_of

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 from xcoop.backbones.clip_model import import_clip
 from xcoop.backbones.openai import ClipBackbone
 from xcoop.concepts import load_bank
-from xcoop.config.defaults import get_cfg
+from xcoop.config.plugins import get_cfg
 from xcoop.methods.model import PromptModel
 
 CLASSES = ["normal", "pneumonia"]

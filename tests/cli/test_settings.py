@@ -9,11 +9,10 @@ import pytest
 from yacs.config import CfgNode
 
 from xcoop.cli import main
-from xcoop.config import identity
-from xcoop.config.defaults import RULES, check_settings, get_cfg
-from xcoop.config.identity import flatten
+from xcoop.config import merge
 from xcoop.config.merge import merge_file, merge_pairs
-from xcoop.engine.config import UNREAD
+from xcoop.config.plugins import RULES, check_settings, get_cfg
+from xcoop.engine.config import UNREAD, flatten
 from xcoop.runs.train import merged, parser
 from xcoop.utils import rules
 from xcoop.utils.console import UserError
@@ -103,7 +102,7 @@ def test_a_config_of_dassl_or_another_version_is_merged_and_has_the_same_hash(tm
     path.write_text(theirs.dump())
     merge_file(cfg := CFG.clone(), path)
     assert cfg == CFG
-    assert identity.config_hash(identity.read_config(path)) == identity.config_hash(CFG)
+    assert merge.config_hash(merge.read_config(path)) == merge.config_hash(CFG)
     assert "'TRAIN.COUNT_ITER' needs Dassl itself" in refusal("TRAIN.COUNT_ITER", "train_u")
 
 

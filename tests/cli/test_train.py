@@ -348,7 +348,7 @@ def test_the_script_does_not_offer_the_plug_in_folders_as_modules() -> None:
 
 
 def test_config_is_saved_whole(finished: Path) -> None:
-    from xcoop.config.identity import config_hash, read_config
+    from xcoop.config.merge import config_hash, read_config
 
     record = json.loads((finished / "results.json").read_text())
     assert config_hash(read_config(finished / "config.yaml")) == record["config_hash"]

@@ -21,9 +21,8 @@ from xcoop.concepts.sentences import (
     clinical_sentences,
     groups,
 )
-from xcoop.config.defaults import get_cfg
 from xcoop.config.merge import merge_file
-from xcoop.config.plugins import plugin_path
+from xcoop.config.plugins import get_cfg, plugin_path
 
 PAGE = Path(__file__).parents[2] / "docs" / "concept_banks.md"
 FEWER = {

@@ -11,9 +11,8 @@ from dassl.data.datasets import DATASET_REGISTRY
 
 from xcoop.config import plugins
 from xcoop.config.augmentation import FIXED, KIND_OF, KINDS, label_keeping, sided
-from xcoop.config.defaults import check_settings, get_cfg
-from xcoop.config.identity import config_hash, settings
-from xcoop.config.plugins import dataset_names, plugin_path
+from xcoop.config.merge import config_hash, settings
+from xcoop.config.plugins import check_settings, dataset_names, get_cfg, plugin_path
 from xcoop.data.about import about
 from xcoop.engine.transforms import OFFERED, REFUSED
 

@@ -15,9 +15,8 @@ import pytest
 from xcoop.concepts import load_bank
 from xcoop.concepts.elicitation import read_store
 from xcoop.concepts.sentences import read_ensemble
-from xcoop.config.defaults import get_cfg
-from xcoop.config.identity import read_config
-from xcoop.config.merge import merge_file
+from xcoop.config.merge import merge_file, read_config
+from xcoop.config.plugins import get_cfg
 from xcoop.data.about import read_about
 from xcoop.datasets.biomedcoop import read_splits
 from xcoop.results.record import read_run

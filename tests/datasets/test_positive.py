@@ -11,7 +11,7 @@ from dassl.data.datasets import DATASET_REGISTRY
 from generated_trees import LAYOUTS
 from sklearn.metrics import average_precision_score
 
-from xcoop.config.identity import config_hash
+from xcoop.config.merge import config_hash
 from xcoop.data.about import about
 from xcoop.evaluation.metrics import check_asked, classification_metrics, positive_class
 

@@ -13,8 +13,7 @@ from dassl.data.datasets import DATASET_REGISTRY
 from PIL import Image
 from yacs.config import CfgNode
 
-from xcoop.config.defaults import get_cfg
-from xcoop.config.plugins import plugin_path
+from xcoop.config.plugins import get_cfg, plugin_path
 
 SIZE = 12
 

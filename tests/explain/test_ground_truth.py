@@ -14,7 +14,7 @@ from PIL import Image
 
 from xcoop.concepts import load_bank
 from xcoop.concepts.wording import load_wording
-from xcoop.config.defaults import get_cfg
+from xcoop.config.plugins import get_cfg
 from xcoop.datasets.ph2 import CRITERIA
 from xcoop.engine.transforms import build_transform
 from xcoop.explain.ground_truth import LESION, Truth, fit_mask, mask_files, meanings, read_masks, truth_of

@@ -11,7 +11,7 @@ from helpers_clip import tiny_backbone
 from yacs.config import CfgNode
 
 from xcoop.concepts import load_bank
-from xcoop.config.defaults import get_cfg
+from xcoop.config.plugins import get_cfg
 from xcoop.methods.model import Task
 from xcoop.trainers.xcoop import XCoOp
 from xcoop.trainers.xcoop_released import ReleasedModel, XCoOpReleased

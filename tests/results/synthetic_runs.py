@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from yacs.config import CfgNode
 
-from xcoop.config.defaults import get_cfg
+from xcoop.config.plugins import get_cfg
 from xcoop.results.record import Origin, write_run
 from xcoop.utils.process_cache import Shared, sharing
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from synthetic_runs import config
 
-from xcoop.config.identity import config_hash, differences, read_config
+from xcoop.config.merge import config_hash, differences, read_config
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import pytest
 import torch
 from synthetic_runs import config, write
 
-from xcoop.config.defaults import get_cfg
+from xcoop.config.plugins import get_cfg
 from xcoop.results.folder import LOCK, LOG, busy, check_free, locked, occupied, other_data, save_config
 from xcoop.results.record import Origin
 from xcoop.sweep.display import Display

@@ -11,8 +11,7 @@ import pytest
 import yaml
 
 from xcoop.cli import main
-from xcoop.config.defaults import get_cfg
-from xcoop.config.plugins import trainer_names
+from xcoop.config.plugins import get_cfg, trainer_names
 from xcoop.runs.plan import make_plans
 from xcoop.runs.train import merged, parser
 from xcoop.sweep.grid import Grid, make_grid, read_grid_file

@@ -152,7 +152,7 @@ def test_a_finished_run_with_other_settings_is_never_overwritten(
 
 
 def _changed(folder: Path, *pairs: Any) -> Any:
-    from xcoop.config.defaults import get_cfg
+    from xcoop.config.plugins import get_cfg
 
     cfg = get_cfg()
     cfg.merge_from_file(str(folder / "config.yaml"))

@@ -10,9 +10,8 @@ from yacs.config import CfgNode
 
 from xcoop.backbones import backbone_names
 from xcoop.cli import main
-from xcoop.config.defaults import get_cfg
 from xcoop.config.merge import config_names, merge_file, method_files, method_names, read_config_tree
-from xcoop.config.plugins import trainer_names
+from xcoop.config.plugins import get_cfg, trainer_names
 from xcoop.utils.console import UserError
 
 CONFIGS = [(trainer, name) for trainer in trainer_names() for name in method_names(trainer)]

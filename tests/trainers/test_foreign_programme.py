@@ -19,8 +19,9 @@ from yacs.config import CfgNode
 
 import xcoop
 from xcoop.config import plugins
-from xcoop.config.defaults import get_cfg
-from xcoop.config.identity import config_hash, flatten, read_config
+from xcoop.config.merge import config_hash, read_config
+from xcoop.config.plugins import get_cfg
+from xcoop.engine.config import flatten
 from xcoop.explain.report import test_images as known_images
 from xcoop.results.record import UNTRAINED, read_run
 from xcoop.trainers.coop import CoOp

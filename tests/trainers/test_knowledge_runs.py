@@ -13,7 +13,7 @@ from tiny_run import ConfigMaker
 
 from xcoop.concepts.controls import KNOWLEDGE
 from xcoop.concepts.sentences import clinical_features, shares
-from xcoop.config.identity import config_hash
+from xcoop.config.merge import config_hash
 from xcoop.methods.prompts import context_from_words
 from xcoop.results.table import parse_folder
 from xcoop.runs.plan import make_plans

@@ -12,7 +12,7 @@ import pytest
 import tiny_run
 from tiny_run import ConfigMaker
 
-from xcoop.config.identity import config_hash
+from xcoop.config.merge import config_hash
 from xcoop.training import tracking
 
 

@@ -18,7 +18,7 @@ from dassl.utils import set_random_seed
 from PIL import Image
 from yacs.config import CfgNode
 
-from xcoop.config.defaults import get_cfg
+from xcoop.config.plugins import get_cfg
 
 ConfigMaker = Callable[..., CfgNode]  # the fixture `make_cfg`
 

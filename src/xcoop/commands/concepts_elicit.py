@@ -126,8 +126,8 @@ def _query(arguments: argparse.Namespace, host: str) -> Query:
     """What is asked for; images are looked at only where nothing else knows the classes."""
     from dassl.data.datasets import DATASET_REGISTRY
 
-    from xcoop.config.defaults import get_cfg
     from xcoop.config.merge import config_file, merge_file, merge_pairs
+    from xcoop.config.plugins import get_cfg
 
     cfg = get_cfg()
     merge_file(cfg, config_file(arguments.words[0]))

@@ -105,8 +105,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _of_dataset(arguments: argparse.Namespace) -> Material:
     from dassl.data.datasets import DATASET_REGISTRY
 
-    from xcoop.config.defaults import get_cfg
     from xcoop.config.merge import config_file, merge_file, merge_pairs
+    from xcoop.config.plugins import get_cfg
     from xcoop.data.about import about
 
     cfg = get_cfg()

@@ -185,8 +185,8 @@ def _name(arguments: argparse.Namespace) -> str:
 
 def _config(arguments: argparse.Namespace) -> CfgNode:
     """The configuration that a run on this dataset would have."""
-    from xcoop.config.defaults import get_cfg
     from xcoop.config.merge import config_file, merge_file, merge_pairs
+    from xcoop.config.plugins import get_cfg
 
     cfg = get_cfg()
     merge_file(cfg, config_file(arguments.words[0]))

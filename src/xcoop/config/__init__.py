@@ -1,5 +1,5 @@
 """The configuration: defaults, merging, the hash of a run's settings, and the registries of plug-ins."""
 
-from xcoop.config.defaults import get_cfg
+from xcoop.config.plugins import get_cfg
 
 __all__ = ["get_cfg"]

@@ -1,20 +1,25 @@
-"""The merged config of a run: defaults, dataset file, method file, flags, KEY VALUE pairs, in this order."""
+"""The merged config of a run: how it is made of files and KEY VALUE pairs, and the hash by which it is known.
+
+Two runs with the same hash differ in nothing but the seed and the machine.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import sys
 from ast import literal_eval
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from yacs.config import CfgNode
 
-from xcoop.config.identity import flatten
+from xcoop.config import augmentation
 from xcoop.config.plugins import plugin_path
-from xcoop.engine.config import UNREAD
+from xcoop.engine.config import UNREAD, flatten
 from xcoop.engine.imports import Facade, needs_dassl
 from xcoop.utils.console import UserError, names_like
 from xcoop.utils.reading import read_yaml
@@ -24,6 +29,32 @@ SUFFIXES = (".yaml", ".yml")
 USUAL = "CoOp"  # whose configurations a trainer without any of its own runs with
 BASE = "_BASE_"  # in a YAML file: the file, or the list of files, that it builds on, by paths relative to its own
 MOST_BASES = 20  # files that one may build on, directly or not
+
+# Where things lie, how fast and how talkative: none of these changes what a run computes.
+MACHINE = (
+    "DATALOADER.NUM_WORKERS",
+    "DATASET.ROOT",
+    "FEATURES",
+    "OUTPUT_DIR",
+    "RESUME",
+    "TEST.COMPUTE_CMAT",
+    "TEST.PER_CLASS_RESULT",
+    "TRAIN.CHECKPOINT_FREQ",
+    "TRAIN.PRINT_FREQ",
+    "USE_CUDA",
+    "VERBOSE",
+    "VERSION",
+    "WANDB",
+)
+# Seeds of one setting are averaged, so the seed is no part of the setting; each lies in a folder of its own.
+SEED = "SEED"
+# Keys that older runs lack, with the value that stands for what those did: a run has one hash, with them or without.
+LATER = {"DATASET.POSITIVE_CLASS": ""}
+# Of these only the file name counts; the content is recorded by its own hash.
+FILES = ("DATASET.CONCEPT_BANK", "DATASET.PATH", "MODEL.BACKBONE.PATH", "MODEL.INIT_WEIGHTS")
+
+
+# Which files a run's config is made of.
 
 
 def config_file(name: str) -> Path:
@@ -130,6 +161,9 @@ def read_config_tree(path: Path) -> dict[str, Any]:
     return read(path, [])
 
 
+# Merging.
+
+
 def merge_file(cfg: CfgNode, path: Path) -> None:
     """Merges a YAML file into `cfg`, in place.
 
@@ -209,3 +243,60 @@ def _fitting(old: Any, new: Any, key: str, where: str) -> Any:
     kinds = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
     kind = kinds.get(type(old), "a list such as (1, 2)")
     raise UserError(f"{where}{key} takes {kind} (its default is {shown(old)}), not {shown(new)}")
+
+
+# What makes a run what it is.
+
+
+def settings(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """What the hash covers: all leaves of `cfg` but those of the machine, the seed, and other trainers' nodes."""
+    trainer, nodes = cfg["TRAINER"]["NAME"], cfg["TRAINER"]
+    own = {key: value for key, value in (UNREAD | flatten(cfg)).items() if not _below(key, (*MACHINE, SEED))}
+    own = {key: value for key, value in own.items() if concerns(key, trainer, nodes) and LATER.get(key, ...) != value}
+    if not augmentation.augmented(cfg):
+        own.pop(augmentation.KEY, None)  # then it has no say
+    return {key: Path(value).name if key in FILES and value else value for key, value in own.items()}
+
+
+def config_hash(cfg: Mapping[str, Any]) -> str:
+    """SHA-256 (hexadecimal) of the merged config `cfg`, as far as it concerns the result; see `settings`."""
+    text = json.dumps(settings(cfg), sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """One line for each setting in which two merged configs differ, sorted by key."""
+    a, b = settings(old), settings(new)
+    return [
+        f"{key}: {a.get(key, 'not set')!r} there, {b.get(key, 'not set')!r} now"
+        for key in sorted(a.keys() | b.keys())
+        if a.get(key) != b.get(key)
+    ]
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """A merged config that a run has saved.
+
+    Raises:
+        ValueError: the file is no such config; the message names it.
+    """
+    try:
+        saved = read_yaml(path)
+        config_hash(saved)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path} is not the saved config of a run ({error})") from error
+    return dict(saved)
+
+
+def _below(key: str, nodes: Iterable[str]) -> bool:
+    return any(key == node or key.startswith(f"{node}.") for node in nodes)
+
+
+def concerns(key: str, trainer: str, nodes: Mapping[str, Any]) -> bool:
+    """Whether a trainer can see a key: below TRAINER only its own node, the one spelled like it, counts."""
+    section, _, rest = key.partition(".")
+    node, _, leaf = rest.partition(".")
+    if section != "TRAINER" or not leaf:
+        return True
+    spelled = {name.upper() for name in nodes}
+    return node.upper() == trainer.upper() or trainer.upper() not in spelled

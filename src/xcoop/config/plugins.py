@@ -1,4 +1,4 @@
-"""The plug-ins: what `trainers/` and `datasets/` offer, handed to whichever engine is running.
+"""The keys that XCoOp adds to the engine's, and the plug-ins: what `trainers/` and `datasets/` offer to either engine.
 
 The decorators only collect. `load_plugins` registers with the engine what the engine does not have yet, so that a
 user's own `CoOp`, registered before, stays theirs; ours is `xcoop.CoOp` then.
@@ -16,8 +16,10 @@ from typing import Any, TypeVar
 
 from yacs.config import CfgNode
 
-from xcoop.config.defaults import RULES, SHARED, add_missing
-from xcoop.utils.rules import Rule
+from xcoop.config.augmentation import AUTO, KEY, KINDS
+from xcoop.engine.config import KEYS as ENGINE
+from xcoop.engine.config import flatten, node_of
+from xcoop.utils.rules import SOUND, TEXT, Rule, each, one_of, whole
 from xcoop.utils.suggest import shown, unknown
 
 logger = logging.getLogger(__name__)
@@ -29,6 +31,57 @@ Class = TypeVar("Class", bound=type)
 _trainers: dict[str, type] = {}
 _datasets: dict[str, type] = {}
 _nodes: dict[str, CfgNode] = {}
+
+# Each key with its default and what it takes (None: a flag or a text, of which nothing more is asked).
+_SHARED_KEYS: dict[str, tuple[Any, Rule | None]] = {
+    # base (the first half of the classes) or new (the rest)
+    "DATASET.SUBSAMPLE_CLASSES": ("all", one_of("all", "base", "new")),
+    "DATASET.TASK": ("", None),  # which labels; "" is the dataset's own default
+    "DATASET.CASES": (0, whole(0)),  # phantom: how many cases are drawn; 0 is the default number
+    "DATASET.PATH": ("", None),  # the dataset's folder or file; "" looks below DATASET.ROOT
+    "DATASET.CONCEPT_BANK": ("", None),  # a bank's name or a YAML file; "" is the dataset's own bank
+    "DATASET.SET": ("", None),  # which set of a family that shares one reader, e.g. MedMNIST
+    # the class names in the order of their labels; [] is the order of the dataset
+    "DATASET.CLASSES": ([], each(TEXT)),
+    # of two, what average precision is about; "" is the dataset's own, or told by names
+    "DATASET.POSITIVE_CLASS": ("", None),
+    "DATASET.SIZE": (0, whole(0)),  # pixels, of sets that come in several sizes; 0 is the largest at hand
+    # what stands in two splits is dropped from train and val, or left with a report
+    "DATASET.HYGIENE": ("drop", one_of("drop", "report")),
+    # validation images a class beside few shots; 0 is min(shots, 4), as in CoOp; -1 is all
+    "DATASET.VAL_SHOTS": (0, whole(-1)),
+    KEY: (["auto"], each(one_of(AUTO, *KINDS))),  # augmentations to leave out; see `xcoop.config.augmentation`
+    "DATASET.SPLIT_SEED": (0, whole(0)),  # of the split that is made for a user's own data
+    "MODEL.BACKBONE.PATH": ("", None),  # local weights of the backbone
+    "FEATURES.CACHE": (True, None),  # features of a frozen image tower are computed once
+    "FEATURES.DIR": ("", None),  # "" is the cache folder of this user
+    "WANDB.PROJECT": ("", None),  # Weights & Biases, beside TensorBoard; "" does not track
+    # files in the run's folder, or sent
+    "WANDB.MODE": ("offline", one_of("offline", "online", "disabled")),
+}
+SHARED = node_of(_SHARED_KEYS)
+# What every key takes that does not take anything; `register_trainer` adds those of the trainers' nodes.
+RULES: dict[str, Rule] = {key: rule for key, (_, rule) in (ENGINE | _SHARED_KEYS).items() if rule is not None}
+
+
+def check_settings(cfg: Any, node: str = "", section: str = "") -> None:
+    """Refuses values that no run could mean. Nothing has been built or written when it is called.
+
+    Args:
+        cfg: a merged config, of either engine.
+        node: the node below TRAINER that is read; the others are not looked at. "" looks at all.
+        section: look at this one alone, e.g. DATASET.
+
+    Raises:
+        ValueError: a value is no name of its key's closed set, is out of its range, or is of another type; the message
+            names key and value, and what would be right.
+    """
+    for key, value in flatten({section: cfg[section]} if section else cfg).items():
+        if not node or not key.startswith("TRAINER.") or key.startswith(f"TRAINER.{node}."):
+            RULES.get(key, SOUND).check(key, value)
+
+
+# Plug-ins: collected, registered, asked for.
 
 
 def register_trainer(node: str, defaults: CfgNode, rules: Mapping[str, Rule] | None = None) -> Callable[[Class], Class]:
@@ -55,6 +108,14 @@ def register_dataset() -> Callable[[Class], Class]:
     return lambda cls: _collect(_datasets, cls)
 
 
+def _collect(known: dict[str, type], cls: Class) -> Class:
+    other = known.get(cls.__name__, cls)
+    if other.__module__ != cls.__module__:
+        raise KeyError(f"{cls.__name__!r} is offered by {other.__module__} and by {cls.__module__}")
+    known[cls.__name__] = cls
+    return cls
+
+
 def load_plugins() -> None:
     """Imports every trainer and dataset of this package, and registers them.
 
@@ -64,11 +125,88 @@ def load_plugins() -> None:
     from dassl.engine import TRAINER_REGISTRY
 
     for package in ("xcoop.trainers", "xcoop.datasets"):
-        path = importlib.import_module(package).__path__
-        for module in sorted(info.name for info in pkgutil.iter_modules(path)):
-            importlib.import_module(f"{package}.{module}")
+        for module in pkgutil.iter_modules(importlib.import_module(package).__path__, f"{package}."):
+            importlib.import_module(module.name)
     _register(TRAINER_REGISTRY, _trainers)
     _register(DATASET_REGISTRY, _datasets)
+
+
+def _register(registry: Any, offered: dict[str, type]) -> None:
+    for name, cls in offered.items():
+        if name not in registry.registered_names():
+            registry.register(cls)
+        elif registry.get(name) is not cls and f"{PREFIX}{name}" not in registry.registered_names():
+
+            def make(cfg: Any, cls: type = cls) -> Any:
+                return cls(cfg)
+
+            make.__name__ = f"{PREFIX}{name}"  # registries go by it
+            registry.register(make)
+
+
+def trainer_class(name: str) -> Any:
+    """The class of a run's trainer: the one registered under its name, or ours where another programme's has it.
+
+    Raises:
+        ValueError: there is none; the message gives the nearest name.
+    """
+    from dassl.engine import TRAINER_REGISTRY
+
+    load_plugins()
+    found = TRAINER_REGISTRY.get(name) if name in TRAINER_REGISTRY.registered_names() else None
+    if not hasattr(found, "build_method"):
+        found = _trainers.get(name)
+    if found is None:
+        raise ValueError(unknown("trainer", name, _trainers))
+    return found
+
+
+def trains(name: str) -> bool:
+    """Whether a registered trainer learns from images, in epochs or at once (its class may say `trains = False`)."""
+    from dassl.engine import TRAINER_REGISTRY
+
+    return bool(getattr(TRAINER_REGISTRY.get(name), "trains", True))
+
+
+def trainer_names() -> list[str]:
+    """The trainers of this package, sorted."""
+    load_plugins()
+    return sorted(_trainers)
+
+
+def dataset_names() -> list[str]:
+    """The datasets of this package, sorted."""
+    load_plugins()
+    return sorted(_datasets)
+
+
+def plugin_path(kind: str, *parts: str) -> Path:
+    """A file or folder of a plug-in folder, in a checkout and in an installation alike.
+
+    Args:
+        kind: `concept_banks`, `configs`, `datasets` or `trainers`.
+        parts: the path below it.
+
+    Raises:
+        FileNotFoundError: no such plug-in folder; the message names where it was looked for.
+    """
+    roots = sys.modules["xcoop"].__path__  # in a checkout, its top folder, too
+    for root in roots:
+        if (Path(root) / kind).is_dir():
+            return Path(root, kind, *parts)
+    raise FileNotFoundError(f"no folder {kind!r} in {list(roots)}: is the installation whole?")
+
+
+# Our keys in a config: of a run of ours, or of another programme.
+
+
+def get_cfg() -> CfgNode:
+    """Every key that a run can have, with its default: the engine's, the shared ones, the trainers'."""
+    from dassl.config import get_cfg_default
+
+    cfg = get_cfg_default()
+    plug_in(cfg)
+    return cfg
 
 
 def plug_in(cfg: CfgNode) -> None:
@@ -76,6 +214,15 @@ def plug_in(cfg: CfgNode) -> None:
     load_plugins()
     add_missing(cfg, SHARED)
     add_missing(cfg.TRAINER, CfgNode(_nodes))
+
+
+def add_missing(cfg: CfgNode, defaults: CfgNode) -> None:
+    """Adds to `cfg`, in place, each key of `defaults` that it lacks; what it has stays as it is."""
+    for key, value in defaults.items():
+        if key not in cfg:
+            cfg[key] = value.clone() if isinstance(value, CfgNode) else value
+        elif isinstance(value, CfgNode) and isinstance(cfg[key], CfgNode):
+            add_missing(cfg[key], value)
 
 
 def own_view(cfg: CfgNode, node: str = "") -> CfgNode:
@@ -111,84 +258,10 @@ def _take_defaults(cfg: CfgNode, defaults: CfgNode, above: str) -> None:
             fits = isinstance(value, (list, tuple))
         else:
             fits = type(value) is type(default) or (type(value) is int and isinstance(default, float))
-        if key in cfg and not fits:
-            logger.warning(
-                "%s%s is %s in this programme, which is not what xcoop reads there; it goes by its default, %s",
-                *(above, key, shown(value), shown(default)),
-            )
         if not fits:
+            if key in cfg:
+                logger.warning(
+                    "%s%s is %s in this programme, which is not what xcoop reads there; it goes by its default, %s",
+                    *(above, key, shown(value), shown(default)),
+                )
             cfg[key] = default.clone() if isinstance(default, CfgNode) else default
-
-
-def trainer_class(name: str) -> Any:
-    """The class of a run's trainer: the one registered under its name, or ours where another programme's has it.
-
-    Raises:
-        ValueError: there is none; the message gives the nearest name.
-    """
-    from dassl.engine import TRAINER_REGISTRY
-
-    load_plugins()
-    found = TRAINER_REGISTRY.get(name) if name in TRAINER_REGISTRY.registered_names() else None
-    if not hasattr(found, "build_method"):
-        found = _trainers.get(name)
-    if found is None:
-        raise ValueError(unknown("trainer", name, _trainers))
-    return found
-
-
-def trainer_names() -> list[str]:
-    """The trainers of this package, sorted."""
-    load_plugins()
-    return sorted(_trainers)
-
-
-def trains(name: str) -> bool:
-    """Whether a registered trainer learns from images, in epochs or at once (its class may say `trains = False`)."""
-    from dassl.engine import TRAINER_REGISTRY
-
-    return bool(getattr(TRAINER_REGISTRY.get(name), "trains", True))
-
-
-def dataset_names() -> list[str]:
-    """The datasets of this package, sorted."""
-    load_plugins()
-    return sorted(_datasets)
-
-
-def plugin_path(kind: str, *parts: str) -> Path:
-    """A file or folder of a plug-in folder, in a checkout and in an installation alike.
-
-    Args:
-        kind: `concept_banks`, `configs`, `datasets` or `trainers`.
-        parts: the path below it.
-
-    Raises:
-        FileNotFoundError: no such plug-in folder; the message names where it was looked for.
-    """
-    roots = sys.modules["xcoop"].__path__  # in a checkout, its top folder, too
-    for root in roots:
-        if (Path(root) / kind).is_dir():
-            return Path(root, kind, *parts)
-    raise FileNotFoundError(f"no folder {kind!r} in {list(roots)}: is the installation whole?")
-
-
-def _collect(known: dict[str, type], cls: Class) -> Class:
-    other = known.setdefault(cls.__name__, cls)
-    if other is not cls and other.__module__ != cls.__module__:
-        raise KeyError(f"{cls.__name__!r} is offered by {other.__module__} and by {cls.__module__}")
-    known[cls.__name__] = cls
-    return cls
-
-
-def _register(registry: Any, offered: dict[str, type]) -> None:
-    for name, cls in offered.items():
-        if name not in registry.registered_names():
-            registry.register(cls)
-        elif registry.get(name) is not cls and f"{PREFIX}{name}" not in registry.registered_names():
-
-            def make(cfg: Any, cls: type = cls) -> Any:
-                return cls(cfg)
-
-            make.__name__ = f"{PREFIX}{name}"  # registries go by it
-            registry.register(make)

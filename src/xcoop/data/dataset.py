@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 
 from xcoop.concepts.bank import same_name
-from xcoop.config.defaults import check_settings
-from xcoop.config.plugins import own_view
+from xcoop.config.plugins import check_settings, own_view
 from xcoop.data.about import MissingDatasetError, about, compare_counts, missing
 from xcoop.data.folders import absolute, left_out, writable
 from xcoop.data.items import Remark, Splits, clean, grouped, shown_some, told

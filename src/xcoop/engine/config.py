@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from yacs.config import CfgNode
@@ -166,9 +166,16 @@ def node_of(keys: dict[str, tuple[Any, Rule | None]]) -> CfgNode:
     return cfg
 
 
-def rules_of(keys: dict[str, tuple[Any, Rule | None]]) -> dict[str, Rule]:
-    """What those keys take of which something is asked; `xcoop.config.defaults.check_settings` applies it."""
-    return {key: rule for key, (_, rule) in keys.items() if rule is not None}
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The leaves of nested mappings by their dotted path: `{"A": {"B": 1}}` gives `{"A.B": 1}`."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        path = f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            leaves |= flatten(value, f"{path}.")
+        else:
+            leaves[path] = list(value) if isinstance(value, tuple) else value
+    return leaves
 
 
 cfg_default = node_of(KEYS)

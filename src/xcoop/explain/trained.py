@@ -24,9 +24,8 @@ from yacs.config import CfgNode
 
 from xcoop.backbones import Backbone, ImageFeatures, load_backbone
 from xcoop.concepts import ConceptBank, load_bank
-from xcoop.config.defaults import add_missing, get_cfg
-from xcoop.config.identity import config_hash, read_config
-from xcoop.config.plugins import trainer_class
+from xcoop.config.merge import config_hash, read_config
+from xcoop.config.plugins import add_missing, get_cfg, trainer_class
 from xcoop.explain.concepts import Change, ConceptSet, Decomposition, changes, concept_set, decompose
 from xcoop.explain.explanation import Explanation, explain_features
 from xcoop.methods.alignment import unit

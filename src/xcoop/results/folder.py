@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xcoop.config.identity import config_hash, differences, read_config
+from xcoop.config.merge import config_hash, differences, read_config
 from xcoop.results.record import CONFIG, PREDICTIONS, RESULTS, Origin, read_run
 from xcoop.utils.console import BusyError, UserError
 from xcoop.utils.files import atomic_write_text, require_ours, sweep, take, unguarded, unlinked, unused

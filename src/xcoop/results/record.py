@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from xcoop.config.identity import config_hash
+from xcoop.config.merge import config_hash
 from xcoop.evaluation.metrics import Floats, Ints, checked, classification_metrics, confusion, positive_class
 from xcoop.utils.files import atomic_write_text, require_ours, sha256_file
 from xcoop.utils.process_cache import fact

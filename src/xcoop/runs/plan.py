@@ -15,8 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xcoop.config.identity import settings
-from xcoop.config.merge import as_pairs, config_file, method_names
+from xcoop.config.merge import as_pairs, config_file, method_names, settings
 from xcoop.utils.console import UserError
 from xcoop.utils.suggest import shown, unknown
 

@@ -99,8 +99,8 @@ def run(args: argparse.Namespace, words: Sequence[str], cfg: CfgNode | None = No
 
 def merged(args: argparse.Namespace) -> CfgNode:
     """The frozen config of a run: defaults <- dataset file <- method file <- flags <- KEY VALUE pairs."""
-    from xcoop.config.defaults import get_cfg
     from xcoop.config.merge import SUFFIXES, config_file, merge_file, merge_pairs, method_files
+    from xcoop.config.plugins import get_cfg
 
     cfg = get_cfg()
     if args.dataset_config_file:
@@ -160,7 +160,7 @@ def check_values(cfg: CfgNode) -> None:
     from dassl.data.datasets import DATASET_REGISTRY
     from dassl.engine import TRAINER_REGISTRY
 
-    from xcoop.config.defaults import check_settings
+    from xcoop.config.plugins import check_settings
     from xcoop.training.trainer import PromptTrainer
     from xcoop.utils.rules import one_of
 

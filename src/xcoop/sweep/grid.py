@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xcoop.config.defaults import get_cfg
-from xcoop.config.identity import concerns, flatten
-from xcoop.config.merge import merge_pairs
-from xcoop.config.plugins import trainer_names
+from xcoop.config.merge import concerns, merge_pairs
+from xcoop.config.plugins import get_cfg, trainer_names
+from xcoop.engine.config import flatten
 from xcoop.runs.plan import KEY, TAKEN, shot_number
 from xcoop.utils.console import UserError, numbers
 from xcoop.utils.reading import read_yaml

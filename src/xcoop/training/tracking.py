@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from xcoop.config.identity import config_hash, settings
+from xcoop.config.merge import config_hash, settings
 from xcoop.utils.suggest import shown
 
 STEP = "step"

@@ -25,8 +25,7 @@ from xcoop.backbones.openai import RESNETS, no_tokens
 from xcoop.concepts import ConceptBank
 from xcoop.concepts.bank import load_dataset_bank
 from xcoop.config.augmentation import FIXED, KEY, label_keeping
-from xcoop.config.defaults import check_settings
-from xcoop.config.plugins import own_view
+from xcoop.config.plugins import check_settings, own_view
 from xcoop.engine.data import Seeded, begin_epoch, deploys_best, require_validation, with_workers_that_exist
 from xcoop.engine.rng import restore_rng, rng_state
 from xcoop.methods.model import PromptModel, Task

@@ -1,7 +1,7 @@
 """What values a config key takes, said once: a closed set of names, a range of numbers, or a list of either.
 
 The rules of the engine's keys stand beside their defaults in `xcoop.engine.config`, those of the shared keys in
-`xcoop.config.defaults`, and each trainer's beside its node. `xcoop.config.defaults.check_settings` is where all of them
+`xcoop.config.plugins`, and each trainer's beside its node. `xcoop.config.plugins.check_settings` is where all of them
 are applied.
 """
 
