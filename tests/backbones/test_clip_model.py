@@ -141,11 +141,14 @@ URL = f"https://models.invalid/{SHA}/ViT-B-16.pt"
 
 @pytest.mark.parametrize("there", [None, CONTENT, CONTENT[:-1]], ids=["absent", "whole", "damaged"])
 def test_weights_are_downloaded_unless_they_are_there_whole(there, tmp_path, monkeypatch, caplog):
-    target, jobs = tmp_path / "ViT-B-16.pt", []
-    if there is not None:
-        target.write_bytes(there)
+    target, jobs = tmp_path / ".cache" / "clip" / "ViT-B-16.pt", []  # the folder is OpenAI's own
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setitem(import_clip().clip._MODELS, "ViT-B/16", URL)
     monkeypatch.setattr(clip_model, "download", jobs.append)
-    assert clip_model.fetch(URL, tmp_path) == target
+    if there is not None:
+        target.parent.mkdir(parents=True)
+        target.write_bytes(there)
+    assert clip_model.fetch_openai("ViT-B/16") == target
     if there == CONTENT:
         assert jobs == []
         return
@@ -155,13 +158,8 @@ def test_weights_are_downloaded_unless_they_are_there_whole(there, tmp_path, mon
     assert (f"{target} is damaged" in caplog.text) == (there is not None)
 
 
-def test_addresses_come_from_clip_and_the_folder_is_openais(monkeypatch, tmp_path):
-    asked = []
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr(clip_model, "fetch", lambda url, folder: asked.append((url, folder)) or folder)
-    clip_model.fetch_openai("RN50")
+def test_addresses_come_from_clip(monkeypatch):
     urls = import_clip().clip._MODELS
-    assert asked == [(urls["RN50"], tmp_path / ".cache" / "clip")]
     assert set(NAMES) == set(urls)
     assert all(len(url.split("/")[-2]) == 64 and url.startswith("https://") for url in urls.values())
     monkeypatch.delitem(urls, "ViT-L/14")  # as in CoOp's copy

@@ -11,7 +11,7 @@ from helpers_clip import tiny_clip_state
 from safetensors.torch import save_file
 from yacs.config import CfgNode
 
-from xcoop.backbones import Backbone, ImageFeatures, backbone_names, load_backbone, registry
+from xcoop.backbones import Backbone, ImageFeatures, backbone_names, base, load_backbone
 from xcoop.backbones.openai import NAMES
 
 # Each backbone must be listed here, with the kind of small random weights that stand for the real ones.
@@ -220,13 +220,13 @@ def test_unknown_names_get_the_nearest(name, near):
 
 
 def test_a_name_is_registered_once(monkeypatch):
-    monkeypatch.setattr(registry, "_loaders", dict(registry._loaders))
+    monkeypatch.setattr(base, "_registered", dict(base._registered))
 
-    @registry.register_backbone("mine")
+    @base.register_backbone("mine")
     def load_mine(name, path):
         raise AssertionError
 
     assert "mine" in backbone_names()
     with pytest.raises(KeyError, match="'mine' is registered twice"):
-        registry.register_backbone("yours", "mine")(load_mine)
+        base.register_backbone("yours", "mine")(load_mine)
     assert "yours" not in backbone_names()

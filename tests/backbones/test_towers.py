@@ -7,7 +7,6 @@ import torch
 from helpers_clip import tiny_backbone, tiny_clip_state
 from torch.nn import functional as F
 
-from xcoop.backbones import towers
 from xcoop.backbones.clip_model import build_clip, import_clip
 from xcoop.backbones.openai import ClipBackbone
 
@@ -98,7 +97,7 @@ def test_an_end_outside_the_embeddings_is_refused(vit, end):
     with pytest.raises(ValueError, match="do not lie within 8 embeddings"):
         vit.encode_embeddings(torch.zeros(len(end), 8, vit.text_width), torch.tensor(end))
     with pytest.raises(ValueError, match="context of 77 tokens"):
-        towers.text_features(vit.model, torch.zeros(1, 90, vit.text_width), torch.tensor([80]))
+        vit.encode_embeddings(torch.zeros(1, 90, vit.text_width), torch.tensor([80]))
 
 
 def test_blocks_that_do_not_crop_their_mask_will_do(vit, monkeypatch):

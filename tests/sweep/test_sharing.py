@@ -18,7 +18,7 @@ import tiny_jobs
 import torch
 from yacs.config import CfgNode
 
-from xcoop.backbones import ImageFeatures, backbone_of, registry
+from xcoop.backbones import ImageFeatures, backbone_of, base
 from xcoop.concepts.bank import BankError
 from xcoop.runs import train
 from xcoop.sweep.jobs import FAILED, Job
@@ -53,8 +53,8 @@ def cfg(tiny_weights_file: Path) -> CfgNode:
 
 
 def count_loads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    load, loads = registry.load_backbone, []
-    monkeypatch.setattr(registry, "load_backbone", lambda cfg: (loads.append(1), load(cfg))[1])
+    load, loads = base.load_backbone, []
+    monkeypatch.setattr(base, "load_backbone", lambda cfg: (loads.append(1), load(cfg))[1])
     return loads
 
 

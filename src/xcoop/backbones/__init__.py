@@ -1,7 +1,9 @@
 """One interface over CLIP-like models; a new one is a new file here, and no trainer knows which it runs on."""
 
-from xcoop.backbones.base import Backbone, ImageFeatures, LabelledFeatures
-from xcoop.backbones.registry import (
+from xcoop.backbones.base import (
+    Backbone,
+    ImageFeatures,
+    LabelledFeatures,
     TextLimits,
     backbone_names,
     backbone_of,

@@ -1,21 +1,32 @@
-"""What every backbone offers: text from embeddings, images to global and local features, norms, a fingerprint.
+"""What every backbone offers (text from embeddings, images to features, norms, a fingerprint), and all by their names.
 
 Symbols: N texts, L tokens, W text width, B images, T patches, D joint width.
 """
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import importlib
+import logging
+import pkgutil
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from xcoop.utils import process_cache
+from xcoop.utils.suggest import unknown
+
 if TYPE_CHECKING:
     from typing_extensions import Self
+    from yacs.config import CfgNode
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -150,28 +161,19 @@ class Backbone(nn.Module, ABC):
         It is computed again only when a weight has been replaced or changed in place. (A change through `tensor.data`
         goes unseen, as it does in autograd.)
         """
-        tensors = self.state_dict(keep_vars=True)
-        key = _key(tensors)
-        if self._fingerprint is None or self._fingerprint[0] != key:
-            self._fingerprint = (key, tensors_sha256(tensors))
+        state = self._state()
+        if self._fingerprint is None or self._fingerprint[0] != state:
+            self._fingerprint = (state, tensors_sha256(self.state_dict()))
         return self._fingerprint[1]
 
-    def take_fingerprint(self, known: str) -> None:
-        """Takes over the fingerprint of the backbone that this one is a copy of; it is not computed again.
-
-        Args:
-            known: of equal weights.
-        """
-        self._fingerprint = (_key(self.state_dict(keep_vars=True)), known)
+    def _state(self) -> object:
+        """What changes whenever a weight is replaced or changed in place."""
+        tensors = self.state_dict(keep_vars=True).values()
+        return tuple((tensor.data_ptr(), tensor._version, tensor.dtype) for tensor in tensors)
 
     def train(self, mode: bool = True) -> Self:
         """Stays in evaluation mode, whatever the mode of the model it is a part of."""
         return super().train(False)
-
-
-def _key(tensors: dict[str, Tensor]) -> object:
-    """What changes whenever a weight is replaced or changed in place."""
-    return tuple((tensor.data_ptr(), tensor._version, tensor.dtype) for tensor in tensors.values())
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
@@ -181,3 +183,128 @@ def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+# Backbones by name. Each module of this package may register some; importing it is enough.
+
+
+@dataclass(frozen=True)
+class TextLimits:
+    """How long a backbone's texts may be; known without its weights.
+
+    Attributes:
+        context_length: tokens that a text may have, start and end included.
+        count_tokens: how many a text has, start and end included.
+    """
+
+    context_length: int
+    count_tokens: Callable[[str], int]
+
+    def fit(self, text: str) -> bool:
+        """Whether the text tower takes a text whole."""
+        return self.count_tokens(text) <= self.context_length
+
+
+Loader = Callable[[str, str], Backbone]
+AnyLoader = TypeVar("AnyLoader", bound=Loader)
+_registered: dict[str, tuple[Loader, TextLimits | None]] = {}
+
+
+def register_backbone(*offered: str, text: TextLimits | None = None) -> Callable[[AnyLoader], AnyLoader]:
+    """Offers the decorated function as the loader of these backbones.
+
+    The function takes the name and `MODEL.BACKBONE.PATH` ("" if not set), and returns the backbone.
+
+    Args:
+        offered: the names.
+        text: how long their texts may be; None if that is known from the weights alone.
+
+    Raises:
+        KeyError: one of the names is taken by another function.
+    """
+
+    def register(loader: AnyLoader) -> AnyLoader:
+        for name in offered:
+            if name in _registered:
+                raise KeyError(f"backbone {name!r} is registered twice: by {_registered[name][0]} and by {loader}")
+        _registered.update(dict.fromkeys(offered, (loader, text)))
+        return loader
+
+    return register
+
+
+def backbone_names() -> list[str]:
+    """Every registered backbone, sorted."""
+    package = importlib.import_module("xcoop.backbones")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"xcoop.backbones.{module.name}")
+    return sorted(_registered)
+
+
+def require_backbone(name: str) -> None:
+    """ValueError for a backbone that nobody registered; the message gives the nearest name."""
+    if name not in backbone_names():
+        raise ValueError(unknown("backbone", name, _registered))
+
+
+def text_limits(name: str) -> TextLimits | None:
+    """How long the texts of a backbone may be, without loading it; None if it does not say.
+
+    Raises:
+        ValueError: unknown name.
+    """
+    require_backbone(name)
+    return _registered[name][1]
+
+
+def load_backbone(cfg: CfgNode) -> Backbone:
+    """The backbone that a config names, frozen, in fp32 on the CPU. No random numbers are drawn.
+
+    Args:
+        cfg: its `MODEL.BACKBONE.NAME`, and `MODEL.BACKBONE.PATH` for a local weights file.
+
+    Raises:
+        ValueError: unknown name, or a weights file that does not fit.
+        FileNotFoundError: no such weights file.
+        ConnectionError: the weights are not here and cannot be downloaded.
+    """
+    name = cfg.MODEL.BACKBONE.NAME
+    require_backbone(name)
+    backbone = _registered[name][0](name, cfg.MODEL.BACKBONE.get("PATH", ""))
+    return backbone.float().eval().requires_grad_(False)
+
+
+def backbone_of(cfg: CfgNode, device: torch.device) -> Backbone:
+    """The backbone that a config names, on a device; in a scope that shares, a copy of the one loaded there.
+
+    It belongs to the caller alone. Raises what `load_backbone` does.
+    """
+    shared = process_cache.current()
+    if shared is None:
+        return load_backbone(cfg).to(device)
+    path = cfg.MODEL.BACKBONE.get("PATH", "")
+    status = Path(path).expanduser().stat() if path and Path(path).expanduser().is_file() else None
+    key = (cfg.MODEL.BACKBONE.NAME, path, status and (status.st_size, status.st_mtime_ns), device)
+    if key not in shared.backbones:
+        shared.backbones[key] = load_backbone(cfg).to(device)
+    original: Backbone = shared.backbones[key]
+    fingerprint = original.fingerprint()
+    own = copy.deepcopy(original)
+    own._fingerprint = (own._state(), fingerprint)  # it is not computed again
+    return own
+
+
+def check_input(cfg: CfgNode, backbone: Backbone) -> None:
+    """Images must come as the backbone expects them: a wrong size is an error, another normalisation a warning.
+
+    Raises:
+        ValueError: the size.
+    """
+    if tuple(cfg.INPUT.SIZE) != (backbone.input_size, backbone.input_size):
+        size = backbone.input_size
+        raise ValueError(f"INPUT.SIZE is {tuple(cfg.INPUT.SIZE)}; {backbone.name} needs ({size}, {size})")
+    for key, own in (("PIXEL_MEAN", backbone.pixel_mean), ("PIXEL_STD", backbone.pixel_std)):
+        if max(abs(a - b) for a, b in zip(cfg.INPUT[key], own, strict=True)) > 1e-3:
+            logger.warning(
+                "INPUT.%s is %s; %s was trained with %s", key, list(cfg.INPUT[key]), backbone.name, list(own)
+            )

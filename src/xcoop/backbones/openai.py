@@ -1,7 +1,9 @@
 """OpenAI's CLIP models, from the unmodified `clip` package, with a ViT or a ResNet as image tower.
 
-A view of them has learned tokens in both towers, layer by layer, for methods with deep prompts.
-Symbols: N texts, L tokens, W text width, n context tokens; m vision prompts, V width of the image tower; J layers.
+The towers are evaluated from the model's own modules: no hook is set and none replaced. A view of a model has learned
+tokens in its image tower, and its text tower takes some layer by layer, for methods with deep prompts.
+Symbols: N texts, L tokens, W text width, n context tokens; B images, T patches, V width of the image tower, m vision
+prompts; D joint width; J layers with prompts; h heads, d width of a head.
 """
 
 from __future__ import annotations
@@ -12,11 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from xcoop.backbones import towers
-from xcoop.backbones.base import Backbone, ImageFeatures
+from xcoop.backbones.base import Backbone, ImageFeatures, TextLimits, register_backbone
 from xcoop.backbones.clip_model import build_clip, fetch_openai, import_clip, read_state_dict
-from xcoop.backbones.registry import TextLimits, register_backbone
 from xcoop.utils.suggest import SHOWN
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ PUBLISHED = {
 }
 NAMES = tuple(PUBLISHED)
 RESNETS = tuple(name for name in NAMES if name.startswith("RN"))
+QUICK = 1.702  # QuickGELU is x * sigmoid(1.702 x)
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +83,7 @@ class ClipBackbone(Backbone):
 
     pixel_mean = (0.48145466, 0.4578275, 0.40821073)  # clip.clip._transform
     pixel_std = (0.26862954, 0.26130258, 0.27577711)
+    prompts: Tensor | None = None  # learned tokens in the image tower, (J, m, V)
 
     def __init__(self, name: str, model: Any, trained_ids: Sequence[int] | None = None) -> None:
         """Wraps a model without changing it.
@@ -120,12 +123,10 @@ class ClipBackbone(Backbone):
 
     @property
     def logit_scale(self) -> Tensor:
-        """A scalar parameter; logits are cosines times its exponential."""
         return self.model.logit_scale
 
     @property
     def dtype(self) -> torch.dtype:
-        """The precision that the towers compute in."""
         return self.model.dtype
 
     @property
@@ -136,13 +137,7 @@ class ClipBackbone(Backbone):
             return list(visual.transformer.resblocks)
         return [visual.layer1, visual.layer2, visual.layer3, visual.layer4]
 
-    @property
-    def prompts(self) -> Tensor | None:
-        """Learned tokens in the image tower, (J, m, V); None for a plain one."""
-        return None
-
     def tokenize(self, texts: str | Sequence[str]) -> Tensor:
-        """Token ids by CLIP's own tokenizer; see the base class."""
         texts = [texts] if isinstance(texts, str) else list(texts)
         for text in texts:
             if (count := self.count_tokens(text)) > self.context_length:
@@ -152,7 +147,6 @@ class ClipBackbone(Backbone):
         return import_clip().tokenize(texts, context_length=self.context_length).long()
 
     def count_tokens(self, text: str) -> int:
-        """How many tokens a text takes, start and end included."""
         return count_tokens(text)
 
     def decode(self, ids: Sequence[int] | Tensor) -> list[str]:
@@ -182,18 +176,43 @@ class ClipBackbone(Backbone):
         return tokens.argmax(dim=-1)
 
     def embed(self, tokens: Tensor) -> Tensor:
-        """Token embeddings without positions: (N, L) ids to (N, L, W)."""
         return self.model.token_embedding(tokens).to(self.dtype)
 
     def encode_embeddings(self, embeddings: Tensor, end: Tensor, prompts: Tensor | None = None) -> Tensor:
         """Text features over the shortest prefix that holds every end token; see the base class.
 
+        Attention is causal, so nothing after an end token can reach it: cropping is exact. The modules are called in
+        the order of CLIP's `encode_text` and `ResidualAttentionBlock.forward`. Only the mask is ours: each block keeps
+        one of full length, which clip-anytorch crops to its input and OpenAI's and CoOp's copies do not. Handing the
+        mask over leaves nothing to restore, whatever fails or runs beside it.
+
         Args:
             embeddings: (N, L, W), without positions; with prompts, the context stands right behind the start token.
             end: (N,) int64, the index of each end token.
             prompts: (J, n, W), the context tokens of the second block to block 1 + J; None: they are never replaced.
+
+        Raises:
+            ValueError: an end token lies outside the embeddings, or beyond the model's context.
         """
-        return towers.text_features(self.model, embeddings, end, prompts)
+        model, length = self.model, int(end.max()) + 1
+        if length > min(embeddings.shape[1], self.context_length) or int(end.min()) < 0:
+            raise ValueError(
+                f"end tokens at {end.tolist()} do not lie within {embeddings.shape[1]} embeddings "
+                f"and a context of {self.context_length} tokens"
+            )
+        x = embeddings[:, :length].to(self.dtype) + model.positional_embedding[:length].to(self.dtype)  # (N, L, W)
+        x = x.transpose(0, 1)  # (L, N, W)
+        mask = torch.full((length, length), float("-inf"), dtype=x.dtype, device=x.device).triu_(1)
+        for index, block in enumerate(model.transformer.resblocks):
+            if prompts is not None and 0 < index <= len(prompts):
+                new = prompts[index - 1].to(x.dtype)[:, None].expand(-1, x.shape[1], -1)  # (n, N, W)
+                x = torch.cat([x[:1], new, x[1 + len(new) :]])
+            normed = block.ln_1(x)
+            x = x + block.attn(normed, normed, normed, need_weights=False, attn_mask=mask)[0]
+            x = x + block.mlp(block.ln_2(x))
+        x = x[end, torch.arange(len(end), device=x.device)]  # (N, W)
+        features: Tensor = model.ln_final(x) @ model.text_projection
+        return features
 
     def encode_image(self, images: Tensor, patches: bool = False) -> ImageFeatures:
         """Global and local features; see the base class.
@@ -206,10 +225,14 @@ class ClipBackbone(Backbone):
                 f"images of shape {tuple(images.shape[-3:])}, but {self.name} takes (3, {self.input_size}, "
                 f"{self.input_size}): set INPUT.SIZE to ({self.input_size}, {self.input_size})"
             )
-        images = images.to(self.dtype)
-        if self.is_vit:
-            return towers.vit_features(self.model.visual, images, patches, self.prompts)
-        return towers.resnet_features(self.model.visual, images, patches)
+        visual, images = self.model.visual, images.to(self.dtype)
+        if not self.is_vit:
+            return resnet_pooled(visual, resnet_map(visual, images), patches)
+        x = vit_tokens(visual, images)
+        own = x.shape[1]
+        for index, block in enumerate(self.image_blocks):
+            x = run_block(block, vit_prompted(visual, x, own, self.prompts, index))
+        return vit_projected(visual, x[:, : own if patches else 1])
 
     def image_norms(self) -> list[nn.Parameter]:
         """`ln_1` and `ln_2` of each block of a ViT; `ln_pre` and `ln_post` stay as they are."""
@@ -245,7 +268,7 @@ class PromptedClip(ClipBackbone):
 
     Args:
         backbone: with a ViT.
-        prompts: (J, m, V), part of the graph; see `towers.vit_prompted`.
+        prompts: (J, m, V), part of the graph; see `vit_prompted`.
 
     Raises:
         ValueError: more layers than the tower has, or another width.
@@ -259,12 +282,7 @@ class PromptedClip(ClipBackbone):
             raise ValueError(
                 f"vision prompts of shape {tuple(prompts.shape)} for {blocks} blocks of width {width} in {self.name}"
             )
-        self._prompts = (prompts,)  # in a tuple: a view does not own them, and has them not among its parameters
-
-    @property
-    def prompts(self) -> Tensor:
-        """Learned tokens in the image tower, (J, m, V)."""
-        return self._prompts[0]
+        self.__dict__["prompts"] = prompts  # a view does not own them: they are not among its parameters
 
 
 def vision_prompts(backbone: Backbone) -> Tensor | None:
@@ -291,3 +309,111 @@ def no_tokens(name: str, method: str) -> str:
         f"{method} puts prompts among the tokens of a vision transformer; {name} has a ResNet for its image tower: "
         "choose a ViT, e.g. ViT-B/16"
     )
+
+
+# The image towers, from the modules of `clip.model`.
+
+
+def vit_tokens(visual: Any, images: Tensor) -> Tensor:
+    """The tokens that enter a vision transformer's first block, class token first: (B, 1 + T, V)."""
+    x = visual.conv1(images).flatten(2).transpose(1, 2)  # (B, T, V)
+    first = visual.class_embedding.to(x.dtype).expand(len(x), 1, -1)  # (B, 1, V)
+    tokens: Tensor = visual.ln_pre(torch.cat([first, x], dim=1) + visual.positional_embedding.to(x.dtype))
+    return tokens
+
+
+def vit_prompted(visual: Any, x: Tensor, own: int, prompts: Tensor | None, index: int) -> Tensor:
+    """What enters a block: the image's own tokens, and prompts behind them.
+
+    Each of the first J blocks has prompts of its own, in the place of what the block before made of the earlier ones;
+    later blocks go on with those. The first ones pass `ln_pre`, as all tokens that enter the first block do (deep
+    prompts: Jia et al., "Visual Prompt Tuning", ECCV 2022).
+
+    Args:
+        visual: a `clip.model.VisionTransformer`.
+        x: what left the block before, (B, own, V) or (B, own + m, V).
+        own: how many tokens are the image's, 1 + T.
+        prompts: (J, m, V); None for none at all.
+        index: of the block, from 0.
+
+    Returns:
+        (B, own + m, V); x itself if this block has no prompts of its own.
+    """
+    if prompts is None or index >= len(prompts):
+        return x
+    new = prompts[index].to(x.dtype)
+    new = new if index else visual.ln_pre(new)
+    return torch.cat([x[:, :own], new.expand(len(x), -1, -1)], dim=1)
+
+
+def vit_projected(visual: Any, tokens: Tensor) -> ImageFeatures:
+    """Tokens that left the last block, (B, 1 + T, V), through `ln_post` and `proj`.
+
+    CLIP itself projects the class token alone (`VisionTransformer.forward`); the same layers take the patch tokens into
+    the joint space, as in XCoOp's released code.
+    """
+    joint = visual.ln_post(tokens) @ visual.proj  # (B, 1 + T, D)
+    return ImageFeatures(pooled=joint[:, 0], patches=joint[:, 1:])
+
+
+def run_block(block: Any, x: Tensor) -> Tensor:
+    """What `clip.model.ResidualAttentionBlock.forward` computes without a mask, batch first: the same, fewer copies.
+
+    QuickGELU(h) = silu(1.702 h) / 1.702 takes fewer passes over the widest tensor there is, forward and backward, and
+    keeps one tensor of its size for the backward pass instead of two.
+
+    A block that somebody looks into, by a hook on any of its modules or by covering its method `attention` on the
+    instance, is called as it is, so that they see what CLIP would show them: (L, B, V).
+
+    Args:
+        block: a `clip.model.ResidualAttentionBlock`.
+        x: (B, L, V).
+
+    Returns:
+        (B, L, V).
+    """
+    kinds = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+    if "attention" in vars(block) or any(getattr(module, kind) for module in block.modules() for kind in kinds):
+        called: Tensor = block(x.transpose(0, 1)).transpose(0, 1)
+        return called
+    x = x + self_attention(block.attn, block.ln_1(x))
+    hidden = F.silu(QUICK * block.mlp.c_fc(block.ln_2(x))) / QUICK  # (B, L, 4 V)
+    out: Tensor = x + block.mlp.c_proj(hidden)
+    return out
+
+
+def self_attention(attention: Any, x: Tensor, causal: bool = False) -> Tensor:
+    """What an `nn.MultiheadAttention` without dropout makes of (B, L, V) as queries, keys and values."""
+    B, L, V = x.shape
+    packed = F.linear(x, attention.in_proj_weight, attention.in_proj_bias)  # (B, L, 3 V)
+    heads = packed.view(B, L, 3, attention.num_heads, V // attention.num_heads)
+    query, key, value = heads.permute(2, 0, 3, 1, 4)  # each (B, h, L, d)
+    mixed = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
+    out: Tensor = attention.out_proj(mixed.transpose(1, 2).reshape(B, L, V))
+    return out
+
+
+def resnet_map(visual: Any, images: Tensor) -> Tensor:
+    """What leaves a ResNet's last stage, (B, V, S / 32, S / 32)."""
+    x = images
+    for index in (1, 2, 3):  # the stem: OpenAI's copies name its activations differently, and all are plain ReLUs
+        x = F.relu(getattr(visual, f"bn{index}")(getattr(visual, f"conv{index}")(x)))
+    x = visual.avgpool(x)
+    for layer in (visual.layer1, visual.layer2, visual.layer3, visual.layer4):
+        x = layer(x)
+    return x
+
+
+def resnet_pooled(visual: Any, x: Tensor, patches: bool) -> ImageFeatures:
+    """Feature of a ResNet's last map (B, V, S / 32, S / 32) and, if asked for, each position's way through the pool.
+
+    The pool returns c_proj(sum_i a_i v_proj(x_i + p_i)), with attention a_i that sums to one in each head. A position
+    that had all the attention would give c_proj(v_proj(x_i + p_i)): this is its local feature. (MaskCLIP, Zhou et al.,
+    ECCV 2022, reads CLIP's value path so.)
+    """
+    pool = visual.attnpool
+    pooled = pool(x)  # (B, D)
+    if not patches:
+        return ImageFeatures(pooled, pooled.new_empty(len(pooled), 0, pooled.shape[1]))
+    positions = x.flatten(2).transpose(1, 2) + pool.positional_embedding[1:].to(x.dtype)  # (B, T, V)
+    return ImageFeatures(pooled, pool.c_proj(pool.v_proj(positions)))

@@ -17,14 +17,13 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from xcoop.backbones.base import Backbone
-from xcoop.backbones.clip_model import build_clip, read_state_dict
+from xcoop.backbones.base import Backbone, register_backbone
+from xcoop.backbones.clip_model import ROWS, build_clip, read_state_dict
 from xcoop.backbones.openai import TEXT, ClipBackbone
-from xcoop.backbones.registry import register_backbone
 from xcoop.utils.files import atomic_path, sha256_file
 from xcoop.utils.suggest import shown
 
-ROWS, IDS, FULL = "token_embedding.rows", "token_embedding.ids", "token_embedding.weight"
+IDS, FULL = "token_embedding.ids", "token_embedding.weight"
 SHIPPED = "fb8d9b3da724dc23e398656bfaaab6ddbf0af91b2da34663f6b7f564ac40c6fb"  # SHA-256 of the file that comes along
 TOKEN_STD = 0.02  # CLIP draws its token embeddings from N(0, 0.02)
 # The largest table of OpenAI's models has 49,408 x 1,280 numbers. A file states its size in a few characters.

@@ -17,8 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xcoop.backbones import Backbone, ImageFeatures
-from xcoop.backbones.openai import vision_prompts
-from xcoop.backbones.towers import resnet_map, resnet_pooled, vit_projected, vit_prompted, vit_tokens
+from xcoop.backbones.openai import resnet_map, resnet_pooled, vision_prompts, vit_projected, vit_prompted, vit_tokens
 from xcoop.methods.alignment import unit
 from xcoop.methods.model import PromptModel
 
@@ -331,7 +330,7 @@ def maskclip(backbone: Backbone, images: Tensor, target: Target) -> Tensor:
         u_i = proj( ln_post( x_i + W_o v_i, then + MLP ) ) in the last block;   map_i = cos(u_i, t)
 
     Each patch keeps to itself in the last block: it attends to nothing but its own value. t: the target's text. For
-    ResNets the local features are made in this way already (`towers.resnet_features`).
+    ResNets the local features are made in this way already (`resnet_pooled`).
     """
     if tower_of(backbone) == "resnet":
         return similarity(backbone, images, target)

@@ -21,7 +21,7 @@ class Shared:
     """What the runs of one scope have loaded so far.
 
     Attributes:
-        backbones: as they were loaded, never handed out themselves; see `xcoop.backbones.registry.backbone_of`.
+        backbones: as they were loaded, never handed out themselves; see `xcoop.backbones.base.backbone_of`.
         features: of image lists; the ones used last stand last; see `xcoop.training.feature_cache.shared_features`.
         facts: what is the same for all runs of a process, e.g. versions.
     """
