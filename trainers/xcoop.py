@@ -27,8 +27,16 @@ from yacs.config import CfgNode
 
 from xcoop.backbones import Backbone, ImageFeatures
 from xcoop.concepts import ConceptBank
-from xcoop.concepts.controls import KNOWLEDGE, bank_or_control, plain_template, words_around_class
-from xcoop.concepts.sentences import SENTENCES, prompt_sentences, shares, single_features
+from xcoop.concepts.sentences import (
+    KNOWLEDGE,
+    SENTENCES,
+    bank_or_control,
+    plain_template,
+    prompt_sentences,
+    shares,
+    single_features,
+    words_around_class,
+)
 from xcoop.config.plugins import register_trainer
 from xcoop.methods import alignment
 from xcoop.methods.alignment import unit

@@ -19,8 +19,7 @@ from yacs.config import CfgNode
 
 from xcoop.backbones import Backbone, ImageFeatures
 from xcoop.concepts import ConceptBank
-from xcoop.concepts.controls import KNOWLEDGE, bank_or_control
-from xcoop.concepts.sentences import bank_sentences
+from xcoop.concepts.sentences import KNOWLEDGE, bank_or_control, bank_sentences
 from xcoop.config.plugins import register_trainer
 from xcoop.methods.alignment import unit
 from xcoop.methods.model import PromptModel, Task, classification

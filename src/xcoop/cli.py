@@ -32,7 +32,7 @@ COMMANDS = {
     "phantom pretrain": ("phantom.pretrain", "train the phantom backbone"),
     "phantom probe": ("phantom.probe", "measure how well a backbone knows the phantom's concepts"),
     "concepts elicit": ("commands.concepts_elicit", "ask a language model for a concept bank"),
-    "concepts check": ("commands.concepts_check", "find what is wrong with concept banks"),
+    "concepts check": ("concepts.lint", "find what is wrong with concept banks"),
     "concepts mine": ("commands.concepts_mine", "make a concept bank from the concept labels of training images"),
     "list": ("commands.show", "trainers, datasets, concept banks, backbones, configurations"),
     "path": ("commands.path", "where a plug-in file lies, e.g. for a CoOp checkout's --config-file"),

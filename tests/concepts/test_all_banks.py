@@ -12,10 +12,11 @@ import torch
 from xcoop.backbones.openai import ClipBackbone
 from xcoop.concepts import load_bank
 from xcoop.concepts.bank import bank_names, same_name
-from xcoop.concepts.controls import KNOWLEDGE, bank_or_control
 from xcoop.concepts.sentences import (
+    KNOWLEDGE,
     PHRASES,
     bank_ensemble,
+    bank_or_control,
     bank_sentences,
     clinical_features,
     clinical_sentences,

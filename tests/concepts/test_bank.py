@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from xcoop.concepts import load_bank
-from xcoop.concepts.bank import BankError
+from xcoop.concepts.bank import BankError, Elicited
 
 GOOD: dict[str, Any] = {
     "name": "demo",
@@ -64,8 +64,7 @@ def test_a_bank_is_read(tmp_path: Path) -> None:
 def test_an_elicited_bank_says_so(tmp_path: Path) -> None:
     elicited = changed("classes", "Dog", 0, "votes", to=2) | {"elicited": ELICITED}
     bank = load_bank(write(tmp_path, elicited))
-    assert bank.elicited is not None
-    assert bank.elicited.as_data() == ELICITED
+    assert bank.elicited == Elicited(**ELICITED)
     assert (bank.classes["Dog"][0].votes, bank.classes["cat_like"][0].votes) == (2, None)
     assert load_bank(write(tmp_path, GOOD)).elicited is None
 

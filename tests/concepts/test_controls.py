@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from xcoop.concepts import ConceptBank, clinical_sentences, load_bank
-from xcoop.concepts.controls import bank_or_control, plain_template, unrelated_to, words_around_class
-from xcoop.concepts.sentences import shares
+from xcoop.concepts.sentences import bank_or_control, plain_template, shares, unrelated_to, words_around_class
 
 BANK = """
 name: toy
@@ -95,7 +94,7 @@ def test_unrelated_phrases_share_no_word_with_the_bank(tmp_path: Path) -> None:
 
 
 def test_too_few_unrelated_phrases_are_an_error(bank: ConceptBank, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("xcoop.concepts.controls._lists", lambda: {"makes": ["toy"], "things": ["bus", "tent"]})
+    monkeypatch.setattr("xcoop.concepts.sentences._lists", lambda: {"makes": ["toy"], "things": ["bus", "tent"]})
     with pytest.raises(ValueError, match="needs 3 unrelated concepts; there are 2"):
         bank_or_control(bank, "random", 1)
 

@@ -13,7 +13,7 @@ from dassl.data.datasets import DATASET_REGISTRY
 from PIL import Image
 
 from xcoop.concepts import load_bank
-from xcoop.concepts.wording import load_wording
+from xcoop.concepts.words import load_wording
 from xcoop.config.plugins import get_cfg
 from xcoop.datasets.ph2 import CRITERIA
 from xcoop.engine.transforms import build_transform

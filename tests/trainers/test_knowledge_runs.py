@@ -11,8 +11,7 @@ import tiny_run
 import torch
 from tiny_run import ConfigMaker
 
-from xcoop.concepts.controls import KNOWLEDGE
-from xcoop.concepts.sentences import clinical_features, shares
+from xcoop.concepts.sentences import KNOWLEDGE, clinical_features, shares
 from xcoop.config.merge import config_hash
 from xcoop.methods.prompts import context_from_words
 from xcoop.results.table import parse_folder

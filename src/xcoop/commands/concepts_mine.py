@@ -24,7 +24,7 @@ from xcoop.concepts.mining import (
     of_dataset,
     write_bank,
 )
-from xcoop.concepts.wording import ABSENT, MODES, Wording, load_wording
+from xcoop.concepts.words import ABSENT, MODES, Wording, load_wording
 from xcoop.runs.plan import environment_defaults
 from xcoop.utils.console import UserError, complain, say
 

@@ -35,42 +35,21 @@ import json
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Any
-
-from pydantic import ConfigDict, Field, Strict, StringConstraints, TypeAdapter, ValidationError, WrapValidator
-from typing_extensions import NotRequired, TypedDict
+from typing import Any
 
 from xcoop.config.plugins import plugin_path
 from xcoop.utils.files import atomic_path
 from xcoop.utils.reading import MOST_YAML, parse_yaml, read_bytes
 from xcoop.utils.suggest import closest, shown, unknown
 
+FEWEST, MOST = 4, 10  # concepts that are good for a class
+KEYS = ("name", "version", "dataset", "template", "reviewed_by", "sources", "classes")  # of a file; all are needed
+
 
 class BankError(ValueError):
     """A concept bank that breaks the schema; the message names the file, the place and the value."""
-
-
-def _must_be(meaning: str) -> WrapValidator:
-    """What a value of a type must be, in the words of the message."""
-
-    def check(value: Any, validate: Any) -> Any:
-        try:
-            return validate(value)
-        except ValidationError:
-            raise ValueError(f"must be {meaning}, not {shown(value)}") from None
-
-    return WrapValidator(check)
-
-
-Text = Annotated[
-    str,
-    StringConstraints(strict=True, strip_whitespace=True, min_length=1),
-    _must_be("a text (quote it if YAML reads something else)"),
-]
-Count = Annotated[int, Strict(), Field(ge=1), _must_be("a whole number above 0")]
-Share = Annotated[float, Strict(), Field(gt=0, le=1), _must_be("a share above 0, at most 1")]
 
 
 @dataclass(frozen=True)
@@ -86,18 +65,13 @@ class Concept:
 class Elicited:
     """Which language model a bank was asked of, when, and how; see the head of this module."""
 
-    __pydantic_config__ = ConfigDict(extra="forbid")
-    model: Text
-    host: Text
-    date: Text
-    samples: Count
-    threshold: Share
-    prompt_sha256: Text
-    prompt: Annotated[str, Strict()]
-
-    def as_data(self) -> dict[str, Any]:
-        """As it stands in a bank's file."""
-        return asdict(self)
+    model: str
+    host: str
+    date: str
+    samples: int
+    threshold: float
+    prompt_sha256: str
+    prompt: str
 
 
 @dataclass(frozen=True)
@@ -106,10 +80,10 @@ class ConceptBank:
 
     Attributes:
         classes: per class name its concepts, in the order of the file (or of `for_classes`). A file has at least one a
-            class; `controls.bank_or_control` makes banks without any.
+            class; `sentences.bank_or_control` makes banks without any.
         template: a sentence with `{class}` and `{concepts}` (the latter only where there are concepts).
         sha256: of the file's content: what a result records.
-        elicited: which language model was asked, and how; None for a bank that people wrote.
+        elicited: None for a bank that people wrote.
     """
 
     name: str
@@ -187,7 +161,10 @@ def load_bank(name_or_path: str | Path) -> ConceptBank:
         content = parse_yaml(data, str(path))
     except ValueError as error:
         raise BankError(str(error)) from error
-    return _checked(path, content, hashlib.sha256(data).hexdigest())
+    try:
+        return _checked(path, content, hashlib.sha256(data).hexdigest())
+    except BankError as error:
+        raise BankError(f"{path}: {error}") from None
 
 
 def load_dataset_bank(cfg: Any, dataset: Any) -> ConceptBank:
@@ -225,9 +202,8 @@ def skeleton(dataset: str, classnames: Sequence[str]) -> str:
     def quoted(text: str) -> str:
         return json.dumps(text, ensure_ascii=False)
 
-    classes = "".join(
-        f"  {quoted(name)}:\n    - {{concept: , source: atlas}}  # what is seen; 4 to 10 lines\n" for name in classnames
-    )
+    seen = f"# what is seen; {FEWEST} to {MOST} lines"
+    classes = "".join(f"  {quoted(name)}:\n    - {{concept: , source: atlas}}  {seen}\n" for name in classnames)
     return (
         f"name: {quoted(dataset.lower())}\n"
         'version: "1"\n'
@@ -238,113 +214,92 @@ def skeleton(dataset: str, classnames: Sequence[str]) -> str:
     )
 
 
-# The keys of the file.
-
-
-class _Concept(TypedDict):
-    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
-    concept: Text
-    source: Text
-    votes: NotRequired[Count]
-
-
-class _Bank(TypedDict):
-    __pydantic_config__ = ConfigDict(extra="forbid")  # type: ignore[misc]
-    name: Text
-    version: Text
-    dataset: Text
-    template: Text
-    reviewed_by: list[Text]
-    sources: Annotated[dict[Text, Text], Field(min_length=1)]
-    classes: Annotated[dict[Text, list[_Concept]], Field(min_length=1)]
-    elicited: NotRequired[Elicited]
-
-
-_SCHEMA = TypeAdapter(_Bank)
-_EXTRA = ("extra_forbidden", "unexpected_keyword_argument", "invalid_key")  # how pydantic calls an unknown key
+# The schema. What is checked here is plain data: each function takes where it stands, for the message, and the value.
 
 
 def _checked(path: Path, data: Any, sha256: str) -> ConceptBank:
     """The bank that a file's content describes; BankError for the first fault."""
-    try:
-        content = _SCHEMA.validate_python(data)
-    except ValidationError as error:
-        raise BankError(f"{path}: {_fault(error, data)}") from None
-    template = content["template"]
+    content = _mapping("the bank", data, KEYS, ["elicited"])
+    name, version, dataset, template = (_text(key, content[key]) for key in KEYS[:4])
     if sorted(re.findall(r"\{[^{}]*\}|[{}]", template)) != ["{class}", "{concepts}"]:
-        raise BankError(
-            f"{path}: template {shown(template)} must hold {{class}} and {{concepts}} once each, nothing else"
-        )
+        raise BankError(f"template {shown(template)} must hold {{class}} and {{concepts}} once each, nothing else")
+    sources = {
+        _text("a source's key", key): _text(f"source {shown(key)}", citation)
+        for key, citation in _entries("sources", content["sources"]).items()
+    }
+    classes: dict[str, tuple[Concept, ...]] = {}
     spelt: dict[str, str] = {}
-    for name, entries in content["classes"].items():
-        if (other := spelt.setdefault(same_name(name), name)) != name:
-            raise BankError(f"{path}: the classes {other!r} and {name!r} are the same (case, '_', '-' do not count)")
-        if not entries:
-            raise BankError(f"{path}: class {shown(name)} has no concepts")
-        seen = set()
-        for entry in entries:
-            words, source = entry["concept"], entry["source"]
-            if source not in content["sources"]:
-                known = unknown("source", source, content["sources"])
-                raise BankError(f"{path}: class {shown(name)}, concept {shown(words)}: {known}")
-            if same_name(words) in seen:
-                raise BankError(f"{path}: class {shown(name)} holds the concept {shown(words)} twice")
-            seen.add(same_name(words))
-    elicited = content.get("elicited")
-    if elicited and hashlib.sha256(elicited.prompt.encode()).hexdigest() != elicited.prompt_sha256:
-        raise BankError(f"{path}: elicited, prompt is not the text that prompt_sha256 belongs to")
-    return ConceptBank(
-        name=content["name"],
-        version=content["version"],
-        dataset=content["dataset"],
-        template=template,
-        classes={
-            name: tuple(Concept(entry["concept"], entry["source"], entry.get("votes")) for entry in entries)
-            for name, entries in content["classes"].items()
-        },
-        sources=content["sources"],
-        reviewed_by=tuple(content["reviewed_by"]),
-        path=path,
-        sha256=sha256,
-        elicited=elicited,
-    )
+    for classname, concepts in _entries("classes", content["classes"]).items():
+        where = f"class {shown(_text('a class name', classname))}"
+        if (other := spelt.setdefault(same_name(classname), classname)) != classname:
+            raise BankError(f"the classes {other!r} and {classname!r} are the same (case, '_', '-' do not count)")
+        own = [_concept(where, concept, sources) for concept in _list(where, concepts)]
+        if not own:
+            raise BankError(f"{where} has no concepts")
+        texts = [same_name(concept.text) for concept in own]
+        for i, text in enumerate(texts):
+            if text in texts[:i]:
+                raise BankError(f"{where} holds the concept {shown(own[i].text)} twice")
+        classes[classname.strip()] = tuple(own)
+    reviewed_by = tuple(_text("reviewed_by", reader) for reader in _list("reviewed_by", content["reviewed_by"]))
+    elicited = _elicited(content["elicited"]) if "elicited" in content else None
+    return ConceptBank(name, version, dataset, template, classes, sources, reviewed_by, path, sha256, elicited)
 
 
-def _fault(error: ValidationError, data: Any) -> str:
-    """The first fault, in words; an unknown key before others, since it may be a missing one misspelt."""
-    faults = error.errors(include_url=False)
-    fault = min(
-        faults,
-        key=lambda fault: (fault["loc"][-1:] != ("[key]",), fault["type"] not in _EXTRA),
-    )
-    kind, place, value = fault["type"], fault["loc"], fault["input"]
-    key = place[-1] if kind in ("missing", *_EXTRA) else None
-    place = place[:-1] if key is not None else place
-    schema: Any = _Bank
-    match place:
-        case ():
-            where = "the bank"
-        case ("sources" | "classes" as part, _, "[key]"):
-            where = {"sources": "a source's key", "classes": "a class name"}[part]
-        case ("sources", name):
-            where = f"source {shown(name)}"
-        case ("classes", name):
-            where = f"class {shown(name)}"
-        case ("classes", name, int(number), *rest):
-            schema, entry = _Concept, data["classes"][name][number]
-            words = entry.get("concept", entry) if isinstance(entry, dict) else entry
-            where = ", ".join([f"class {shown(name)}", f"concept {shown(words)}", *map(str, rest)])
-        case _:
-            schema, where = Elicited, ", ".join(map(str, place))
-    if kind == "missing":
-        beside = [one["loc"][-1] for one in faults if one["type"] == kind and one["loc"][:-1] == fault["loc"][:-1]]
-        return f"{where} lacks {', '.join(map(repr, beside))}"
-    if kind in _EXTRA:
-        return f"{where}: {unknown('key', str(key), schema.__annotations__)}"
-    if kind == "value_error":
-        return f"{where} {fault['ctx']['error']}"
-    if kind == "list_type":
-        return f"{where} must be a list, not {shown(value)}"
-    if place in (("sources",), ("classes",)):
-        return f"{where} must be a mapping with at least one entry, not {shown(value)}"
-    return f"{where} must be a mapping with the keys {', '.join(schema.__annotations__)}, not {shown(value)}"
+def _concept(where: str, data: Any, sources: Mapping[str, str]) -> Concept:
+    where = f"{where}, concept {shown(data.get('concept', data) if isinstance(data, dict) else data)}"
+    concept = _mapping(where, data, ["concept", "source"], ["votes"])
+    text, source = (_text(f"{where}, {key}", concept[key]) for key in ("concept", "source"))
+    if source not in sources:
+        raise BankError(f"{where}: {unknown('source', source, sources)}")
+    return Concept(text, source, _count(f"{where}, votes", concept["votes"]) if "votes" in concept else None)
+
+
+def _elicited(data: Any) -> Elicited:
+    content = _mapping("elicited", data, [*Elicited.__annotations__])
+    for key in ("model", "host", "date", "prompt_sha256", "prompt"):
+        _text(f"elicited, {key}", content[key])
+    _count("elicited, samples", content["samples"])
+    share = content["threshold"]
+    if type(share) not in (int, float) or not 0 < share <= 1:
+        raise BankError(f"elicited, threshold must be a share above 0, at most 1, not {shown(share)}")
+    if hashlib.sha256(content["prompt"].encode()).hexdigest() != content["prompt_sha256"]:
+        raise BankError("elicited, prompt is not the text that prompt_sha256 belongs to")
+    return Elicited(**content)
+
+
+def _mapping(where: str, value: Any, needed: Sequence[str], possible: Sequence[str] = ()) -> dict[str, Any]:
+    """A mapping with these keys and no others."""
+    known = [*needed, *possible]
+    if not isinstance(value, dict):
+        raise BankError(f"{where} must be a mapping with the keys {', '.join(known)}, not {shown(value)}")
+    for key in value:
+        if key not in known:  # before those that lack: it may be one of them misspelt
+            raise BankError(f"{where}: {unknown('key', str(key), known)}")
+    if lacking := [key for key in needed if key not in value]:
+        raise BankError(f"{where} lacks {', '.join(map(repr, lacking))}")
+    return value
+
+
+def _entries(where: str, value: Any) -> dict[Any, Any]:
+    if not isinstance(value, dict) or not value:
+        raise BankError(f"{where} must be a mapping with at least one entry, not {shown(value)}")
+    return value
+
+
+def _list(where: str, value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise BankError(f"{where} must be a list, not {shown(value)}")
+    return value
+
+
+def _text(where: str, value: Any) -> str:
+    if not isinstance(value, str) or not value.strip():
+        raise BankError(f"{where} must be a text (quote it if YAML reads something else), not {shown(value)}")
+    return value.strip()
+
+
+def _count(where: str, value: Any) -> int:
+    if type(value) is not int or value < 1:
+        raise BankError(f"{where} must be a whole number above 0, not {shown(value)}")
+    return value

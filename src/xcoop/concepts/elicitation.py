@@ -13,7 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
 from functools import cache
 from pathlib import Path
@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from xcoop.concepts.bank import ConceptBank, Elicited, same_name, save_bank
 from xcoop.concepts.chat import Client, ElicitError
-from xcoop.concepts.controls import plain_template, words_around_class
+from xcoop.concepts.sentences import plain_template, words_around_class
 from xcoop.concepts.words import names_class, nonvisual, normal, vocabulary
 from xcoop.utils.files import atomic_write_text, held, unguarded
 from xcoop.utils.reading import MOST_JSON, parse_json, read_bytes
@@ -396,7 +396,7 @@ def write_bank(path: Path, store: Store, chosen: Mapping[str, Sequence[Elected]]
         "dataset": query.dataset,
         "template": query.template,
         "reviewed_by": [],
-        "elicited": Elicited(query.model, query.host, date, samples, threshold, digest, prompt).as_data(),
+        "elicited": asdict(Elicited(query.model, query.host, date, samples, threshold, digest, prompt)),
         "sources": {
             key(one): f"Elicited from {query.model} on {date}, {one.votes} of {one.answers} answers; not reviewed."
             for one in every

@@ -1,16 +1,21 @@
-"""What is wrong with a concept bank, beyond its schema: findings of rules, each with what would be right."""
+"""`xcoop concepts check`: what is wrong with concept banks beyond their schema, and what would be right."""
 
 from __future__ import annotations
 
+import argparse
+import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from xcoop.concepts.bank import BankError, ConceptBank, load_bank, same_name
-from xcoop.concepts.mining import FEWEST, MOST
+from xcoop.concepts.bank import FEWEST, MOST, BankError, ConceptBank, bank_names, load_bank, same_name
 from xcoop.concepts.sentences import clinical_sentences, fill
-from xcoop.concepts.words import Phrase, entries, found_in, names_class, nonvisual_by_group, normal
+from xcoop.concepts.words import Phrase, entries, found_in, names_class, nonvisual, normal
+from xcoop.config.plugins import plugin_path
+from xcoop.utils.console import FAILED, UserError, say
+from xcoop.utils.reading import read_yaml
 
 SEVERITIES = ERROR, WARNING, NOTE = "error", "warning", "note"
 YEAR = re.compile(r"\b(1[89]|20)\d\d\b")
@@ -22,21 +27,11 @@ class Finding:
     """One fault of a bank."""
 
     severity: str  # error: the bank misleads or cannot be used; warning: it should be better; note: worth knowing
-    rule: str
-    bank: str  # its name, or its file if it cannot be read
-    classname: str  # "" if it is in no single class
-    concept: str  # "" if it is in no single concept
     message: str
-
-
-@dataclass(frozen=True)
-class Fault:
-    """What a rule found: a `Finding` without the names of rule and bank."""
-
-    severity: str
-    message: str
-    classname: str = ""
-    concept: str = ""
+    classname: str = ""  # if it is in a single class
+    concept: str = ""  # if it is in a single concept
+    rule: str = ""  # this and the next are filled in by `check`
+    bank: str = ""  # its name, or its file if it cannot be read
 
 
 @dataclass(frozen=True)
@@ -56,6 +51,77 @@ class Use:
     classes: tuple[str, ...]
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `xcoop concepts check`."""
+    parser.add_argument("words", nargs="*", metavar="BANK", help="names or YAML files (default: all of the package)")
+    parser.add_argument(
+        "--backbone", nargs="+", metavar="NAME", help="whose text contexts the sentences must fit (default: all)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the findings as JSON")
+    parser.epilog = "Exit code 1: there are errors. Warnings and notes alone end in 0."
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints the findings; 1 if there are errors."""
+    names = arguments.words or bank_names()
+    limits = _limits(arguments.backbone)
+    findings = [finding for name in names for finding in check(name, limits, _uses(name))]
+    counts = Counter(finding.severity for finding in findings)
+    if arguments.json:
+        say(json.dumps([asdict(finding) for finding in findings], indent=1, ensure_ascii=False))
+        return FAILED if counts[ERROR] else 0
+    for bank in dict.fromkeys(finding.bank for finding in findings):
+        say(bank)
+        for finding in findings:
+            if finding.bank == bank:
+                place = "".join(f"{part}: " for part in (finding.classname, finding.concept) if part)
+                say(f"  {finding.severity:7}  {finding.rule:9}  {place}{finding.message}")
+        say("")
+    sums = ", ".join(_counted(counts[severity], severity) for severity in SEVERITIES)
+    say(f"{_counted(len(names), 'bank')}: {sums}")
+    return FAILED if counts[ERROR] else 0
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number} {thing}" + ("" if number == 1 else "s")
+
+
+def _limits(asked: Sequence[str] | None) -> list[Limit]:
+    """The text contexts of these backbones, equal ones once."""
+    from xcoop.backbones import TextLimits, backbone_names, text_limits
+
+    groups: dict[TextLimits, list[str]] = {}
+    for name in asked or backbone_names():
+        limits = text_limits(name)
+        if limits is None and asked:
+            raise UserError(f"the context length of {name} is not known before its weights are loaded")
+        if limits is not None:
+            groups.setdefault(limits, []).append(name)
+    return [Limit(", ".join(names), limits.fit) for limits, names in groups.items()]
+
+
+def _uses(bank: str) -> list[Use]:
+    """The tasks of this package's datasets that take their concepts from a bank, by their config files.
+
+    A set of a family states its classes in its file, another one in its reader.
+    """
+    from dassl.data.datasets import DATASET_REGISTRY
+
+    from xcoop.config.merge import config_names
+    from xcoop.config.plugins import dataset_names
+
+    uses = []
+    for name in config_names():
+        stated = read_yaml(plugin_path("configs", "datasets", f"{name}.yaml"))["DATASET"]
+        if stated.get("CLASSES"):
+            uses += [Use(name, "all", tuple(map(str, stated["CLASSES"])))] if name == bank else []
+            continue
+        reader = DATASET_REGISTRY.get(stated["NAME"]) if stated["NAME"] in dataset_names() else None
+        if (stated.get("CONCEPT_BANK") or getattr(reader, "concept_bank", "")) == bank:
+            uses += [Use(name, task, tuple(classes)) for task, classes in getattr(reader, "tasks", {}).items()]
+    return uses
+
+
 def check(bank: str | Path, limits: Sequence[Limit] = (), uses: Sequence[Use] = ()) -> list[Finding]:
     """All findings on a bank, errors first.
 
@@ -70,14 +136,10 @@ def check(bank: str | Path, limits: Sequence[Limit] = (), uses: Sequence[Use] = 
     try:
         loaded = load_bank(bank)
     except BankError as error:
-        return [Finding(ERROR, "schema", str(bank), "", "", str(error))]
-    faults = {name: rule(loaded) for name, rule in RULES.items()}
-    faults |= {"context": _context(loaded, limits), "task": _tasks(loaded, uses)}
-    findings = [
-        Finding(fault.severity, name, loaded.name, fault.classname, fault.concept, fault.message)
-        for name, found in faults.items()
-        for fault in found
-    ]
+        return [Finding(ERROR, str(error), rule="schema", bank=str(bank))]
+    found = {name: rule(loaded) for name, rule in RULES.items()}
+    found |= {"context": _context(loaded, limits), "task": _tasks(loaded, uses)}
+    findings = [replace(one, rule=name, bank=loaded.name) for name, own in found.items() for one in own]
     return sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity))
 
 
@@ -94,86 +156,86 @@ def _quoted(words: Iterable[str]) -> str:
 # Rules about classes: how many concepts they have, and whether these tell them apart.
 
 
-def _number(bank: ConceptBank) -> Iterator[Fault]:
+def _number(bank: ConceptBank) -> Iterator[Finding]:
     for classname, concepts in bank.classes.items():
         if not FEWEST <= len(concepts) <= MOST:
-            yield Fault(WARNING, f"{len(concepts)} concepts; {FEWEST} to {MOST} are good", classname)
+            yield Finding(WARNING, f"{len(concepts)} concepts; {FEWEST} to {MOST} are good", classname)
 
 
-def _shared(bank: ConceptBank) -> Iterator[Fault]:
+def _shared(bank: ConceptBank) -> Iterator[Finding]:
     owners: dict[Phrase, tuple[str, dict[str, None]]] = {}  # a concept as first written, and the classes that have it
     for classname, text in _concepts(bank):
         owners.setdefault(normal(text), (text, {}))[1][classname] = None
     for text, names in owners.values():
         if len(names) == len(bank.classes) > 1:
-            yield Fault(ERROR, "every class has it, so it tells none from another", concept=text)
+            yield Finding(ERROR, "every class has it, so it tells none from another", concept=text)
         elif len(names) > 1:
-            yield Fault(NOTE, f"stands in several classes: {', '.join(names)}", concept=text)
+            yield Finding(NOTE, f"stands in several classes: {', '.join(names)}", concept=text)
 
 
-def _alike(bank: ConceptBank) -> Iterator[Fault]:
+def _alike(bank: ConceptBank) -> Iterator[Finding]:
     first: dict[frozenset[Phrase], str] = {}
     for classname in bank.classes:
         other = first.setdefault(frozenset(map(normal, bank.texts(classname))), classname)
         if other != classname:
-            yield Fault(ERROR, f"has the very concepts of {other!r}: nothing tells the two apart", classname)
+            yield Finding(ERROR, f"has the very concepts of {other!r}: nothing tells the two apart", classname)
 
 
-def _tasks(bank: ConceptBank, uses: Iterable[Use]) -> Iterator[Fault]:
+def _tasks(bank: ConceptBank, uses: Iterable[Use]) -> Iterator[Finding]:
     """Each class of a task needs concepts, and one that all its classes share says nothing there."""
     known = {same_name(name) for name in bank.classes}
     for use in uses:
         where = f"{use.dataset}, task {use.task}"
         if missing := [name for name in use.classes if same_name(name) not in known]:
-            yield from (Fault(ERROR, f"the bank has no concepts for this class of {where}", name) for name in missing)
+            yield from (Finding(ERROR, f"the bank has no concepts for this class of {where}", name) for name in missing)
             continue
-        for fault in _shared(bank.for_classes(use.classes)):
-            if fault.severity == ERROR and len(use.classes) < len(bank.classes):
-                yield replace(fault, message=f"{fault.message} in {where} ({', '.join(use.classes)})")
+        for finding in _shared(bank.for_classes(use.classes)):
+            if finding.severity == ERROR and len(use.classes) < len(bank.classes):
+                yield replace(finding, message=f"{finding.message} in {where} ({', '.join(use.classes)})")
 
 
-def _context(bank: ConceptBank, limits: Iterable[Limit]) -> Iterator[Fault]:
+def _context(bank: ConceptBank, limits: Iterable[Limit]) -> Iterator[Finding]:
     for limit in limits:
         for classname in bank.classes:
             alone = [text for text in bank.texts(classname) if not limit.fits(fill(bank.template, classname, [text]))]
             for text in alone:
-                yield Fault(ERROR, f"too long for the text context of {limit.backbones} even alone", classname, text)
+                yield Finding(ERROR, f"too long for the text context of {limit.backbones} even alone", classname, text)
             if not alone and (count := len(clinical_sentences(bank, classname, limit.fits))) > 1:
-                yield Fault(NOTE, f"its concepts take {count} sentences in {limit.backbones}", classname)
+                yield Finding(NOTE, f"its concepts take {count} sentences in {limit.backbones}", classname)
 
 
 # Rules about words: of concepts, of the template, of citations.
 
 
-def _nonvisual(bank: ConceptBank) -> Iterator[Fault]:
+def _nonvisual(bank: ConceptBank) -> Iterator[Finding]:
     for classname, text in _concepts(bank):
-        for word, group in nonvisual_by_group(text, bank.template):
-            yield Fault(ERROR, f"{word!r} is not visible ({group.name}: {group.why})", classname, text)
+        for word, group in nonvisual(text, bank.template).items():
+            yield Finding(ERROR, f"{word!r} is not visible ({group.name}: {group.why})", classname, text)
 
 
-def _diagnoses(bank: ConceptBank) -> Iterator[Fault]:
+def _diagnoses(bank: ConceptBank) -> Iterator[Finding]:
     for classname, text in _concepts(bank):
         if words := names_class(text, classname):
-            yield Fault(ERROR, f"names its own class by {_quoted(words)}: that explains nothing", classname, text)
+            yield Finding(ERROR, f"names its own class by {_quoted(words)}: that explains nothing", classname, text)
             continue
         for other in bank.classes:
             if words := names_class(text, other):
-                yield Fault(WARNING, f"names the class {other!r} by {_quoted(words)}", classname, text)
+                yield Finding(WARNING, f"names the class {other!r} by {_quoted(words)}", classname, text)
 
 
-def _hedges(bank: ConceptBank) -> Iterator[Fault]:
+def _hedges(bank: ConceptBank) -> Iterator[Finding]:
     for classname, text in _concepts(bank):
         if words := found_in(text, entries("hedges")):
-            yield Fault(WARNING, f"{_quoted(words)}: name the finding alone", classname, text)
+            yield Finding(WARNING, f"{_quoted(words)}: name the finding alone", classname, text)
 
 
-def _negations(bank: ConceptBank) -> Iterator[Fault]:
+def _negations(bank: ConceptBank) -> Iterator[Finding]:
     for classname, text in _concepts(bank):
         if words := found_in(text, entries("negations")):
-            yield Fault(NOTE, f"{_quoted(words)}: CLIP-like text towers hardly hear it", classname, text)
+            yield Finding(NOTE, f"{_quoted(words)}: CLIP-like text towers hardly hear it", classname, text)
 
 
-def _spellings(bank: ConceptBank) -> Iterator[Fault]:
+def _spellings(bank: ConceptBank) -> Iterator[Finding]:
     """Concepts that differ in spelling, hyphens or number alone."""
     first: dict[Phrase, tuple[str, str]] = {}
     told: set[str] = set()
@@ -181,46 +243,46 @@ def _spellings(bank: ConceptBank) -> Iterator[Fault]:
         owner, known = first.setdefault(normal(text), (classname, text))
         if text not in (known, *told):
             told.add(text)
-            yield Fault(WARNING, f"is {known!r} of class {owner!r} in another spelling", classname, text)
+            yield Finding(WARNING, f"is {known!r} of class {owner!r} in another spelling", classname, text)
 
 
-def _template(bank: ConceptBank) -> Iterator[Fault]:
+def _template(bank: ConceptBank) -> Iterator[Finding]:
     """Sentences that would not read as one."""
     template = bank.template
     if template[-1] not in ".!?":
-        yield Fault(WARNING, f"the template {template!r} does not end in a full stop")
+        yield Finding(WARNING, f"the template {template!r} does not end in a full stop")
     if re.search(r"\s{2}|\s[.,;:]", template):
-        yield Fault(WARNING, f"the template {template!r} has a blank too many")
+        yield Finding(WARNING, f"the template {template!r} has a blank too many")
     if not re.search(r"\w", re.sub(r"\{\w+\}", "", template)):
-        yield Fault(WARNING, f"the template {template!r} does not say what kind of image it is")
+        yield Finding(WARNING, f"the template {template!r} does not say what kind of image it is")
     if article := re.search(r"\b(an?) \{class\}", template):
         for classname in bank.classes:
             first = classname[0].lower()
             if first != "u" and (article[1] == "an") != (first in "aeio"):  # a `u` may be heard either way
-                yield Fault(NOTE, f"the template makes '{article[1]} {classname}' of it", classname)
+                yield Finding(NOTE, f"the template makes '{article[1]} {classname}' of it", classname)
     for classname, text in _concepts(bank):
         if text[-1] in ".,;:!?" or "{" in text:
-            yield Fault(WARNING, "ends in punctuation, or has a brace; the template adds its own", classname, text)
+            yield Finding(WARNING, "ends in punctuation, or has a brace; the template adds its own", classname, text)
 
 
-def _sources(bank: ConceptBank) -> Iterator[Fault]:
+def _sources(bank: ConceptBank) -> Iterator[Finding]:
     """Citations that nobody cites, or that a reader could not find."""
     cited = {concept.source for concepts in bank.classes.values() for concept in concepts}
     for key, citation in bank.sources.items():
         if key not in cited:
-            yield Fault(WARNING, f"the source {key!r} is never cited")
+            yield Finding(WARNING, f"the source {key!r} is never cited")
         if len(citation) < SHORTEST_CITATION:
-            yield Fault(WARNING, f"the source {key!r} is no citation that could be found: {citation!r}")
+            yield Finding(WARNING, f"the source {key!r} is no citation that could be found: {citation!r}")
         elif not YEAR.search(citation):
-            yield Fault(WARNING, f"the source {key!r} has no year: {citation!r}")
+            yield Finding(WARNING, f"the source {key!r} has no year: {citation!r}")
 
 
-def _review(bank: ConceptBank) -> Iterator[Fault]:
+def _review(bank: ConceptBank) -> Iterator[Finding]:
     if not bank.reviewed_by:
-        yield Fault(NOTE, "reviewed by nobody so far")
+        yield Finding(NOTE, "reviewed by nobody so far")
 
 
-RULES: dict[str, Callable[[ConceptBank], Iterator[Fault]]] = {
+RULES: dict[str, Callable[[ConceptBank], Iterator[Finding]]] = {
     "number": _number,
     "shared": _shared,
     "alike": _alike,

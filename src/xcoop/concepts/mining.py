@@ -30,8 +30,7 @@ import yaml
 from numpy.typing import ArrayLike, NDArray
 
 from xcoop.concepts.bank import ConceptBank, save_bank
-from xcoop.concepts.wording import UNKNOWN, Wording
-from xcoop.concepts.words import plain_words
+from xcoop.concepts.words import UNKNOWN, Wording, plain_words
 from xcoop.utils.reading import read_csv
 from xcoop.utils.suggest import unknown
 

@@ -1,25 +1,39 @@
-"""The clinical sentences of a class: concepts in the bank's template, within the text tower's context; their features.
+"""What is said of each class: clinical sentences from a bank's concepts, the controls of a bank, and their features.
+
+A clinical sentence is the bank's template with the class and its concepts; none is longer than the text tower takes.
+A control is a bank that knows wrong things, unrelated ones, or nothing: if a method does as well with any of these as
+with the bank itself, it does not use what the bank knows.
 
 Symbols: C classes, K prompts a class, m concepts of a class, D joint width.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import random
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from itertools import cycle, islice, pairwise, product
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from xcoop.concepts.bank import ConceptBank, same_name
-from xcoop.utils.reading import read_json
-from xcoop.utils.suggest import closest, shown
+from xcoop.concepts.bank import Concept, ConceptBank, same_name
+from xcoop.utils.reading import read_json, read_yaml
+from xcoop.utils.suggest import closest, shown, unknown
+
+if TYPE_CHECKING:
+    from xcoop.backbones import Backbone
 
 SENTENCES = ("share", "whole", "each", "both")  # which concepts the clinical sentence of a prompt holds
+KNOWLEDGE = ("bank", "shuffled", "random", "none")  # the bank itself, or one of its controls
+UNRELATED = "unrelated"  # the source of unrelated concepts
+PLAIN = "a photo of a {class}."
+JOINED = re.compile(r"[\s,;:]*(?:\b(?:with|showing|and)\b)?\s*\{concepts\}")  # the concepts, and what ties them on
 CONCEPTS = 3  # in a sentence of an ensemble
 # Beside the bank's own template, which knows what kind of image it is.
 PHRASES = (
@@ -30,20 +44,6 @@ PHRASES = (
     "{concepts}, a sign of {class}.",
     "an image with {concepts}, typical of {class}.",
 )
-
-
-class TextTower(Protocol):
-    """What is needed of a backbone here."""
-
-    @property
-    def context_length(self) -> int:
-        """Tokens that the tower takes, start and end included."""
-
-    def count_tokens(self, text: str) -> int:
-        """Tokens of a text, start and end included."""
-
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Features (N, D) of N texts, not normalised."""
 
 
 def fill(template: str, classname: str, concepts: Sequence[str]) -> str:
@@ -85,17 +85,16 @@ def clinical_sentences(bank: ConceptBank, classname: str, fits: Callable[[str], 
     )
 
 
-def bank_sentences(backbone: TextTower, bank: ConceptBank) -> list[list[str]]:
+def bank_sentences(backbone: Backbone, bank: ConceptBank) -> list[list[str]]:
     """Per class of the bank its clinical sentences, each within the backbone's context."""
-
-    def fits(text: str) -> bool:
-        return backbone.count_tokens(text) <= backbone.context_length
-
-    return [clinical_sentences(bank, name, fits) for name in bank.classes]
+    longest = backbone.context_length
+    return [
+        clinical_sentences(bank, name, lambda text: backbone.count_tokens(text) <= longest) for name in bank.classes
+    ]
 
 
 @torch.no_grad()
-def clinical_features(backbone: TextTower, bank: ConceptBank) -> Tensor:
+def clinical_features(backbone: Backbone, bank: ConceptBank) -> Tensor:
     """One unit vector a class: the mean of its sentences' unit features, renormalised.
 
     Args:
@@ -135,14 +134,14 @@ def shares(bank: ConceptBank, prompts: int) -> list[ConceptBank]:
     ]
 
 
-def single_features(backbone: TextTower, bank: ConceptBank) -> list[Tensor]:
+def single_features(backbone: Backbone, bank: ConceptBank) -> list[Tensor]:
     """Per class a sentence for each of its concepts, (m, D), unit; without any, its plain sentence alone."""
     counts = [max(1, len(concepts)) for concepts in bank.classes.values()]
     dealt = torch.stack([clinical_features(backbone, share) for share in shares(bank, max(counts))])  # (max m, C, D)
     return [dealt[:count, c] for c, count in enumerate(counts)]
 
 
-def prompt_sentences(backbone: TextTower, bank: ConceptBank, prompts: int, kind: str = "share") -> Tensor:
+def prompt_sentences(backbone: Backbone, bank: ConceptBank, prompts: int, kind: str = "share") -> Tensor:
     """The clinical sentences of K prompts a class, as features.
 
     Args:
@@ -155,12 +154,7 @@ def prompt_sentences(backbone: TextTower, bank: ConceptBank, prompts: int, kind:
 
     Returns:
         (K, C, D), unit.
-
-    Raises:
-        ValueError: an unknown kind.
     """
-    if kind not in SENTENCES:
-        raise ValueError(f"unknown kind of sentences {kind!r}; known: {', '.join(SENTENCES)}")
     if kind == "whole":
         return clinical_features(backbone, bank).repeat(prompts, 1, 1)
     own = torch.stack([clinical_features(backbone, share) for share in shares(bank, prompts)])  # (K, C, D)
@@ -168,6 +162,78 @@ def prompt_sentences(backbone: TextTower, bank: ConceptBank, prompts: int, kind:
         return own
     each = normalize(torch.stack([features.mean(0) for features in single_features(backbone, bank)]), dim=-1)  # (C, D)
     return each.repeat(prompts, 1, 1) if kind == "each" else normalize(own + each, dim=-1)
+
+
+# Controls.
+
+
+def bank_or_control(bank: ConceptBank, knowledge: str, seed: int) -> ConceptBank:
+    """The bank itself, or what one of the controls puts in its place.
+
+    Args:
+        bank: of the dataset's classes, in label order (`ConceptBank.for_classes`).
+        knowledge: `bank` as it is; `shuffled`: every class has the concepts of another one; `random`: unrelated
+            concepts, as many as the class had, no two alike; `none`: no concepts, and a template without them.
+        seed: of what is drawn; same bank and seed, same result.
+
+    Raises:
+        ValueError: an unknown kind of knowledge, one class alone to shuffle, or more concepts than there are
+            unrelated ones.
+    """
+    if knowledge not in KNOWLEDGE:
+        raise ValueError(unknown("TRAINER.XCOOP.KNOWLEDGE", knowledge, KNOWLEDGE))
+    if knowledge == "bank":
+        return bank
+    if knowledge == "none":
+        template = plain_template(bank.template)
+        return replace(bank, classes=dict.fromkeys(bank.classes, ()), template=template, sources={})
+    rng = random.Random(f"{seed}|{knowledge}")
+    if knowledge == "shuffled":
+        circle = list(bank.classes)  # in random order; each has the concepts of the next
+        if len(circle) < 2:
+            raise ValueError(f"{bank.path}: KNOWLEDGE shuffled needs two classes to exchange concepts, not {circle}")
+        rng.shuffle(circle)
+        given = dict(zip(circle, circle[1:] + circle[:1], strict=True))
+        return replace(bank, classes={name: bank.classes[given[name]] for name in bank.classes})
+    phrases, needed = unrelated_to(bank), sum(map(len, bank.classes.values()))
+    if needed > len(phrases):
+        raise ValueError(f"{bank.path}: KNOWLEDGE random needs {needed} unrelated concepts; there are {len(phrases)}")
+    drawn = iter(rng.sample(phrases, needed))
+    classes = {name: tuple(Concept(next(drawn), UNRELATED) for _ in own) for name, own in bank.classes.items()}
+    return replace(bank, classes=classes, sources={UNRELATED: "Drawn at random; has nothing to do with the class."})
+
+
+question = bank_or_control  # its name in version 0.1
+
+
+def plain_template(template: str) -> str:
+    """A bank's template without its concepts: `a {class} scan with {concepts}.` is `a {class} scan.`, say.
+
+    Where the concepts come before the class, no rest of the sentence is sure to make sense; then it is CoOp's.
+    """
+    before, concepts, after = template.partition("{concepts}")
+    return JOINED.sub("", before + concepts) + after if "{class}" in before else PLAIN
+
+
+def words_around_class(template: str) -> str:
+    """What a plain template says beside the class name: `a photo of a {class}.` gives `a photo of a`."""
+    return " ".join(template.replace("{class}", " ").split()).strip(" .,") or words_around_class(PLAIN)
+
+
+def unrelated_to(bank: ConceptBank) -> list[str]:
+    """The unrelated phrases that share no word with the bank's classes or concepts, in a fixed order."""
+    taken = _words_of([*bank.classes, *(text for name in bank.classes for text in bank.texts(name))])
+    phrases = [f"{make} {thing}" for make, thing in product(_lists()["makes"], _lists()["things"])]
+    return [phrase for phrase in phrases if taken.isdisjoint(_words_of([phrase]))]
+
+
+@cache
+def _lists() -> Mapping[str, list[str]]:
+    return read_yaml(Path(__file__).with_name("unrelated.yaml"))
+
+
+def _words_of(texts: Iterable[str]) -> set[str]:
+    return {word for text in texts for word in re.findall(r"[^\W_]+", text.lower())}
 
 
 # Ensembles: many sentences for each class, from its concepts or from a file.

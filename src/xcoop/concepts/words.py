@@ -1,12 +1,24 @@
-"""How the words of a concept are compared, what they say that no image shows, and whether they name a diagnosis.
+"""The words of concepts: how they are compared, what they say that no image shows, and those of a concept table.
 
-The words themselves are data: `words.yaml` beside this file says what an entry matches.
+*Comparing.* Case, accents, number and spelling do not count. `words.yaml` beside this file holds the words, and says
+what an entry matches.
 
-A concept that names a diagnosis would make an explanation circular. A class name is compared by its words. What says
-only how something is ("normal", "benign", "severe") names nothing, so "normal heart size" is no name of the class
-"normal". Organs and kinds of images ("kidney tumor", "liver") name a class only all together. Any other word
+*Diagnoses.* A concept that names a diagnosis would make an explanation circular. A class name is compared by its words.
+What says only how something is ("normal", "benign", "severe") names nothing, so "normal heart size" is no name of the
+class "normal". Organs and kinds of images ("kidney tumor", "liver") name a class only all together. Any other word
 ("melanoma", "cyst") does so alone, in its adjectives too ("glaucomatous"). The first two kinds of words stand in
 `words.yaml`, under `generic`.
+
+*Tables.* `pigment_network=atypical` is "atypical pigment network". What a dataset's values mean stands in
+`configs/datasets/concepts/<name>.yaml`, all parts of which may be missing:
+
+    absent: [absent]                          # values that say that nothing is there
+    merge:                                    # values that are one finding: column, new value, old values
+      pigmentation: {regular: [diffuse regular, localized regular]}
+    words:                                    # where "value column" does not read well: column, value, words
+      blue_whitish_veil: {present: blue-whitish veil}
+    also:                                     # what a bank says in other words still: words, column, values
+      regression areas: {regression_structures: [present]}
 """
 
 from __future__ import annotations
@@ -14,18 +26,26 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from xcoop.config.plugins import plugin_path
 from xcoop.utils.reading import read_yaml
+from xcoop.utils.suggest import unknown
 
 PLURALS = ((r"ies$", "y"), (r"(ss|x|z|ch|sh)es$", r"\1"), (r"ses$", "sis"), (r"omata$", "oma"), (r"ae$", "a"),
            (r"([^sui])s$", r"\1"))  # fmt: skip
 SHORTEST_ROOT = 5  # letters of a class name's word; shorter roots begin too many other words
 ADJECTIVES = ("", "a", "al", "atous", "ic", "is", "itic", "like", "oid", "ous", "tic", "tous", "um", "us")  # endings
+
+PRESENT, ABSENT = "present", "absent"
+YES = {"present", "yes", "true", "1", "1.0", "positive"}
+NO = {"absent", "no", "none", "false", "0", "0.0", "negative"}
+UNKNOWN = {"", "na", "n/a", "nan", "unknown", "missing", "?"}
+MODES = ("merged", "raw", "binary")  # in which a table's values are counted
 
 Phrase = tuple[str, ...]
 """The words of a text or an entry, each in the form that is compared."""
@@ -45,8 +65,7 @@ class Group:
 @cache
 def vocabulary() -> Mapping[str, Any]:
     """The content of `words.yaml`."""
-    content: Mapping[str, Any] = read_yaml(Path(__file__).with_name("words.yaml"))
-    return content
+    return read_yaml(Path(__file__).with_name("words.yaml"))
 
 
 @cache
@@ -122,27 +141,22 @@ def _matches(words: Phrase, phrases: Iterable[Phrase]) -> Iterator[tuple[int, in
                 yield start, start + len(phrase)
 
 
-def nonvisual(text: str, kind: str = "") -> list[str]:
-    """The words of a concept that no image shows, as they stand there; none if it is visual as far as we know.
+def nonvisual(text: str, kind: str = "") -> dict[str, Group]:
+    """The words of a concept that no image shows, as they stand there, each with its group; none if it is visual.
 
-    `nonvisual("itchy plaque in the elderly")` is `["itchy", "elderly"]`.
+    Of `itchy plaque in the elderly` they are `itchy` (symptoms) and `elderly` (epidemiology).
 
     Args:
         text: the concept.
         kind: what says of which kind the images are, e.g. the bank's template: cells are visible in histology,
             and not on skin. If it is empty, what depends on it is let pass.
     """
-    return [word for word, _ in nonvisual_by_group(text, kind)]
-
-
-def nonvisual_by_group(text: str, kind: str = "") -> list[tuple[str, Group]]:
-    """As `nonvisual`, each with the group that it belongs to."""
     hits: dict[str, Group] = {}
     for group in nonvisual_groups():
         if not group.unless or (kind and not found_in(kind, group.unless)):
             for word in found_in(text, group.words, group.exempt):
                 hits.setdefault(word, group)
-    return sorted(hits.items(), key=lambda hit: text.lower().find(hit[0].split()[0]))
+    return dict(sorted(hits.items(), key=lambda hit: text.lower().find(hit[0].split()[0])))
 
 
 def names_class(text: str, classname: str) -> list[str]:
@@ -162,3 +176,89 @@ def _is_of(word: str, name: str) -> bool:
     """Whether a word is this word of a class name, or an adjective of it."""
     root = re.sub(r"(is|us|um|[aeiou]+)$", "", name)
     return word == name or (len(root) >= SHORTEST_ROOT and word.startswith(root) and word[len(root) :] in ADJECTIVES)
+
+
+# The columns and values of concept tables.
+
+
+@dataclass(frozen=True)
+class Wording:
+    """What the values of some concept columns mean; columns and values as `plain_name` has them."""
+
+    absent: frozenset[str] = frozenset(NO)  # values that say that nothing is there
+    merged: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # per column, the new value of each old one
+    words: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # per column, the words for a value
+    # Further words that banks use, and the values of each column that they mean; any of them.
+    also: Mapping[str, Mapping[str, frozenset[str]]] = field(default_factory=dict)
+
+    def values(self, raw: Mapping[str, str], mode: str) -> dict[str, str]:
+        """An image's values as they are counted; what is unknown is left out.
+
+        Args:
+            raw: per column the value in the table.
+            mode: `merged`: as the dataset's file says; `raw`: as they are; `binary`: `present`, or `absent`.
+        """
+        counted = {}
+        for column, value in ((column, value.strip().lower()) for column, value in raw.items()):
+            if value in UNKNOWN:
+                continue
+            if value in self.absent:
+                counted[column] = ABSENT
+            elif mode == "binary" or value in YES:
+                counted[column] = PRESENT
+            else:
+                merged = self.merged.get(plain_name(column), {}) if mode == "merged" else {}
+                counted[column] = merged.get(plain_name(value), value)
+        return counted
+
+    def phrase(self, column: str, value: str) -> str:
+        """The words for a value of a column."""
+        words = self.words.get(plain_name(column), {})
+        if plain_name(value) in words:
+            return words[plain_name(value)]
+        name = readable(column)
+        if value in self.absent or value == ABSENT:
+            return f"no {words.get(PRESENT, name)}"
+        return name if value == PRESENT else f"{readable(value)} {name}"
+
+
+def load_wording(*names: str) -> Wording:
+    """The wording of the first of these names that has a file; else the plain one, "value column".
+
+    Raises:
+        ValueError: the file has a key that means nothing.
+    """
+    paths = [plugin_path("configs", "datasets", "concepts", f"{name}.yaml") for name in names]
+    path = next(filter(Path.is_file, paths), None)
+    if not path:
+        return Wording()
+    content: Mapping[str, Any] = read_yaml(path)
+    keys = ("absent", "merge", "words", "also")
+    if strange := set(content).difference(keys):
+        raise ValueError(f"{path}: {unknown('key', min(strange), keys)}")
+    return Wording(
+        absent=frozenset(NO.union(content.get("absent", ()))),
+        merged={
+            plain_name(column): {plain_name(old): new for new, olds in values.items() for old in olds}
+            for column, values in content.get("merge", {}).items()
+        },
+        words={
+            plain_name(column): {plain_name(value): text for value, text in values.items()}
+            for column, values in content.get("words", {}).items()
+        },
+        also={
+            text: {plain_name(column): frozenset(values) for column, values in meant.items()}
+            for text, meant in content.get("also", {}).items()
+        },
+    )
+
+
+def readable(name: str) -> str:
+    """A column's name as words: `BlueWhitish_veil` is "blue whitish veil"."""
+    parted = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name)
+    return re.sub(r"[\s_()\[\].:;,]+", " ", parted).strip().lower()
+
+
+def plain_name(name: str) -> str:
+    """A column or a value as it is compared: `Brown(Hyperpigmentation)` is "brown hyperpigmentation"."""
+    return " ".join(plain_words(name))

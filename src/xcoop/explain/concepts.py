@@ -22,8 +22,7 @@ from torch import Tensor
 from xcoop.backbones import Backbone, ImageFeatures
 from xcoop.concepts import ConceptBank
 from xcoop.concepts.bank import Concept
-from xcoop.concepts.controls import unrelated_to
-from xcoop.concepts.sentences import fill
+from xcoop.concepts.sentences import fill, unrelated_to
 from xcoop.methods.alignment import unit
 from xcoop.methods.model import PromptModel
 

@@ -1,7 +1,7 @@
 """What a dataset knows of its images: which concepts of a bank they show, and where.
 
 A bank speaks in words ("irregular vessels"), a dataset in columns and values (`vascular_structures`: `dotted`). The
-words that `xcoop concepts mine` gives to a value are the bridge (`xcoop.concepts.wording`): every value is put into
+words that `xcoop concepts mine` gives to a value are the bridge (`xcoop.concepts.words`): every value is put into
 words in each way of counting (as it is, merged, there or not), and a concept means those values whose words it is, in
 singular and American spelling. Concepts that no value puts so are listed as unmatched; there is no truth for them.
 
@@ -32,8 +32,7 @@ from torchvision.transforms.functional import InterpolationMode
 
 from xcoop.concepts import load_bank
 from xcoop.concepts.bank import ConceptBank
-from xcoop.concepts.wording import ABSENT, MODES, PRESENT, Wording, load_wording
-from xcoop.concepts.words import normal, plain_words
+from xcoop.concepts.words import ABSENT, MODES, PRESENT, Wording, load_wording, normal, plain_name
 from xcoop.utils.images import open_image
 from xcoop.utils.reading import read_csv
 
@@ -134,8 +133,8 @@ def meanings(texts: Iterable[str], table: Table, wording: Wording) -> dict[str, 
         for column, value in row.items():
             values.setdefault(column, {PRESENT, ABSENT}).add(value)
     for column, seen in values.items():
-        seen.update(wording.merged.get(_key(column), {}), wording.words.get(_key(column), {}))
-    columns = {_key(column): column for column in values}
+        seen.update(wording.merged.get(plain_name(column), {}), wording.words.get(plain_name(column), {}))
+    columns = {plain_name(column): column for column in values}
     phrases: dict[tuple[str, ...], dict[str, set[str]]] = {}
     for column, seen in values.items():
         for form in {form for value in seen for form in _forms(column, value, wording)}:
@@ -161,11 +160,6 @@ def _labels(meaning: Meaning, table: Table, wording: Wording, folder: Path) -> d
 def _forms(column: str, value: str, wording: Wording) -> set[str]:
     """A value in each way of counting; none if it is unknown."""
     return {form for mode in MODES for form in wording.values({column: value}, mode).values()}
-
-
-def _key(name: str) -> str:
-    """As `Wording` compares columns."""
-    return " ".join(plain_words(name))
 
 
 # Masks.

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from xcoop.backbones import ImageFeatures
-from xcoop.concepts.controls import bank_or_control
 from xcoop.concepts.mining import log_odds
+from xcoop.concepts.sentences import bank_or_control
 from xcoop.evaluation.bootstrap import image_intervals, mean_of_known
 from xcoop.explain.concepts import effects, held, margin
 from xcoop.explain.explanation import concept_changes, concept_scores, maps_of_class, maps_of_concept
