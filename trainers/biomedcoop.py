@@ -12,6 +12,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 from yacs.config import CfgNode
@@ -20,8 +21,8 @@ from xcoop.backbones import Backbone, ImageFeatures
 from xcoop.concepts.sentences import bank_ensemble, read_ensemble
 from xcoop.config.plugins import register_trainer
 from xcoop.methods.alignment import unit
-from xcoop.methods.distillation import distillation, inliers, sentence_features, sentence_scores
 from xcoop.methods.model import PromptModel, Task, classification
+from xcoop.methods.prompts import distillation, sentence_features
 from xcoop.trainers.coop import DEFAULTS as COOP
 from xcoop.trainers.coop import CoOpModel
 from xcoop.training.trainer import PromptTrainer
@@ -102,6 +103,39 @@ class BiomedCoOpModel(CoOpModel):
         scores = sentence_scores(features.pooled, self.sentences, self.scale)
         kept = inliers(scores, self.settings.TAU).to(self.sentences.dtype)  # (N,)
         return (self.sentences * kept[:, None]).sum(1) / kept.sum()
+
+
+@torch.no_grad()
+def sentence_scores(images: Tensor, sentences: Tensor, scale: Tensor | float) -> Tensor:
+    """How strongly some images answer to the n-th sentences of the classes: the mean of each image's largest logit.
+
+    Args:
+        images: (B, D).
+        sentences: (C, N, D), unit.
+        scale: CLIP's inverse temperature.
+
+    Returns:
+        (N,), computed in 32 bit: the scores lie close together.
+    """
+    with torch.autocast(images.device.type, enabled=False):
+        cosines = torch.einsum("bd,cnd->bcn", unit(images.float()), sentences.float())
+        return scale * cosines.amax(1).mean(0)
+
+
+@torch.no_grad()
+def inliers(scores: Tensor, tau: float) -> Tensor:
+    """Which scores lie within `tau` standard deviations (n - 1) of their mean.
+
+    Args:
+        scores: (N,).
+        tau: > 0.
+
+    Returns:
+        (N,) bool; what is nearest to the mean is always in, so that something is.
+    """
+    distance = (scores - scores.mean()).abs()
+    limit = tau * scores.std(correction=min(1, len(scores) - 1))  # one score has none
+    return distance <= torch.maximum(limit, distance.min())
 
 
 def in_force(cfg: Any) -> CfgNode:

@@ -15,10 +15,8 @@ from yacs.config import CfgNode
 from xcoop.backbones import Backbone, ImageFeatures
 from xcoop.config.plugins import register_trainer
 from xcoop.methods.alignment import global_similarity, unit
-from xcoop.methods.distillation import template_features
 from xcoop.methods.model import PromptModel, Task, classification
-from xcoop.methods.prompts import PromptLearner, start_context
-from xcoop.methods.templates import ALL
+from xcoop.methods.prompts import ALL, PromptLearner, start_context, template_features
 from xcoop.training.trainer import PromptTrainer
 from xcoop.utils.rules import TEMPLATES, TEXT, each, number, whole
 
@@ -28,7 +26,7 @@ DEFAULTS = CfgNode(
         "CTX_INIT": "a photo of a",  # words to start from; "" for random vectors
         "PREC": "amp",  # fp32, amp, fp16, bf16
         "N_GROUPS": 1,  # G, contexts; each learns from its own share of the templates
-        "LASP_PROMPTS": [],  # L templates with {} for the class name; [] is `xcoop.methods.templates.ALL`
+        "LASP_PROMPTS": [],  # L templates with {} for the class name; [] is `xcoop.methods.prompts.ALL`
         "LASP_LOSS_WEIGHT": 5.0,  # of the text-to-text loss
         "VIRTUAL_CLASSES": [],  # names of classes without images, which the text-to-text loss tells apart, too
         "ENABLE_CORRECTION": True,  # learn one vector that is added to all class features

@@ -1,10 +1,13 @@
 """MaPLe: text prompts of the first layers, coupled to vision prompts (Khattak et al., CVPR 2023, arXiv 2210.03117).
 
-Symbols: n prompts a layer, J layers, W text width, V width of the image tower.
+PromptSRC shares the base of its model: contexts that each of the first layers has anew, and vision prompts.
+Symbols: C classes, n context tokens, W text width; m vision prompts, V width of the image tower; J layers.
 """
 
 from __future__ import annotations
 
+import logging
+from abc import ABC, abstractmethod
 from copy import deepcopy
 from typing import Any
 
@@ -13,11 +16,14 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from xcoop.backbones import Backbone
+from xcoop.backbones.openai import ClipBackbone, PromptedClip, require_vit
 from xcoop.config.plugins import register_trainer
-from xcoop.methods.deep_prompts import DeepPromptModel, depth_within, vision_width
 from xcoop.methods.model import PromptModel, Task
+from xcoop.methods.prompts import PromptLearner, random_context, start_context
 from xcoop.training.trainer import PromptTrainer
 from xcoop.utils.rules import whole
+
+logger = logging.getLogger(__name__)
 
 DEFAULTS = CfgNode(
     {
@@ -27,6 +33,82 @@ DEFAULTS = CfgNode(
         "PROMPT_DEPTH": 9,  # J, layers with prompts of their own; a smaller tower has them in all its layers
     }
 )
+
+
+class DeepPromptModel(PromptModel, ABC):
+    """Base of the models. One states `vision_prompts`.
+
+    The text tower's first layer sees `ctx` (n, W), and the next J - 1 layers `text_prompts` (J - 1, n, W) in its place.
+
+    Args:
+        backbone: frozen, with a ViT.
+        classnames: in the order of the labels.
+        words: CTX_INIT; "" for random vectors. Of more words than n_ctx the first are learned, and the rest stay.
+        n_ctx: n; words that are several tokens each may make it larger.
+        depth: J, 1 or more.
+        method: its name, for messages.
+
+    Raises:
+        ValueError: the backbone's image tower is no ViT.
+    """
+
+    image_tower_frozen = False
+    backbone: ClipBackbone
+
+    def __init__(
+        self, backbone: Backbone, classnames: list[str], words: str, n_ctx: int, depth: int, method: str
+    ) -> None:
+        require_vit(backbone, method)
+        super().__init__(backbone, classnames)
+        learned, fixed = split_words(words, n_ctx)
+        context = start_context(backbone, learned, n_ctx)
+        self.prompt_learner = PromptLearner(backbone, [f"{fixed} {name}".strip() for name in classnames], context)
+        deep = random_context(depth - 1, *context.shape)
+        self.text_prompts = nn.Parameter(deep) if depth > 1 else None
+
+    @abstractmethod
+    def vision_prompts(self) -> Tensor | None:
+        """(J, m, V); None leaves the image tower as it is."""
+
+    @property
+    def image_backbone(self) -> Backbone:
+        """The backbone with the vision prompts in it."""
+        prompts = self.vision_prompts()
+        return self.backbone if prompts is None else PromptedClip(self.backbone, prompts)
+
+    def text_features(self) -> Tensor:
+        """Features of the prompts, (C, D)."""
+        embeddings, end = self.prompt_learner()
+        return self.backbone.encode_embeddings(embeddings, end, self.text_prompts)
+
+    def text_layers(self) -> list[Tensor]:
+        """The text prompts of each layer that has its own, J of (n, W), first to last."""
+        return [self.prompt_learner.ctx, *(self.text_prompts if self.text_prompts is not None else ())]
+
+
+def split_words(words: str, n_ctx: int) -> tuple[str, str]:
+    """The first n_ctx words, which are learned, and the others, which stay before each class name."""
+    each = words.replace("_", " ").split()
+    return " ".join(each[:n_ctx]), " ".join(each[n_ctx:])
+
+
+def depth_within(wanted: int, backbone: Backbone, method: str, text: bool = True, vision: bool = True) -> int:
+    """How many layers get prompts: as many as wanted, or all of the towers asked for.
+
+    Raises:
+        ValueError: the backbone's image tower is no ViT.
+    """
+    clip = require_vit(backbone, method)
+    layers = [len(clip.model.transformer.resblocks)] * text + [len(clip.image_blocks)] * vision
+    if wanted > min(layers):
+        logger.info("%s: prompts in all %d layers of %s (%d asked for)", method, min(layers), clip.name, wanted)
+    return min(wanted, *layers)
+
+
+def vision_width(backbone: Backbone, method: str) -> int:
+    """V, the width of a ViT's tokens."""
+    width: int = require_vit(backbone, method).model.visual.conv1.weight.shape[0]
+    return width
 
 
 class MaPLeModel(DeepPromptModel):

@@ -11,8 +11,8 @@ from yacs.config import CfgNode
 
 from xcoop.backbones import Backbone, ImageFeatures
 from xcoop.config.plugins import register_trainer
-from xcoop.methods.distillation import distillation, template_features
 from xcoop.methods.model import PromptModel, Task, classification
+from xcoop.methods.prompts import distillation, template_features
 from xcoop.trainers.coop import DEFAULTS as COOP
 from xcoop.trainers.coop import CoOpModel
 from xcoop.training.trainer import PromptTrainer

@@ -26,11 +26,9 @@ from yacs.config import CfgNode
 from xcoop.backbones import Backbone, ImageFeatures
 from xcoop.config.plugins import register_trainer
 from xcoop.methods.alignment import unit
-from xcoop.methods.deep_prompts import DeepPromptModel, depth_within, vision_width
-from xcoop.methods.distillation import distillation, template_features
 from xcoop.methods.model import PromptModel, Task, classification
-from xcoop.methods.prompts import random_context
-from xcoop.methods.templates import IMAGENET
+from xcoop.methods.prompts import IMAGENET, distillation, random_context, template_features
+from xcoop.trainers.maple import DeepPromptModel, depth_within, vision_width
 from xcoop.training.trainer import PromptTrainer
 from xcoop.utils.rules import number, whole
 

@@ -18,9 +18,8 @@ from xcoop.backbones import Backbone
 from xcoop.concepts.sentences import clinical_features, fill
 from xcoop.config.plugins import register_trainer
 from xcoop.methods.alignment import unit
-from xcoop.methods.distillation import sentence_features, template_features
 from xcoop.methods.model import ClassVector, PromptModel, Task
-from xcoop.methods.templates import MEDICAL
+from xcoop.methods.prompts import MEDICAL, sentence_features, template_features
 from xcoop.training.trainer import PromptTrainer
 from xcoop.utils.rules import TEMPLATES, Rule, one_of
 

@@ -20,10 +20,9 @@ from torch import Tensor
 import xcoop
 from xcoop.backbones import ImageFeatures
 from xcoop.backbones.openai import PromptedClip
-from xcoop.methods.deep_prompts import split_words
 from xcoop.methods.model import PromptModel
 from xcoop.trainers.maple import DEFAULTS as MAPLE
-from xcoop.trainers.maple import MaPLeModel
+from xcoop.trainers.maple import MaPLeModel, split_words
 from xcoop.trainers.promptsrc import DEFAULTS as PROMPTSRC
 from xcoop.trainers.promptsrc import BothFeatures, PromptSRCModel, gaussian_weights
 

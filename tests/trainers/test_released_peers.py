@@ -1,6 +1,6 @@
 """Peers against the arithmetic of their released code, stated here from its formulas: losses, logits, several updates.
 
-Nothing of a peer's own module, nor of `xcoop.methods.distillation`, is used for what is expected.
+Nothing of a peer's own module, nor of `xcoop.methods.prompts`, is used for what is expected.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 from xcoop.backbones import ImageFeatures, LabelledFeatures
 from xcoop.methods.model import PromptModel
-from xcoop.methods.templates import IMAGENET
+from xcoop.methods.prompts import IMAGENET
 from xcoop.runs import train
 from xcoop.trainers.biomedcoop import DEFAULTS as BIOMEDCOOP
 from xcoop.trainers.biomedcoop import BiomedCoOpModel, in_force

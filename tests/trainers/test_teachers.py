@@ -16,10 +16,10 @@ from tiny_run import ConfigMaker
 from torch import Tensor
 
 from xcoop.backbones import Backbone, ImageFeatures
-from xcoop.methods import templates
-from xcoop.methods.distillation import distillation, inliers, sentence_features, sentence_scores, template_features
+from xcoop.methods import prompts
+from xcoop.methods.prompts import distillation, sentence_features, template_features
 from xcoop.trainers.biomedcoop import DEFAULTS as BIOMEDCOOP
-from xcoop.trainers.biomedcoop import BiomedCoOpModel
+from xcoop.trainers.biomedcoop import BiomedCoOpModel, inliers, sentence_scores
 from xcoop.trainers.kgcoop import DEFAULTS as KGCOOP
 from xcoop.trainers.kgcoop import KgCoOpModel
 from xcoop.trainers.prograd import DEFAULTS as PROGRAD
@@ -218,7 +218,7 @@ def test_sentences_of_a_file_need_no_bank(make_cfg: ConfigMaker, tmp_path: Path)
 def test_features_of_sentences_are_those_of_each_alone(
     tiny_backbone: Backbone, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("xcoop.methods.distillation.AT_ONCE", 4)  # six sentences: in two parts
+    monkeypatch.setattr("xcoop.methods.prompts.AT_ONCE", 4)  # six sentences: in two parts
     got = template_features(tiny_backbone, ["a {}.", "no {} here.", "the {}"], ["blue_nevus", "lung"])
     rows = [["a blue nevus.", "no blue nevus here.", "the blue nevus"], ["a lung.", "no lung here.", "the lung"]]
     assert got.shape == (2, 3, tiny_backbone.embed_dim)
@@ -266,11 +266,11 @@ def test_outliers_by_hand(scores: list[float], tau: float, kept: list[bool]) -> 
 
 
 def test_every_template_has_one_place_and_none_stands_twice(tiny_backbone: Backbone) -> None:
-    assert len(set(templates.ALL)) == len(templates.ALL)
-    assert templates.DEFAULT in templates.GENERIC
-    for template in templates.ALL:
+    assert len(set(prompts.ALL)) == len(prompts.ALL)
+    assert prompts.DEFAULT in prompts.GENERIC
+    for template in prompts.ALL:
         assert template.count("{}") == 1, template
-        assert tiny_backbone.count_tokens(templates.fill(template, "benign_keratosis")) < 20, template
-    rules.TEMPLATES.check("KEY", [templates.DEFAULT])
+        assert tiny_backbone.count_tokens(prompts.fill(template, "benign_keratosis")) < 20, template
+    rules.TEMPLATES.check("KEY", [prompts.DEFAULT])
     with pytest.raises(ValueError, match=r"KEY is 'a photo'; it must be a sentence with \{\}"):
         rules.TEMPLATE.check("KEY", "a photo")

@@ -30,7 +30,7 @@ from xcoop.explain.concepts import Change, ConceptSet, Decomposition, changes, c
 from xcoop.explain.explanation import Explanation, explain_features
 from xcoop.methods.alignment import unit
 from xcoop.methods.model import PromptModel, Task
-from xcoop.methods.templates import DEFAULT
+from xcoop.methods.prompts import DEFAULT
 from xcoop.results import checkpoints
 from xcoop.results.record import CONFIG, RESULTS, read_run
 from xcoop.utils.images import from_array, open_bytes, open_image, upright

@@ -18,7 +18,7 @@ from xcoop.backbones import Backbone, ImageFeatures, LabelledFeatures
 from xcoop.backbones.clip_model import is_finite
 from xcoop.concepts import ConceptBank
 from xcoop.methods.alignment import unit
-from xcoop.methods.templates import DEFAULT
+from xcoop.methods.prompts import DEFAULT
 
 # CoOp stores these beside its contexts; they belong to the class names of the training, not to what was learned.
 NOT_LEARNED = ("token_prefix", "token_suffix")

@@ -29,8 +29,7 @@ from xcoop.config.plugins import check_settings, own_view
 from xcoop.engine.data import Seeded, begin_epoch, deploys_best, require_validation, with_workers_that_exist
 from xcoop.engine.rng import restore_rng, rng_state
 from xcoop.methods.model import PromptModel, Task
-from xcoop.methods.prompts import POSITIONS
-from xcoop.methods.templates import DEFAULT
+from xcoop.methods.prompts import DEFAULT, POSITIONS
 from xcoop.moved import accept_instance_build
 from xcoop.results import checkpoints
 from xcoop.results.folder import check_free, save_config
