@@ -188,7 +188,8 @@ def ask(
     """What happened, and what was stored."""
     client = Client(server.url, query.model, NO_KEY, timeout, retries)
     with open_store(folder / "bank.answers.jsonl", query, resume=True) as store:
-        return ask_all(client, store, samples, retries + 1), store.answers
+        ask_all(client, store, samples, retries + 1, tally := Tally())
+        return tally, store.answers
 
 
 def command(server: ChatServer, out: Path, *more: str) -> int:

@@ -163,9 +163,9 @@ DRIVER = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {tests!r})
-from chat_server import NO_KEY, QUERY, Client, ask_all, open_store
+from chat_server import NO_KEY, QUERY, Client, Tally, ask_all, open_store
 with open_store(Path({path!r}), QUERY, resume=True) as store:
-    ask_all(Client({url!r}, "tiny", NO_KEY, 60, 0), store, 3, 1)
+    ask_all(Client({url!r}, "tiny", NO_KEY, 60, 0), store, 3, 1, Tally())
 """
 
 

@@ -10,8 +10,8 @@ import pytest
 from tree_tools import edit, picture, write_csv
 
 from xcoop.cli import main
+from xcoop.commands.concepts_mine import source_key
 from xcoop.concepts import load_bank
-from xcoop.concepts.mining import source_key
 from xcoop.phantom.tables import DERM_TABLE
 
 CONCEPTS = DERM_TABLE.concepts

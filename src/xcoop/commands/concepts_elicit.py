@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from xcoop.concepts.bank import load_bank
+from xcoop.concepts.bank import TEMPLATE, load_bank, require_new_bank
 from xcoop.concepts.chat import Client, read_address, read_key, redacted
 from xcoop.concepts.elicitation import (
     Query,
@@ -23,7 +23,6 @@ from xcoop.concepts.elicitation import (
 from xcoop.utils.console import UserError, complain, say
 from xcoop.utils.suggest import shown, unknown
 
-TEMPLATE = "a photo of a {class}, {concepts}."
 KEY = "OPENAI_API_KEY"
 
 
@@ -55,12 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--concepts", type=int, default=8, help="findings a class, at most (default 8)")
     parser.add_argument("--resume", action="store_true", help="go on with the answers that are there")
     parser.add_argument("--rebuild", action="store_true", help="make the bank from stored answers; nobody is asked")
-    parser.add_argument(
-        "--retries",
-        type=int,
-        default=4,
-        help="further tries of a request that failed, or whose answer was of no use (default 4)",
-    )
+    parser.add_argument("--retries", type=int, default=4, help="further tries of a request that failed, or whose "
+                        "answer was of no use (default 4)")  # fmt: skip
     parser.add_argument("--timeout", type=float, default=120.0, help="seconds without a byte (default 120)")
     parser.add_argument("--temperature", type=float, help="of the sampling (default: the server's)")
 
@@ -68,7 +63,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Asks, counts, writes, and says what happened."""
     out = arguments.out or Path(f"{Path(arguments.words[0]).stem}_elicited.yaml")
-    _check(arguments, out)
+    _check(arguments)
+    require_new_bank(out, arguments.force)
     tally = Tally()
     store = read_store(answers_path(out)) if arguments.rebuild else _ask(arguments, out, tally)
     chosen, dropped = build(store, arguments.threshold, arguments.concepts)
@@ -85,24 +81,18 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _check(arguments: argparse.Namespace, out: Path) -> None:
+def _check(arguments: argparse.Namespace) -> None:
     if not arguments.rebuild and not (arguments.model and arguments.base_url):
         raise UserError("--model and --base-url say who is asked; --rebuild asks nobody")
     if arguments.rebuild and arguments.resume:
         raise UserError("--resume asks for what is missing and --rebuild asks nobody: choose one")
     if not 0 < arguments.threshold <= 1:
         raise UserError(f"--threshold must be a share above 0, at most 1, not {arguments.threshold}")
-    for name, number, least in (
-        ("samples", arguments.samples, 1), ("concepts", arguments.concepts, 1), ("retries", arguments.retries, 0)
-    ):  # fmt: skip
-        if number < least:
-            raise UserError(f"--{name} must be at least {least}, not {number}")
+    for name, least in (("samples", 1), ("concepts", 1), ("retries", 0)):
+        if getattr(arguments, name) < least:
+            raise UserError(f"--{name} must be at least {least}, not {getattr(arguments, name)}")
     if arguments.timeout <= 0:
         raise UserError(f"--timeout must be above 0, not {arguments.timeout}")
-    if out.suffix.lower() not in (".yaml", ".yml"):
-        raise UserError(f"--out must be a YAML file (.yaml), not {out}")
-    if out.exists() and not arguments.force:
-        raise UserError(f"{out} exists; --force overwrites it")
 
 
 def _ask(arguments: argparse.Namespace, out: Path, tally: Tally) -> Store:
@@ -134,16 +124,8 @@ def _query(arguments: argparse.Namespace, host: str) -> Query:
     cfg.DATASET.TASK = arguments.task or cfg.DATASET.TASK
     merge_pairs(cfg, arguments.words[1:])
     dataset = DATASET_REGISTRY.get(cfg.DATASET.NAME)
-    template = arguments.template
-    if not template:  # that of the dataset's bank, if it has one
-        template = TEMPLATE
-        banks = (cfg.DATASET.CONCEPT_BANK, getattr(dataset, "concept_bank", ""), Path(arguments.words[0]).stem)
-        for bank in filter(None, banks):
-            try:
-                template = load_bank(bank).template
-                break
-            except FileNotFoundError:
-                continue
+    banks = (cfg.DATASET.CONCEPT_BANK, getattr(dataset, "concept_bank", ""), Path(arguments.words[0]).stem)
+    template = arguments.template or _template(filter(None, banks))
     if template.count("{class}") != 1 or template.count("{concepts}") != 1:
         raise UserError(f"--template {shown(template)} must hold {{class}} and {{concepts}} once each")
     tasks: Mapping[str, Sequence[str]] = getattr(dataset, "tasks", {})
@@ -167,3 +149,13 @@ def _query(arguments: argparse.Namespace, host: str) -> Query:
         host=host,
         concepts=arguments.concepts,
     )
+
+
+def _template(banks: Iterable[str]) -> str:
+    """That of the first of these banks that there is."""
+    for bank in banks:
+        try:
+            return load_bank(bank).template
+        except FileNotFoundError:
+            continue
+    return TEMPLATE

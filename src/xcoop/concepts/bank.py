@@ -40,10 +40,12 @@ from pathlib import Path
 from typing import Any
 
 from xcoop.config.plugins import plugin_path
+from xcoop.utils.console import UserError
 from xcoop.utils.files import atomic_path
 from xcoop.utils.reading import MOST_YAML, parse_yaml, read_bytes
 from xcoop.utils.suggest import closest, shown, unknown
 
+TEMPLATE = "a photo of a {class}, {concepts}."  # of a bank for which nothing better is known
 FEWEST, MOST = 4, 10  # concepts that are good for a class
 KEYS = ("name", "version", "dataset", "template", "reviewed_by", "sources", "classes")  # of a file; all are needed
 
@@ -182,6 +184,14 @@ def load_dataset_bank(cfg: Any, dataset: Any) -> ConceptBank:
         where = f"{dataset.dataset_dir}/concepts.yaml" if own == "Folder" else "a YAML file"
         message += f" To write one, fill this in and save it as {where}:\n\n{skeleton(own, classnames)}"
     raise ValueError(message)
+
+
+def require_new_bank(out: Path, force: bool) -> None:
+    """Refuses an --out that is no YAML file, or that is there already; UserError."""
+    if out.suffix.lower() not in (".yaml", ".yml"):
+        raise UserError(f"--out must be a YAML file (.yaml), not {out}")
+    if out.exists() and not force:
+        raise UserError(f"{out} exists; --force overwrites it")
 
 
 def save_bank(path: Path, text: str) -> ConceptBank:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from xcoop.concepts.bank import ConceptBank, Elicited, same_name, save_bank
 from xcoop.concepts.chat import Client, ElicitError
@@ -160,9 +160,6 @@ def open_store(path: Path, query: Query, resume: bool) -> Iterator[Store]:
         yield store
 
 
-FINDINGS = TypeAdapter(list[str])
-
-
 def read_answer(text: str, classes: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
     """What an answer says, as far as it can be used, and what is wrong with the rest.
 
@@ -183,23 +180,20 @@ def read_answer(text: str, classes: Sequence[str]) -> tuple[dict[str, list[str]]
     if start < 0:
         return {}, [*faults, "no JSON object"]
     try:
-        content = parse_json(text[start:end] if start < end else text, "the answer")
+        content = parse_json(text[start:end], "the answer")
     except ValueError:
         return {}, [*faults, "truncated or malformed JSON"]
     known = {same_name(name): name for name in classes}
     findings: dict[str, list[str]] = {}
     for name, entries in content.items():
-        try:
-            texts = [finding for entry in FINDINGS.validate_python(entries) if (finding := _finding(entry))]
-        except ValidationError:
+        if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
             faults.append("wrong schema")
-            continue
-        if same_name(name) not in known:
+        elif same_name(name) not in known:
             faults.append("extra classes")
-        elif not texts:
-            faults.append("empty list")
-        else:
+        elif texts := list(filter(None, map(_finding, entries))):
             findings.setdefault(known[same_name(name)], []).extend(texts)
+        else:
+            faults.append("empty list")
     if len(findings) < len(known):
         faults.append("missing classes")
     return findings, list(dict.fromkeys(faults))
@@ -229,7 +223,7 @@ class Tally:
     given_up: list[tuple[int, tuple[str, ...]]] = field(default_factory=list)
 
 
-def ask_all(client: Client, store: Store, samples: int, tries: int, tally: Tally | None = None) -> Tally:
+def ask_all(client: Client, store: Store, samples: int, tries: int, tally: Tally) -> None:
     """Asks for every class `samples` times, but for what the store has already; each answer goes into the store.
 
     Args:
@@ -237,12 +231,11 @@ def ask_all(client: Client, store: Store, samples: int, tries: int, tally: Tally
         store: knows the query.
         samples: usable answers wanted of each class.
         tries: answers until one is of use, at most.
-        tally: what is counted in, and returned.
+        tally: what is counted in; it holds when an error ends it, too.
 
     Raises:
         ElicitError: the server refuses, or cannot be reached.
     """
-    tally = tally or Tally()
     every = store.query.classes
     batches = [every[i : i + MOST_CLASSES] for i in range(0, len(every), MOST_CLASSES)]
     for sample in range(1, samples + 1):
@@ -262,7 +255,6 @@ def ask_all(client: Client, store: Store, samples: int, tries: int, tally: Tally
                 missing = _missing(store, sample, batch)
             if missing:
                 tally.given_up.append((sample, missing))
-    return tally
 
 
 def _missing(store: Store, sample: int, batch: Sequence[str]) -> tuple[str, ...]:
@@ -333,7 +325,7 @@ def elect(
         for texts in lists:
             named: dict[Meaning, str] = {}
             for text in texts:
-                by_chance = len(text) > 2 and re.match("[A-Z][a-z]", text)  # "Blue veil", not "B lines" or "CT sign"
+                by_chance = re.match("[A-Z][a-z]", text)  # "Blue veil", not "B lines" or "CT sign"
                 named.setdefault(meaning(text), text[0].lower() + text[1:] if by_chance else text)
             for found, text in named.items():
                 wordings.setdefault(found, Counter())[text] += 1

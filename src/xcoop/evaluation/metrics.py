@@ -383,3 +383,23 @@ def check_asked(asked: str, classnames: Sequence[str]) -> None:
         raise ValueError(f"{KEY} is {asked!r}, but there are {len(classnames)} classes: only of two one is positive")
     if asked and asked not in classnames:
         raise ValueError(f"{KEY}: {unknown('class', asked, classnames)}")
+
+
+def log_odds(a: ArrayLike, b: ArrayLike, c: ArrayLike, d: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """How much a finding speaks for a class against the rest: log-odds L and their standard error SE.
+
+        L  = ln((a + 1/2) (d + 1/2) / ((b + 1/2) (c + 1/2)))
+        SE = sqrt(1/(a + 1/2) + 1/(b + 1/2) + 1/(c + 1/2) + 1/(d + 1/2))
+
+    The halves keep L finite where a count is 0, and take away most of its bias (Haldane, Ann Hum Genet 1956;20:309-311;
+    Anscombe, Biometrika 1956;43:461-464); the error is Woolf's (Ann Hum Genet 1955;19:251-253), with the same halves
+    (Gart and Zweifel, Biometrika 1967;54:181-187).
+
+    Args:
+        a: images of the class that show the finding, any shape.
+        b: images of the class that do not, same shape.
+        c: images of the rest that do, same shape.
+        d: images of the rest that do not, same shape.
+    """
+    a, b, c, d = (np.asarray(count, dtype=np.float64) + 0.5 for count in (a, b, c, d))
+    return np.log(a * d / (b * c)), np.sqrt(1 / a + 1 / b + 1 / c + 1 / d)
