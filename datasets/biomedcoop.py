@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 
 from xcoop.config.plugins import register_dataset
 from xcoop.data.dataset import FamilyDataset
-from xcoop.data.items import SPLITS, Item, Splits
-from xcoop.utils.console import DatasetError
+from xcoop.data.splits import SPLITS, Item, Splits
+from xcoop.utils.console import DatasetError, shown
 from xcoop.utils.reading import MOST_JSON, parse_json, read_bytes
-from xcoop.utils.suggest import shown
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from xcoop.config.plugins import register_dataset
 from xcoop.data.dataset import MedicalDataset
 from xcoop.data.folders import NameIndex
-from xcoop.data.items import Item, Splits
+from xcoop.data.splits import Item, Splits
 from xcoop.utils.console import DatasetError
 from xcoop.utils.reading import read_csv
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from xcoop.config.plugins import register_dataset
 from xcoop.data.dataset import MedicalDataset
 from xcoop.data.folders import StemIndex
-from xcoop.data.items import Item, Splits
+from xcoop.data.splits import Item, Splits
 from xcoop.utils.console import DatasetError
 from xcoop.utils.reading import read_csv
 

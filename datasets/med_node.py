@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from xcoop.config.plugins import register_dataset
 from xcoop.data.dataset import MedicalDataset
 from xcoop.data.folders import read_class_folders
-from xcoop.data.items import Splits
+from xcoop.data.splits import Splits
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from xcoop.config.plugins import register_dataset
 from xcoop.data.dataset import FamilyDataset
 from xcoop.data.folders import list_images, make_once
-from xcoop.data.items import SPLITS, Item, Splits
+from xcoop.data.splits import SPLITS, Item, Splits
 from xcoop.utils.console import DatasetError
 from xcoop.utils.files import cache_dir
 

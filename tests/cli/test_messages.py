@@ -11,8 +11,7 @@ import pytest
 from xcoop.cli import main
 from xcoop.engine.tools import Logger
 from xcoop.results.folder import logged
-from xcoop.utils.console import LONGEST_MESSAGE, UserError, complain, guarded, say
-from xcoop.utils.suggest import SHOWN, escaped, is_plain
+from xcoop.utils.console import LONGEST_MESSAGE, SHOWN, UserError, complain, escaped, guarded, is_plain, say
 
 FULL = pytest.mark.skipif(not Path("/dev/full").exists(), reason="no device that is always full")
 

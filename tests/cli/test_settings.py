@@ -15,8 +15,7 @@ from xcoop.config.plugins import RULES, check_settings, get_cfg
 from xcoop.engine.config import UNREAD, flatten
 from xcoop.runs.train import merged, parser
 from xcoop.utils import rules
-from xcoop.utils.console import UserError
-from xcoop.utils.suggest import SHOWN
+from xcoop.utils.console import SHOWN, UserError
 
 BASE = ("--trainer", "XCoOp", "--dataset-config-file", "phantom", "--config-file", "phantom")
 CFG = get_cfg()

@@ -20,7 +20,7 @@ from xcoop.cli import main as cli
 from xcoop.results.record import read_run
 from xcoop.runs import train
 from xcoop.runs.train import main, merged, parser
-from xcoop.utils.suggest import is_plain
+from xcoop.utils.console import is_plain
 
 SETTINGS = [
     *("INPUT.SIZE", "(32, 32)", "OPTIM.MAX_EPOCH", "2", "USE_CUDA", "False"),

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from file_server import FileServer, serving
 
-from xcoop.data import fetching
+from xcoop.data import about as fetching
 from xcoop.data.about import RemoteFile
 from xcoop.utils import download as downloads
 from xcoop.utils.download import Job, WebError, _Redirects, download

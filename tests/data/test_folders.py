@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from xcoop.data.folders import NameIndex, StemIndex, list_images, name_some, writable
+from xcoop.data.folders import NameIndex, StemIndex, list_images, name_some
 from xcoop.utils.console import DatasetError
+from xcoop.utils.files import writable
 
 
 def test_names_are_found_whatever_their_case(tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ from xcoop.data.about import read_about
 from xcoop.datasets.biomedcoop import read_splits
 from xcoop.results.record import read_run
 from xcoop.sweep.grid import read_grid_file
+from xcoop.utils.console import SHOWN, shown
 from xcoop.utils.reading import MOST_YAML, parse_json, parse_yaml, read_bytes, read_csv
-from xcoop.utils.suggest import SHOWN, shown
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
 LETTERS = "abcdefgh"

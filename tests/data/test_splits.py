@@ -13,8 +13,19 @@ import pytest
 
 from xcoop.data import splits as module
 from xcoop.data.about import About, compare_counts
-from xcoop.data.items import Item, Splits, clean, grouped, per_class, told
-from xcoop.data.splits import carve, few_shot, record, subsample_classes, three_way
+from xcoop.data.splits import (
+    Item,
+    Splits,
+    carve,
+    clean,
+    few_shot,
+    grouped,
+    per_class,
+    record,
+    subsample_classes,
+    three_way,
+    told,
+)
 
 
 def items(split: str, per_label: int, labels: int = 2) -> list[Item]:

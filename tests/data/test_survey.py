@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xcoop.data import survey as module
-from xcoop.data.survey import refuse_unreadable, survey
+from xcoop.data import folders as module
+from xcoop.data.folders import refuse_unreadable, survey
 from xcoop.utils.console import DatasetError
 
 

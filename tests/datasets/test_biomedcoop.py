@@ -14,7 +14,7 @@ from trees_biomedcoop import NAMES, biomedcoop
 
 from xcoop.data import dataset as module
 from xcoop.data.about import about
-from xcoop.data.survey import Finding
+from xcoop.data.folders import Finding
 
 # As published: the class names in label order with their training images, and the images in train, val and test.
 PUBLISHED: dict[str, tuple[dict[str, int], tuple[int, int, int]]] = {

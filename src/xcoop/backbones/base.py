@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from xcoop.utils import process_cache
-from xcoop.utils.suggest import unknown
+from xcoop.utils.console import unknown
 
 if TYPE_CHECKING:
     from typing_extensions import Self

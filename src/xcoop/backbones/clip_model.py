@@ -28,9 +28,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from xcoop.engine.safeload import check_archive
+from xcoop.utils.console import cut
 from xcoop.utils.download import Job, download
-from xcoop.utils.files import check_archive, sha256_file
-from xcoop.utils.suggest import cut
+from xcoop.utils.files import sha256_file
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 
 from xcoop.backbones.base import Backbone, ImageFeatures, TextLimits, register_backbone
 from xcoop.backbones.clip_model import build_clip, fetch_openai, import_clip, read_state_dict
-from xcoop.utils.suggest import SHOWN
+from xcoop.utils.console import SHOWN
 
 if TYPE_CHECKING:
     from typing_extensions import Self

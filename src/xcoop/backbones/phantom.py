@@ -20,8 +20,8 @@ from torch import Tensor
 from xcoop.backbones.base import Backbone, register_backbone
 from xcoop.backbones.clip_model import ROWS, build_clip, read_state_dict
 from xcoop.backbones.openai import TEXT, ClipBackbone
+from xcoop.utils.console import shown
 from xcoop.utils.files import atomic_path, sha256_file
-from xcoop.utils.suggest import shown
 
 IDS, FULL = "token_embedding.ids", "token_embedding.weight"
 SHIPPED = "fb8d9b3da724dc23e398656bfaaab6ddbf0af91b2da34663f6b7f564ac40c6fb"  # SHA-256 of the file that comes along

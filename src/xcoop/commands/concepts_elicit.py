@@ -20,8 +20,7 @@ from xcoop.concepts.elicitation import (
     read_store,
     write_bank,
 )
-from xcoop.utils.console import UserError, complain, say
-from xcoop.utils.suggest import shown, unknown
+from xcoop.utils.console import UserError, complain, say, shown, unknown
 
 KEY = "OPENAI_API_KEY"
 

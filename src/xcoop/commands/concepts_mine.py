@@ -24,9 +24,8 @@ from xcoop.concepts.bank import FEWEST, MOST, TEMPLATE, ConceptBank, load_bank, 
 from xcoop.concepts.words import ABSENT, MODES, UNKNOWN, Wording, load_wording, plain_words
 from xcoop.evaluation.metrics import log_odds
 from xcoop.runs.plan import environment_defaults
-from xcoop.utils.console import UserError, complain, say
+from xcoop.utils.console import UserError, complain, say, unknown
 from xcoop.utils.reading import read_csv
-from xcoop.utils.suggest import unknown
 
 NORMAL = NormalDist()
 

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xcoop.runs.plan import environment_defaults
-from xcoop.utils.console import USER_ERROR, UserError, complain, describe, say
-from xcoop.utils.suggest import escaped
+from xcoop.utils.console import USER_ERROR, UserError, complain, describe, escaped, say
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -116,9 +115,8 @@ def show_info(arguments: argparse.Namespace) -> int:
 
 def prepare_one(arguments: argparse.Namespace) -> int:
     """Fetches what may be fetched, says what must be asked for, and checks what is there then."""
-    from xcoop.data.about import MissingDatasetError, how_to_get
+    from xcoop.data.about import MissingDatasetError, fetch_all, how_to_get
     from xcoop.data.dataset import read_raw
-    from xcoop.data.fetching import fetch_all
 
     name = _name(arguments)
     facts, cfg = _facts(name), _config(arguments)

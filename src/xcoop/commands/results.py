@@ -6,8 +6,7 @@ import argparse
 from pathlib import Path
 
 from xcoop.runs.plan import environment_defaults
-from xcoop.utils.console import FAILED, UserError, complain, names_like, numbers, say
-from xcoop.utils.suggest import shown
+from xcoop.utils.console import FAILED, UserError, complain, names_like, numbers, say, shown
 
 FOLDER = "results"
 MEASURES = ("accuracy", "macro_auc", "ece")

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from xcoop.runs.plan import environment_defaults, split_words
 from xcoop.utils.console import FAILED as EXIT_FAILED
-from xcoop.utils.console import UserError, say
-from xcoop.utils.suggest import shown
+from xcoop.utils.console import UserError, say, shown
 
 if TYPE_CHECKING:
     from xcoop.sweep.grid import Grid

@@ -40,10 +40,9 @@ from pathlib import Path
 from typing import Any
 
 from xcoop.config.plugins import plugin_path
-from xcoop.utils.console import UserError
+from xcoop.utils.console import UserError, closest, shown, unknown
 from xcoop.utils.files import atomic_path
 from xcoop.utils.reading import MOST_YAML, parse_yaml, read_bytes
-from xcoop.utils.suggest import closest, shown, unknown
 
 TEMPLATE = "a photo of a {class}, {concepts}."  # of a bank for which nothing better is known
 FEWEST, MOST = 4, 10  # concepts that are good for a class

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import SecretStr
 
-from xcoop.utils.suggest import cut
+from xcoop.utils.console import cut
 
 LONGEST_BODY = 4 << 20  # bytes of an answer
 PATIENCE = 5  # a try may take so many times the timeout, however often a byte comes

@@ -23,8 +23,8 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from xcoop.concepts.bank import Concept, ConceptBank, same_name
+from xcoop.utils.console import closest, shown, unknown
 from xcoop.utils.reading import read_json, read_yaml
-from xcoop.utils.suggest import closest, shown, unknown
 
 if TYPE_CHECKING:
     from xcoop.backbones import Backbone

@@ -33,8 +33,8 @@ from pathlib import Path
 from typing import Any
 
 from xcoop.config.plugins import plugin_path
+from xcoop.utils.console import unknown
 from xcoop.utils.reading import read_yaml
-from xcoop.utils.suggest import unknown
 
 PLURALS = ((r"ies$", "y"), (r"(ss|x|z|ch|sh)es$", r"\1"), (r"ses$", "sis"), (r"omata$", "oma"), (r"ae$", "a"),
            (r"([^sui])s$", r"\1"))  # fmt: skip

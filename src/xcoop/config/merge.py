@@ -21,9 +21,8 @@ from xcoop.config import augmentation
 from xcoop.config.plugins import plugin_path
 from xcoop.engine.config import UNREAD, flatten
 from xcoop.engine.imports import Facade, needs_dassl
-from xcoop.utils.console import UserError, names_like
+from xcoop.utils.console import UserError, names_like, shown, unknown
 from xcoop.utils.reading import read_yaml
-from xcoop.utils.suggest import shown, unknown
 
 SUFFIXES = (".yaml", ".yml")
 USUAL = "CoOp"  # whose configurations a trainer without any of its own runs with

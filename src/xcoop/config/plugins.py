@@ -19,8 +19,8 @@ from yacs.config import CfgNode
 from xcoop.config.augmentation import AUTO, KEY, KINDS
 from xcoop.engine.config import KEYS as ENGINE
 from xcoop.engine.config import flatten, node_of
+from xcoop.utils.console import shown, unknown
 from xcoop.utils.rules import SOUND, TEXT, Rule, each, one_of, whole
-from xcoop.utils.suggest import shown, unknown
 
 logger = logging.getLogger(__name__)
 

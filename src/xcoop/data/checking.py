@@ -11,10 +11,10 @@ from typing import Any
 
 from xcoop.data.about import About, compare_counts
 from xcoop.data.dataset import Raw
-from xcoop.data.items import EXAMPLES, Clash, Item, Splits, clean, grouped, per_class, told
-from xcoop.data.survey import survey
+from xcoop.data.folders import survey
+from xcoop.data.splits import EXAMPLES, Clash, Item, Splits, clean, grouped, per_class, told
+from xcoop.utils.console import escaped
 from xcoop.utils.images import header
-from xcoop.utils.suggest import escaped
 
 NOTE, MATTERS, UNUSABLE = "note", "matters", "unusable"
 SEVERITIES = (NOTE, MATTERS, UNUSABLE)  # the index of the worst is the exit code

@@ -16,14 +16,23 @@ from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 from xcoop.concepts.bank import same_name
 from xcoop.config.plugins import check_settings, own_view
 from xcoop.data.about import MissingDatasetError, about, compare_counts, missing
-from xcoop.data.folders import absolute, left_out, writable
-from xcoop.data.items import Remark, Splits, clean, grouped, shown_some, told
-from xcoop.data.splits import carve, few_shot, record, subsample_classes, three_way
-from xcoop.data.survey import refuse_unreadable, survey
+from xcoop.data.folders import absolute, left_out, refuse_unreadable, survey
+from xcoop.data.splits import (
+    Remark,
+    Splits,
+    carve,
+    clean,
+    few_shot,
+    grouped,
+    record,
+    shown_some,
+    subsample_classes,
+    three_way,
+    told,
+)
 from xcoop.evaluation.metrics import check_asked, positive_class
-from xcoop.utils.console import DatasetError
-from xcoop.utils.files import cache_dir
-from xcoop.utils.suggest import escaped, is_plain, unknown
+from xcoop.utils.console import DatasetError, escaped, is_plain, unknown
+from xcoop.utils.files import cache_dir, writable
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

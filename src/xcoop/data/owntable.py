@@ -15,10 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from xcoop.concepts.bank import same_name
-from xcoop.data.items import Remark, shown_some
-from xcoop.utils.console import DatasetError
+from xcoop.data.splits import Remark, shown_some
+from xcoop.utils.console import DatasetError, escaped, is_plain, unknown
 from xcoop.utils.reading import Line, read_table
-from xcoop.utils.suggest import escaped, is_plain, unknown
 
 _PICTURE = (
     r"(?:image|img|picture|pic|photo|photograph|scan|xray|cxr|radiograph|slice|frame|tile|patch|dicom|dcm|png|jpe?g)"

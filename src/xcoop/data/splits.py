@@ -14,18 +14,173 @@ import math
 import os
 import posixpath
 import unicodedata
-from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from xcoop.data.folders import writable
-from xcoop.data.items import SPLITS, Item, Splits, shown_some
-from xcoop.utils.console import DatasetError
-from xcoop.utils.files import atomic_write_text, cache_dir, require_ours, unused
-from xcoop.utils.reading import read_json
-from xcoop.utils.suggest import unknown
+from xcoop.utils.console import unknown
+from xcoop.utils.files import atomic_write_text, cache_dir, require_ours, unused, writable
+
+SPLITS = ("train", "val", "test")
+WHOLE = "all"  # of three splits: what is published of a set without official ones
+EXAMPLES = 3  # of what is found, in a message
+
+
+@dataclass(frozen=True)
+class Remark:
+    """What a reader says of how it read a dataset, or of what it left unread.
+
+    Attributes:
+        matters: whether something may be missing or mistaken; else it is for information.
+    """
+
+    text: str
+    matters: bool = False
+
+
+@dataclass(frozen=True, order=True)
+class Item:
+    """One labelled image.
+
+    Attributes:
+        path: relative to the dataset's folder, with `/` on every system.
+        patient: who is shown (any id that is unique in the dataset); empty if unknown.
+    """
+
+    path: str
+    label: int
+    classname: str
+    patient: str = ""
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Training, validation and test items, each sorted by path.
+
+    Attributes:
+        divided: false for a set without official splits, whose items all stand in `train`.
+    """
+
+    train: tuple[Item, ...]
+    val: tuple[Item, ...]
+    test: tuple[Item, ...]
+    divided: bool = True
+
+    @classmethod
+    def of(cls, train: Iterable[Item], val: Iterable[Item], test: Iterable[Item]) -> Splits:
+        """The splits of items in any order: nothing later depends on how a folder was listed."""
+        return cls(tuple(sorted(train)), tuple(sorted(val)), tuple(sorted(test)))
+
+    @classmethod
+    def undivided(cls, items: Iterable[Item]) -> Splits:
+        """A whole set that has no official splits, still to be divided."""
+        return cls(tuple(sorted(items)), (), (), divided=False)
+
+    def __iter__(self) -> Iterator[tuple[str, tuple[Item, ...]]]:
+        """Pairs of a split's name and its items."""
+        return iter([("train", self.train), ("val", self.val), ("test", self.test)])
+
+    def all(self) -> list[Item]:
+        """Every item of every split."""
+        return [item for _, items in self for item in items]
+
+    def digest(self) -> str:
+        """SHA-256 (hex) over the split, path and label of every item: the same digest means the same splits."""
+        lines = [f"{split}\t{item.path}\t{item.label}\n" for split, items in self for item in items]
+        return hashlib.sha256("".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def per_class(items: Iterable[Item]) -> dict[str, int]:
+    """How many items each class has, in label order."""
+    counts = Counter((item.label, item.classname) for item in items)
+    return {classname: counts[label, classname] for label, classname in sorted(counts)}
+
+
+def shown_some(texts: Iterable[str], limit: int = EXAMPLES) -> str:
+    """The first of some texts for a message, `a, b, c, ...`."""
+    shown = list(texts)
+    return ", ".join(shown[:limit]) + (", ..." if len(shown) > limit else "")
+
+
+@dataclass(frozen=True)
+class Clash:
+    """One item that repeats something of an item seen before.
+
+    Attributes:
+        split: where the item stands.
+        other_split: where the item seen before stands.
+        kind: `path`, `content` or `patient`.
+        dropped: whether the item was left out.
+    """
+
+    split: str
+    other_split: str
+    kind: str
+    item: Item
+    other: Item
+    dropped: bool
+
+
+def clean(splits: Splits, hashes: Mapping[str, str], drop: bool = True) -> tuple[Splits, list[Clash]]:
+    """The splits without what stands in two of them, or twice in train or val.
+
+    Args:
+        splits: of the dataset.
+        hashes: content hash of each path, of the upright pixels as RGB (`xcoop.data.folders`): an image that was
+            compressed anew has another. A path without one is compared by path and patient alone.
+        drop: False: the clashes are found, and everything stays.
+
+    Returns:
+        The splits (test as it was), and every clash that was found.
+    """
+    first: dict[tuple[str, str], tuple[str, Item]] = {}  # kind and value -> split and item that have it first
+    kept: dict[str, list[Item]] = {}
+    clashes: list[Clash] = []
+    by_name = dict(splits)
+    for split in ("test", "val", "train"):  # what stands first keeps its items
+        kept[split] = []
+        for item in by_name[split]:
+            values = {"path": item.path, "content": hashes.get(item.path, ""), "patient": item.patient}
+            keys = [(kind, value) for kind, value in values.items() if value]
+            clash = None
+            for kind, value in keys:
+                other_split, other = first.get((kind, value), (split, None))
+                # A patient may recur within a split, an image should not.
+                if other and (kind != "patient" or other_split != split):
+                    clash = Clash(split, other_split, kind, item, other, dropped=drop and split != "test")
+                    clashes.append(clash)
+                    break
+            if clash is None or not clash.dropped:
+                kept[split].append(item)
+                for key in keys:
+                    first.setdefault(key, (split, item))
+    return Splits.of(kept["train"], kept["val"], kept["test"]), clashes
+
+
+def grouped(clashes: Iterable[Clash]) -> list[list[Clash]]:
+    """The clashes of each kind between each pair of splits."""
+    groups: dict[tuple[str, str, str], list[Clash]] = defaultdict(list)
+    for clash in clashes:
+        groups[clash.split, clash.other_split, clash.kind].append(clash)
+    return [group for _, group in sorted(groups.items())]
+
+
+def told(group: list[Clash]) -> str:
+    """One line on the clashes of one kind between two splits."""
+    split, other, kind = group[0].split, group[0].other_split, group[0].kind
+    kept = "the test split is never changed" if split == "test" else "DATASET.HYGIENE is 'report'"
+    fate = "left out" if group[0].dropped else f"kept ({kept})"
+    where = "again" if split == other else f"in {other} too"
+    contradicting = sum(clash.item.label != clash.other.label for clash in group)
+    note = f"; {contradicting} of them under another label" if contradicting and kind != "patient" else ""
+    shown = shown_some(
+        f"{one.item.path} (patient {one.item.patient})" if kind == "patient" else f"{one.item.path} = {one.other.path}"
+        for one in group
+    )
+    return f"{len(group)} {split} images have their {kind} {where}, {fate}{note}: {shown}"
+
 
 logger = logging.getLogger(__name__)
 
@@ -178,7 +333,7 @@ def _inseparable(items: Sequence[Item], hashes: Mapping[str, str]) -> list[list[
     return [sorted(group) for group in groups.values()]
 
 
-def _cached(folder: Path, kind: str) -> Path:
+def cached_place(folder: Path, kind: str) -> Path:
     """Where what belongs into a folder of data goes if nothing can be written there."""
     key = hashlib.sha256(str(folder).encode("utf-8", "surrogateescape")).hexdigest()[:8]
     return cache_dir() / kind / f"{folder.name}-{key}"
@@ -195,13 +350,13 @@ def record(splits: Splits, folder: Path, facts: Mapping[str, object], name: str)
     """
     rows = {split: [[i.path, i.label, i.classname] for i in items] for split, items in splits if split != "test"}
     text = json.dumps({"schema": 1, **facts, **rows}, indent=1, ensure_ascii=False) + "\n"
-    written = _write_first(folder / "split_fewshot", _cached(folder, "split_fewshot"), name, text)
+    written = write_first(folder / "split_fewshot", cached_place(folder, "split_fewshot"), name, text)
     if written is None:
         logger.warning("the few-shot subset %s could not be written below %s or %s", name, folder, cache_dir())
     return written
 
 
-def _write_first(beside: Path, cached: Path, name: str, text: str) -> Path | None:
+def write_first(beside: Path, cached: Path, name: str, text: str) -> Path | None:
     """Writes a text beside the data, else below the cache; where, or None if neither takes it."""
     for path in (beside / name, cached / name) if writable(beside) else (cached / name,):
         try:
@@ -225,74 +380,3 @@ def _write_record(path: Path, text: str) -> None:
             path.rename(kept := unused(path.with_name(f"{path.name}.old")))
             logger.warning("what was in %s is kept as %s", path, kept)
     atomic_write_text(path, text)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a split is made: the seed, and the shares of the images of each class."""
-
-    seed: int
-    test: float
-    val: float
-
-
-def made_split(
-    items: Sequence[Item], recipe: Recipe, hashes: Mapping[str, str], folder: Path, table: str = ""
-) -> Splits:
-    """The split of a user's own images: made once (see `three_way`), written down, and reused until it is removed.
-
-    The file lies in the folder of the images, or below the cache if nothing can be written there. Each `table` that
-    lists images has a split of its own.
-
-    Raises:
-        DatasetError: the file is damaged, or images were added or removed since it was written.
-    """
-    name = f"{table}.split-seed_{recipe.seed}.json" if table else f"split-seed_{recipe.seed}.json"
-    cached = _cached(folder, "splits")
-    for path in (folder / name, cached / name):
-        if path.is_file():
-            return _reused(path, items, recipe)
-    splits = three_way(items, recipe.seed, recipe.test, recipe.val, hashes)
-    rows = {split: [item.path for item in own] for split, own in splits}
-    facts = {"schema": 1, "seed": recipe.seed, "test_share": recipe.test, "val_share": recipe.val}
-    if written := _write_first(folder, cached, name, json.dumps({**facts, **rows}, indent=1) + "\n"):
-        logger.info("no split is stated; one was made (seed %d) and written to %s", recipe.seed, written)
-    else:
-        logger.warning("the split could not be written down; it stays the same as long as the images do")
-    return splits
-
-
-def _reused(path: Path, items: Sequence[Item], recipe: Recipe) -> Splits:
-    try:
-        tree = read_json(path)
-        images = [image for split in SPLITS for image in tree[split]]
-        whole = all(isinstance(image, str) for image in images) and len(set(images)) == len(images)
-    except (ValueError, KeyError, TypeError) as error:
-        raise DatasetError(f"{path} is damaged ({error}): restore it, or delete it for a new split") from error
-    if not whole:
-        raise DatasetError(f"{path} is damaged (an image stands twice, or is no path): restore or delete it")
-    by_path = {item.path: item for item in items}
-    spelt = {unicodedata.normalize("NFC", path): path for path in by_path}  # the file may come from another system
-    divided = {
-        split: [
-            image if image in by_path else spelt.get(unicodedata.normalize("NFC", image), image)
-            for image in tree[split]
-        ]
-        for split in SPLITS
-    }
-    known = {image for own in divided.values() for image in own}
-    new, gone = sorted(by_path.keys() - known), sorted(known - by_path.keys())
-    if new or gone:
-        found = ", ".join(
-            f"{len(paths)} {what}" + (f" ({shown_some(paths, MAX_NAMED)})" if paths else "")
-            for what, paths in (("new", new), ("gone", gone))
-        )
-        raise DatasetError(
-            f"{path} divides other images than there are: {found}.\n"
-            "It is not remade by itself: figures would no longer compare. To have a new one made, delete that file, or "
-            "set DATASET.SPLIT_SEED to another number."
-        )
-    if (tree.get("test_share"), tree.get("val_share")) != (recipe.test, recipe.val):
-        logger.warning("%s was made with other shares; it is used as it is. Delete it to have it made anew", path)
-    logger.info("the split of %s is used", path)
-    return Splits.of(*([by_path[image] for image in divided[split]] for split in SPLITS))

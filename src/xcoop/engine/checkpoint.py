@@ -21,9 +21,8 @@ from torch import Tensor, nn
 from xcoop.engine import safeload
 from xcoop.engine.rng import restore_rng, rng_state
 from xcoop.utils import files
-from xcoop.utils.console import LONGEST_PATH
+from xcoop.utils.console import LONGEST_PATH, shown, unknown
 from xcoop.utils.reading import read_bytes
-from xcoop.utils.suggest import shown, unknown
 
 BEST = "model-best.pth.tar"
 POINTER = "checkpoint"

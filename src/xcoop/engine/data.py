@@ -23,7 +23,7 @@ from xcoop.engine.imports import needs_dassl
 from xcoop.engine.rng import drawing, sample_seed
 from xcoop.engine.tools import Registry, check_isfile, read_image
 from xcoop.engine.transforms import INTERPOLATION_MODES, build_transform
-from xcoop.utils.suggest import unknown
+from xcoop.utils.console import unknown
 
 logger = logging.getLogger(__name__)
 

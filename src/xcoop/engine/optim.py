@@ -23,7 +23,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from yacs.config import CfgNode
 
-from xcoop.utils.suggest import unknown
+from xcoop.utils.console import unknown
 
 Groups = list[dict[str, Any]]
 

@@ -7,16 +7,21 @@ themselves but as inert stand-ins: objects of an empty class that only keep the 
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
+import os
 import re
 import struct
+import zipfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from xcoop.utils.files import atomic_write_bytes, check_archive, is_sealed, sealed
+from xcoop.utils.console import cut
+from xcoop.utils.files import atomic_write_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +36,9 @@ _FOREIGN_CLASSES = {
     "dassl.optim.lr_scheduler": ("ConstantWarmupScheduler", "LinearWarmupScheduler"),
 }
 _STRUCT_CODES = {"f2": "e", "f4": "f", "f8": "d", "i1": "b", "i2": "h", "i4": "i", "i8": "q", "u1": "B", "b1": "?"}
+_END = b"PK\5\6"  # begins the last 22 bytes of a zip archive; the last two are the length of its comment
+_SEALED = 22 + len("sha256:") + 64  # bytes of such an end with a seal
+MOST_INFLATED = 4  # times its own size that an archive of weights may unpack to; torch.save does not compress
 
 # In torch's message: the name of what it refused.
 _REFUSED = re.compile(r"GLOBAL '?([\w.]+)'?|(?:class|function|type) <(?:class|built-in function) '?([\w.]+)'?>")
@@ -114,6 +122,60 @@ def write(content: Any, path: str | Path) -> None:
     buffer = io.BytesIO()  # a full disk makes torch.save itself fail with a RuntimeError about its own archive
     torch.save(content, buffer)
     atomic_write_bytes(path, sealed(buffer.getvalue()))
+
+
+def sealed(archive: bytes) -> bytes:
+    """A zip archive with the SHA-256 of its bytes in its comment, which all readers of zip files pass over."""
+    if archive[-22:-18] != _END or archive[-2:] != b"\0\0":
+        raise ValueError("no zip archive without a comment")
+    seal = b"sha256:" + hashlib.sha256(archive[:-2]).hexdigest().encode()
+    return archive[:-2] + len(seal).to_bytes(2, "little") + seal
+
+
+def is_sealed(path: str | os.PathLike[str]) -> bool:
+    """Whether a file carries the hash that `sealed` gave it.
+
+    Raises:
+        ValueError: it does, and its content is not what was written; the message does not name the file.
+    """
+    size = os.path.getsize(path)
+    with open(path, "rb") as file:
+        file.seek(max(0, size - _SEALED))
+        tail = file.read()
+        if len(tail) < _SEALED or tail[:4] != _END:
+            return False
+        file.seek(0)
+        digest, left = hashlib.sha256(), size - _SEALED + 20
+        while block := file.read(min(1 << 20, left)):
+            digest.update(block)
+            left -= len(block)
+    if tail[22:] != b"sha256:" + digest.hexdigest().encode():
+        raise ValueError("it is not what was written: its SHA-256 differs from the one that it carries")
+    return True
+
+
+def check_archive(path: str | os.PathLike[str]) -> bool:
+    """Whether a file of weights is a TorchScript archive, which holds code: `torch.load` before 2.6 would run it.
+
+    Raises:
+        ValueError: it is a zip archive that is damaged, has a name twice, or would unpack to far more than it holds;
+            the message does not name the file.
+    """
+    with open(path, "rb") as file:
+        if file.read(2) != b"PK" and not zipfile.is_zipfile(path):
+            return False
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, NotImplementedError) as error:
+        raise ValueError(f"a damaged zip archive ({error})") from error
+    names = Counter(entry.filename for entry in entries)
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise ValueError(f"it holds {cut(twice[0])!r} twice")
+    size, inflated = os.path.getsize(path), sum(entry.file_size for entry in entries)
+    if inflated > MOST_INFLATED * size + (1 << 20):
+        raise ValueError(f"its {size:,} bytes would unpack to {inflated:,}: weights are not compressed like this")
+    return any(name.rpartition("/")[2] == "constants.pkl" for name in names)
 
 
 def _stand_ins() -> list[Any]:

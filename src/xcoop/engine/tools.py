@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from xcoop.utils import files, reading
-from xcoop.utils.suggest import unknown
+from xcoop.utils.console import unknown
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -118,7 +118,7 @@ def tolist_if_not(x: Any) -> list[Any]:
 
 
 def read_json(fpath: str) -> Any:
-    """The content of a JSON file; see `xcoop.utils.reading`."""
+    """The content of a JSON file; see `xcoop.utils.files`."""
     return reading.read_json(fpath)
 
 

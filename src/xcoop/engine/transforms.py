@@ -15,7 +15,7 @@ from torchvision.transforms.functional import InterpolationMode
 from yacs.config import CfgNode
 
 from xcoop.engine.imports import needs_dassl
-from xcoop.utils.suggest import unknown
+from xcoop.utils.console import unknown
 
 INTERPOLATION_MODES = {
     "bilinear": InterpolationMode.BILINEAR,

@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from xcoop.evaluation.metrics import STATISTICS, Floats, Ints, Statistic, checked, weighted_mean
-from xcoop.utils.suggest import unknown
+from xcoop.utils.console import unknown
 
 DRAWS = 2000
 NO_INTERVAL = frozenset({"ece"})

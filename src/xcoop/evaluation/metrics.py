@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from xcoop.utils.suggest import unknown
+from xcoop.utils.console import unknown
 
 logger = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from xcoop.explain.map_methods import class_target, concept_target
 from xcoop.explain.maps import Methods, explain_maps, methods
 from xcoop.explain.words import image_sentences
 from xcoop.methods.alignment import unit
-from xcoop.utils.suggest import unknown
+from xcoop.utils.console import unknown
 
 if TYPE_CHECKING:
     from xcoop.explain.trained import TrainedModel

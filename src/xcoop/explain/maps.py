@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from xcoop.backbones import Backbone
 from xcoop.explain.map_methods import EXPLAINERS, Explainer, Method, Target, tower_of
-from xcoop.utils.suggest import unknown
+from xcoop.utils.console import unknown
 
 
 class Methods(NamedTuple):

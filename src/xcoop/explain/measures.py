@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xcoop.backbones import Backbone
-from xcoop.utils.suggest import unknown
+from xcoop.utils.console import unknown
 
 Floats = NDArray[np.float64]
 Model = TypeVar("Model", bound=nn.Module)

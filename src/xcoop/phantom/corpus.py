@@ -18,9 +18,9 @@ from xcoop.phantom.chest import draw_chest
 from xcoop.phantom.dermoscopy import draw_dermoscopy
 from xcoop.phantom.drawing import Drawing, draw_cases
 from xcoop.phantom.tables import ABSENT, TABLES
+from xcoop.utils.console import unknown
 from xcoop.utils.files import atomic_path, atomic_write_text
 from xcoop.utils.reading import read_json
-from xcoop.utils.suggest import unknown
 
 # Share of each diagnostic group among the images that have one.
 _GROUP_SHARES: dict[str, dict[str, float]] = {

@@ -38,8 +38,8 @@ from xcoop.phantom.chest import draw_chest
 from xcoop.phantom.dermoscopy import draw_clinical, draw_dermoscopy
 from xcoop.phantom.drawing import Mask, draw_cases
 from xcoop.phantom.tables import CHEST_TABLE, DERM_TABLE, DRAWN, Summary, best_reachable, seven_point_score
+from xcoop.utils.console import unknown
 from xcoop.utils.files import make_folder
-from xcoop.utils.suggest import unknown
 
 VERSION = 1
 """Raised whenever equal seeds give other images."""

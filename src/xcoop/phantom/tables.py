@@ -14,8 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from xcoop.utils.console import unknown
 from xcoop.utils.reading import read_yaml
-from xcoop.utils.suggest import unknown
 
 ABSENT = "absent"
 

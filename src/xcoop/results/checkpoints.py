@@ -17,10 +17,9 @@ import torch
 
 from xcoop.concepts.bank import same_name
 from xcoop.engine import safeload
-from xcoop.utils.console import LONGEST_PATH
+from xcoop.utils.console import LONGEST_PATH, cut, shown
 from xcoop.utils.files import atomic_write_text
 from xcoop.utils.reading import read_bytes
-from xcoop.utils.suggest import cut, shown
 
 BEST = "model-best.pth.tar"
 POINTER = "checkpoint"

@@ -29,7 +29,7 @@ from xcoop.evaluation.metrics import LOWER_IS_BETTER
 from xcoop.results.benchmark import Group, Method, Place
 from xcoop.results.predictions import Predictions, aligned, read_predictions
 from xcoop.results.sheet import BEST, TIED
-from xcoop.utils.suggest import unknown
+from xcoop.utils.console import unknown
 
 LEVEL = 0.05
 Outcomes = Mapping[Place, Sequence[Predictions]]

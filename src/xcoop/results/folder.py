@@ -18,9 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from xcoop.config.merge import config_hash, differences, read_config
 from xcoop.results.record import CONFIG, PREDICTIONS, RESULTS, Origin, read_run
-from xcoop.utils.console import BusyError, UserError
+from xcoop.utils.console import BusyError, UserError, escaped
 from xcoop.utils.files import atomic_write_text, require_ours, sweep, take, unguarded, unlinked, unused
-from xcoop.utils.suggest import escaped
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

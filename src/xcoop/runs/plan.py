@@ -16,8 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from xcoop.config.merge import as_pairs, config_file, method_names, settings
-from xcoop.utils.console import UserError
-from xcoop.utils.suggest import shown, unknown
+from xcoop.utils.console import UserError, shown, unknown
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

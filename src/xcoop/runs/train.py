@@ -14,8 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xcoop.utils.console import Parser, UserError, guarded, say
-from xcoop.utils.suggest import unknown
+from xcoop.utils.console import Parser, UserError, guarded, say, unknown
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

@@ -12,9 +12,8 @@ from xcoop.config.merge import concerns, merge_pairs
 from xcoop.config.plugins import get_cfg, trainer_names
 from xcoop.engine.config import flatten
 from xcoop.runs.plan import KEY, TAKEN, shot_number
-from xcoop.utils.console import UserError, numbers
+from xcoop.utils.console import UserError, numbers, shown, unknown
 from xcoop.utils.reading import read_yaml
-from xcoop.utils.suggest import shown, unknown
 
 FEW_SHOT = "few-shot"  # on `shots` training images a class
 FULL = "full"  # on all training images, once, whatever `shots` says

@@ -18,8 +18,7 @@ from xcoop.results.folder import busy, check_free
 from xcoop.results.record import Origin, read_run
 from xcoop.runs.plan import ALL_SHOTS, Plan, plan_methods
 from xcoop.sweep.grid import BASE_TO_NEW, CROSS, FULL, SUBSAMPLE, Grid, Variant, spelled
-from xcoop.utils.console import UserError
-from xcoop.utils.suggest import unknown
+from xcoop.utils.console import UserError, unknown
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

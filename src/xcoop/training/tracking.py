@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from xcoop.config.merge import config_hash, settings
-from xcoop.utils.suggest import shown
+from xcoop.utils.console import shown
 
 STEP = "step"
 # By itself the package would send the console, the code's revision, the command line, the host's name and its load.

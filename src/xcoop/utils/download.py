@@ -2,7 +2,7 @@
 
 `pooch` begins anew whenever a connection is cut, and replaces a file of another hash that the user has put there;
 `requests` loses up to a block of what came before the cut. With sets of gigabytes and hospital networks that is the
-common case, so the standard library's client is used, and `gdown` for Google Drive alone (`xcoop.data.fetching`).
+common case, so the standard library's client is used, and `gdown` for Google Drive alone (`xcoop.data.about`).
 """
 
 from __future__ import annotations

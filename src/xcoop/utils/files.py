@@ -20,13 +20,9 @@ import stat
 import tempfile
 import time
 import warnings
-import zipfile
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-
-from xcoop.utils.suggest import cut
 
 with warnings.catch_warnings():  # that there are no locks here is said where it matters, by `unguarded`
     warnings.simplefilter("ignore")
@@ -35,8 +31,6 @@ with warnings.catch_warnings():  # that there are no locks here is said where it
 logger = logging.getLogger(__name__)
 
 TEMPORARY = re.compile(r"\.(.+)\.[a-z0-9_]{8}\.tmp", re.DOTALL)
-_END = b"PK\5\6"  # begins the last 22 bytes of a zip archive; the last two are the length of its comment
-_SEALED = 22 + len("sha256:") + 64  # bytes of such an end with a seal
 _SCHEMA = r'\{\s+"schema": \d'
 # How the files begin that we write and may replace. What begins otherwise is somebody else's.
 OURS = {
@@ -49,7 +43,6 @@ OURS = {
     "few-shot subset": _SCHEMA,
     "checkpoint": "PK|\ufffd[\\x02-\\x05]",  # a zip archive, or the pickle of torch before 1.6
 }
-MOST_INFLATED = 4  # times its own size that an archive of weights may unpack to; torch.save does not compress
 # What the system answers where a file system has no locks; anything else is trouble.
 WITHOUT = frozenset({errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})
 POLL = 0.05  # seconds between two looks at a lock that somebody else holds
@@ -195,58 +188,14 @@ def sha256_file(path: str | os.PathLike[str]) -> str:
     return digest.hexdigest()
 
 
-def sealed(archive: bytes) -> bytes:
-    """A zip archive with the SHA-256 of its bytes in its comment, which all readers of zip files pass over."""
-    if archive[-22:-18] != _END or archive[-2:] != b"\0\0":
-        raise ValueError("no zip archive without a comment")
-    seal = b"sha256:" + hashlib.sha256(archive[:-2]).hexdigest().encode()
-    return archive[:-2] + len(seal).to_bytes(2, "little") + seal
+def writable(folder: Path) -> bool:
+    """Whether files can be made in a folder, or the folder itself if it is missing.
 
-
-def is_sealed(path: str | os.PathLike[str]) -> bool:
-    """Whether a file carries the hash that `sealed` gave it.
-
-    Raises:
-        ValueError: it does, and its content is not what was written; the message does not name the file.
+    A folder that grants writing to nobody counts as read-only, for root too: it was closed on purpose.
     """
-    size = os.path.getsize(path)
-    with open(path, "rb") as file:
-        file.seek(max(0, size - _SEALED))
-        tail = file.read()
-        if len(tail) < _SEALED or tail[:4] != _END:
-            return False
-        file.seek(0)
-        digest, left = hashlib.sha256(), size - _SEALED + 20
-        while block := file.read(min(1 << 20, left)):
-            digest.update(block)
-            left -= len(block)
-    if tail[22:] != b"sha256:" + digest.hexdigest().encode():
-        raise ValueError("it is not what was written: its SHA-256 differs from the one that it carries")
-    return True
-
-
-def check_archive(path: str | os.PathLike[str]) -> bool:
-    """Whether a file of weights is a TorchScript archive, which holds code: `torch.load` before 2.6 would run it.
-
-    Raises:
-        ValueError: it is a zip archive that is damaged, has a name twice, or would unpack to far more than it holds;
-            the message does not name the file.
-    """
-    with open(path, "rb") as file:
-        if file.read(2) != b"PK" and not zipfile.is_zipfile(path):
-            return False
-    try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-    except (zipfile.BadZipFile, NotImplementedError) as error:
-        raise ValueError(f"a damaged zip archive ({error})") from error
-    names = Counter(entry.filename for entry in entries)
-    if twice := [name for name, count in names.items() if count > 1]:
-        raise ValueError(f"it holds {cut(twice[0])!r} twice")
-    size, inflated = os.path.getsize(path), sum(entry.file_size for entry in entries)
-    if inflated > MOST_INFLATED * size + (1 << 20):
-        raise ValueError(f"its {size:,} bytes would unpack to {inflated:,}: weights are not compressed like this")
-    return any(name.rpartition("/")[2] == "constants.pkl" for name in names)
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    return folder.is_dir() and os.access(folder, os.W_OK | os.X_OK) and bool(folder.stat().st_mode & 0o222)
 
 
 def cache_dir() -> Path:

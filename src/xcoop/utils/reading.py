@@ -20,8 +20,7 @@ from typing import Any
 
 import yaml
 
-from xcoop.utils.console import DatasetError
-from xcoop.utils.suggest import cut, escaped, shown
+from xcoop.utils.console import DatasetError, cut, escaped, shown
 
 MOST_YAML = 1 << 20  # bytes of what people write; the largest file of the package has 28,000
 MOST_JSON = 1 << 26  # bytes of what programmes write: a line for each of a million images

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from xcoop.utils.suggest import is_plain, shown, unknown
+from xcoop.utils.console import is_plain, shown, unknown
 
 Names = Iterable[str] | Callable[[], Iterable[str]]
 
