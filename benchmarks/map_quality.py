@@ -52,7 +52,7 @@ def main() -> None:
 
 def measure(args: argparse.Namespace, folder: Path, seconds: dict[str, float]) -> None:
     """All that is measured, into two tables."""
-    timed(seconds, "draw", lambda: write_derm7pt(folder, args.cases, args.seed, progress=False))
+    timed(seconds, "draw", lambda: write_derm7pt(folder, args.cases, args.seed))
     backbone = load_phantom("phantom", "")
     cfg = config(backbone, folder)
     from dassl.data.datasets import DATASET_REGISTRY  # once `get_cfg` has seen to the engine

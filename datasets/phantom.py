@@ -31,7 +31,7 @@ class Phantom(DrawnDataset, Derm7pt):
 
     def draw(self, out: Path, cases: int) -> None:
         """Draws the images and their masks."""
-        write_derm7pt(out, cases, SEED, mix=self.mix, progress=True)
+        write_derm7pt(out, cases, SEED, self.mix)
 
     def inside(self, folder: Path) -> Path | None:
         """The folder with `meta/meta.csv`."""

@@ -22,7 +22,7 @@ class PhantomChest(DrawnDataset, Pneumonia):
 
     def draw(self, out: Path, cases: int) -> None:
         """Draws the images and their masks."""
-        write_chest(out, cases, SEED, progress=True)
+        write_chest(out, cases, SEED)
 
     def inside(self, folder: Path) -> Path | None:
         """The folder with `train/` and `test/`."""

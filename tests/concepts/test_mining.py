@@ -150,7 +150,7 @@ def test_intervals_cover_as_often_as_they_say() -> None:
 
 def test_the_phantoms_table_is_recovered() -> None:
     """Of all five groups as `mine` sees them, each against the rest, 95 of 100 intervals hold the table's value."""
-    sizes = dict(zip(DERM_TABLE.groups, (400, 350, 150, 150, 200), strict=True))
+    sizes = dict(zip(DERM_TABLE.given, (400, 350, 150, 150, 200), strict=True))
     hits = []
     for seed in range(4):
         for one in mine(drawn(np.random.default_rng(seed), sizes), list(sizes)):

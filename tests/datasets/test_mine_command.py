@@ -14,7 +14,7 @@ from xcoop.commands.concepts_mine import source_key
 from xcoop.concepts import load_bank
 from xcoop.phantom.tables import DERM_TABLE
 
-CONCEPTS = DERM_TABLE.concepts
+CONCEPTS = tuple(DERM_TABLE.values)
 
 DIAGNOSES = {"NEV": "clark nevus", "MEL": "melanoma (in situ)", "BCC": "basal cell carcinoma"}
 TEST_ONLY = "wreath"  # a value that test images alone show, in every melanoma

@@ -38,7 +38,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 @pytest.fixture(scope="module")
 def derm(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder = tmp_path_factory.mktemp("truth") / "derm"
-    write_derm7pt(folder, 40, 3, progress=False, size=64, workers=1)
+    write_derm7pt(folder, 40, 3, size=64, workers=1)
     return loaded("Phantom", folder)
 
 
@@ -105,7 +105,7 @@ def test_another_bank_may_be_asked_for(derm: Any) -> None:
 
 
 def test_the_chest_phantom(tmp_path: Path) -> None:
-    write_chest(tmp_path / "chest", 40, 4, progress=False, size=64, workers=1)
+    write_chest(tmp_path / "chest", 40, 4, size=64, workers=1)
     dataset = loaded("Pneumonia", tmp_path / "chest")
     truth = truth_of(dataset)
     assert truth is not None

@@ -39,7 +39,7 @@ def test_shapes_and_types_and_equal_generators_give_equal_images(kind, size):
         assert (mask.shape, mask.dtype) == ((size, size), bool)
     if kind == "chest":
         assert (drawing.image == drawing.image[..., :1]).all()
-        assert set(drawing.masks) == set(CHEST_TABLE.concepts)
+        assert set(drawing.masks) == set(CHEST_TABLE.values)
     assert np.array_equal(drawing.image, same.image)
     assert all(np.array_equal(drawing.masks[name], same.masks[name]) for name in drawing.masks)
     assert not np.array_equal(drawing.image, other.image)

@@ -18,9 +18,9 @@ from xcoop.backbones.phantom import (
     save_state_dict,
     untrained_rows,
 )
-from xcoop.phantom.captions import terms
 from xcoop.phantom.corpus import UNIFORM, draw_corpus
 from xcoop.phantom.probe import SENTENCES, TASKS, concept_aucs, diagnosis_scores
+from xcoop.phantom.tables import terms
 
 META = {"seed": "3", "vocab": "49408"}
 

@@ -12,9 +12,9 @@ from xcoop.backbones.clip_model import import_clip
 from xcoop.backbones.phantom import load_state_dict, read_metadata
 from xcoop.phantom import pretrain as pretrain_module
 from xcoop.phantom import probe as probe_module
-from xcoop.phantom.model import PhantomClip, Settings, image_tokens, normalise, sincos_positions, text_features
-from xcoop.phantom.objective import Sentences, best_patches, contrastive_loss, matches, place_loss
-from xcoop.phantom.pretrain import Muon, Pretraining, pretrain
+from xcoop.phantom.corpus import Sentences
+from xcoop.phantom.model import Muon, PhantomClip, Settings, image_tokens, normalise, sincos_positions, text_features
+from xcoop.phantom.pretrain import Pretraining, best_patches, contrastive_loss, matches, place_loss, pretrain
 
 TINY = Settings(
     seed=2,

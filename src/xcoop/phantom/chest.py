@@ -246,7 +246,7 @@ FINDINGS: dict[str, Callable[[Anatomy, Values, Places, np.random.Generator], Fin
 
 # Each part of the image has a generator of its own, so that switching a concept leaves the rest as it was.
 _PATIENT = ("shape", "body", "bones", "vessels")
-_PARTS = (*_PATIENT, "frame", "places", "film", "marks", *CHEST_TABLE.concepts)
+_PARTS = (*_PATIENT, "frame", "places", "film", "marks", *CHEST_TABLE.values)
 
 
 def draw_chest(
@@ -281,12 +281,12 @@ def draw_chest(
     enlarge = parts["cardiomegaly"].uniform(1.3, 1.5) if values["cardiomegaly"] != ABSENT else 1.0
     anatomy = Anatomy(Frame(size, parts["frame"]), parts["shape"], flatten, enlarge)
     places = Places(anatomy, values["consolidation"], parts["places"])
-    present = [concept for concept in CHEST_TABLE.concepts if values[concept] != ABSENT and concept in FINDINGS]
+    present = [concept for concept in CHEST_TABLE.values if values[concept] != ABSENT and concept in FINDINGS]
     found = {concept: FINDINGS[concept](anatomy, values, places, parts[concept]) for concept in present}
     film = finish(expose(_density(anatomy, found, parts), parts["film"]), parts["marks"])
 
     lung = anatomy.lung > 0.5
-    masks = {concept: np.zeros(lung.shape, dtype=bool) for concept in CHEST_TABLE.concepts}
+    masks = {concept: np.zeros(lung.shape, dtype=bool) for concept in CHEST_TABLE.values}
     for concept, finding in found.items():
         masks[concept] = finding.mask if finding.mask.any() else lung  # one that is hidden to the last pixel
     if values["hyperinflation"] != ABSENT:

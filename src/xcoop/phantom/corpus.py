@@ -1,4 +1,4 @@
-"""Images to pretrain on and to probe with: drawn by several processes, kept as bytes, resumable; and augmented."""
+"""Images to pretrain on and to probe with: drawn once, put into batches with what is said of them, and augmented."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,14 +14,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from xcoop.phantom.captions import terms
 from xcoop.phantom.chest import draw_chest
 from xcoop.phantom.dermoscopy import draw_dermoscopy
 from xcoop.phantom.drawing import Drawing, draw_cases
-from xcoop.phantom.tables import ABSENT, TABLES
-from xcoop.utils.console import unknown
-from xcoop.utils.files import atomic_path, atomic_write_text
-from xcoop.utils.reading import read_json
+from xcoop.phantom.tables import ABSENT, TABLES, make_caption, phrase, terms
+from xcoop.utils.files import atomic_path
 
 # Share of each diagnostic group among the images that have one.
 _GROUP_SHARES: dict[str, dict[str, float]] = {
@@ -101,7 +99,7 @@ def draw_corpus(
     grid: int = 8,
     folder: Path | None = None,
 ) -> Corpus:
-    """Draws `number` cases.
+    """Draws `number` cases; they depend on the arguments alone, not on the number of processes or on interruptions.
 
     Args:
         kind: "derm" or "chest".
@@ -112,34 +110,29 @@ def draw_corpus(
         mix: whose concepts the first, second, ... case has, again and again; see `Case`.
         grid: cells a side in which the places of the concepts are kept; must divide 3/2 of `size`.
         folder: where shards are kept; what lies there already is not drawn again. None: nothing is kept.
-
-    Returns:
-        The corpus; it depends on the arguments alone, not on the number of processes or on interruptions.
     """
-    name = f"{purpose}-{kind}-{seed}-{size}-{grid}-{'-'.join(mix)}"
-    images, places = [], []
-    records: list[dict] = []  # the profile and group of each case
+    shards: list[dict[str, Any]] = []
     for start in range(0, number, _SHARD):
         indexes = range(start, min(start + _SHARD, number))
-        shard = folder / f"{name}-{start}-{len(indexes)}" if folder else None
-        if shard and shard.with_suffix(".json").exists():  # written last
-            with np.load(shard.with_suffix(".npz")) as file:
-                images.append(file["images"])
-                places.append(file["places"])
-            records += read_json(shard.with_suffix(".json"))
+        name = f"{kind}-{purpose}-{seed}-{size}-{grid}-{'-'.join(mix)}-{start}-{len(indexes)}.npz"
+        if folder and (folder / name).exists():
+            with np.load(folder / name) as file:
+                shards.append(dict(file))
             continue
         cases = [Case(kind, purpose, seed, i, size, mix[i % len(mix)], grid) for i in indexes]
-        drawn = draw_cases(draw_case, cases, label=f"drawing {kind}")
-        images.append(np.stack([image for image, _, _, _ in drawn]))
-        places.append(np.stack([place for _, place, _, _ in drawn]))
-        described = [{"profile": profile, "group": group} for _, _, profile, group in drawn]
-        records += described
-        if shard:
-            with atomic_path(shard.with_suffix(".npz")) as temporary, temporary.open("wb") as file:
-                np.savez(file, images=images[-1], places=places[-1])
-            atomic_write_text(shard.with_suffix(".json"), json.dumps(described))
-    profiles, groups = [record["profile"] for record in records], [record["group"] for record in records]
-    return Corpus(kind, np.concatenate(images), np.concatenate(places), profiles, groups)
+        images, places, *told = zip(*draw_cases(draw_case, cases, f"drawing {kind}"), strict=True)
+        shards.append({"images": np.stack(images), "places": np.stack(places), "told": np.array(json.dumps(told))})
+        if folder:
+            with atomic_path(folder / name) as temporary, temporary.open("wb") as out:
+                np.savez(out, **shards[-1])
+    told = [json.loads(str(shard["told"])) for shard in shards]
+    return Corpus(
+        kind,
+        np.concatenate([shard["images"] for shard in shards]),
+        np.concatenate([shard["places"] for shard in shards]),
+        [profile for profiles, _ in told for profile in profiles],
+        [group for _, groups in told for group in groups],
+    )
 
 
 def draw_case(case: Case) -> tuple[np.ndarray, np.ndarray, dict[str, str], str | None]:
@@ -153,22 +146,67 @@ def draw_case(case: Case) -> tuple[np.ndarray, np.ndarray, dict[str, str], str |
         profile = table.sample(group, rng)
     elif case.concepts == UNIFORM:
         profile = table.sample_uniform(rng)
-    elif case.concepts == SPARSE:
-        profile = dict.fromkeys(table.concepts, ABSENT)
-        for concept, values in table.values.items():
-            if rng.random() < _SPARSE:
-                profile[concept] = str(rng.choice([value for value in values if value != ABSENT]))
     else:
-        raise ValueError(unknown("concepts of a case", case.concepts, (GROUP, UNIFORM, SPARSE)))
+        profile = {
+            concept: str(rng.choice(values[1:])) if rng.random() < _SPARSE else ABSENT
+            for concept, values in table.values.items()
+        }
     drawing = _DRAW[case.kind](profile, rng, round(_LARGER * case.size))
     image = Image.fromarray(drawing.image).resize((case.size, case.size), Image.Resampling.BICUBIC)
     grid, cell = case.grid, len(drawing.image) // case.grid
     places = np.zeros((len(table.values), grid, grid), np.uint8)
-    for i, concept in enumerate(table.concepts):
+    for i, concept in enumerate(table.values):
         if concept in drawing.masks:
             covered = drawing.masks[concept].reshape(grid, cell, grid, cell).mean((1, 3))
             places[i] = np.round(255 * covered).astype(np.uint8)
     return np.asarray(image), places, profile, group
+
+
+@dataclass(frozen=True)
+class Sentences:
+    """What the sentences of a batch say; each of its P phrases states one term.
+
+    Attributes:
+        captions: (N, P) bool, which terms the captions of the batch's first N images state.
+        groups: (N,) the diagnosis that each caption names as the number of a group, or -1.
+        rivals: (P,) the number of the concept whose values exclude each other, or -1 for vague terms.
+    """
+
+    captions: Tensor
+    groups: Tensor
+    rivals: Tensor
+
+
+class TrainingSet:
+    """What a step needs of one kind of image, ready as tensors."""
+
+    def __init__(self, corpus: Corpus, device: torch.device) -> None:
+        table = TABLES[corpus.kind]
+        concepts, names = list(table.values), list(table.given)
+        self.corpus, self.device = corpus, device
+        self.terms = terms(corpus.kind)
+        self.truth = torch.tensor(corpus.truth(), device=device)  # (N, P)
+        numbers = [[v.index(profile[c]) for c, v in table.values.items()] for profile in corpus.profiles]
+        self.values = torch.tensor(numbers, device=device)  # (N, concepts)
+        groups = [names.index(group) if group else -1 for group in corpus.groups]
+        self.groups = torch.tensor(groups, device=device)  # (N,)
+        exact = [len(term.values) == 1 and term.concept in concepts for term in self.terms]
+        rivals = [concepts.index(term.concept) if one else -1 for term, one in zip(self.terms, exact, strict=True)]
+        self.rivals = torch.tensor(rivals, device=device)  # (P,)
+
+    def batch(
+        self, size: int, captioned: int, rng: np.random.Generator
+    ) -> tuple[np.ndarray, Sentences, list[str], list[str]]:
+        """Numbers of images (B,), what is said of them, the captions of the first N of them, and P phrases."""
+        corpus = self.corpus
+        chosen = rng.choice(len(corpus), size=min(size, len(corpus)), replace=False)
+        first = chosen[:captioned]
+        captions = [make_caption(corpus.kind, corpus.profiles[i], rng, corpus.groups[i]) for i in first]
+        said = torch.tensor([[term in caption.said for term in self.terms] for caption in captions], device=self.device)
+        named = torch.tensor([caption.diagnosis is not None for caption in captions], device=self.device)
+        groups = torch.where(named, self.groups[first], -1)
+        phrases = [phrase(term, rng) for term in self.terms]
+        return chosen, Sentences(said, groups, self.rivals), [caption.text for caption in captions], phrases
 
 
 # Largest shift (of the side), change of scale, and turn (radians) of the frame.

@@ -176,8 +176,7 @@ def _broken_meshes(lesion: Lesion, rng: np.random.Generator) -> Floats:
     drawn = rng.uniform(size=len(lines)) < 0.70 + 0.24 * lopsided
     canvas = Canvas(lesion.size)
     strengths = rng.uniform(0.6, 1.0, int(drawn.sum()))
-    for line, width, strength in zip(lines[drawn], widths[drawn], strengths, strict=True):
-        canvas.stroke(line, width, strength)
+    canvas.strokes(lines[drawn], widths[drawn, None], strengths)
     uneven = np.clip(1 + 0.3 * fractal_noise(rng, lesion.size, 4, 2), 0.3, 1.6)
     ends_abruptly = smooth_step(lesion.rho, 1.06, 0.98)
     meshes = warp(soften(canvas.coverage(), 0.0035 * lesion.size), rng, 16, 0.010)

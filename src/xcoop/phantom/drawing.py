@@ -126,7 +126,6 @@ class Canvas:
         self._side = size * self._fine
         self._image = Image.new("L", (self._side, self._side), 0)
         self._draw = ImageDraw.Draw(self._image)
-        self._strokes: dict[int, list[tuple[NDArray[np.floating], ArrayLike, float]]] = {}  # by number of points
 
     def disc(self, x: float, y: float, radius: float, strength: float = 1.0, stretch: float = 1.0) -> None:
         """Draws a filled disc, `stretch` times as wide as it is high."""
@@ -136,27 +135,26 @@ class Canvas:
 
     def stroke(self, points: NDArray[np.floating], widths: ArrayLike, strength: float = 1.0) -> None:
         """Draws a line through `points` (n, 2), `widths` (n,) or one number wide, with round ends."""
-        self._strokes.setdefault(len(points), []).append((points, widths, strength))
+        self.strokes(points[None], widths, [strength])
+
+    def strokes(self, lines: NDArray[np.floating], widths: ArrayLike, strengths: Iterable[float]) -> None:
+        """Draws many lines (m, n, 2), of `widths` that broadcast to (m, n)."""
+        lines = lines * self._side
+        half = np.broadcast_to(widths, lines.shape[:2]) * (self._side / 2)
+        wider = np.concatenate([lines[:, :1], lines, lines[:, -1:]], 1)
+        along = wider[:, 2:] - wider[:, :-2]
+        scale = half / np.maximum(np.sqrt((along * along).sum(2)), 1e-6)
+        normal = along[..., ::-1] * scale[..., None] * (-1.0, 1.0)
+        outlines = np.concatenate([lines + normal, (lines - normal)[:, ::-1]], 1).reshape(len(lines), -1)
+        caps = np.concatenate([lines - half[..., None], lines + half[..., None]], 2)[:, [0, -1]]
+        for outline, (start, end), strength in zip(outlines.tolist(), caps.tolist(), strengths, strict=True):
+            fill = int(255 * strength)
+            self._draw.polygon(outline, fill=fill)
+            self._draw.ellipse(start, fill=fill)
+            self._draw.ellipse(end, fill=fill)
 
     def coverage(self) -> Floats:
         """How much of each pixel is covered, (size, size) in 0..1."""
-        for count, strokes in self._strokes.items():  # many strokes of n points at once
-            lines = np.stack([line for line, _, _ in strokes]) * self._side  # (m, n, 2)
-            widths = np.stack([np.broadcast_to(np.asarray(width, dtype=float), count) for _, width, _ in strokes])
-            half = widths * (self._side / 2)  # (m, n)
-            along = np.empty_like(lines)
-            along[:, 1:-1] = lines[:, 2:] - lines[:, :-2]
-            along[:, 0], along[:, -1] = lines[:, 1] - lines[:, 0], lines[:, -1] - lines[:, -2]
-            scale = half / np.maximum(np.sqrt((along * along).sum(2)), 1e-6)
-            normal = along[..., ::-1] * scale[..., None] * (-1.0, 1.0)
-            outlines = np.concatenate([lines + normal, (lines - normal)[:, ::-1]], 1).reshape(len(lines), -1)
-            caps = np.concatenate([lines - half[..., None], lines + half[..., None]], 2)[:, [0, -1]]
-            for outline, (start, end), stroke in zip(outlines.tolist(), caps.tolist(), strokes, strict=True):
-                fill = int(255 * stroke[2])
-                self._draw.polygon(outline, fill=fill)
-                self._draw.ellipse(start, fill=fill)
-                self._draw.ellipse(end, fill=fill)
-        self._strokes.clear()
         covered = np.frombuffer(self._image.reduce(self._fine).tobytes(), dtype=np.uint8)
         return (covered * np.float32(1 / 255)).reshape(self.size, self.size)
 
@@ -183,29 +181,16 @@ def _line(start: ArrayLike, headings: NDArray[np.float64], length: float) -> NDA
 
 
 def draw_cases(
-    function: Callable[[Job], Result],
-    jobs: Sequence[Job],
-    progress: bool = True,
-    workers: int | None = None,
-    label: str = "drawing",
+    function: Callable[[Job], Result], jobs: Sequence[Job], label: str = "drawing", workers: int | None = None
 ) -> list[Result]:
-    """Calls `function` once for every job, in several processes if there are many.
+    """Calls `function` once for every job, behind a bar with a label; the results are in the order of the jobs.
 
-    The results don't depend on the number of workers as long as every job carries its own seed.
-
-    Args:
-        function: what draws one.
-        jobs: what to draw; each must be picklable.
-        progress: shows a bar if standard error is a terminal.
-        workers: number of processes; None: one for each core, and none at all for small sets.
-        label: stands before the bar.
-
-    Returns:
-        The results, in the order of `jobs`.
+    `workers` is the number of processes; None: one for each core, and none at all for small sets. The results don't
+    depend on it as long as every job carries its own seed.
     """
     from joblib import Parallel, cpu_count, delayed
 
     if workers is None:
         workers = min(32, cpu_count()) if len(jobs) >= _WORTH_A_POOL else 1
     drawn = Parallel(workers, return_as="generator")(delayed(function)(job) for job in jobs)
-    return list(tqdm(drawn, desc=label, total=len(jobs), unit="image", disable=None if progress else True))
+    return list(tqdm(drawn, desc=label, total=len(jobs), unit="image", disable=None))

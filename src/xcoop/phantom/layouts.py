@@ -19,14 +19,17 @@ The pediatric chest X-ray archive (Kermany et al. 2018), by `write_chest`. Pneum
 <out>/chest_xray_masks/<split>/<stem>/<concept>.png             for each concept that is present, and lungs.png
 <out>/chest_xray_masks/concepts.csv                             the true value of each concept of each image
 ```
+
+`xcoop phantom derm7pt` and `xcoop phantom pneumonia` write them from the command line.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,12 +40,20 @@ from PIL import Image
 from xcoop.phantom.chest import draw_chest
 from xcoop.phantom.dermoscopy import draw_clinical, draw_dermoscopy
 from xcoop.phantom.drawing import Mask, draw_cases
-from xcoop.phantom.tables import CHEST_TABLE, DERM_TABLE, DRAWN, Summary, best_reachable, seven_point_score
-from xcoop.utils.console import unknown
+from xcoop.phantom.tables import CHEST_TABLE, DERM_TABLE, DRAWN, BestReachable, best_reachable, seven_point_score
+from xcoop.utils.console import UserError, say, unknown
 from xcoop.utils.files import make_folder
 
 VERSION = 1
 """Raised whenever equal seeds give other images."""
+
+
+class Summary(NamedTuple):
+    """What was written: of each split, the cases of each group; and what can be reached on it."""
+
+    counts: dict[str, dict[str, int]]
+    best: BestReachable
+
 
 MIXES: dict[str, dict[str, int]] = {
     "balanced": {"MEL": 1, "NEV": 1},
@@ -51,19 +62,12 @@ MIXES: dict[str, dict[str, int]] = {
 _DIAGNOSES, _REMARKS = DRAWN["derm"]["diagnoses"], DRAWN["derm"]["remarks"]
 _DERM_SHARES = {"train": 413 / 1011, "valid": 203 / 1011, "test": 395 / 1011}
 _LAST_COLUMNS = ("management", "clinic", "derm", "case_id", "notes")
-COLUMNS = ("case_num", "diagnosis", "seven_point_score", *DERM_TABLE.concepts, *_REMARKS, *_LAST_COLUMNS)
+COLUMNS = ("case_num", "diagnosis", "seven_point_score", *DERM_TABLE.values, *_REMARKS, *_LAST_COLUMNS)
 _FOLDERS = ("NEL", "NAL", "NDL", "FAL", "FCL", "GZL", "AHL", "NGL")
 
 
 def write_derm7pt(
-    out: Path,
-    cases: int,
-    seed: int,
-    mix: str = "balanced",
-    progress: bool = True,
-    *,
-    size: int = 160,
-    workers: int | None = None,
+    out: Path, cases: int, seed: int, mix: str = "balanced", *, size: int = 160, workers: int | None = None
 ) -> Summary:
     """Draws a set of skin lesions into a new folder, which appears only once it is complete.
 
@@ -75,7 +79,6 @@ def write_derm7pt(
         cases: how many, in all three splits, at least 12.
         seed: 0 or more.
         mix: `balanced`, half melanoma and half nevus; or `real`, five groups in the real set's proportions.
-        progress: shows a bar if standard error is a terminal.
         size: side of the dermoscopic images in pixels.
         workers: number of processes; None: one for each core for large sets.
 
@@ -102,6 +105,7 @@ def write_derm7pt(
         for split, part in zip(splits, np.split(members, cuts), strict=True):
             splits[split] = sorted([*splits[split], *part.tolist()])
     best = best_reachable(DERM_TABLE, {group: shares[group] for group in ("NEV", "MEL")}, ("MEL",))
+    accuracy, auc = (round(value, 4) for value in best)
     card = {
         "phantom": "not clinical",
         "about": "drawn skin lesions in the layout of Derm7pt; nothing measured on them is a clinical result",
@@ -111,40 +115,25 @@ def write_derm7pt(
         "seed": seed,
         "mix": mix,
         "size": size,
-        "best_reachable": {
-            "task": "melanoma against nevus",
-            "accuracy": round(best.accuracy, 4),
-            "auc": round(best.auc, 4),
-        },
+        "best_reachable": {"task": "melanoma against nevus", "accuracy": accuracy, "auc": auc},
     }
-
-    def write(folder: Path) -> int:
-        release = folder / "release_v0"
-        for name in ("meta", "masks", *(f"images/{name}" for name in _FOLDERS)):
-            (release / name).mkdir(parents=True)
-        draw = partial(_write_lesion, release=release, seed=seed, size=size)
-        drawn = draw_cases(draw, list(enumerate(groups)), progress, workers, "dermoscopy phantom")
-        _write_csv(release / "meta" / "meta.csv", COLUMNS, [row for row, _ in drawn])
-        for split, rows in splits.items():
-            _write_csv(release / "meta" / f"{split}_indexes.csv", ["indexes"], [{"indexes": row} for row in rows])
-        _write_card(folder, card)
-        return sum(files for _, files in drawn) + len(splits) + 2  # and meta.csv, and the card
-
-    make_folder(Path(out), write)
-    return Summary(
-        {split: dict(sorted(Counter(groups[i] for i in rows).items())) for split, rows in splits.items()}, best
-    )
+    folders = [f"release_v0/{name}" for name in ("meta", "masks", *(f"images/{name}" for name in _FOLDERS))]
+    indexes = {f"release_v0/meta/{s}_indexes.csv": [{"indexes": row} for row in rows] for s, rows in splits.items()}
+    draw = partial(_write_lesion, seed=seed, size=size)
+    _write_set(out, folders, draw, list(enumerate(groups)), workers, "release_v0/meta/meta.csv", indexes, card)
+    counts = {split: dict(sorted(Counter(groups[i] for i in rows).items())) for split, rows in splits.items()}
+    return Summary(counts, best)
 
 
-def _write_lesion(case: tuple[int, str], release: Path, seed: int, size: int) -> tuple[dict[str, Any], int]:
+def _write_lesion(case: tuple[int, str], folder: Path, seed: int, size: int) -> tuple[dict[str, Any], int]:
     """Draws one case, given its number and group; its row of meta.csv, and how many files were written."""
     index, group = case
+    release = folder / "release_v0"
     profile_seed, image_seed, remark_seed = np.random.SeedSequence([seed, index]).spawn(3)
     profile = DERM_TABLE.sample(group, np.random.default_rng(profile_seed))
     # Names below `images`; no two stems are alike in the whole set.
-    folder = _FOLDERS[index // 250 % len(_FOLDERS)]
-    number = 2 * index + 1
-    derm, clinic = f"{folder}/{folder.capitalize()}{number + 1:03d}.jpg", f"{folder}/{folder}{number:03d}.JPG"
+    place = _FOLDERS[index // 250 % len(_FOLDERS)]
+    derm, clinic = f"{place}/{place.capitalize()}{2 * index + 2:03d}.jpg", f"{place}/{place}{2 * index + 1:03d}.JPG"
     drawing = draw_dermoscopy(profile, np.random.default_rng(image_seed), size)
     clinical = draw_clinical(profile, np.random.default_rng(image_seed), max(64, size * 5 // 8))
     for name, image in ((derm, drawing.image), (clinic, clinical)):
@@ -159,7 +148,7 @@ def _write_lesion(case: tuple[int, str], release: Path, seed: int, size: int) ->
     row["management"] = "excision" if score >= 3 else _pick(rng, followed)
     row |= {"case_num": index + 1, "case_id": f"P{index + 1:05d}", "seven_point_score": score}
     row |= profile | {"notes": "phantom, not clinical", "clinic": clinic, "derm": derm}
-    return row, files
+    return {column: row[column] for column in COLUMNS}, files
 
 
 _SPLITS = ("train", "val", "test")
@@ -186,9 +175,7 @@ class _Radiograph(NamedTuple):
     stem: str
 
 
-def write_chest(
-    out: Path, cases: int, seed: int, progress: bool = True, size: int = 192, workers: int | None = None
-) -> Summary:
+def write_chest(out: Path, cases: int, seed: int, *, size: int = 192, workers: int | None = None) -> Summary:
     """Draws a set of chest radiographs into a new folder, which appears only once it is complete.
 
     Equal `cases`, `seed` and `size` give equal files, however many processes draw. Patients with several images
@@ -198,7 +185,6 @@ def write_chest(
         out: the folder to make; it must not exist, or be empty.
         cases: number of images in all three splits, at least 40; 5,856 is the archive's own number.
         seed: 0 or more.
-        progress: shows a bar if standard error is a terminal.
         size: side of the images in pixels.
         workers: number of processes; None: one for each core for large sets.
 
@@ -213,7 +199,6 @@ def write_chest(
     counts = _chest_counts(cases)
     if seed < 0:
         raise ValueError(f"the seed must be 0 or more, not {seed}")
-    plan = _chest_plan(counts, seed)
     best = best_reachable(CHEST_TABLE, counts["test"], tuple(_CAUSES))
     card = {
         "phantom": "not clinical: drawn images, concepts sampled from assumed tables",
@@ -223,23 +208,12 @@ def write_chest(
         "seed": seed,
         "size": size,
         "counts": counts,
-        "best_reachable": {"task": "normal vs pneumonia, test", "accuracy": best.accuracy, "auc": best.auc},
+        "best_reachable": {"task": "normal vs pneumonia, test", **best._asdict()},
     }
-
-    def write(folder: Path) -> int:
-        masks = folder / "chest_xray_masks"
-        for split in _SPLITS:
-            (masks / split).mkdir(parents=True)
-            for name in ("NORMAL", "PNEUMONIA"):
-                (folder / "chest_xray" / split / name).mkdir(parents=True)
-        draw = partial(_write_radiograph, folder=folder, seed=seed, size=size)
-        drawn = draw_cases(draw, plan, progress, workers, "chest phantom")
-        columns = ["split", "image", "patient", "group", *CHEST_TABLE.concepts]
-        _write_csv(masks / "concepts.csv", columns, [row for row, _ in drawn])
-        _write_card(folder, card)
-        return sum(files for _, files in drawn) + 2  # and concepts.csv, and the card
-
-    make_folder(Path(out), write)
+    classes = [f"chest_xray/{split}/{name}" for split in _SPLITS for name in ("NORMAL", "PNEUMONIA")]
+    folders = [*classes, *(f"chest_xray_masks/{split}" for split in _SPLITS)]
+    draw, plan = partial(_write_radiograph, seed=seed, size=size), _chest_plan(counts, seed)
+    _write_set(out, folders, draw, plan, workers, "chest_xray_masks/concepts.csv", {}, card)
     return Summary(counts, best)
 
 
@@ -295,23 +269,42 @@ def _write_radiograph(one: _Radiograph, folder: Path, seed: int, size: int) -> t
     return row | profile, files
 
 
+def _write_set(
+    out: Path,
+    folders: Sequence[str],
+    draw: Callable[..., tuple[dict[str, Any], int]],
+    jobs: Sequence[Any],
+    workers: int | None,
+    table: str,
+    tables: Mapping[str, Sequence[Mapping[str, Any]]],
+    card: Mapping[str, Any],
+) -> None:
+    """Makes a set's folders, draws into them, and writes the table of what was drawn, the other tables, and the card.
+
+    `draw` takes a job and the keyword `folder`; it gives a row of the table, and the number of files that it wrote.
+    """
+
+    def write(folder: Path) -> int:
+        for name in folders:
+            (folder / name).mkdir(parents=True)
+        drawn = draw_cases(partial(draw, folder=folder), jobs, f"drawing {Path(out).name}", workers)
+        for name, rows in ({table: [row for row, _ in drawn]} | dict(tables)).items():
+            with (folder / name).open("w", newline="", encoding="utf-8") as file:
+                writer = csv.DictWriter(file, list(rows[0]))
+                writer.writeheader()
+                writer.writerows(rows)
+        (folder / "phantom.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+        return sum(files for _, files in drawn) + 1 + len(tables) + 1  # and the tables, and the card
+
+    make_folder(Path(out), write)
+
+
 def _write_masks(folder: Path, masks: Mapping[str, Mask], level: int) -> int:
     """Writes a PNG a mask, compressed at a level from 0 to 9; how many."""
     folder.mkdir()  # its parents are made once: a folder that vanished meanwhile must not come back
     for name, mask in masks.items():
         Image.fromarray(mask.astype(np.uint8) * np.uint8(255)).save(folder / f"{name}.png", compress_level=level)
     return len(masks)
-
-
-def _write_csv(path: Path, columns: Iterable[str], rows: Iterable[Mapping[str, Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(columns))
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def _write_card(folder: Path, card: Mapping[str, Any]) -> None:
-    (folder / "phantom.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
 
 
 def _apportion(total: int, shares: Iterable[float]) -> list[int]:
@@ -327,3 +320,30 @@ def _apportion(total: int, shares: Iterable[float]) -> list[int]:
 def _pick(rng: np.random.Generator, shares: Mapping[str, float]) -> str:
     weights = np.array(list(shares.values()))
     return str(rng.choice(list(shares), p=weights / weights.sum()))
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options of `xcoop phantom derm7pt` and `xcoop phantom pneumonia`."""
+    parser.add_argument("--out", required=True, type=Path, help="the folder to make")
+    parser.add_argument("--cases", type=int, default=1200, help="how many (default 1200)")
+    parser.add_argument("--seed", type=int, default=1, help="same seed, same images (default 1)")
+    parser.add_argument(
+        "--mix",
+        help="of derm7pt: balanced: half melanoma, half nevus (the default); real: five groups, as in Derm7pt",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Draws a dataset into a new folder."""
+    out, cases, seed = arguments.out, arguments.cases, arguments.seed
+    if arguments.command == "phantom derm7pt":
+        best = write_derm7pt(out, cases, seed, arguments.mix or "balanced").best
+    elif arguments.mix:
+        raise UserError(f"--mix {arguments.mix}: only derm7pt has groups that can be mixed")
+    else:
+        best = write_chest(out, cases, seed).best
+    say(
+        f"{cases} cases in {out}. A phantom: nothing measured on it is a clinical result.",
+        f"The best that any classifier can reach on it: accuracy {best.accuracy:.3f}, AUC {best.auc:.3f}.",
+    )
+    return 0

@@ -1,12 +1,12 @@
-"""The small CLIP in training: its settings, and its towers evaluated the fast way.
+"""The small CLIP in training: its settings, its towers, and its optimisers.
 
-OpenAI's modules, evaluated with fewer passes over memory to the same numbers; only what training the phantom needs.
+The towers are OpenAI's modules, evaluated with fewer passes over memory to the same numbers.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from xcoop.backbones.clip_model import build_clip, import_clip
 from xcoop.backbones.openai import QUICK, ClipBackbone, self_attention
 from xcoop.backbones.phantom import FULL, IDS, ROWS, untrained_rows
-from xcoop.phantom.captions import all_sentences
-from xcoop.phantom.tables import TABLES
+from xcoop.phantom.tables import TABLES, all_sentences
 
 VOCAB, CONTEXT = 49408, 77
 
@@ -78,7 +77,7 @@ def image_tokens(visual: Any, pixels: Tensor) -> Tensor:
         pixels: (B, 3, S, S), normalised.
 
     Returns:
-        (B, 1 + T, D), not normalised; the first token equals `visual(pixels)`.
+        (B, 1 + T, D), not of unit length; the first token equals `visual(pixels)`.
     """
     side = visual.conv1.weight.shape[-1]
     patches = F.unfold(pixels, side, stride=side).transpose(1, 2)  # (B, T, 3 * side * side)
@@ -91,15 +90,12 @@ def image_tokens(visual: Any, pixels: Tensor) -> Tensor:
 
 
 def text_features(clip: Any, embed: Callable[[Tensor], Tensor], tokens: Tensor) -> Tensor:
-    """The unit feature of each text, over the shortest prefix that holds every end token.
+    """The unit feature (N, D) of each text, over the shortest prefix that holds every end token.
 
     Args:
         clip: `clip.model.CLIP`.
         embed: (N, L) token ids -> (N, L, W).
         tokens: (N, 77) token ids.
-
-    Returns:
-        (N, D).
     """
     end = tokens.argmax(dim=1)
     tokens = tokens[:, : int(end.max()) + 1]
@@ -152,14 +148,12 @@ class PhantomClip(nn.Module):
         del self.clip.token_embedding
         # Contrast alone leaves a young image tower with nearly one feature for all images for a long time. Heads
         # that name the concepts' values wake it up within a few hundred steps.
-        values = {kind: sum(table.value_counts) for kind, table in TABLES.items()}
+        values = {kind: sum(map(len, table.values.values())) for kind, table in TABLES.items()}
         self.heads = nn.ModuleDict({kind: nn.Linear(settings.joint_width, count) for kind, count in values.items()})
         # A patch is asked by the same directions as the whole, but most patches hold nothing: biases of their own.
         self.place_biases = nn.ParameterDict({kind: torch.zeros(count) for kind, count in values.items()})
-        with torch.no_grad():
-            self.clip.visual.positional_embedding[1:] = sincos_positions(
-                settings.size // settings.patch, settings.vision_width
-            )
+        positions = sincos_positions(settings.size // settings.patch, settings.vision_width)
+        self.clip.visual.positional_embedding.data[1:] = positions
 
     @torch.no_grad()
     def whiten(self, pixels: Tensor, floor: float = 0.01) -> None:
@@ -221,3 +215,61 @@ def sincos_positions(grid: int, width: int) -> Tensor:
     row, column = torch.meshgrid(torch.arange(grid), torch.arange(grid), indexing="ij")
     angles = [place.reshape(-1, 1) * rates for place in (column, row)]
     return 0.5 * torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1)
+
+
+class Muon(torch.optim.Optimizer):
+    """Gradient descent whose step on a matrix is made orthogonal, so that rare directions are learned as fast.
+
+    Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon); the scale of the step, with which one learning rate
+    serves Muon and AdamW, is that of Liu et al. 2025, arXiv:2502.16982. For matrices alone; a matrix (3W, W) that packs
+    query, key and value is taken as three. PyTorch's own (from 2.9 on) takes it as one, and orthogonalises in bfloat16.
+    """
+
+    def __init__(self, params: Iterable[Any], lr: float = 1e-3, momentum: float = 0.95) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": 0.0})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """One step, with the gradients that stand there."""
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                mean = self.state[parameter].setdefault("mean", torch.zeros_like(parameter))
+                mean.lerp_(parameter.grad, 1 - group["momentum"])
+                ahead = parameter.grad.lerp(mean, group["momentum"])  # Nesterov's
+                rows, columns = ahead.shape
+                parts = ahead.chunk(3) if rows == 3 * columns else (ahead,)
+                step = torch.cat([_orthogonal(part) * math.sqrt(max(part.shape)) for part in parts])
+                # 0.2 is the root mean square of AdamW's usual step.
+                parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(step, alpha=-0.2 * group["lr"])
+
+
+def _orthogonal(matrix: Tensor) -> Tensor:
+    """(M, N) -> (M, N): nearly the orthogonal factor U V' of U S V', with singular values of 0.7 to 1.2."""
+    if matrix.shape[0] > matrix.shape[1]:
+        return _orthogonal(matrix.T).T
+    x = matrix / (matrix.norm() + 1e-7)
+    for _ in range(5):  # Newton-Schulz; with this quintic, five steps bring all singular values near one
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return x
+
+
+def optimizers(model: nn.Module, decay: float) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the towers' blocks, AdamW for the rest.
+
+    The towers are kept apart, as their rates differ. Matrices decay; norms, biases, embeddings and the temperature
+    do not.
+    """
+    still = ("rows", "positional_embedding", "class_embedding", "logit_scale")
+    groups: dict[tuple[bool, bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        matrix = parameter.ndim >= 2 and not name.endswith(still)
+        sees = name.startswith(("clip.visual.", "heads.", "place_biases."))
+        groups.setdefault((".resblocks." in name and matrix, matrix, sees), []).append(parameter)
+    sorts: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
+    for (in_block, matrix, sees), params in groups.items():
+        own_decay = decay if matrix else 0.0
+        sorts[in_block].append({"params": params, "weight_decay": own_decay, "sees": sees, "matrices": in_block})
+    return [Muon(sorts[True]), torch.optim.AdamW(sorts[False], betas=(0.9, 0.98))]

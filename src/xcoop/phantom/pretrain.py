@@ -3,22 +3,24 @@
 OpenAI's architecture, state-dict names and tokenizer, so `clip.model.build_model` takes the result. On a GPU if
 there is one; the command's default time limit is for two CPU cores. A killed run goes on from its last checkpoint:
 every step draws its random numbers from (seed, step), so nothing but weights and optimiser state need be kept.
+
+CLIP takes the caption of an image as its only match. Short captions of concepts are true of several images of a
+batch, and calling those false teaches nonsense; as the concepts are known, all matches are known, and targets are
+spread over them (the multi-positive form of UniCL, arXiv:2204.03610).
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import logging
 import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -28,9 +30,8 @@ from tqdm import tqdm
 
 from xcoop.backbones.phantom import save_state_dict
 from xcoop.engine import safeload
-from xcoop.phantom.corpus import GROUP, TO_LEARN_FROM, Corpus, augment, draw_corpus
-from xcoop.phantom.model import VOCAB, PhantomClip, Settings, image_tokens, normalise, to_pixels
-from xcoop.phantom.objective import Sentences, TrainingSet, best_patches, contrastive_loss, phrase_losses, place_loss
+from xcoop.phantom.corpus import GROUP, TO_LEARN_FROM, Corpus, Sentences, TrainingSet, augment, draw_corpus
+from xcoop.phantom.model import VOCAB, PhantomClip, Settings, image_tokens, normalise, optimizers, to_pixels
 from xcoop.phantom.probe import concept_aucs
 from xcoop.phantom.tables import TABLES
 
@@ -40,70 +41,89 @@ COVERED = 0.05  # of a patch: from here on the concept counts as lying in it; a 
 SAVE_SECONDS = 180.0  # between two checkpoints
 
 
-class Muon(torch.optim.Optimizer):
-    """Gradient descent whose step on a matrix is made orthogonal, so that rare directions are learned as fast.
+def matches(said: Tensor, truth: Tensor) -> Tensor:
+    """(N, B) bool: sentence i, which states the terms said[i] (N, P), is true of image j with truth[j] (B, P)."""
+    wrong = said.float() @ (~truth).float().T  # (N, B) number of false statements
+    return wrong == 0
 
-    Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon); the scale of the step, with which one learning rate
-    serves Muon and AdamW, is that of Liu et al. 2025, arXiv:2502.16982. For matrices alone; a matrix (3W, W) that packs
-    query, key and value is taken as three. PyTorch's own (from 2.9 on) takes it as one, and orthogonalises in bfloat16.
+
+def contrastive_loss(
+    cosines: Tensor, scale: Tensor, truth: Tensor, groups: Tensor, said: Sentences
+) -> dict[str, Tensor]:
+    """The parts of the loss; their sum is what is minimised.
+
+    Args:
+        cosines: (N + P, B) of each caption, then each phrase, with each image.
+        scale: the temperature's inverse.
+        truth: (B, P) bool, which terms are true of each image.
+        groups: (B,) the diagnostic group of each image, -1 where there is none.
+        said: what the sentences say.
+
+    Returns:
+        "captions": caption to image and image to caption, averaged;
+        "phrases": phrase to image;
+        "values": for each image and concept, its value among the phrases of that concept's values.
     """
-
-    def __init__(
-        self, params: Iterable[Any], lr: float = 1e-3, momentum: float = 0.95, weight_decay: float = 0.0
-    ) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
-
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One step; see `torch.optim.Optimizer`."""
-        loss = closure() if closure else None
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is None:
-                    continue
-                mean = self.state[parameter].setdefault("mean", torch.zeros_like(parameter))
-                mean.lerp_(parameter.grad, 1 - group["momentum"])
-                ahead = parameter.grad.lerp(mean, group["momentum"])  # Nesterov's
-                rows, columns = ahead.shape
-                parts = ahead.chunk(3) if rows == 3 * columns else (ahead,)
-                step = torch.cat([_orthogonal(part) * math.sqrt(max(part.shape)) for part in parts])
-                # 0.2 is the root mean square of AdamW's usual step.
-                parameter.mul_(1 - group["lr"] * group["weight_decay"]).add_(step, alpha=-0.2 * group["lr"])
-        return loss
+    count = len(said.captions)
+    logits = scale * cosines
+    match = matches(said.captions, truth)
+    named = said.groups >= 0
+    match &= ~named[:, None] | (said.groups[:, None] == groups[None, :])
+    match |= torch.eye(count, len(truth), dtype=torch.bool, device=match.device)
+    captions = (_spread(logits[:count], match) + _spread(logits[:count].T, match.T)) / 2
+    return {"captions": captions} | phrase_losses(logits[count:], truth, said)
 
 
-def _orthogonal(matrix: Tensor) -> Tensor:
-    """(M, N) -> (M, N): nearly the orthogonal factor U V' of U S V', with singular values of 0.7 to 1.2."""
-    if matrix.shape[0] > matrix.shape[1]:
-        return _orthogonal(matrix.T).T
-    x = matrix / (matrix.norm() + 1e-7)
-    for _ in range(5):  # Newton-Schulz; with this quintic, five steps bring all singular values near one
-        gram = x @ x.T
-        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
-    return x
+def phrase_losses(logits: Tensor, truth: Tensor, said: Sentences) -> dict[str, Tensor]:
+    """The parts "phrases" and "values" of the loss, from scaled similarities (P, B) of phrases with images."""
+    losses = []
+    for concept in said.rivals[said.rivals >= 0].unique():
+        rows = said.rivals == concept
+        losses.append(_spread(logits[rows].T, truth[:, rows]))
+    return {"phrases": _spread(logits, truth.T), "values": torch.stack(losses).mean()}
 
 
-def _optimizers(model: nn.Module, decay: float) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the towers' blocks, AdamW for the rest.
+def _spread(logits: Tensor, match: Tensor) -> Tensor:
+    """Cross-entropy with each row's target spread evenly over its matches (N, M); rows without any do not count."""
+    count = match.sum(dim=1)
+    rows = -(logits.log_softmax(dim=1) * match).sum(dim=1) / count.clamp(min=1)
+    return rows[count > 0].mean()
 
-    The towers are kept apart, as their rates differ. Matrices decay; norms, biases, embeddings and the temperature
-    do not.
+
+def place_loss(logits: Tensor, values: Tensor, covered: Tensor) -> Tensor:
+    """Cross entropy of one concept's value in each patch; patches with and without the concept count the same.
+
+    Args:
+        logits: (B, T, V) of its values in each patch; value 0 is its absence.
+        values: (B,) the value in the whole image.
+        covered: (B, T) bool, the patches in which it lies.
     """
-    still = ("rows", "positional_embedding", "class_embedding", "logit_scale")
-    groups: dict[tuple[bool, bool, bool], list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        matrix = parameter.ndim >= 2 and not name.endswith(still)
-        sees = name.startswith(("clip.visual.", "heads.", "place_biases."))
-        groups.setdefault((".resblocks." in name and matrix, matrix, sees), []).append(parameter)
-    sorts: dict[bool, list[dict[str, Any]]] = {True: [], False: []}
-    for (in_block, matrix, sees), params in groups.items():
-        own = {"weight_decay": decay if matrix else 0.0, "sees": sees, "matrices": in_block}
-        sorts[in_block].append({"params": params} | own)
-    return [Muon(sorts[True]), torch.optim.AdamW(sorts[False], betas=(0.9, 0.98))]
+    targets = torch.where(covered, values[:, None], 0)
+    losses = cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none").view(targets.shape)
+    inside = covered.to(losses.dtype)
+    parts = [(losses * share).sum() / share.sum().clamp(min=1) for share in (inside, 1 - inside)]
+    return (parts[0] + parts[1]) / 2
+
+
+def best_patches(texts: Tensor, patches: Tensor, sharpness: float = 10.0) -> Tensor:
+    """A smooth maximum over the patches of each image: a phrase must be true somewhere, not everywhere.
+
+        (1/s) log mean_t exp(s cos(text, patch_t))
+
+    Args:
+        texts: (Q, D) unit vectors.
+        patches: (B, T, D) unit vectors.
+        sharpness: s; the larger, the nearer to the maximum.
+
+    Returns:
+        (Q, B), in [-1, 1].
+    """
+    cosines = patches @ texts.T  # (B, T, Q)
+    return ((sharpness * cosines).logsumexp(1) - math.log(cosines.shape[1])).T / sharpness
 
 
 class Pretraining:
-    """A run: its model, optimiser, place in the schedule, and checkpoints.
+    """A run: its model, optimisers, place in the schedule, and checkpoints.
 
     Args:
         settings: what to compute.
@@ -113,17 +133,19 @@ class Pretraining:
 
     def __init__(self, settings: Settings, folder: Path, device: str | None = None) -> None:
         self.settings, self.folder = settings, folder
+        self.described = json.dumps(asdict(settings), sort_keys=True)
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.model = PhantomClip(settings).to(self.device)
-        self.optimizers = _optimizers(self.model, settings.decay)
+        self.optimizers = optimizers(self.model, settings.decay)
         self.step, self.seconds = 0, 0.0
-        fewer = min(800, settings.images)
-        self.sets = {kind: TrainingSet(self._draw(kind, "pretrain", settings.images, TO_LEARN_FROM)) for kind in TABLES}
-        self.checks = {kind: self._draw(kind, "validate", fewer, (GROUP,)) for kind in TABLES}
-        some = np.concatenate([training.corpus.images[:256] for training in self.sets.values()])
+        drawn = {kind: self._draw(kind, "pretrain", settings.images, TO_LEARN_FROM) for kind in TABLES}
+        self.sets = {kind: TrainingSet(corpus, self.device) for kind, corpus in drawn.items()}
+        self.checks = {kind: self._draw(kind, "validate", min(800, settings.images), (GROUP,)) for kind in TABLES}
+        some = np.concatenate([corpus.images[:256] for corpus in drawn.values()])
         self.model.whiten(normalise(to_pixels(some, self.device)))
         self._checkpoint = folder / "checkpoint.pt"
-        self._resume()
+        if self._checkpoint.exists():
+            self._resume()
 
     def _draw(self, kind: str, purpose: str, images: int, mix: Sequence[str]) -> Corpus:
         settings = self.settings
@@ -202,39 +224,34 @@ class Pretraining:
 
         parts: dict[str, Tensor] = {}
         if stage != "see":  # images against captions and phrases; once both towers learn, patches against phrases, too
-            truth, groups = training.truth[chosen].to(self.device), training.groups[chosen].to(self.device)
+            truth, groups = training.truth[chosen], training.groups[chosen]
             images, patches = normalize(tokens[:, 0], dim=-1), normalize(tokens[:, 1:], dim=-1)
             # Phrases are short: encoded apart from the captions, they are not padded to the longest of these.
             spoken, stated = self.model.encode_texts(captions), self.model.encode_texts(phrases)
-            said = Sentences(*(part.to(self.device) for part in (said.captions, said.groups, said.rivals)))
             scale = self.model.clip.logit_scale.exp()
             parts |= contrastive_loss(torch.cat([spoken, stated]) @ images.T, scale, truth, groups, said)
             if stage == "both":
                 local = phrase_losses(scale * best_patches(stated, patches), truth, said)
                 parts["local"] = settings.phrase_weight * local["phrases"] + settings.value_weight * local["values"]
         if stage != "speak":  # the concepts' values, in the whole image and in its patches
-            values, covered = training.values[chosen].to(self.device), places.flatten(2) > COVERED
-            whole, local_logits = (
-                part.split(TABLES[kind].value_counts, dim=-1) for part in self.model.name_values(kind, tokens)
-            )
+            values, covered = training.values[chosen], places.flatten(2) > COVERED
+            counts = [len(own) for own in TABLES[kind].values.values()]
+            whole, in_patches = (part.split(counts, dim=-1) for part in self.model.name_values(kind, tokens))
             heads = [cross_entropy(part, values[:, i]) for i, part in enumerate(whole)]
-            in_patches = [place_loss(part, values[:, i], covered[:, i]) for i, part in enumerate(local_logits)]
-            parts |= {"heads": torch.stack(heads).mean(), "places": torch.stack(in_patches).mean()}
+            local_heads = [place_loss(part, values[:, i], covered[:, i]) for i, part in enumerate(in_patches)]
+            parts |= {"heads": torch.stack(heads).mean(), "places": torch.stack(local_heads).mean()}
         return parts
 
     def check(self) -> dict[str, float]:
         """Concept AUCs on images that are not trained on: "derm/streaks=irregular" -> AUC."""
         backbone = self.model.backbone()
-        return {
-            f"{kind}/{name}": auc
-            for kind, corpus in self.checks.items()
-            for name, auc in concept_aucs(backbone, corpus).items()
-        }
+        found = {kind: concept_aucs(backbone, corpus) for kind, corpus in self.checks.items()}
+        return {f"{kind}/{name}": auc for kind, aucs in found.items() for name, auc in aucs.items()}
 
     def save(self) -> None:
         """Writes the checkpoint, whole or not at all."""
         content = {
-            "settings": json.dumps(asdict(self.settings), sort_keys=True),
+            "settings": self.described,
             "step": self.step,
             "seconds": self.seconds,
             "student": self.model.state_dict(),
@@ -243,10 +260,8 @@ class Pretraining:
         safeload.write(content, self._checkpoint)
 
     def _resume(self) -> None:
-        if not self._checkpoint.exists():
-            return
         content = safeload.read(self._checkpoint)
-        if content["settings"] != json.dumps(asdict(self.settings), sort_keys=True):
+        if content["settings"] != self.described:
             raise ValueError(
                 f"{self._checkpoint} was made with {content['settings']}; move it away, or use these settings"
             )
@@ -286,7 +301,7 @@ def pretrain(
     run = Pretraining(settings, folder, device)
     size = sum(parameter.numel() for parameter in run.model.parameters())
     say(f"images ready after {time.monotonic() - started:.0f} s; {size} parameters on {run.device}")
-    saved, aucs = time.monotonic(), {}
+    saved = time.monotonic()
     with tqdm(total=settings.steps, initial=run.step, desc="pretraining", disable=None) as bar:
         while run.progress < 1:
             parts = run.train_step()
@@ -294,29 +309,35 @@ def pretrain(
             bar.set_postfix(loss=f"{parts['loss']:.3f}")
             if run.step % 50 == 0:
                 say(f"step {run.step} " + " ".join(f"{k} {v:.3f}" for k, v in parts.items()) + f" {run.seconds:.0f} s")
-            if run.step % check_every == 0 or run.progress >= 1:
-                aucs = run.check()
-                lowest = ", ".join(f"{name} {aucs[name]:.3f}" for name in sorted(aucs, key=aucs.__getitem__)[:5])
-                mean = sum(aucs.values()) / max(1, len(aucs))
-                found = f"mean concept AUC {mean:.3f}; lowest: {lowest}" if aucs else "no concept could be checked"
-                say(f"step {run.step} {found}")
+            if run.step % check_every == 0 and run.progress < 1:
+                _check(run, say)
             if time.monotonic() - saved > SAVE_SECONDS:
                 run.save()
                 saved = time.monotonic()
     run.save()
-    aucs = aucs or run.check()
-    described = json.dumps(asdict(settings), sort_keys=True)
+    aucs = _check(run, say)
     metadata = {
         "seed": str(settings.seed),
         "vocab": str(VOCAB),
         "steps": str(run.step),
-        "settings": described,
-        "settings_sha256": hashlib.sha256(described.encode()).hexdigest(),
-        "mean_concept_auc": f"{sum(aucs.values()) / max(1, len(aucs)):.4f}",
+        "settings": run.described,
+        "mean_concept_auc": f"{_mean(aucs):.4f}",
         "seconds": f"{run.seconds:.0f}",
     }
     save_state_dict(run.model.export(), out, metadata)
     return aucs
+
+
+def _check(run: Pretraining, say: Callable[[str], None]) -> dict[str, float]:
+    aucs = run.check()
+    lowest = ", ".join(f"{name} {aucs[name]:.3f}" for name in sorted(aucs, key=aucs.__getitem__)[:5])
+    found = f"mean concept AUC {_mean(aucs):.3f}; lowest: {lowest}" if aucs else "no concept could be checked"
+    say(f"step {run.step} {found}")
+    return aucs
+
+
+def _mean(aucs: Mapping[str, float]) -> float:
+    return sum(aucs.values()) / max(1, len(aucs))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,8 +6,8 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,9 +21,9 @@ from xcoop.backbones.openai import ClipBackbone
 from xcoop.backbones.phantom import load_state_dict, pretrained_path, read_metadata
 from xcoop.concepts.bank import load_bank
 from xcoop.concepts.sentences import clinical_features
-from xcoop.phantom.captions import DIAGNOSIS_RATE, value_terms
 from xcoop.phantom.corpus import GROUP, UNIFORM, Corpus, draw_corpus
 from xcoop.phantom.model import normalise, to_pixels
+from xcoop.phantom.tables import DIAGNOSIS_RATE, value_terms
 from xcoop.utils.files import atomic_write_text
 
 # One sentence for each concept value; it names the value and nothing else.
@@ -32,19 +32,12 @@ BARE = "a photo of a {}."
 _FEWEST = 10  # positives, and negatives, without which an AUC says nothing
 
 
-@dataclass(frozen=True)
-class Task:
-    """A zero-shot diagnosis.
+class Task(NamedTuple):
+    """A zero-shot diagnosis."""
 
-    Attributes:
-        kind: "derm" or "chest".
-        bank: the concept bank that holds the clinical sentences of the classes.
-        groups: of each class, the groups of the phantom that belong to it; the second class counts as positive.
-    """
-
-    kind: str
-    bank: str
-    groups: Mapping[str, tuple[str, ...]]
+    kind: str  # "derm" or "chest"
+    bank: str  # the concept bank that holds the clinical sentences of the classes
+    groups: Mapping[str, tuple[str, ...]]  # of each class; the second class is the positive one
 
 
 TASKS = (
@@ -84,10 +77,9 @@ def concept_aucs(backbone: Backbone, corpus: Corpus) -> dict[str, float]:
             sentences.append(SENTENCES[corpus.kind].format(term.wordings[0]))
     if not truths:
         return {}
-    cosines = (
-        (encode_images(backbone, corpus.images) @ encode_sentences(backbone, sentences).T).cpu().numpy()
-    )  # (N, values)
-    return {name: float(roc_auc_score(true, cosines[:, i])) for i, (name, true) in enumerate(truths.items())}
+    cosines = encode_images(backbone, corpus.images) @ encode_sentences(backbone, sentences).T  # (N, values)
+    columns = zip(truths.items(), cosines.T.cpu().numpy(), strict=True)
+    return {name: float(roc_auc_score(true, column)) for (name, true), column in columns}
 
 
 def diagnosis_scores(backbone: Backbone, corpus: Corpus, task: Task) -> dict[str, float]:
