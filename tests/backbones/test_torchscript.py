@@ -13,7 +13,7 @@ from hostile_pickle import Exploit
 from torch import Tensor, nn
 
 from xcoop.backbones.clip_model import read_state_dict, read_torchscript
-from xcoop.engine import safeload
+from xcoop.engine import checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 Members = dict[str, bytes]
@@ -112,8 +112,8 @@ def test_the_interpreter_is_never_asked(outer: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(torch.jit, "load", lambda *_, **__: pytest.fail("torch.jit.load was called"))
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("torch.load was called"))
     assert read_state_dict(outer)
-    with pytest.raises(safeload.CheckpointError, match=r"outer\.pt .*TorchScript archive, which holds code"):
-        safeload.read(outer)
+    with pytest.raises(checkpoint.CheckpointError, match=r"outer\.pt .*TorchScript archive, which holds code"):
+        checkpoint.read(outer)
 
 
 @pytest.mark.parametrize("declared", [True, False])
@@ -203,6 +203,6 @@ def test_a_name_that_stands_twice_is_refused(suffix: str, tmp_path: Path) -> Non
     torch.save({"state_dict": {"a": torch.zeros(2)}, "epoch": 1}, path)
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(archive.namelist()[0], b"another")
-    for read in (read_state_dict, safeload.read):
-        with pytest.raises((ValueError, safeload.CheckpointError), match=r"weights\.pt.* holds '.*data.pkl' twice"):
+    for read in (read_state_dict, checkpoint.read):
+        with pytest.raises((ValueError, checkpoint.CheckpointError), match=r"weights\.pt.* holds '.*data.pkl' twice"):
             read(path)

@@ -20,8 +20,8 @@ from PIL import Image
 from torch import nn
 
 from xcoop.engine import imports, patches
+from xcoop.engine.checkpoint import CheckpointError
 from xcoop.engine.imports import DasslFinder, Facade
-from xcoop.engine.safeload import CheckpointError
 
 REAL = os.environ.get("XCOOP_REAL_DASSL", "")
 

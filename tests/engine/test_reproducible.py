@@ -22,8 +22,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 from toy_engine import KilledError, Linear, items_of, make_cfg, ours_only, weights_of
 
-from xcoop.engine.data import Seeded
-from xcoop.engine.rng import drawing, restore_rng, rng_state, sample_seed
+from xcoop.engine.data import Seeded, drawing, sample_seed
+from xcoop.engine.tools import restore_rng, rng_state
 
 N = 18  # training squares
 

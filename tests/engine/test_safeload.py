@@ -14,8 +14,8 @@ import torch
 from dassl.utils import load_checkpoint, load_pretrained_weights
 from torch import nn
 
-from xcoop.engine import checkpoint, safeload
-from xcoop.engine.safeload import CheckpointError
+from xcoop.engine import checkpoint
+from xcoop.engine.checkpoint import CheckpointError
 
 
 class Payload:
@@ -60,7 +60,7 @@ def test_a_zip_bomb_is_refused_before_it_is_unpacked(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("bomb/data.pkl", bytes(8 << 20))
     with pytest.raises(CheckpointError, match=r"bomb.pth.tar .*would unpack to 8,388,608"):
-        safeload.read(path)
+        checkpoint.read(path)
 
 
 def test_damaged_and_other_files_are_named_without_dangerous_advice(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_every_load_is_of_weights_only(tmp_path: Path, monkeypatch: Any) -> None
     monkeypatch.setattr(torch, "load", lambda *a, **k: calls.append(k) or load(*a, **k))
     load_checkpoint(str(tmp_path / "c.pth"))
     assert [call["weights_only"] for call in calls] == [True]
-    assert "weights_only=False" not in Path(safeload.__file__).read_text()
+    assert "weights_only=False" not in Path(checkpoint.__file__).read_text()
 
 
 def test_every_flipped_bit_is_noticed(tmp_path: Path, caplog: Any) -> None:
@@ -137,7 +137,7 @@ def test_every_flipped_bit_is_noticed(tmp_path: Path, caplog: Any) -> None:
         path.write_bytes(damaged)
         caplog.clear()
         try:
-            content = safeload.read(path)
+            content = checkpoint.read(path)
         except CheckpointError as error:
             assert str(path) in str(error)  # noqa: PT017
             refused += 1
@@ -149,10 +149,10 @@ def test_every_flipped_bit_is_noticed(tmp_path: Path, caplog: Any) -> None:
 
 def test_a_checksum_is_no_hindrance_to_others_and_its_lack_is_said(tmp_path: Path, caplog: Any) -> None:
     path = tmp_path / "model.pth.tar-1"
-    safeload.write({"state_dict": {"ctx": torch.ones(2)}, "epoch": 1}, path)
+    checkpoint.write({"state_dict": {"ctx": torch.ones(2)}, "epoch": 1}, path)
     assert torch.load(path, weights_only=False)["epoch"] == 1  # as Dassl reads it
     assert zipfile.ZipFile(path).testzip() is None
-    assert (safeload.read(path)["epoch"], caplog.text) == (1, "")
+    assert (checkpoint.read(path)["epoch"], caplog.text) == (1, "")
     torch.save({"state_dict": {}, "epoch": 2}, path)
-    assert safeload.read(path)["epoch"] == 2
+    assert checkpoint.read(path)["epoch"] == 2
     assert f"{path} carries no checksum" in caplog.text

@@ -28,7 +28,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
-from xcoop.engine.safeload import check_archive
+from xcoop.engine.checkpoint import check_archive
 from xcoop.utils.console import cut
 from xcoop.utils.download import Job, download
 from xcoop.utils.files import sha256_file

@@ -5,14 +5,17 @@ Loaders draw what augments an image from (SEED, epoch, index) alone: neither wor
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from operator import attrgetter
 from typing import Any
 
+import numpy as np
 import torch
 from tabulate import tabulate
 from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler, SequentialSampler
@@ -20,7 +23,6 @@ from torchvision import transforms as T
 from yacs.config import CfgNode
 
 from xcoop.engine.imports import needs_dassl
-from xcoop.engine.rng import drawing, sample_seed
 from xcoop.engine.tools import Registry, check_isfile, read_image
 from xcoop.engine.transforms import INTERPOLATION_MODES, build_transform
 from xcoop.utils.console import unknown
@@ -33,20 +35,15 @@ Transform = Callable[[Any], Any]
 
 
 class Datum:
-    """An image file with its label.
-
-    Args:
-        impath: the image file; it must exist.
-        label: class index, from 0.
-        domain: domain index, from 0.
-        classname: the class's name.
-
-    Raises:
-        AssertionError: `impath` is no string or no file.
-    """
+    """An image file, which must exist, with its label and domain (from 0) and the class's name."""
 
     # CoOp pickles these into its few-shot files: under Dassl's own path both engines read each other's.
     __module__ = "dassl.data.datasets.base_dataset"
+
+    impath = property(attrgetter("_impath"))
+    label = property(attrgetter("_label"))
+    domain = property(attrgetter("_domain"))
+    classname = property(attrgetter("_classname"))
 
     def __init__(self, impath: str = "", label: int = 0, domain: int = 0, classname: str = "") -> None:
         if not isinstance(impath, str):
@@ -58,26 +55,6 @@ class Datum:
         self._domain = domain
         self._classname = classname
 
-    @property
-    def impath(self) -> str:
-        """The image file."""
-        return self._impath
-
-    @property
-    def label(self) -> int:
-        """The class index."""
-        return self._label
-
-    @property
-    def domain(self) -> int:
-        """The domain index."""
-        return self._domain
-
-    @property
-    def classname(self) -> str:
-        """The class's name."""
-        return self._classname
-
     def __repr__(self) -> str:
         return f"Datum({self._impath!r}, label={self._label}, domain={self._domain}, classname={self._classname!r})"
 
@@ -86,33 +63,23 @@ Items = list[Datum]
 
 
 class DatasetBase:
-    """Labelled training images, validation and test images.
+    """Labelled training images, validation and test images; `train_u` is there, and nothing of this engine reads it.
 
     Datasets of prompt learners say some of this otherwise: they set what lies behind a property, or count and name
     the classes by methods of their own.
-
-    Attributes:
-        dataset_dir: its folder's name below DATASET.ROOT.
-        train_x: labelled training images.
-        train_u: unlabelled training images, which nothing of this engine reads.
-        val: validation images.
-        test: test images.
-        num_classes: C, the greatest label plus one.
-        lab2cname: class index -> name.
-        classnames: the names in the order of the class indices.
 
     Raises:
         ValueError: there is no labelled image.
     """
 
-    dataset_dir: str = ""
+    dataset_dir: str = ""  # its folder's name below DATASET.ROOT
     train_x = property(attrgetter("_train_x"))
     train_u = property(attrgetter("_train_u"))
     val = property(attrgetter("_val"))
     test = property(attrgetter("_test"))
     num_classes = property(attrgetter("_num_classes"))
     lab2cname = property(attrgetter("_lab2cname"))
-    classnames = property(attrgetter("_classnames"))
+    classnames = property(attrgetter("_classnames"))  # in the order of the class indices
 
     def __init__(
         self,
@@ -183,13 +150,12 @@ class DatasetBase:
 
 
 def build_dataset(cfg: CfgNode) -> DatasetBase:
-    """The dataset that `cfg.DATASET.NAME` names.
-
-    Raises:
-        ValueError: it is not registered.
-    """
+    """The dataset that `cfg.DATASET.NAME` names; ValueError if it is not registered."""
     dataset: DatasetBase = DATASET_REGISTRY.build(cfg.DATASET.NAME, cfg)
     return dataset
+
+
+# Images, as a loader gives them.
 
 
 class DatasetWrapper(Dataset):
@@ -245,13 +211,40 @@ class DatasetWrapper(Dataset):
         return output
 
 
+def sample_seed(seed: int, epoch: int, index: int) -> int:
+    """The seed, in [0, 2**64), of everything that is drawn to augment one image once: the only definition of it.
+
+    It is the first 8 bytes, most significant first, of the SHA-256 of the ASCII text "<seed> <epoch> <index>". So the
+    draws of a sample depend on nothing else: not on workers, batches, other samples, or where a run was resumed.
+    Several views of one image are drawn one after the other from this one seed.
+
+    Args:
+        seed: SEED of the run.
+        epoch: from 0.
+        index: of the image in the list of training images, from 0; an epoch that goes through the list again counts on.
+    """
+    return int.from_bytes(hashlib.sha256(f"{seed} {epoch} {index}".encode()).digest()[:8], "big")
+
+
+@contextmanager
+def drawing(seed: int) -> Iterator[None]:
+    """Inside, Python's, numpy's and torch's CPU generators start at `seed`, in [0, 2**64); then they are as before."""
+    of_python, of_numpy, of_torch = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(seed)
+    np.random.seed([seed >> 32, seed & 0xFFFFFFFF])
+    torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would seed the GPUs, too
+    try:
+        yield
+    finally:
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)
+        torch.set_rng_state(of_torch)
+
+
 class Seeded(Dataset):
     """Mixed into a `DatasetWrapper`, ours or Dassl's: draws for an image depend on SEED, epoch and index alone.
 
-    Args:
-        cfg: the run's config; with a SEED below 0 the draws are other ones in each process.
-        args: see `DatasetWrapper`.
-        kwargs: see `DatasetWrapper`.
+    With a SEED below 0 they are other ones in each process.
     """
 
     def __init__(self, cfg: CfgNode, *args: Any, **kwargs: Any) -> None:
@@ -294,36 +287,7 @@ def begin_epoch(loader: Any, epoch: int) -> None:
         dataset.begin_epoch(epoch)
 
 
-def with_workers_that_exist(cfg: CfgNode) -> CfgNode:
-    """The config with NUM_WORKERS capped to the CPUs of this process."""
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    wanted = cfg.DATALOADER.NUM_WORKERS
-    if wanted <= cpus:
-        return cfg
-    logger.info("DATALOADER.NUM_WORKERS %d: this machine has %d CPUs, so %d", wanted, cpus, cpus)
-    capped = cfg.clone()
-    capped.defrost()
-    capped.DATALOADER.NUM_WORKERS = cpus
-    capped.freeze()
-    return capped
-
-
-def deploys_best(cfg: CfgNode) -> bool:
-    """Whether the model that is tested is the one that was best on the validation images."""
-    return bool(cfg.TEST.FINAL_MODEL == "best_val" and not cfg.TEST.NO_TEST)
-
-
-def require_validation(cfg: CfgNode, val_loader: Any) -> None:
-    """ValueError if there are no validation images, and the config wants to choose or to test a model by them.
-
-    Dassl takes the test images then.
-    """
-    if val_loader is None and (cfg.TEST.FINAL_MODEL == "best_val" or cfg.TEST.SPLIT == "val"):
-        raise ValueError(
-            f"{cfg.DATASET.NAME} has no validation split here, which TEST.FINAL_MODEL {cfg.TEST.FINAL_MODEL!r} and "
-            f"TEST.SPLIT {cfg.TEST.SPLIT!r} ask for; the test split is never used to choose a model: take "
-            "TEST.FINAL_MODEL last_step and TEST.SPLIT test"
-        )
+# Loaders.
 
 
 def build_sampler(
@@ -361,33 +325,31 @@ def build_data_loader(
     is_train: bool = True,
     dataset_wrapper: type[Dataset] | None = None,
 ) -> DataLoader:
-    """A loader over `data_source`.
+    """A loader over `data_source`; for training, an incomplete last batch is left out, unless it is the only one.
 
     Args:
         cfg: the run's config.
-        sampler_type: RandomSampler or SequentialSampler.
+        sampler_type: RandomSampler or SequentialSampler; see `build_sampler`.
         data_source: the images.
         batch_size: images a batch.
-        n_domain: see `build_sampler`.
-        n_ins: see `build_sampler`.
+        n_domain: for Dassl's own samplers.
+        n_ins: for Dassl's own samplers.
         tfm: the transform or transforms.
-        is_train: for training: an incomplete last batch is left out, unless it is the only one.
+        is_train: for training.
         dataset_wrapper: a class in place of `SeededWrapper`.
 
     Raises:
-        ValueError: the sampler is unknown, or Dassl's alone.
         AssertionError: there is not one batch.
     """
-    source = data_source if data_source is not None else []
-    if len(source) == 0:
+    if not data_source:
         raise AssertionError(f"no batch can be made of 0 images (batch size {batch_size})")
     wrapper: Any = dataset_wrapper or SeededWrapper
     return SeededLoader(
-        wrapper(cfg, source, transform=tfm, is_train=is_train),
+        wrapper(cfg, data_source, transform=tfm, is_train=is_train),
         batch_size=batch_size,
-        sampler=build_sampler(sampler_type, cfg, source, batch_size, n_domain, n_ins),
+        sampler=build_sampler(sampler_type, cfg, data_source, batch_size, n_domain, n_ins),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
-        drop_last=is_train and len(source) >= batch_size,
+        drop_last=is_train and len(data_source) >= batch_size,
         pin_memory=torch.cuda.is_available() and cfg.USE_CUDA,
     )
 
@@ -449,3 +411,38 @@ class DataManager:
         splits = {name: getattr(self.dataset, name) for name in ("train_x", "val", "test")}
         rows += [[f"# {name}", f"{len(items):,}"] for name, items in splits.items() if items]
         print(tabulate(rows))
+
+
+# What of the config is asked before a run.
+
+
+def with_workers_that_exist(cfg: CfgNode) -> CfgNode:
+    """The config with NUM_WORKERS capped to the CPUs of this process."""
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    wanted = cfg.DATALOADER.NUM_WORKERS
+    if wanted <= cpus:
+        return cfg
+    logger.info("DATALOADER.NUM_WORKERS %d: this machine has %d CPUs, so %d", wanted, cpus, cpus)
+    capped = cfg.clone()
+    capped.defrost()
+    capped.DATALOADER.NUM_WORKERS = cpus
+    capped.freeze()
+    return capped
+
+
+def deploys_best(cfg: CfgNode) -> bool:
+    """Whether the model that is tested is the one that was best on the validation images."""
+    return bool(cfg.TEST.FINAL_MODEL == "best_val" and not cfg.TEST.NO_TEST)
+
+
+def require_validation(cfg: CfgNode, val_loader: Any) -> None:
+    """ValueError if there are no validation images, and the config wants to choose or to test a model by them.
+
+    Dassl takes the test images then.
+    """
+    if val_loader is None and (cfg.TEST.FINAL_MODEL == "best_val" or cfg.TEST.SPLIT == "val"):
+        raise ValueError(
+            f"{cfg.DATASET.NAME} has no validation split here, which TEST.FINAL_MODEL {cfg.TEST.FINAL_MODEL!r} and "
+            f"TEST.SPLIT {cfg.TEST.SPLIT!r} ask for; the test split is never used to choose a model: take "
+            "TEST.FINAL_MODEL last_step and TEST.SPLIT test"
+        )

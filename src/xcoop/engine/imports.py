@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
@@ -18,58 +19,42 @@ from typing import Any
 
 from xcoop.version import __version__
 
-# Our file -> the names that it gives to the outside.
-FILES = {
-    "checkpoint": "count_num_param load_checkpoint load_pretrained_weights open_all_layers open_specified_layers "
-    "resume_from_checkpoint save_checkpoint",
-    "config": "cfg_default clean_cfg get_cfg_default",
-    "data": "DATASET_REGISTRY DataManager DatasetBase DatasetWrapper Datum build_data_loader build_dataset "
-    "build_sampler",
-    "evaluator": "AverageMeter Classification EVALUATOR_REGISTRY EvaluatorBase MetricMeter build_evaluator "
-    "compute_accuracy",
-    "optim": "build_lr_scheduler build_optimizer",
-    "tools": "Logger Registry check_availability check_isfile collect_env_info listdir_nohidden mkdir_if_missing "
-    "read_image read_json set_random_seed setup_logger tolist_if_not write_json",
-    "trainer": "SimpleTrainer TRAINER_REGISTRY TrainerBase TrainerX build_trainer",
-    "transforms": "INTERPOLATION_MODES build_transform",
+# What a package of Dassl's offers here, by the file of ours that holds it.
+OFFERED: dict[str, dict[str, str]] = {
+    "dassl": {},
+    "dassl.config": {"config": "cfg_default clean_cfg get_cfg_default"},
+    "dassl.data": {
+        "data": "DATASET_REGISTRY DataManager DatasetBase DatasetWrapper Datum build_data_loader build_dataset "
+        "build_sampler",
+        "transforms": "INTERPOLATION_MODES build_transform",
+    },
+    "dassl.engine": {"trainer": "SimpleTrainer TRAINER_REGISTRY TrainerBase TrainerX build_trainer"},
+    "dassl.evaluation": {"steps": "Classification EVALUATOR_REGISTRY EvaluatorBase build_evaluator"},
+    "dassl.metrics": {"steps": "compute_accuracy"},
+    "dassl.optim": {"steps": "build_lr_scheduler build_optimizer"},
+    "dassl.utils": {
+        "checkpoint": "count_num_param load_checkpoint load_pretrained_weights open_all_layers open_specified_layers "
+        "resume_from_checkpoint save_checkpoint",
+        "tools": "AverageMeter Logger MetricMeter Registry check_availability check_isfile collect_env_info "
+        "listdir_nohidden mkdir_if_missing read_image read_json set_random_seed setup_logger tolist_if_not write_json",
+    },
 }
-FILE_OF = {name: file for file, names in FILES.items() for name in names.split()}
-
-_TOOLS = (
-    "check_availability check_isfile collect_env_info listdir_nohidden mkdir_if_missing read_image read_json "
-    "set_random_seed tolist_if_not write_json"
-)
-# Dassl's module -> the names found in it.
+# Its modules below these, each of which offers all that the package does.
+BELOW = {
+    "dassl.config": "defaults",
+    "dassl.data": "data_manager datasets datasets.base_dataset datasets.build samplers transforms "
+    "transforms.transforms",
+    "dassl.engine": "build trainer",
+    "dassl.evaluation": "build evaluator",
+    "dassl.metrics": "accuracy",
+    "dassl.optim": "lr_scheduler optimizer",
+    "dassl.utils": "logger meters registry tools torchtools",
+}
+# Module -> name -> file.
 MODULES = {
-    "dassl": "",
-    "dassl.config": FILES["config"],
-    "dassl.config.defaults": "cfg_default",
-    "dassl.data": "DataManager DatasetWrapper",
-    "dassl.data.data_manager": "DataManager DatasetWrapper build_data_loader build_dataset build_sampler "
-    "build_transform",
-    "dassl.data.datasets": "DATASET_REGISTRY DatasetBase Datum build_dataset",
-    "dassl.data.datasets.base_dataset": "DatasetBase Datum",
-    "dassl.data.datasets.build": "DATASET_REGISTRY build_dataset",
-    "dassl.data.samplers": "build_sampler",
-    "dassl.data.transforms": FILES["transforms"],
-    "dassl.data.transforms.transforms": FILES["transforms"],
-    "dassl.engine": FILES["trainer"],
-    "dassl.engine.build": "TRAINER_REGISTRY build_trainer",
-    "dassl.engine.trainer": "SimpleTrainer TrainerBase TrainerX",
-    "dassl.evaluation": "Classification EVALUATOR_REGISTRY EvaluatorBase build_evaluator",
-    "dassl.evaluation.build": "EVALUATOR_REGISTRY build_evaluator",
-    "dassl.evaluation.evaluator": "Classification EvaluatorBase",
-    "dassl.metrics": "compute_accuracy",
-    "dassl.metrics.accuracy": "compute_accuracy",
-    "dassl.optim": FILES["optim"],
-    "dassl.optim.lr_scheduler": "build_lr_scheduler",
-    "dassl.optim.optimizer": "build_optimizer",
-    "dassl.utils": f"{FILES['checkpoint']} {_TOOLS} AverageMeter Logger MetricMeter Registry setup_logger",
-    "dassl.utils.logger": "Logger setup_logger",
-    "dassl.utils.meters": "AverageMeter MetricMeter",
-    "dassl.utils.registry": "Registry",
-    "dassl.utils.tools": _TOOLS,
-    "dassl.utils.torchtools": FILES["checkpoint"],
+    module: {name: file for file, names in offered.items() for name in names.split()}
+    for package, offered in OFFERED.items()
+    for module in (package, *(f"{package}.{below}" for below in BELOW.get(package, "").split()))
 }
 CLIPS = ("clip.clip", "xcoop._clip.clip")  # a checkout's copy, or the installed one as we import it
 
@@ -87,8 +72,8 @@ class Facade(ModuleType):
 
     def __getattr__(self, name: str) -> Any:
         """Fetches one of the offered names, or a sub-module."""
-        if name in MODULES[self.__name__].split():
-            value = getattr(importlib.import_module(f"xcoop.engine.{FILE_OF[name]}"), name)
+        if file := MODULES[self.__name__].get(name):
+            value = getattr(importlib.import_module(f"xcoop.engine.{file}"), name)
             setattr(self, name, value)
             return value
         if (submodule := f"{self.__name__}.{name}") in MODULES:
@@ -96,7 +81,7 @@ class Facade(ModuleType):
         raise AttributeError(needs_dassl(submodule))
 
     def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *MODULES[self.__name__].split()})
+        return sorted({*super().__dir__(), *MODULES[self.__name__]})
 
 
 class FacadeLoader(Loader):
@@ -109,7 +94,7 @@ class FacadeLoader(Loader):
     def exec_module(self, module: ModuleType) -> None:
         """Gives it its documentation and its list of names."""
         module.__doc__ = f"`{module.__name__}` as the engine of xcoop {__version__} offers it."
-        module.__dict__["__all__"] = MODULES[module.__name__].split()
+        module.__dict__["__all__"] = list(MODULES[module.__name__])
         if module.__name__ == "dassl":
             module.__dict__["__version__"] = f"0.6.3+xcoop.{__version__}"  # Dassl's API of that version
 
@@ -130,9 +115,13 @@ class DasslFinder(MetaPathFinder):
         if not is_dassl and fullname not in CLIPS:
             return None
         ours = is_dassl and isinstance(sys.modules.get("dassl"), Facade)
-        spec = None if ours else self._spec_of_others(fullname, path, target)
-        if spec is not None:
-            return _patched(spec)
+        if not ours:
+            for finder in sys.meta_path:
+                find = None if finder is self else getattr(finder, "find_spec", None)
+                spec = find(fullname, path, target) if find else None
+                # A bare folder named `dassl` (a namespace, without an origin) is no Dassl.
+                if spec is not None and (spec.origin is not None or fullname != "dassl"):
+                    return _patched(spec)
         if fullname in MODULES and (ours or fullname == "dassl"):
             # All are packages: `from dassl.engine import TrainerXU` then comes here, and is told why it fails.
             return ModuleSpec(fullname, FacadeLoader(), origin="xcoop.engine", is_package=True)
@@ -140,15 +129,44 @@ class DasslFinder(MetaPathFinder):
             raise ModuleNotFoundError(needs_dassl(fullname), name="dassl")
         return None
 
-    def _spec_of_others(self, name: str, path: Sequence[str] | None, target: ModuleType | None) -> ModuleSpec | None:
-        """What the other finders say. A bare folder named `dassl` (no loader, or a namespace) is no Dassl."""
-        for finder in sys.meta_path:
-            if finder is self or not hasattr(finder, "find_spec"):
-                continue
-            spec = finder.find_spec(name, path, target)
-            if spec is not None and (spec.origin is not None or name != "dassl"):
-                return spec
-        return None
+
+def _patched(spec: ModuleSpec) -> ModuleSpec:
+    """The spec, whose loader will patch the module around its execution."""
+    loader: Any = spec.loader
+    if loader is not None:
+        execute = loader.exec_module
+
+        def execute_and_patch(module: ModuleType) -> None:
+            if module.__name__ in CLIPS:
+                with _packaging_in_pkg_resources():
+                    execute(module)
+                return
+            from xcoop.engine.patches import patching
+
+            with patching(module):
+                execute(module)
+
+        # On the instance, not the class: each spec has a loader of its own, and it keeps its type.
+        loader.exec_module = execute_and_patch
+    return spec
+
+
+@contextmanager
+def _packaging_in_pkg_resources() -> Iterator[None]:
+    """Lets `from pkg_resources import packaging` work, by which many copies of CLIP compare versions.
+
+    setuptools 70 dropped `packaging` from there, setuptools 82 pkg_resources. Nobody else sees the stand-in.
+    """
+    stand_in: Any = ModuleType("pkg_resources")
+    importlib.import_module("packaging.version")
+    stand_in.packaging = sys.modules["packaging"]
+    before = {name: module for name, module in sys.modules.items() if name == "pkg_resources"}
+    sys.modules["pkg_resources"] = stand_in
+    try:
+        yield
+    finally:
+        del sys.modules["pkg_resources"]
+        sys.modules.update(before)
 
 
 def install() -> None:
@@ -159,20 +177,3 @@ def install() -> None:
         from xcoop.engine.patches import patch_loaded
 
         patch_loaded()
-
-
-def _patched(spec: ModuleSpec) -> ModuleSpec:
-    """The spec, whose loader will patch the module around its execution."""
-    loader: Any = spec.loader
-    if loader is not None:
-        execute = loader.exec_module
-
-        def execute_and_patch(module: ModuleType) -> None:
-            from xcoop.engine.patches import patching
-
-            with patching(module):
-                execute(module)
-
-        # On the instance, not the class: each spec has a loader of its own, and it keeps its type.
-        loader.exec_module = execute_and_patch
-    return spec

@@ -1,4 +1,4 @@
-"""What current PyTorch, numpy and Python broke in the real Dassl and in copies of CLIP, patched in memory.
+"""What current PyTorch, numpy and Python broke in the real Dassl, patched in memory.
 
 Nothing is written to their files. Each patch changes objects in place (the methods of a class, the code of a
 function, a name of one of Dassl's modules), so it also reaches those who imported them earlier. Patching twice is the
@@ -7,11 +7,9 @@ same as patching once, and a Dassl that lacks what is to be patched (a fork, a l
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import logging
 import sys
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FunctionType, ModuleType
@@ -24,12 +22,7 @@ _WILDS_BASE = f"{_WILDS}.wilds_base"
 
 
 class Overlay(ModuleType):
-    """A module as one of its users shall see it: the original, with a few names replaced.
-
-    Args:
-        original: the module; all other names are looked up there.
-        names: what is replaced.
-    """
+    """A module as one of its users shall see it: the original, with a few names replaced."""
 
     def __init__(self, original: ModuleType, **names: Any) -> None:
         super().__init__(original.__name__)
@@ -41,8 +34,8 @@ class Overlay(ModuleType):
 
 @contextmanager
 def patching(module: ModuleType) -> Iterator[None]:
-    """Surrounds the execution of a module of Dassl or CLIP, and patches it afterwards."""
-    with _wilds_stood_in_for(module.__name__), _packaging_in_pkg_resources(module.__name__):
+    """Surrounds the execution of a module of Dassl, and patches it afterwards."""
+    with _wilds_stood_in_for(module.__name__):
         yield
     patch(module)
 
@@ -58,11 +51,8 @@ def patch_loaded() -> None:
 
 def patch(module: ModuleType) -> None:
     """Applies the patch of one module, if it has any."""
-    apply = PATCHES.get(module.__name__)
-    if apply is None:
-        return
     try:
-        apply(module)
+        PATCHES.get(module.__name__, bool)(module)
     except AttributeError as error:  # another version of Dassl
         logger.debug("%s was not patched: %s", module.__name__, error)
 
@@ -70,9 +60,7 @@ def patch(module: ModuleType) -> None:
 def become(function: FunctionType, other: Callable[..., Any]) -> None:
     """Gives a function the code of another, so that all who hold it call the new one.
 
-    Args:
-        function: changed in place; its globals stay its own.
-        other: needs no globals and no enclosing scope: what it uses, it imports itself.
+    Its globals stay its own: the other one imports itself what it uses.
     """
     function.__code__ = other.__code__
     function.__defaults__ = other.__defaults__
@@ -90,7 +78,7 @@ def _wilds_stood_in_for(name: str) -> Iterator[None]:
     for missing in ("wilds", "pandas"):
         if missing not in sys.modules and importlib.util.find_spec(missing) is None:
             stubs[missing] = ModuleType(missing)
-            stubs[missing].__dict__["__getattr__"] = lambda _, missing=missing: _complain_of(missing)
+            stubs[missing].__dict__["__getattr__"] = lambda _, missing=missing: _complaint(missing)
     sys.modules.update(stubs)
     try:
         yield
@@ -100,43 +88,13 @@ def _wilds_stood_in_for(name: str) -> Iterator[None]:
         logging.disable(level)
 
 
-def _complain_of(missing: str) -> Callable[..., None]:
+def _complaint(missing: str) -> Callable[..., None]:
     """A function that says that a package is not installed."""
 
     def complain(*_: Any, **__: Any) -> None:
         raise ImportError(f"this dataset needs the package {missing!r}: pip install {missing}")
 
     return complain
-
-
-@contextmanager
-def _packaging_in_pkg_resources(name: str) -> Iterator[None]:
-    """Lets `from pkg_resources import packaging` work, by which many copies of CLIP compare versions.
-
-    setuptools 70 dropped `packaging` from there, setuptools 82 pkg_resources. Nobody else sees the stand-in.
-    """
-    if not name.endswith("clip.clip") or _has_packaging():
-        yield
-        return
-    stand_in: Any = ModuleType("pkg_resources")
-    importlib.import_module("packaging.version")
-    stand_in.packaging = sys.modules["packaging"]
-    before = {there: module for there, module in sys.modules.items() if there == "pkg_resources"}
-    sys.modules["pkg_resources"] = stand_in
-    try:
-        yield
-    finally:
-        del sys.modules["pkg_resources"]
-        sys.modules.update(before)
-
-
-def _has_packaging() -> bool:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it is deprecated, and says so
-        try:
-            return hasattr(importlib.import_module("pkg_resources"), "packaging")
-        except (ImportError, AttributeError):  # AttributeError: one that is too old for this Python
-            return False
 
 
 # Warm-up. Such a scheduler drives the rates until epoch W, and a successor (a scheduler of torch) from then on. Dassl
@@ -248,7 +206,7 @@ def _patch_evaluator(module: Any) -> None:
 
 def _patch_accuracy(module: Any) -> None:
     def compute_accuracy(output: Any, target: Any, topk: tuple[int, ...] = (1,)) -> Any:
-        from xcoop.engine.evaluator import compute_accuracy as compute
+        from xcoop.engine.steps import compute_accuracy as compute
 
         return compute(output, target, topk)
 

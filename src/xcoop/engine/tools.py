@@ -1,4 +1,4 @@
-"""What Dassl calls `dassl.utils`, where no torch is needed: registries, small helpers around files, the log file."""
+"""What Dassl calls `dassl.utils`, but for models: registries, meters, random generators, files, the log."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import random
 import sys
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -18,28 +18,21 @@ from xcoop.utils.console import unknown
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from torch import Tensor
 
 
 class Registry:
-    """Classes or functions under their own names.
-
-    Args:
-        name: what it holds, for messages ("TRAINER").
-    """
+    """Classes or functions under their own names; `name` is what it holds, for messages ("TRAINER")."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._objects: dict[str, Any] = {}
 
     def register(self, obj: Any = None, force: bool = False) -> Any:
-        """Registers `obj`; without one, gives a decorator that does.
-
-        Args:
-            obj: a class or function; it goes under its `__name__`.
-            force: replaces what has that name.
+        """Registers `obj` under its `__name__`; without one, gives a decorator that does.
 
         Raises:
-            KeyError: the name is taken and `force` is off.
+            KeyError: the name is taken, and `force` does not say to replace what has it.
         """
 
         def add(obj: Any) -> Any:
@@ -58,21 +51,13 @@ class Registry:
         return None
 
     def get(self, name: str) -> Any:
-        """The object of that name.
-
-        Raises:
-            KeyError: there is none; the message gives the nearest name.
-        """
+        """The object of that name; KeyError with the nearest name if there is none."""
         if name not in self._objects:
             raise KeyError(unknown(f"name in the registry {self._name}:", name, self._objects))
         return self._objects[name]
 
     def build(self, name: str, cfg: Any, **more: Any) -> Any:
-        """Makes what has that name from the config, and says so.
-
-        Raises:
-            ValueError: there is none; the message gives the nearest name.
-        """
+        """Makes what has that name from the config, and says so; ValueError with the nearest name if there is none."""
         check_availability(name, self._objects)
         if cfg.VERBOSE:
             print(f"Loading {self._name.lower()}: {name}")
@@ -93,9 +78,99 @@ def check_availability(requested: str, available: Iterable[str]) -> None:
         raise ValueError(unknown("name", requested, known))
 
 
+class AverageMeter:
+    """The last value and the mean so far; with `ema` the mean forgets: the moving one with factor 0.9."""
+
+    def __init__(self, ema: bool = False) -> None:
+        self.ema = ema
+        self.reset()
+
+    def reset(self) -> None:
+        """Forgets everything."""
+        self.val = self.avg = self.sum = 0.0
+        self.count = 0
+
+    def update(self, val: float | Tensor, n: int = 1) -> None:
+        """Takes in a value: a number, or a tensor of one, that is the mean of `n` observations."""
+        self.val = float(val)
+        self.sum += self.val * n
+        self.count += n
+        self.avg = 0.9 * self.avg + 0.1 * self.val if self.ema else self.sum / max(self.count, 1)
+
+
+class MetricMeter:
+    """Several named means, and what stands between them in the text."""
+
+    def __init__(self, delimiter: str = " ") -> None:
+        self.delimiter = delimiter
+        self.meters: dict[str, AverageMeter] = {}
+
+    def update(self, input_dict: Mapping[str, float | Tensor] | None) -> None:
+        """Takes in one value for each name; None is nothing new."""
+        if not isinstance(input_dict, Mapping | None):
+            raise TypeError(f"a summary is a dictionary of numbers, not {type(input_dict).__name__}")
+        for name, value in (input_dict or {}).items():
+            self.meters.setdefault(name, AverageMeter()).update(value)
+
+    def __str__(self) -> str:
+        return self.delimiter.join(f"{name} {m.val:.4f} ({m.avg:.4f})" for name, m in self.meters.items())
+
+
+# Random generators: Python's, numpy's, torch's and those of the CUDA devices.
+
+
+def set_random_seed(seed: int) -> None:
+    """Seeds all of them."""
+    import numpy as np
+    import torch
+
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    torch.cuda.manual_seed_all(seed)
+
+
+def rng_state() -> dict[str, Any]:
+    """Their states, as they can stand in a checkpoint: tensors, numbers and lists."""
+    import numpy as np
+    import torch
+
+    version, internal, gauss = random.getstate()
+    of_numpy: Any = np.random.get_state(legacy=False)
+    return {
+        "python": [version, list(internal), gauss],
+        "numpy": {
+            "key": torch.from_numpy(of_numpy["state"]["key"].astype(np.int64)),
+            "pos": int(of_numpy["state"]["pos"]),
+            "has_gauss": int(of_numpy["has_gauss"]),
+            "gauss": float(of_numpy["gauss"]),
+        },
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def restore_rng(state: dict[str, Any]) -> None:
+    """Puts the generators back into a state of `rng_state`."""
+    import numpy as np
+    import torch
+
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    of_numpy = state["numpy"]
+    key = of_numpy["key"].cpu().numpy().astype(np.uint32)
+    np.random.set_state(("MT19937", key, of_numpy["pos"], of_numpy["has_gauss"], of_numpy["gauss"]))
+    torch.set_rng_state(state["torch"].cpu())
+    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all([device.cpu() for device in state["cuda"]])
+
+
+# Files.
+
+
 def mkdir_if_missing(dirname: str) -> None:
     """Makes a folder and its parents; one that exists is left alone."""
-    Path(dirname).mkdir(parents=True, exist_ok=True)
+    os.makedirs(dirname, exist_ok=True)
 
 
 def check_isfile(fpath: str) -> bool:
@@ -128,25 +203,10 @@ def write_json(obj: Any, fpath: str) -> None:
 
 
 def read_image(path: str) -> Image:
-    """An image as 8-bit RGB; 16-bit greys are rescaled, not clipped.
-
-    Raises:
-        OSError: the file is missing or no image; the message names it.
-    """
+    """An image as 8-bit RGB; 16-bit greys are rescaled, not clipped. the error of an unreadable one names it."""
     from xcoop.utils.images import open_image
 
     return open_image(path)
-
-
-def set_random_seed(seed: int) -> None:
-    """Seeds Python, numpy, torch and every CUDA device."""
-    import numpy as np
-    import torch
-
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-    torch.cuda.manual_seed_all(seed)
 
 
 def collect_env_info() -> str:
@@ -158,13 +218,10 @@ def collect_env_info() -> str:
 
 
 class Logger:
-    """A stream that writes to the console and to a file.
+    """A stream that writes to the console and, with a path, to a file.
 
     For all else it is the console (`isatty`, `fileno`, `encoding`, ...), so that whoever asks the stream what it is
     hears the truth; and it never closes it.
-
-    Args:
-        fpath: the log file; None writes to the console alone.
     """
 
     def __init__(self, fpath: str | None = None) -> None:
@@ -208,12 +265,6 @@ class Logger:
         if file is not None:
             with suppress(OSError):
                 file.close()
-
-    def __enter__(self) -> Logger:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def __del__(self) -> None:
         self.close()

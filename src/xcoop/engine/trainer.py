@@ -15,10 +15,10 @@ from tqdm import tqdm
 from yacs.config import CfgNode
 
 from xcoop.engine.checkpoint import BEST, epoch_file, load_checkpoint, newest, restore, save_checkpoint
-from xcoop.engine.data import DataManager, begin_epoch, deploys_best
-from xcoop.engine.evaluator import AverageMeter, MetricMeter, build_evaluator
+from xcoop.engine.data import DataManager, begin_epoch, deploys_best, require_validation
 from xcoop.engine.imports import needs_dassl
-from xcoop.engine.tools import Registry
+from xcoop.engine.steps import build_evaluator
+from xcoop.engine.tools import AverageMeter, MetricMeter, Registry
 
 TRAINER_REGISTRY = Registry("TRAINER")
 HAND_OVER = 5.0  # seconds between two handings over of numbers to TensorBoard
@@ -27,11 +27,7 @@ Names = str | Sequence[str] | None
 
 
 def build_trainer(cfg: CfgNode) -> TrainerX:
-    """The trainer that `cfg.TRAINER.NAME` names.
-
-    Raises:
-        ValueError: it is not registered.
-    """
+    """The trainer that `cfg.TRAINER.NAME` names; ValueError if it is not registered."""
     trainer: TrainerX = TRAINER_REGISTRY.build(cfg.TRAINER.NAME, cfg)
     return trainer
 
@@ -41,9 +37,6 @@ class TrainerX:
 
     A method says `build_model` and `forward_backward(batch)`, which returns the numbers to show, and which steps the
     schedule: `update_lr()` at the last batch of an epoch.
-
-    Args:
-        cfg: the run's config.
     """
 
     model: Any
@@ -74,18 +67,14 @@ class TrainerX:
 
     def build_data_loader(self) -> None:
         """Builds the data manager, and puts its loaders on the trainer."""
-        dm = DataManager(self.cfg)
-        self.train_loader_x = dm.train_loader_x
-        self.train_loader_u = dm.train_loader_u
-        self.val_loader = dm.val_loader
-        self.test_loader = dm.test_loader
-        self.num_classes = dm.num_classes
-        self.num_source_domains = dm.num_source_domains
+        dm = self.dm = DataManager(self.cfg)
+        self.train_loader_x, self.train_loader_u = dm.train_loader_x, dm.train_loader_u
+        self.val_loader, self.test_loader = dm.val_loader, dm.test_loader
+        self.num_classes, self.num_source_domains = dm.num_classes, dm.num_source_domains
         self.lab2cname = dm.lab2cname
-        self.dm = dm
 
     def build_model(self) -> None:
-        """Builds and registers the model, its optimiser and its schedule; a trainer must say how."""
+        """Builds and registers the model, its optimiser and its schedule."""
         raise NotImplementedError(needs_dassl(f"{type(self).__name__} without a build_model() of its own"))
 
     def train(self) -> None:
@@ -101,14 +90,9 @@ class TrainerX:
         self.after_train()
 
     def before_train(self) -> None:
-        """Resumes if there is something to resume, opens the writer, starts the clock.
-
-        Raises:
-            ValueError: the best model on a validation split is asked for, and there is none. (The test split, which
-                `test` would fall back to, must not choose a model.)
-        """
-        if deploys_best(self.cfg) and self.val_loader is None:
-            raise ValueError("TEST.FINAL_MODEL best_val: the dataset has no validation split to choose the model by")
+        """Resumes if there is something to resume, opens the writer, starts the clock."""
+        if deploys_best(self.cfg):  # the test split, which `test` would fall back to, must not choose a model
+            require_validation(self.cfg, self.val_loader)
         self.start_epoch = self.resume_model_if_exist(self.cfg.RESUME or self.cfg.OUTPUT_DIR)
         self.init_writer(os.path.join(self.output_dir, "tensorboard"))
         self.time_start = time.time()
@@ -171,7 +155,7 @@ class TrainerX:
         self.close_writer()
 
     def forward_backward(self, batch: Any) -> dict[str, float]:
-        """One step; returns what is to be shown. A trainer must say how."""
+        """One step; returns what is to be shown."""
         raise NotImplementedError(f"{type(self).__name__} has no forward_backward() of its own: one step of training")
 
     def parse_batch_train(self, batch: Any) -> Any:
@@ -180,13 +164,9 @@ class TrainerX:
 
     @torch.no_grad()
     def test(self, split: str | None = None) -> float:
-        """Evaluates on a split and prints the result.
+        """Evaluates on `val` or `test` (None is TEST.SPLIT), prints the result, and returns its first metric.
 
-        Args:
-            split: `val` or `test`; None is TEST.SPLIT. Without a validation split, `val` means `test`.
-
-        Returns:
-            The first metric of the evaluator.
+        Without a validation split, `val` means `test`.
         """
         self.set_model_mode("eval")
         self.evaluator.reset()
@@ -215,17 +195,9 @@ class TrainerX:
     # Models, each with its optimiser and schedule
 
     def register_model(self, name: str = "model", model: Any = None, optim: Any = None, sched: Any = None) -> None:
-        """Puts a model under the trainer's care.
+        """Puts a model under the trainer's care; its name is also the folder of its checkpoints.
 
-        Args:
-            name: also the folder of its checkpoints.
-            model: the module.
-            optim: its optimiser; None if it is not trained.
-            sched: the optimiser's schedule.
-
-        Raises:
-            AttributeError: `super().__init__()` was not called yet.
-            AssertionError: the name is taken.
+        `optim` is None if it is not trained. AttributeError before `super().__init__()` was called.
         """
         if "_models" not in self.__dict__:
             raise AttributeError("a model cannot be registered before super().__init__() was called")
@@ -236,11 +208,7 @@ class TrainerX:
         self._scheds[name] = sched
 
     def get_model_names(self, names: Names = None) -> list[str]:
-        """The given names, or all.
-
-        Raises:
-            AssertionError: a name is unknown.
-        """
+        """The given names, or all; AssertionError if one is unknown."""
         chosen = [names] if isinstance(names, str) else list(self._models if names is None else names)
         for name in chosen:
             if name not in self._models:
@@ -248,11 +216,7 @@ class TrainerX:
         return chosen
 
     def set_model_mode(self, mode: str = "train", names: Names = None) -> None:
-        """Puts registered models in train mode (`train`) or eval mode (`test`, `eval`).
-
-        Raises:
-            KeyError: another word.
-        """
+        """Puts registered models in train mode (`train`) or eval mode (`test`, `eval`)."""
         if mode not in ("train", "test", "eval"):
             raise KeyError(f"the mode {mode!r} is none of train, test, eval")
         for name in self.get_model_names(names):
@@ -308,11 +272,11 @@ class TrainerX:
         val_result: float | None = None,
         model_name: str = "",
     ) -> None:
-        """Writes a checkpoint of each model.
+        """Writes a checkpoint of each model into a folder of its name.
 
         Args:
             epoch: the epoch just finished, from 0.
-            directory: the run's folder; each model has a folder in it.
+            directory: the run's folder.
             is_best: copy it to the best model's name.
             val_result: the validation result, in percent.
             model_name: a file name in place of `model.pth.tar-<epoch + 1>`.
@@ -331,11 +295,7 @@ class TrainerX:
             save_checkpoint(state, os.path.join(directory, name), is_best=is_best, model_name=model_name)
 
     def resume_model_if_exist(self, directory: str) -> int:
-        """Goes on from the newest checkpoints in a folder, if every model has one.
-
-        Returns:
-            How many epochs are finished.
-        """
+        """Goes on from the newest checkpoints in a folder, if every model has one; how many epochs are finished."""
         folders = {name: os.path.join(directory, name) for name in self.get_model_names()}
         if not folders or not all(newest(folder) for folder in folders.values()):
             print("No checkpoint found, train from scratch")
@@ -359,22 +319,12 @@ class TrainerX:
         return epoch
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
-        """Loads the weights of each model for a test.
-
-        Args:
-            directory: a run's folder; empty does nothing.
-            epoch: which epoch's checkpoint; None is the best model.
-
-        Raises:
-            FileNotFoundError: there is no such checkpoint.
-        """
+        """Loads each model's weights of that epoch (None: the best) for a test; an empty directory does nothing."""
         if not directory:
             print("Note that load_model() is skipped as no pretrained model is given")
             return
         for name in self.get_model_names():
             path = os.path.join(directory, name, BEST if epoch is None else epoch_file(epoch))
-            if not os.path.exists(path):
-                raise FileNotFoundError(f"no model at {path!r}")
             checkpoint = load_checkpoint(path)
             result = checkpoint.get("val_result")
             score = "" if result is None else f", val_result = {result:.1f}"

@@ -29,7 +29,7 @@ from torch.nn.functional import cross_entropy, normalize
 from tqdm import tqdm
 
 from xcoop.backbones.phantom import save_state_dict
-from xcoop.engine import safeload
+from xcoop.engine import checkpoint
 from xcoop.phantom.corpus import GROUP, TO_LEARN_FROM, Corpus, Sentences, TrainingSet, augment, draw_corpus
 from xcoop.phantom.model import VOCAB, PhantomClip, Settings, image_tokens, normalise, optimizers, to_pixels
 from xcoop.phantom.probe import concept_aucs
@@ -257,10 +257,10 @@ class Pretraining:
             "student": self.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
         }
-        safeload.write(content, self._checkpoint)
+        checkpoint.write(content, self._checkpoint)
 
     def _resume(self) -> None:
-        content = safeload.read(self._checkpoint)
+        content = checkpoint.read(self._checkpoint)
         if content["settings"] != self.described:
             raise ValueError(
                 f"{self._checkpoint} was made with {content['settings']}; move it away, or use these settings"

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from xcoop.concepts.bank import same_name
-from xcoop.engine import safeload
+from xcoop.engine.checkpoint import write
 from xcoop.utils.console import LONGEST_PATH, cut, shown
 from xcoop.utils.files import atomic_write_text
 from xcoop.utils.reading import read_bytes
@@ -36,7 +36,7 @@ def write_checkpoint(path: Path, content: dict[str, Any]) -> None:
     Raises:
         OSError: it cannot be written; an older one is still there.
     """
-    safeload.write(content, path)
+    write(content, path)
     if path.name != BEST:
         atomic_write_text(path.parent / POINTER, path.name + "\n")
 

@@ -182,7 +182,7 @@ def isolated() -> Iterator[None]:
     import numpy as np
     import torch
 
-    from xcoop.engine.rng import restore_rng, rng_state
+    from xcoop.engine.tools import restore_rng, rng_state
 
     with suppress(OSError), open("/proc/self/clear_refs", "w", encoding="ascii") as file:
         file.write("5")  # where the system can

@@ -27,7 +27,7 @@ from xcoop.concepts.bank import load_dataset_bank
 from xcoop.config.augmentation import FIXED, KEY, label_keeping
 from xcoop.config.plugins import check_settings, own_view
 from xcoop.engine.data import Seeded, begin_epoch, deploys_best, require_validation, with_workers_that_exist
-from xcoop.engine.rng import restore_rng, rng_state
+from xcoop.engine.tools import restore_rng, rng_state
 from xcoop.methods.model import PromptModel, Task
 from xcoop.methods.prompts import DEFAULT, POSITIONS
 from xcoop.moved import accept_instance_build
