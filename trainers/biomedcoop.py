@@ -152,8 +152,6 @@ def in_force(cfg: Any) -> CfgNode:
 class BiomedCoOp(PromptTrainer):
     """Trains BiomedCoOp's contexts."""
 
-    node = "BIOMEDCOOP"
-
     @classmethod
     def uses_bank(cls, cfg: Any) -> bool:
         """Unless a file has the sentences."""

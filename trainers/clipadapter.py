@@ -60,8 +60,6 @@ class CLIPAdapterModel(FixedTextModel):
 class CLIPAdapter(FixedTextTrainer):
     """Trains the adapter."""
 
-    node = "CLIPADAPTER"
-
     @classmethod
     def build_method(cls, cfg: Any, backbone: Backbone, task: Task) -> PromptModel:
         settings = cfg.TRAINER.CLIPADAPTER

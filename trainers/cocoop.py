@@ -75,8 +75,6 @@ class CoCoOpModel(PromptModel):
 class CoCoOp(PromptTrainer):
     """Trains CoCoOp's context and its network."""
 
-    node = "COCOOP"
-
     @classmethod
     def build_method(cls, cfg: Any, backbone: Backbone, task: Task) -> PromptModel:
         return CoCoOpModel(backbone, task.classnames, cfg.TRAINER.COCOOP)

@@ -42,8 +42,6 @@ class CoOpModel(PromptModel):
 class CoOp(PromptTrainer):
     """Trains CoOp's contexts."""
 
-    node = "COOP"
-
     @classmethod
     def build_method(cls, cfg: Any, backbone: Backbone, task: Task) -> PromptModel:
         return CoOpModel(backbone, task.classnames, cfg.TRAINER.COOP)

@@ -59,8 +59,6 @@ class KgCoOpModel(CoOpModel):
 class KgCoOp(PromptTrainer):
     """Trains KgCoOp's contexts."""
 
-    node = "KGCOOP"
-
     @classmethod
     def build_method(cls, cfg: Any, backbone: Backbone, task: Task) -> PromptModel:
         settings = cfg.TRAINER.KGCOOP

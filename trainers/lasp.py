@@ -124,8 +124,6 @@ class LASPModel(PromptModel):
 class LASP(PromptTrainer):
     """Trains LASP's contexts."""
 
-    node = "LASP"
-
     @classmethod
     def check_cfg(cls, cfg: Any) -> None:
         """Refuses settings that could not work."""

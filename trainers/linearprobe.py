@@ -119,8 +119,6 @@ def _best(found: dict[float, Tensor]) -> float:
 class LinearProbe(PromptTrainer):
     """Fits a linear probe; no epochs, no text."""
 
-    node = "LINEARPROBE"
-
     @classmethod
     def learns_classes(cls, cfg: Any) -> bool:
         """Always: a row of weights a class."""

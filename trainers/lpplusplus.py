@@ -136,8 +136,6 @@ def step_sizes(images: Tensor, text: Tensor) -> tuple[float, float]:
 class LPPlusPlus(FixedTextTrainer):
     """Fits LP++; no epochs."""
 
-    node = "LPPLUSPLUS"
-
     @classmethod
     def learns_classes(cls, cfg: Any) -> bool:
         """Always: a prototype a class."""

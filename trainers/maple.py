@@ -81,10 +81,6 @@ class DeepPromptModel(PromptModel, ABC):
         embeddings, end = self.prompt_learner()
         return self.backbone.encode_embeddings(embeddings, end, self.text_prompts)
 
-    def text_layers(self) -> list[Tensor]:
-        """The text prompts of each layer that has its own, J of (n, W), first to last."""
-        return [self.prompt_learner.ctx, *(self.text_prompts if self.text_prompts is not None else ())]
-
 
 def split_words(words: str, n_ctx: int) -> tuple[str, str]:
     """The first n_ctx words, which are learned, and the others, which stay before each class name."""
@@ -127,15 +123,14 @@ class MaPLeModel(DeepPromptModel):
 
     def vision_prompts(self) -> Tensor:
         """F_j(P_j), (J, n, V)."""
-        pairs = zip(self.coupling, self.text_layers(), strict=True)
-        return torch.stack([couple(prompts) for couple, prompts in pairs])
+        text = [self.prompt_learner.ctx, *(self.text_prompts if self.text_prompts is not None else ())]  # J of (n, W)
+        return torch.stack([couple(prompts) for couple, prompts in zip(self.coupling, text, strict=True)])
 
 
 @register_trainer("MAPLE", DEFAULTS, {"PROMPT_DEPTH": whole(1)})
 class MaPLe(PromptTrainer):
     """Trains the text prompts of MaPLe and their couplings."""
 
-    node = "MAPLE"
     needs_vit = True
 
     @classmethod

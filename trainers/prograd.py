@@ -96,8 +96,6 @@ def _taken(parameters: Sequence[Tensor]) -> list[Tensor]:
 class ProGrad(PromptTrainer):
     """Trains ProGrad's contexts."""
 
-    node = "PROGRAD"
-
     @classmethod
     def build_method(cls, cfg: Any, backbone: Backbone, task: Task) -> PromptModel:
         settings = cfg.TRAINER.PROGRAD

@@ -14,7 +14,6 @@ Symbols: B images, C classes, m vision prompts, J layers, V width of the image t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -131,27 +130,10 @@ def gaussian_weights(epochs: int, mean: float, std: float) -> list[float]:
     return weights
 
 
-class GaussianAverage:
-    """The sum of what was trained after each epoch, with `gaussian_weights`."""
-
-    def __init__(self, epochs: int, mean: float, std: float) -> None:
-        self.weights = gaussian_weights(epochs, mean, std)
-        self.total: dict[str, Tensor] = {}
-
-    def add(self, epoch: int, state: Mapping[str, Tensor]) -> None:
-        """Adds what is trained after an epoch, counted from 0."""
-        weight = self.weights[epoch]
-        self.total = {
-            name: self.total[name] + weight * tensor if name in self.total else weight * tensor
-            for name, tensor in state.items()
-        }
-
-
 @register_trainer("PROMPTSRC", DEFAULTS, RULES)
 class PromptSRC(PromptTrainer):
     """Trains prompts of both towers, and ends with their mean over the epochs."""
 
-    node = "PROMPTSRC"
     needs_vit = True
 
     @classmethod
@@ -160,20 +142,23 @@ class PromptSRC(PromptTrainer):
 
     def before_train(self) -> None:
         """The mean starts empty, or where a resumed run left it."""
-        self.average = GaussianAverage(self.max_epoch, self.settings.GPA_MEAN, self.settings.GPA_STD)
+        self.weights = gaussian_weights(self.max_epoch, self.settings.GPA_MEAN, self.settings.GPA_STD)
+        self.mean: dict[str, Tensor] = {}
         super().before_train()
 
     def after_epoch(self) -> None:
         """The mean takes the epoch in; after the last one it is what is tested and saved."""
-        self.average.add(self.epoch, self.model.trained_state())
+        for name, tensor in self.model.trained_state().items():
+            part = self.weights[self.epoch] * tensor
+            self.mean[name] = self.mean[name] + part if name in self.mean else part
         if self.epoch + 1 == self.max_epoch:
-            self.model.load_trained_state(self.average.total, "the mean over the epochs")
+            self.model.load_trained_state(self.mean, "the mean over the epochs")
         super().after_epoch()
 
     def extra_state(self) -> dict[str, Any]:
         """The mean so far, for a resumed run."""
-        return {"average": self.average.total}
+        return {"average": self.mean}
 
     def restore(self, content: dict[str, Any]) -> None:
         super().restore(content)
-        self.average.total = dict(content["average"])
+        self.mean = dict(content["average"])

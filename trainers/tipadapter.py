@@ -181,5 +181,4 @@ class CacheTrainer(FixedTextTrainer):
 class TipAdapter(CacheTrainer):
     """Fits Tip-Adapter; no epochs."""
 
-    node = "TIPADAPTER"
     method = TipAdapterModel

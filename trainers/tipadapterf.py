@@ -40,5 +40,4 @@ class TipAdapterFModel(CacheModel):
 class TipAdapterF(CacheTrainer):
     """Trains Tip-Adapter's keys."""
 
-    node = "TIPADAPTERF"
     method = TipAdapterFModel

@@ -193,7 +193,6 @@ class ReleasedModel(PromptModel):
 class XCoOpReleased(PromptTrainer):
     """Trains what the released code trains; there to be compared with, not to be used."""
 
-    node = "XCOOPRELEASED"
     needs_vit = True
     variants = ()  # `xcoop run ... all` leaves it out: it is no method of its own
 

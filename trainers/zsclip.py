@@ -100,7 +100,6 @@ class FixedTextTrainer(PromptTrainer):
 class ZeroshotCLIP(FixedTextTrainer):
     """Trains nothing, and tests."""
 
-    node = "ZEROSHOTCLIP"
     trains = False  # one run is all there is: no shots, no seeds
     variants = (  # what `xcoop run ... all` runs
         (),

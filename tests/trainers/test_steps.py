@@ -57,11 +57,11 @@ def test_a_scaler_changes_no_step_and_an_overflow_skips_one(name: str, make_cfg:
     plain = one_step(tiny_run.build(make_cfg(name, *pairs)))
     assert plain.any()
     scaled = tiny_run.build(make_cfg(name, *pairs))
-    scaled.precision.scaler = _cpu_scaler()
+    scaled.scaler = _cpu_scaler()
     torch.testing.assert_close(one_step(scaled), plain, rtol=1e-3, atol=1e-8)
     hook = scaled.model.prompt_learner.ctx.register_hook(lambda gradient: gradient * float("inf"))
     assert not one_step(scaled).any()
-    assert scaled.precision.scaler.get_scale() == 2.0**15  # halved
+    assert scaled.scaler.get_scale() == 2.0**15  # halved
     hook.remove()
     assert one_step(scaled).any()
 
@@ -75,7 +75,7 @@ def test_clipping_limits_the_true_gradient(scaled: bool, make_cfg: ConfigMaker) 
     limit = 0.25 * moved.norm().item() / 0.01
     clipped = tiny_run.build(make_cfg("XCoOp", *pairs, "TRAINER.XCOOP.CLIP_GRAD_NORM", limit))
     if scaled:
-        clipped.precision.scaler = _cpu_scaler()
+        clipped.scaler = _cpu_scaler()
     torch.testing.assert_close(one_step(clipped), moved / 4, rtol=1e-3, atol=1e-7)
     loose = tiny_run.build(make_cfg("XCoOp", *pairs, "TRAINER.XCOOP.CLIP_GRAD_NORM", 100 * limit))
     assert torch.equal(one_step(loose), moved)

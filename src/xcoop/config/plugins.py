@@ -88,13 +88,14 @@ def register_trainer(node: str, defaults: CfgNode, rules: Mapping[str, Rule] | N
     """Offers the decorated class as a trainer under its own name.
 
     Args:
-        node: its config node, below `TRAINER`.
+        node: its config node, below `TRAINER`; the class knows it as `node`.
         defaults: the keys of that node with their defaults.
         rules: what these keys take; those that the class's `node_rules` know need none.
     """
 
     def collect(cls: Class) -> Class:
         _collect(_trainers, cls)
+        cls.node = node  # type: ignore[attr-defined]
         _nodes[node] = defaults
         stated = {**getattr(cls, "node_rules", {}), **(rules or {})}
         RULES.update({f"TRAINER.{node}.{key}": rule for key, rule in stated.items() if key in defaults})

@@ -1,5 +1,6 @@
-"""How any method is trained: the trainer, feature cache, precision, tracking."""
+"""How any method is trained: the trainer, kept features, the clock and the tracker."""
 
-from xcoop.training.trainer import PromptModel, PromptTrainer
+from xcoop.methods.model import PromptModel
+from xcoop.training.trainer import PromptTrainer
 
 __all__ = ["PromptModel", "PromptTrainer"]

@@ -35,25 +35,43 @@ from xcoop.results import checkpoints
 from xcoop.results.folder import check_free, save_config
 from xcoop.results.record import UNTRAINED, Origin, write_run
 from xcoop.training.feature_cache import FeatureStore
-from xcoop.training.precision import PRECISIONS, Precision
 from xcoop.training.tracking import Clock, Tracker, check_tracking
 from xcoop.utils.reading import read_json
 from xcoop.utils.rules import TEMPLATE, TEXT, Rule, number, one_of, whole
 
-__all__ = ["PromptModel", "PromptTrainer"]
-
 logger = logging.getLogger(__name__)
+
+PRECISIONS = ("fp32", "amp", "fp16", "bf16")
 
 
 class Images(Seeded, DatasetWrapper):
     """The images of whichever engine runs, augmented by (SEED, epoch, index) alone, as `Seeded` draws them."""
 
 
+def number_formats(name: str, device: torch.device) -> tuple[torch.dtype | None, Any]:
+    """What a training step computes in beside fp32, if anything, and its gradient scaler, which may be off.
+
+    `amp` and `fp16` autocast to 16-bit floats and scale the loss; what is trained stays in 32 bit, also for `fp16`
+    (CoOp keeps it in 16, where small updates are lost). `bf16` autocasts and needs no scaling. On a CPU `amp` and
+    `fp16` compute in 32 bit.
+
+    Args:
+        name: PREC, one of `PRECISIONS`.
+        device: where the step runs.
+    """
+    half = name in ("amp", "fp16") and device.type == "cuda"
+    if name in ("amp", "fp16") and not half:
+        logger.info("PREC %s needs a GPU: this run on the CPU computes in fp32", name)
+    modern = hasattr(torch.amp, "GradScaler")  # torch 2.3
+    scaler = torch.amp.GradScaler("cuda", enabled=half) if modern else torch.cuda.amp.GradScaler(enabled=half)
+    return torch.float16 if half else torch.bfloat16 if name == "bf16" else None, scaler
+
+
 class PromptTrainer(TrainerX):
     """Base of the trainers.
 
     Attributes:
-        node: name of the config node below TRAINER.
+        node: name of the config node below TRAINER; `register_trainer` sets it.
         settings: that node.
         backbone: the CLIP below it.
         model: the method.
@@ -182,7 +200,7 @@ class PromptTrainer(TrainerX):
         self.model = self.build_method(cfg, backbone, task).to(self.device)
         if cfg.MODEL.INIT_WEIGHTS:
             self._load(Path(cfg.MODEL.INIT_WEIGHTS))
-        self.precision = Precision(self.settings.get("PREC", "fp32"), self.device)
+        self.dtype, self.scaler = number_formats(self.settings.get("PREC", "fp32"), self.device)
         self.store = FeatureStore(
             backbone, self.device, self.model.needs_patches, cfg.DATALOADER.TEST.BATCH_SIZE, cfg.FEATURES
         )
@@ -221,13 +239,9 @@ class PromptTrainer(TrainerX):
         if self.max_epoch and self.train_images_are_fixed:
             self.train_loader_x = self._cached(self.train_loader_x)
 
-    def run_epoch(self) -> None:
-        """One pass over the training images; Dassl does not tell them which epoch it is."""
-        begin_epoch(self.train_loader_x, self.epoch)
-        super().run_epoch()
-
     def before_epoch(self) -> None:
-        """Writes the rate of each group, where there are several."""
+        """Tells the training images which epoch it is (Dassl does not), and writes each group's rate, if several."""
+        begin_epoch(self.train_loader_x, self.epoch)
         groups = self.optim.param_groups
         for group in groups if len(groups) > 1 else []:
             self.write_scalar(f"train/lr {group['name']}", group["lr"], self.epoch)
@@ -245,29 +259,37 @@ class PromptTrainer(TrainerX):
             What the log shows: the loss, and its parts where there are several.
         """
         features, labels = self.parse_batch_train(batch)
-        with self.precision.autocast():
+        with self.autocast():
             parts = self.model.losses(features, labels)
             loss = self.model.loss(parts)
         self._require_finite(loss, "loss", batch)
 
         self.optim.zero_grad()
-        self.model.backward(loss, parts, self.precision.backward)
-        self.precision.unscale(self.optim)
+        self.model.backward(loss, parts, self._backward)
+        self.scaler.unscale_(self.optim)
         norm = self.model.gradient_norm()
-        if self.precision.scaler is None:  # a scaler skips overflown steps by itself
+        if not self.scaler.is_enabled():  # a scaler skips overflown steps by itself
             self._require_finite(norm, "gradient", batch)
         if (limit := self.settings.get("CLIP_GRAD_NORM", 0.0)) > 0:
             factor = (limit / (norm + 1e-6)).clamp(max=1.0)
             for parameter in self.model.trained_parameters().values():
                 if parameter.grad is not None:
                     parameter.grad.mul_(factor)
-        self.precision.step(self.optim)
+        self.scaler.step(self.optim)
+        self.scaler.update()
         if self.batch_idx + 1 == self.num_batches:
             self.update_lr()
 
         summed = parts.keys() - set(self.model.reported)
         shown = [name for name in parts if len(summed) > 1 or name not in summed]
         return {"loss": loss.item(), **{name: parts[name].item() for name in shown}}
+
+    def autocast(self) -> torch.autocast:
+        """The context for forward passes of a training, in the precision of the run."""
+        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None)
+
+    def _backward(self, loss: Tensor, retain_graph: bool = False) -> None:
+        self.scaler.scale(loss).backward(retain_graph=retain_graph)
 
     def _require_finite(self, value: Tensor, what: str, batch: dict[str, Any]) -> None:
         if not torch.isfinite(value).all():
@@ -278,7 +300,7 @@ class PromptTrainer(TrainerX):
 
     def parse_batch_train(self, batch: dict[str, Any]) -> tuple[ImageFeatures, Tensor]:
         """Image features (computed here, or cached) and labels (B,)."""
-        with self.precision.autocast():
+        with self.autocast():
             return self._features(batch), batch["label"].to(self.device)
 
     def _features(self, batch: dict[str, Any]) -> ImageFeatures:
@@ -338,14 +360,13 @@ class PromptTrainer(TrainerX):
         """Writes what was trained, and what a resumed run needs to go on as if it had never stopped."""
         if not self.model.state_tensors():
             return
-        scaler = self.precision.scaler
         stepped = {} if self.optim is None else checkpoints.optimiser_state(self.optim, epoch + 1)
         content = {
             "state_dict": self.model.trained_state(),
             "epoch": epoch + 1,
             "max_epoch": self.max_epoch,
             **stepped,
-            "scaler": scaler.state_dict() if scaler else None,
+            "scaler": self.scaler.state_dict() or None,
             "val_result": None if val_result is None else float(val_result),
             "best_result": float(self.best_result),
             "rng": rng_state(),
@@ -393,8 +414,8 @@ class PromptTrainer(TrainerX):
         """Puts all but the weights to where a checkpoint has them."""
         if self.optim is not None:
             checkpoints.restore_optimiser(self.optim, self.sched, content)
-        if self.precision.scaler and content.get("scaler"):
-            self.precision.scaler.load_state_dict(content["scaler"])
+        if content.get("scaler"):
+            self.scaler.load_state_dict(content["scaler"])
         self.best_result = float(content.get("best_result", self.best_result))
         if "rng" in content:
             restore_rng(content["rng"])
@@ -455,11 +476,12 @@ class PromptTrainer(TrainerX):
         return logits
 
     def _record(self) -> None:
+        folder = Path(self.output_dir)
         if self._evaluated:  # nothing was trained
             source, epoch = self._evaluated
             self.origin = replace(self.origin, evaluated_from=source, load_epoch=epoch)
-            check_free(Path(self.output_dir), self.cfg, self.origin)
-            save_config(Path(self.output_dir), self.cfg)
+            check_free(folder, self.cfg, self.origin)
+            save_config(folder, self.cfg)
         path = write_run(self, torch.cat(self._labels).numpy(), torch.cat(self._probabilities).numpy(), self._paths)
         if self.tracker is not None:
             self.tracker.summarise(read_json(path)["metrics"])
