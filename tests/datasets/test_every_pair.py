@@ -20,8 +20,7 @@ from yacs.config import CfgNode
 from xcoop.concepts.bank import skeleton
 from xcoop.config.merge import merge_file, method_files
 from xcoop.config.plugins import trainer_names, trains
-from xcoop.results.predictions import read_predictions
-from xcoop.results.record import read_run
+from xcoop.results.record import read_predictions, read_run
 from xcoop.utils.process_cache import Shared, sharing
 
 STEPS = 2

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from statistics import harmonic_mean as referee
 
 import numpy as np
@@ -10,25 +9,23 @@ import pytest
 from scipy.stats import friedmanchisquare
 from simulated import classifiers, of_patients, random_case, truth
 
-from xcoop.evaluation.bootstrap import image_intervals
-from xcoop.evaluation.comparisons import (
+from xcoop.evaluation.metrics import classification_metrics
+from xcoop.evaluation.statistics import (
     LEAST_UNITS,
     Difference,
-    bonferroni,
     compare_ranks,
     critical_difference,
     draws_for,
-    friedman,
     groups,
     harmonic_interval,
     harmonic_mean,
     holm,
+    image_intervals,
     majority,
     mcnemar,
     p_value,
     paired_bootstrap,
 )
-from xcoop.evaluation.metrics import classification_metrics
 
 # The paired bootstrap.
 
@@ -189,27 +186,20 @@ def test_seeds_vote_and_are_not_pooled() -> None:
     assert alike.p > 0.05 > mcnemar(np.tile(a, 3), np.tile(b, 3)).p  # what pooling would have claimed
 
 
-@pytest.mark.parametrize(
-    ("a", "b", "message"),
-    [([True], [True, False], "same images"), ([1, 0], [1, 1], "booleans"), ([[True]], [[True]], "1-dimensional")],
-)
-def test_what_mcnemar_refuses(a: list[object], b: list[object], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        mcnemar(a, b)
-
-
 def test_corrections_by_hand() -> None:
     # Sorted 0.005, 0.01, 0.03, 0.04 times 4, 3, 2, 1: 0.02, 0.03, 0.06, and 0.04 is lifted to 0.06.
     assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
     assert holm([0.6, 0.7]) == [1.0, 1.0]
     assert holm([0.03]) == [0.03]
-    assert holm([]) == bonferroni([]) == []
-    assert bonferroni([0.01, 0.04, 0.5]) == pytest.approx([0.03, 0.12, 1.0])
-    for correct in (holm, bonferroni):
-        with pytest.raises(ValueError, match=r"1\.5"):
-            correct([0.1, 1.5])
-        with pytest.raises(ValueError, match="nan"):
-            correct([float("nan")])
+    assert holm([]) == []
+
+
+def test_the_correction_is_that_of_statsmodels() -> None:
+    multitest = pytest.importorskip("statsmodels.stats.multitest")
+    rng = np.random.default_rng(0)
+    for number in range(1, 30):
+        values = list(rng.random(number).round(1 if number % 2 else 6) ** 3)  # with ties
+        assert holm(values) == pytest.approx(list(multitest.multipletests(values, method="holm")[1]), abs=1e-15)
 
 
 # Base and new.
@@ -220,16 +210,6 @@ def half(right: int, images: int = 100) -> tuple[np.ndarray, np.ndarray, None]:
     labels = np.arange(images) % 2
     guesses = np.where(np.arange(images) < right, labels, 1 - labels)
     return labels, np.where(np.eye(2)[guesses] > 0, 0.9, 0.1), None
-
-
-@pytest.mark.parametrize("correct", [holm, bonferroni])
-def test_corrections_are_those_of_statsmodels(correct: Callable[[list[float]], list[float]]) -> None:
-    multitest = pytest.importorskip("statsmodels.stats.multitest")
-    rng = np.random.default_rng(0)
-    for number in range(1, 30):
-        values = list(rng.random(number).round(1 if number % 2 else 6) ** 3)  # with ties
-        expected = multitest.multipletests(values, method=correct.__name__)[1]
-        assert correct(values) == pytest.approx(list(expected), abs=1e-15)
 
 
 def test_harmonic_means_by_hand() -> None:
@@ -275,38 +255,26 @@ def test_patients_in_both_halves_are_drawn_whole() -> None:
     assert joint.high - joint.low > 1.2 * (apart.high - apart.low)
 
 
-def test_harmonic_means_that_are_unknown_or_refused() -> None:
-    labels, p, _ = half(90)
+def test_a_harmonic_mean_of_what_the_labels_cannot_tell() -> None:
+    p = half(90)[1]
     only = (np.zeros(10, dtype=int), p[:10], None)
     assert harmonic_interval(only, half(90), metric="macro_auc", draws=20) is None
-    with pytest.raises(ValueError, match="2 seeds on the base classes, 1 on the new"):
-        harmonic_interval((labels, np.stack([p, p]), None), half(90))
-    with pytest.raises(ValueError, match="1 patients for 100 images"):
-        harmonic_interval((labels, p, ["a"]), half(90))
-    with pytest.raises(ValueError, match="pairs"):
-        harmonic_mean([0.5], [0.5, 0.5])
-    with pytest.raises(ValueError, match="0 or more"):
-        harmonic_mean(-0.5, 0.5)
-    with pytest.raises(ValueError, match="lower is better"):
-        harmonic_interval(half(90), half(90), metric="ece")
 
 
 # Ranks over datasets.
 
-# Demšar 2006, table 5: q at 0.05 and 0.10 for 2 to 10 methods.
-Q_05 = [1.960, 2.343, 2.569, 2.728, 2.850, 2.949, 3.031, 3.102, 3.164]
-Q_10 = [1.645, 2.052, 2.291, 2.459, 2.589, 2.693, 2.780, 2.855, 2.920]
+# Demšar 2006, table 5: q at 0.05 for 2 to 10 methods.
+Q = [1.960, 2.343, 2.569, 2.728, 2.850, 2.949, 3.031, 3.102, 3.164]
 
 
-@pytest.mark.parametrize(("alpha", "table"), [(0.05, Q_05), (0.10, Q_10)])
-def test_nemenyi_equals_the_published_table(alpha: float, table: list[float]) -> None:
-    for methods, q in enumerate(table, start=2):  # the third digit of a q is partly cut, partly rounded
-        found = critical_difference(methods, 20, alpha) / np.sqrt(methods * (methods + 1) / (6 * 20))
+def test_nemenyi_equals_the_published_table() -> None:
+    for methods, q in enumerate(Q, start=2):  # the third digit of a q is partly cut, partly rounded
+        found = critical_difference(methods, 20) / np.sqrt(methods * (methods + 1) / (6 * 20))
         assert found == pytest.approx(q, abs=0.0011)
 
 
 def test_the_worked_example_of_the_paper() -> None:
-    """Demšar 2006, table 6: four methods on 14 datasets; mean ranks, chi-square 9.28, differences 1.12 and 1.25.
+    """Demšar 2006, table 6: four methods on 14 datasets; mean ranks, chi-square 9.28, difference 1.25.
 
     The fourth digit is ours: it breaks a tie of the printed digits as the paper's ranks do.
     """
@@ -321,26 +289,16 @@ def test_the_worked_example_of_the_paper() -> None:
     found = compare_ranks(["c4.5", "c4.5+m", "c4.5+cf", "c4.5+m+cf"], scores)
     assert found.methods == ("c4.5+m+cf", "c4.5+m", "c4.5+cf", "c4.5")
     assert found.ranks == pytest.approx([1.964, 2.000, 2.893, 3.143], abs=0.001)
-    assert critical_difference(4, 14, 0.10) == pytest.approx(1.12, abs=0.01)
     assert found.critical_difference == pytest.approx(1.25, abs=0.01)
     uncorrected = 12 * 14 / (4 * 5) * ((np.array(found.ranks) ** 2).sum() - 4 * 5**2 / 4)
     assert uncorrected == pytest.approx(9.28, abs=0.005)
     # On one dataset all four tie: the paper counts it in full, the correction for ties does not.
-    assert found.friedman.chi_square == pytest.approx(friedmanchisquare(*scores.T).statistic)
-    assert found.friedman.chi_square > uncorrected
-
-
-def test_iman_and_davenport_by_hand() -> None:
-    # Two of six datasets rank 1 2 3 the other way round: mean ranks 5/3, 2, 7/3.
-    found = friedman(np.array([[3, 2, 1]] * 4 + [[1, 2, 3]] * 2, dtype=float))
-    assert found.chi_square == pytest.approx(12 * 6 / 12 * (2 * (1 / 3) ** 2))
-    assert found.f == pytest.approx(5 * (4 / 3) / (12 - 4 / 3))
-    alike = friedman(np.tile([0.9, 0.8, 0.7], (6, 1)))
-    assert (alike.chi_square, alike.f, alike.p_f) == (pytest.approx(12), np.inf, 0.0)
+    assert found.chi_square == pytest.approx(friedmanchisquare(*scores.T).statistic)
+    assert found.chi_square > uncorrected
 
 
 def test_ranks_by_hand() -> None:
-    scores = [[0.9, 0.8, 0.8], [0.5, 0.7, 0.6]] * 3
+    scores = np.array([[0.9, 0.8, 0.8], [0.5, 0.7, 0.6]] * 3)
     for higher, expected in ((True, {"a": 2.0, "b": 1.75, "c": 2.25}), (False, {"a": 2.0, "b": 2.25, "c": 1.75})):
         found = compare_ranks("abc", scores, higher_is_better=higher)
         assert dict(zip(found.methods, found.ranks, strict=True)) == expected
@@ -366,7 +324,7 @@ def test_a_planted_order_is_found() -> None:
     found = compare_ranks(["b", "best", "also b", "worst"], scores)
     assert (found.methods[0], found.methods[-1]) == ("best", "worst")
     assert [set(group) for group in found.groups] == [{"b", "also b"}]
-    assert found.friedman.p < 1e-6
+    assert found.p < 1e-6
     assert found.rough  # four methods
     assert compare_ranks(["b", "best", "also b", "worst"], -scores, higher_is_better=False)[:2] == found[:2]
 
@@ -376,10 +334,7 @@ def test_a_planted_order_is_found() -> None:
     [
         (np.zeros((4, 3)), "at least 5 datasets and 3 methods"),
         (np.zeros((9, 2)), "at least 5 datasets and 3 methods"),
-        (np.array([[1.0, 2, 3]] * 5 + [[1.0, np.nan, 3]]), "the first of method 1 on dataset 5"),
         (np.zeros((6, 3)), "tie on all datasets"),
-        (np.zeros(6), r"\(D, M\)"),
-        (np.zeros((6, 4)), "3 names for 4 methods"),
     ],
 )
 def test_ranks_that_are_refused(scores: np.ndarray, message: str) -> None:

@@ -14,18 +14,21 @@ from sklearn.metrics import average_precision_score
 from synthetic_runs import config, outcome, trainer, write
 
 from xcoop.results import record
-from xcoop.results.predictions import Predictions, aligned, read_predictions
+from xcoop.results.benchmark import collect
 from xcoop.results.record import (
     PREDICTIONS,
     RESULTS,
+    Predictions,
+    aligned,
     checksum,
     from_spreadsheet,
+    read_predictions,
     read_run,
     spreadsheet_safe,
     write_run,
 )
 from xcoop.results.sheet import facts
-from xcoop.results.table import collect, render
+from xcoop.results.table import render
 from xcoop.utils.files import sha256_file
 
 
@@ -245,12 +248,11 @@ def test_runs_are_aligned_by_image_and_patients_that_one_run_knows_are_known() -
         ([made("abc", (0, 1, 0), "two")], "1 are only in the first, 0 only in the second, e.g. 'd'"),
         ([made(labels=(0, 1, 1, 1), source="two")], "one and two disagree on the label of 'c'"),
         ([replace(made(source="two"), classnames=("melanoma", "nevus"))], "one and two have different classes"),
-        (None, "no runs"),
     ],
 )
-def test_runs_that_cannot_be_aligned(others: list[Predictions] | None, message: str) -> None:
+def test_runs_that_cannot_be_aligned(others: list[Predictions], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        aligned([] if others is None else [made(), *others])
+        aligned([made(), *others])
 
 
 # In a spreadsheet.

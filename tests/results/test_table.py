@@ -12,8 +12,9 @@ import pytest
 from synthetic_runs import config, outcome, trainer, write, write_seeds
 
 from xcoop.cli import main
+from xcoop.results.benchmark import collect, parse_folder
 from xcoop.results.record import write_run
-from xcoop.results.table import FORMATS, collect, parse_folder, render
+from xcoop.results.table import FORMATS, render
 
 
 def test_mean_and_sample_deviation_over_seeds(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import pytest
 from synthetic_runs import IMAGES, write_cell, write_one
 
 from xcoop.cli import main
-from xcoop.results.benchmark import Method, gather
+from xcoop.results.benchmark import gather
 from xcoop.results.compare import measure
 from xcoop.results.record import UNTRAINED, checksum
 from xcoop.results.report import Report, Wanted, report
@@ -85,8 +85,7 @@ def test_cells_and_means_by_hand(out: Path) -> None:
         ("XCoOp", "1"): ["95.0 ± 0.0", "70.0 ± 0.0", "70.0 (seeds 1)", "70.0 ± 0.0", MISSING],
     }  # fmt: skip
     said = " ".join((*sheet.notes, *sheet.origin))
-    assert "Mean of the real targets (ham, isic)" in said
-    assert "Drawn images (phantom): sketch. Real images: derm, ham, isic." in said
+    assert "Mean of 2 targets (ham, isic): of each seed" in said
     assert "phantom: drawn images; not a clinical result." in said
     assert "Test images: derm 40; ham 40; isic 40; sketch (phantom) 40." in said
 
@@ -107,10 +106,9 @@ def test_what_was_begun_and_not_finished_is_missing_and_stops_the_mean(out: Path
     (out / "derm" / "CoOp" / "phantom_1shots" / "seed1" / "evaluation" / "ph2_all").mkdir()
     sheet = sheet_of(out)
     rows = texts(sheet)
-    assert sheet.head[-2:] == ("Mean of 3 real targets", "Mean of 2 phantom targets")
-    assert "Whether the images of ph2 are drawn is not known yet: it counts with both kinds." in sheet.notes
+    assert sheet.head[-1] == "Mean of 3 targets"
     for cells in rows.values():
-        assert cells[-2:] == [MISSING, MISSING]
+        assert cells[-1] == MISSING
         assert cells[sheet.head.index("ph2") - 2] == MISSING
     assert rows["CoOp", "1"][1] == shown([0.5, 0.6])
 
@@ -193,15 +191,6 @@ def test_other_test_images_are_warned_of_and_not_averaged(tmp_path: Path) -> Non
     sheet = sheet_of(tmp_path)
     assert any(note.startswith("ham: WARNING") for note in sheet.notes)
     assert [row[-1] for row in texts(sheet).values()] == [MISSING, MISSING]
-
-
-def test_rows_without_any_evaluation_are_named_below(out: Path) -> None:
-    write_cell(out, "derm", "CoOp", 16, {1: range(36), 2: range(36)}, phantom=False)
-    sheet = sheet_of(out)
-    assert ("CoOp", "16") not in texts(sheet)
-    assert "Not evaluated on another dataset: CoOp (16 shots)." in sheet.notes
-    (transfer,) = gather(out, (1, 2)).transfers
-    assert transfer.untried == ((Method("CoOp", "phantom"), 16),)
 
 
 def test_intervals_are_those_of_the_images(out: Path) -> None:

@@ -14,7 +14,7 @@ from tiny_run import ConfigMaker
 from xcoop.concepts.sentences import KNOWLEDGE, clinical_features, shares
 from xcoop.config.merge import config_hash
 from xcoop.methods.prompts import context_from_words
-from xcoop.results.table import parse_folder
+from xcoop.results.benchmark import parse_folder
 from xcoop.runs.plan import make_plans
 
 KEY = "TRAINER.XCOOP.KNOWLEDGE"

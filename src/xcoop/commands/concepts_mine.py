@@ -23,8 +23,7 @@ from tabulate import tabulate
 from xcoop.concepts.bank import FEWEST, MOST, TEMPLATE, ConceptBank, load_bank, require_new_bank, save_bank
 from xcoop.concepts.words import ABSENT, MODES, UNKNOWN, Wording, load_wording, plain_words
 from xcoop.evaluation.metrics import log_odds
-from xcoop.runs.plan import environment_defaults
-from xcoop.utils.console import UserError, complain, say, unknown
+from xcoop.utils.console import UserError, complain, environment_defaults, say, unknown
 from xcoop.utils.reading import read_csv
 
 NORMAL = NormalDist()

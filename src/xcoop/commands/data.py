@@ -13,8 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xcoop.runs.plan import environment_defaults
-from xcoop.utils.console import USER_ERROR, UserError, complain, describe, escaped, say
+from xcoop.utils.console import USER_ERROR, UserError, complain, describe, environment_defaults, escaped, say
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode

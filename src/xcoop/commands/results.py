@@ -5,8 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from xcoop.runs.plan import environment_defaults
-from xcoop.utils.console import FAILED, UserError, complain, names_like, numbers, say, shown
+from xcoop.utils.console import FAILED, UserError, complain, environment_defaults, names_like, numbers, say, shown
 
 FOLDER = "results"
 MEASURES = ("accuracy", "macro_auc", "ece")

@@ -6,9 +6,9 @@ import argparse
 import shlex
 import time
 
-from xcoop.runs.plan import environment_defaults, make_plans
+from xcoop.runs.plan import make_plans
 from xcoop.utils.console import FAILED as EXIT_FAILED
-from xcoop.utils.console import numbers, say
+from xcoop.utils.console import environment_defaults, numbers, say
 
 EPILOG = """\
 examples:
@@ -52,7 +52,8 @@ def run(arguments: argparse.Namespace) -> int:
     seeds = numbers(arguments.seeds, "SEEDS")
     plans = make_plans(arguments.words, arguments.data, arguments.out, seeds)
 
-    from xcoop.results.table import collect, render
+    from xcoop.results.benchmark import collect
+    from xcoop.results.table import render
     from xcoop.sweep.display import Display
     from xcoop.sweep.jobs import FAILED, training
     from xcoop.sweep.launcher import Launcher, make_slots

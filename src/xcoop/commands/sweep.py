@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xcoop.runs.plan import environment_defaults, split_words
+from xcoop.runs.plan import split_words
 from xcoop.utils.console import FAILED as EXIT_FAILED
-from xcoop.utils.console import UserError, say, shown
+from xcoop.utils.console import UserError, environment_defaults, say, shown
 
 if TYPE_CHECKING:
     from xcoop.sweep.grid import Grid

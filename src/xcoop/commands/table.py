@@ -6,9 +6,9 @@ import argparse
 import sys
 from pathlib import Path
 
-from xcoop.results.table import FORMATS, collect, render
-from xcoop.runs.plan import environment_defaults
-from xcoop.utils.console import UserError, names_like, numbers
+from xcoop.results.benchmark import collect
+from xcoop.results.table import FORMATS, render
+from xcoop.utils.console import UserError, environment_defaults, names_like, numbers
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -59,19 +59,14 @@ def classification_metrics(labels: ArrayLike, probabilities: ArrayLike, positive
     once = np.ones((1, len(y)), dtype=np.int64)
     counts = confusion(y, p.argmax(1), p.shape[1])
     hits, truth, guessed, total = np.diag(counts), counts.sum(1), counts.sum(0), counts.sum()
-    accuracy_ = float(hits.sum() / total)
-    per_class = {
-        **{f"sensitivity_{c}": _ratio(hits[c], truth[c]) for c in range(len(hits))},
-        **{
-            f"specificity_{c}": _ratio(total - truth[c] - guessed[c] + hits[c], total - truth[c])
-            for c in range(len(hits))
-        },
-    }
+    right = float(hits.sum() / total)
+    negatives = total - truth
+    rejected = negatives - guessed + hits  # of each class, the images of others that are not taken for it
     # Matthews' correlation of truth and prediction (R_K for many classes); not known if either is constant.
     spread = float(total**2 - guessed @ guessed) * float(total**2 - truth @ truth)
     return {
-        "accuracy": accuracy_,
-        "error_rate": 1 - accuracy_,
+        "accuracy": right,
+        "error_rate": 1 - right,
         "balanced_accuracy": _known(balanced_accuracy(y, p, once)),
         "macro_f1": _known(macro_f1(y, p, once)),
         "macro_auc": _known(one_vs_rest(auc, y, p, once)),  # of either of two classes, which is the same
@@ -81,7 +76,8 @@ def classification_metrics(labels: ArrayLike, probabilities: ArrayLike, positive
         "ece": _known(ece(y, p, once)),
         "adaptive_ece": adaptive_calibration_error(y, p),
         "brier": _known(brier(y, p, once)),
-        **per_class,
+        **{f"sensitivity_{c}": _ratio(hits[c], truth[c]) for c in range(len(hits))},
+        **{f"specificity_{c}": _ratio(rejected[c], negatives[c]) for c in range(len(hits))},
     }
 
 
@@ -281,11 +277,6 @@ def reliability(labels: Ints, probabilities: Floats, bins: int = ECE_BINS) -> Re
             np.bincount(which, weights=confidence, minlength=bins) / images,
             np.bincount(which, weights=correct, minlength=bins) / images,
         )
-
-
-def expected_calibration_error(labels: Ints, probabilities: Floats, bins: int = ECE_BINS) -> float:
-    """`ece` of the images at hand."""
-    return float(ece(labels, probabilities, np.ones((1, len(labels)), dtype=np.int64), bins)[0])
 
 
 def ece(labels: Ints, probabilities: Floats, counts: Ints, bins: int = ECE_BINS) -> Floats:

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from xcoop.backbones import ImageFeatures
 from xcoop.concepts.sentences import bank_or_control
-from xcoop.evaluation.bootstrap import image_intervals, mean_of_known
 from xcoop.evaluation.metrics import log_odds
+from xcoop.evaluation.statistics import image_intervals, mean_of_known
 from xcoop.explain.concepts import effects, held, margin
 from xcoop.explain.explanation import concept_changes, concept_scores, maps_of_class, maps_of_concept
 from xcoop.explain.ground_truth import Mask, Truth, fit_mask

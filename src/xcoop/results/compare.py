@@ -12,22 +12,24 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from xcoop.evaluation.bootstrap import DRAWS, Interval, clusters_of, image_intervals
-from xcoop.evaluation.comparisons import (
+from xcoop.evaluation.metrics import LOWER_IS_BETTER
+from xcoop.evaluation.statistics import (
+    DRAWS,
     PAIRED_DRAWS,
     Difference,
+    Interval,
     McNemar,
-    bonferroni,
     draws_for,
     harmonic_interval,
     holm,
+    image_intervals,
     majority,
     mcnemar,
     paired_bootstrap,
+    units_of,
 )
-from xcoop.evaluation.metrics import LOWER_IS_BETTER
-from xcoop.results.benchmark import Group, Method, Place
-from xcoop.results.predictions import Predictions, aligned, read_predictions
+from xcoop.results.benchmark import Group, Method, Place, ordered
+from xcoop.results.record import Predictions, aligned, read_predictions
 from xcoop.results.sheet import BEST, TIED
 from xcoop.utils.console import unknown
 
@@ -38,12 +40,7 @@ Outcomes = Mapping[Place, Sequence[Predictions]]
 
 @dataclass(frozen=True)
 class Measure:
-    """One of the metrics of a record.
-
-    Attributes:
-        name: its key in `metrics`.
-        title: for headings.
-    """
+    """One of the metrics of a record: its key in `metrics`, and its name in headings."""
 
     name: str
     title: str
@@ -123,9 +120,7 @@ def assess(group: Group, measures: Sequence[Measure], damaged: list[str], draws:
 def outcomes(group: Group, damaged: list[str]) -> Outcomes:
     """The predictions of each cell that has any; they agree on images, labels and patients where the records say so.
 
-    Args:
-        group: of one dataset.
-        damaged: takes what is wrong with predictions that cannot be used; their cell is left out.
+    `damaged` takes what is wrong with predictions that cannot be used; their cell is left out.
     """
     found: dict[Place, list[Predictions]] = {}
     for place, row in group.rows.items():
@@ -154,11 +149,7 @@ def harmonic_intervals(
 ) -> dict[Place, Interval | None]:
     """Of each cell that has the same seeds on base and on new classes: the harmonic mean, with its interval.
 
-    Args:
-        base: the classes that were trained.
-        new: the other classes.
-        measure: of the table; {} for one of which less is better.
-        draws: of the bootstrap.
+    There is none for a measure of which less is better.
     """
     found: dict[Place, Interval | None] = {}
     for place in base.outcomes.keys() & new.outcomes.keys() if measure.higher else ():
@@ -182,7 +173,6 @@ class Comparison:
         n_images: how many test images both methods share.
         n_patients: how many patients (or images, where none is known) were drawn.
         p_corrected: after Holm, over the `n_comparisons`; None for too few images (patients).
-        p_bonferroni: after Bonferroni.
         n_comparisons: how many p-values were corrected together.
         mcnemar: the exact test of right and wrong, each method by the majority of its seeds. None where patients have
             several images, which it would take for independent.
@@ -194,7 +184,6 @@ class Comparison:
     n_images: int
     n_patients: int
     p_corrected: float | None = None
-    p_bonferroni: float | None = None
     n_comparisons: int = 0
     mcnemar: McNemar | None = None
     mcnemar_corrected: float | None = None
@@ -206,16 +195,10 @@ def compare(
     metric: str = "accuracy",
     draws: int = PAIRED_DRAWS,
 ) -> list[Comparison]:
-    """Each other method against the reference, before any correction.
-
-    Args:
-        reference: the seeds of the method that all are compared with.
-        others: the seeds of each other method.
-        metric: a key of `xcoop.evaluation.metrics.STATISTICS`.
-        draws: of the bootstrap.
+    """The seeds of each other method against those of the reference, before any correction.
 
     Raises:
-        ValueError: runs on other images, or an unknown metric.
+        ValueError: runs on other images.
     """
     if not others:
         return []
@@ -224,7 +207,7 @@ def compare(
     own, *rest = np.split(table.probabilities, np.cumsum([len(runs) for runs in methods])[:-1])  # each (S, N, C)
     differences = paired_bootstrap(table.labels, own, rest, table.patients, metric=metric, draws=draws)
     images = len(table.images)
-    patients = len(set(clusters_of(table.patients, images) or table.images))
+    patients = len(set(units_of(table.patients, images)))
     right, *others_right = [majority(p.argmax(2) == table.labels) for p in (own, *rest)]
     tests = [mcnemar(right, other) if patients == images else None for other in others_right]
     return [
@@ -238,16 +221,9 @@ def corrected(found: Sequence[Comparison]) -> list[Comparison]:
     p_values = {i: one.found.p for i, one in enumerate(found) if one.found and one.found.p is not None}
     exact = {i: one.mcnemar.p for i, one in enumerate(found) if one.mcnemar}
     by_holm = dict(zip(p_values, holm(list(p_values.values())), strict=True))
-    by_bonferroni = dict(zip(p_values, bonferroni(list(p_values.values())), strict=True))
     exact_by_holm = dict(zip(exact, holm(list(exact.values())), strict=True))
     return [
-        replace(
-            one,
-            p_corrected=by_holm.get(i),
-            p_bonferroni=by_bonferroni.get(i),
-            n_comparisons=len(p_values),
-            mcnemar_corrected=exact_by_holm.get(i),
-        )
+        replace(one, p_corrected=by_holm.get(i), n_comparisons=len(p_values), mcnemar_corrected=exact_by_holm.get(i))
         for i, one in enumerate(found)
     ]
 
@@ -259,18 +235,11 @@ def reference_method(group: Group, trainer: str) -> Method | None:
 
 
 def against_reference(group: Group, measure: Measure, outcomes: Outcomes, trainer: str) -> list[Comparison]:
-    """The reference against each other method, at each of its shots; [] if nothing can be compared.
-
-    Args:
-        group: of one dataset.
-        measure: what is compared.
-        outcomes: of the group's cells.
-        trainer: of the reference.
-    """
+    """The reference (its trainer) against each other method, at each of its shots; [] if nothing can be compared."""
     reference = reference_method(group, trainer)
     if reference is None or not group.same_images:
         return []
-    order = {method: place for place, method in enumerate(group.methods(trainer))}
+    order = {method: place for place, method in enumerate(ordered([group], trainer))}
     pairs: dict[int | None, list[Place]] = {}
     for shots in sorted((shots for method, shots in group.rows if method == reference), key=lambda shots: shots or 0):
         whole = _whole(group, outcomes, (shots, None))

@@ -14,12 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from xcoop.evaluation.bootstrap import Interval
-from xcoop.evaluation.comparisons import RankComparison, compare_ranks
 from xcoop.evaluation.metrics import ECE_BINS, Reliability, reliability
-from xcoop.results.benchmark import Benchmark, Group, Method, Place, slug
+from xcoop.evaluation.statistics import Interval, RankComparison, compare_ranks
+from xcoop.results.benchmark import Benchmark, Group, Method, Place, Row, ordered, slug
 from xcoop.results.compare import Measure, Outcomes
-from xcoop.results.rows import Row
 from xcoop.results.sheet import facts
 
 Labels = Mapping[Method, str]
@@ -114,7 +112,7 @@ def curve(
 ) -> Drawing | None:
     """The curves of all methods on one dataset; None if there is nothing whole to draw."""
     lines: dict[Method, dict[int | None, Row]] = {}
-    for method in group.methods(reference):
+    for method in ordered([group], reference):
         rows = {shots: group.rows[method, shots] for shots in group.columns if (method, shots) in group.rows}
         points = {shots: row for shots, row in rows.items() if row.complete and row.mean(measure.name) is not None}
         if points:
@@ -150,7 +148,7 @@ def curve(
         figure.legend(loc="outside right upper", frameon=False)
         png, pdf = saved(figure)
     alt = f"Line chart. {title}, in percent: {'; '.join(said)}."
-    key, origin = slug(group.title, measure.name, "curve"), tuple(facts(group.runs, measure.name))
+    key, origin = slug(group.title, measure.name, "curve"), facts(group.runs, measure.name)
     return Drawing(key, title, CURVE, origin, alt, png, pdf)
 
 
@@ -176,7 +174,7 @@ def reliability_drawing(
     group: Group, shots: int | None, labels: Labels, outcomes: Outcomes, reference: str
 ) -> Drawing | None:
     """One diagram for each method on a dataset at so many shots, beside those that use none; None if there are none."""
-    places = [(method, None if method in group.untrained else shots) for method in group.methods(reference)]
+    places = [(method, None if method in group.untrained else shots) for method in ordered([group], reference)]
     places = [place for place in places if place in outcomes]
     if not places:
         return None
@@ -206,7 +204,7 @@ def reliability_drawing(
     title = f"Reliability on {group.title}{'' if shots is None else f' at {shots} shots'}"
     origin = facts([run for place in places for run in group.rows[place].runs.values()], "ece")
     alt = f"Reliability diagrams. {title}: {'; '.join(said)}."
-    return Drawing(slug(group.title, "reliability"), title, (RELIABILITY,), tuple(origin), alt, png, pdf)
+    return Drawing(slug(group.title, "reliability"), title, (RELIABILITY,), origin, alt, png, pdf)
 
 
 def _panel(axes: Any, bins: Reliability) -> float:
@@ -259,19 +257,18 @@ def rank_drawings(benchmark: Benchmark, measure: Measure, labels: Labels, draws:
         if not draws:
             yield said
             continue
-        test = found.friedman
         rough = " With so few datasets or methods these are rough approximations." if found.rough else ""
         yield Drawing(
             slug("ranks", measure.name + kind),
             f"Mean ranks by {measure.title.lower()} over {len(groups)} datasets{kind}, {shots} shots a class",
             (
                 RANKS,
-                f"Friedman: chi-square {test.chi_square:.2f}, p {test.p:.3g}; Iman and Davenport: F {test.f:.2f}, p "
-                f"{test.p_f:.3g}. CD {found.critical_difference:.2f}.{rough}",
+                f"Friedman: chi-square {found.chi_square:.2f}, p {found.p:.3g}. CD {found.critical_difference:.2f}."
+                f"{rough}",
                 "Methods that lack a dataset or seeds are left out. Datasets: "
                 f"{', '.join(group.title for group in groups)}.",
             ),
-            tuple(facts([run for line in rows for row in line if row for run in row.runs.values()])),
+            facts([run for line in rows for row in line if row for run in row.runs.values()]),
             said,
             *_rank_diagram(found),
         )

@@ -2,7 +2,9 @@
 
 Both are written to a temporary name and moved into place. `results.json` holds the checksum of the predictions and
 one of itself, so that a damaged record is noticed wherever it is read; and where its numbers come from: versions,
-hardware, revision, memory.
+hardware, revision, memory. Statistics are computed from the predictions, never from the rounded figures of a table.
+
+Symbols: N images, C classes, S runs.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import platform
 import re
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime, timezone
@@ -27,7 +30,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from xcoop.config.merge import config_hash
 from xcoop.evaluation.metrics import Floats, Ints, checked, classification_metrics, confusion, positive_class
 from xcoop.utils.files import atomic_write_text, require_ours, sha256_file
 from xcoop.utils.process_cache import fact
@@ -97,7 +99,7 @@ def write_run(trainer: Any, labels: ArrayLike, probabilities: ArrayLike, impaths
     patients = getattr(dataset, "patients", None) or {}
     images = [relative(path, _folders(trainer.cfg.DATASET.ROOT) + home) for path in impaths]
     tested = [f"{relative(path, home)}\t{label}" for path, label in zip(impaths, y, strict=True)]
-    table = predictions_csv(y, p, images, dataset.classnames, [patients.get(path) for path in impaths])
+    table = _predictions_csv(y, p, images, dataset.classnames, [patients.get(path) for path in impaths])
 
     require_ours(folder / RESULTS, folder / PREDICTIONS)
     (folder / RESULTS).unlink(missing_ok=True)  # while the predictions change, the run is not done
@@ -123,18 +125,10 @@ def relative(impath: str, roots: Sequence[Path]) -> str:
     return below.as_posix()
 
 
-def predictions_csv(
+def _predictions_csv(
     labels: Ints, probabilities: Floats, images: Sequence[str], names: Sequence[str], patients: Sequence[str | None]
 ) -> str:
-    """One line an image: its path, patient or case, label, label name, predicted class, probability of each class.
-
-    Args:
-        labels: (N,).
-        probabilities: (N, C), written with 17 digits, so that they are read back as they are.
-        images: N paths.
-        names: C class names.
-        patients: N ids; None where it is not known.
-    """
+    """One line an image; 17 digits of each probability, so that they are read back as they are."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*COLUMNS, *(f"p_{name}" for name in names)])
@@ -145,6 +139,8 @@ def predictions_csv(
 
 
 def _describe(trainer: Any, labels: Ints, probabilities: Floats) -> dict[str, Any]:
+    from xcoop.config.merge import config_hash  # here, since who reads records needs no configuration
+
     cfg, dataset, backbone, bank = trainer.cfg, trainer.dm.dataset, trainer.backbone, trainer.bank
     names = list(dataset.classnames)
     positive = positive_class(names, getattr(dataset, "positive_class", ""))
@@ -256,6 +252,124 @@ def from_spreadsheet(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and _FORMULA.match(cell) else cell
 
 
+# Predictions read back, and several runs laid side by side.
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """One run's test images, in the order of its file.
+
+    Attributes:
+        images: N paths as the run recorded them, all different.
+        patients: N ids; None where it is not known.
+        labels: true classes, (N,).
+        probabilities: (N, C), each row sums to one.
+        classnames: C names.
+        source: the folder, for messages.
+    """
+
+    images: tuple[str, ...]
+    patients: tuple[str | None, ...]
+    labels: Ints
+    probabilities: Floats
+    classnames: tuple[str, ...]
+    source: str = ""
+
+
+def read_predictions(folder: Path) -> Predictions:
+    """The predictions of a finished run, from its folder.
+
+    Raises:
+        ValueError: the run is not finished, or its record is damaged or contradicts itself; the message names the file.
+    """
+    run = read_run(folder)
+    if run is None:
+        raise ValueError(f"{folder} holds no finished run ({RESULTS} is missing)")
+    path = folder / PREDICTIONS
+    with path.open(encoding="utf-8", newline="") as file:
+        header, *rows = [list(map(from_spreadsheet, row)) for row in csv.reader(file)] or [[]]
+    try:
+        return _parsed(header, rows, run, str(folder))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _parsed(header: list[str], rows: list[list[str]], run: dict[str, Any], source: str) -> Predictions:
+    first = len(COLUMNS)
+    names = tuple(run.get("classnames") or [column.removeprefix("p_") for column in header[first:]])
+    expected = [*COLUMNS, *(f"p_{name}" for name in names)]
+    if header != expected:
+        raise ValueError(f"the columns are {', '.join(header)}; expected {', '.join(expected)}")
+    ragged = [number for number, row in enumerate(rows, 2) if len(row) != len(header)]
+    if ragged:
+        raise ValueError(f"line {ragged[0]} has not {len(header)} fields")
+    if len(rows) != run.get("n_test", len(rows)):
+        raise ValueError(f"{len(rows)} images, but {RESULTS} says {run['n_test']}")
+    labels, probabilities = checked(
+        np.array([int(row[2]) for row in rows], dtype=np.int64),
+        np.array([[float(cell) for cell in row[first:]] for row in rows]).reshape(len(rows), len(names)),
+    )
+    images = tuple(row[0] for row in rows)
+    twice = [image for image, times in Counter(images).items() if times > 1]
+    if twice:
+        raise ValueError(f"{len(twice)} images stand there more than once, the first is {twice[0]!r}")
+    for row, label, guess in zip(rows, labels.tolist(), probabilities.argmax(1).tolist(), strict=True):
+        if row[3] != names[label]:
+            raise ValueError(f"image {row[0]!r} has label {label} ({names[label]!r}) but is named {row[3]!r}")
+        if int(row[4]) != guess:
+            raise ValueError(f"image {row[0]!r} is said to be predicted as {row[4]}; its probabilities say {guess}")
+    return Predictions(images, tuple(row[1] or None for row in rows), labels, probabilities, names, source)
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """Several runs on the same test images, sorted by image.
+
+    Attributes:
+        images: N paths.
+        patients: N ids; None where no run knows it.
+        labels: true classes, (N,).
+        probabilities: of each run, (S, N, C).
+    """
+
+    images: tuple[str, ...]
+    patients: tuple[str | None, ...]
+    labels: Ints
+    probabilities: Floats
+
+
+def aligned(runs: Sequence[Predictions]) -> Aligned:
+    """One run or more on the same test images, laid side by side; the order of their files does not matter.
+
+    Raises:
+        ValueError: images, labels, patients or class names differ; the message names the runs.
+    """
+    first, orders = runs[0], [sorted(range(len(run.images)), key=run.images.__getitem__) for run in runs]
+    images = tuple(first.images[i] for i in orders[0])
+    labels = first.labels[orders[0]]
+    patients: list[str | None] = [None] * len(images)
+    for run, order in zip(runs, orders, strict=True):
+        both = f"{first.source} and {run.source}"
+        if run.classnames != first.classnames:
+            raise ValueError(f"{both} have different classes: {first.classnames}, {run.classnames}")
+        only_first, only_run = set(first.images) - set(run.images), set(run.images) - set(first.images)
+        if only_first or only_run:
+            raise ValueError(
+                f"{both} were not tested on the same images: {len(only_first)} are only in the first, "
+                f"{len(only_run)} only in the second, e.g. {min(only_first | only_run)!r}; run both on the same split"
+            )
+        other = np.flatnonzero(run.labels[order] != labels)
+        if len(other):
+            raise ValueError(f"{both} disagree on the label of {images[other[0]]!r}")
+        for place, i in enumerate(order):
+            known, own = patients[place], run.patients[i]
+            if known and own and known != own:
+                raise ValueError(f"{both} disagree on the patient of {images[place]!r}: {known}, {own}")
+            patients[place] = known or own
+    probabilities = np.stack([run.probabilities[order] for run, order in zip(runs, orders, strict=True)])
+    return Aligned(images, tuple(patients), labels, probabilities)
+
+
 # Where a number comes from.
 
 PACKAGE = Path(__file__).resolve().parents[1]  # xcoop itself
@@ -298,30 +412,21 @@ def hardware(device: Any) -> dict[str, object]:
 
 
 def peak_memory_mb() -> dict[str, float]:
-    """The most memory that this process has used, in MiB: of the host, and of the GPU if it used one."""
+    """The most memory that this process has used, in MiB: of the host (not known on Windows), and of a GPU."""
     import torch
 
-    host = _host_peak()
-    peak = {} if host is None else {"peak_memory_mb": round(host, 1)}
+    peak = {}
+    status = Path("/proc/self/status")  # Linux's own figure can be reset between runs of one process
+    if status.is_file() and (found := re.search(r"VmHWM:\s*(\d+) kB", status.read_text())):
+        peak["peak_memory_mb"] = round(int(found[1]) / 1024, 1)
+    elif sys.platform != "win32":
+        import resource
+
+        unit = 1024**2 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+        peak["peak_memory_mb"] = round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         peak["peak_gpu_memory_mb"] = round(torch.cuda.max_memory_allocated() / 1024**2, 1)
     return peak
-
-
-def _host_peak() -> float | None:
-    """In MiB; None where the system does not tell (Windows).
-
-    Linux's own figure can be reset between runs of one process; getrusage's cannot, once a thread ended.
-    """
-    status = Path("/proc/self/status")
-    if status.is_file() and (found := re.search(r"VmHWM:\s*(\d+) kB", status.read_text())):
-        return int(found[1]) / 1024
-    try:
-        import resource
-    except ImportError:
-        return None
-    unit = 1024**2 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
 
 
 def git_revision() -> str | None:

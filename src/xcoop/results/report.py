@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xcoop.evaluation.bootstrap import DRAWS
+from xcoop.evaluation.statistics import DRAWS
 from xcoop.page import render
 from xcoop.results.benchmark import REFERENCE, Benchmark, Group, Method
 from xcoop.results.compare import (
@@ -62,45 +62,32 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Section:
-    """A part of the page.
-
-    Attributes:
-        title: plain text.
-        parts: tables, figures and plain sentences, in order.
-    """
-
-    title: str
-    parts: Sequence[Part]
-
-
-@dataclass(frozen=True)
 class Report:
     """What was made of the records.
 
     Attributes:
-        sections: of the page.
+        sections: of the page, their tables, figures and sentences in order, by title.
         cells: every figure, see `cell_lines`.
         comparisons: with the reference, see `comparison_lines`.
         damaged: what is wrong with records that count as missing.
         is_phantom: whether any of the images are drawn.
     """
 
-    sections: tuple[Section, ...]
-    cells: tuple[dict[str, Any], ...]
-    comparisons: tuple[dict[str, Any], ...]
-    damaged: tuple[str, ...]
-    is_phantom: bool = False
+    sections: dict[str, list[Part]]
+    cells: list[dict[str, Any]]
+    comparisons: list[dict[str, Any]]
+    damaged: list[str]
+    is_phantom: bool
 
     @property
     def sheets(self) -> list[Sheet]:
         """All tables, in order."""
-        return [part for section in self.sections for part in section.parts if isinstance(part, Sheet)]
+        return [part for parts in self.sections.values() for part in parts if isinstance(part, Sheet)]
 
     @property
     def drawings(self) -> list[Drawing]:
         """All figures, in order."""
-        return [part for section in self.sections for part in section.parts if isinstance(part, Drawing)]
+        return [part for parts in self.sections.values() for part in parts if isinstance(part, Drawing)]
 
 
 def report(benchmark: Benchmark, wanted: Wanted, tell: Callable[[str], None] = lambda line: None) -> Report:
@@ -108,54 +95,43 @@ def report(benchmark: Benchmark, wanted: Wanted, tell: Callable[[str], None] = l
     labels, damaged, reference = benchmark.labels(), list(benchmark.damaged), wanted.reference
     first = wanted.measures[0]
 
-    def assessed(group: Group) -> Assessed:
+    def assessed(group: Group, trained_on: str = "") -> Assessed:
+        tell(f"{trained_on}{group.title}: intervals and comparisons of {len(group.rows)} cells")
         return assess(group, wanted.measures, damaged, wanted.draws)
 
-    found = []
-    for group in benchmark.groups:
-        tell(f"{group.title}: intervals and comparisons of {len(group.rows)} cells")
-        found.append(assessed(group))
-    by_title = {one.group.title: one for one in found}
+    found = [assessed(group) for group in benchmark.groups]
+    of_title = {one.group.title: one for one in found}
     transferred = []
     for transfer in benchmark.transfers:
-        tell(f"{transfer.source.title} to {', '.join(group.title for group in transfer.targets)}: intervals")
-        transferred.append([by_title[transfer.source.title], *map(assessed, transfer.targets)])
-    compared = [against_reference(one.group, first, one.outcomes, reference) for one in found]
+        title = transfer.source.title
+        transferred.append([of_title[title], *(assessed(one, f"{title} to ") for one in transfer.targets)])
 
-    sections: list[tuple[str, list[Part]]] = []
-    means = [sheet for measure in wanted.measures for sheet in mean_sheets(benchmark, measure, labels, reference)]
-    if means:
-        sections.append(("All datasets", [*means, *rank_drawings(benchmark, first, labels, wanted.figures)]))
-    both: list[Part] = []
+    sections: dict[str, list[Part]] = {"All datasets": [], "Base and new classes": [], "Cross-dataset transfer": []}
+    means, both, moved = sections.values()
+    for measure in wanted.measures:
+        means += mean_sheets(benchmark, measure, labels, reference)
+    means += rank_drawings(benchmark, first, labels, wanted.figures)
     for base, new in halves(found):
         harmonic = harmonic_intervals(base, new, first, wanted.draws)
         both += base_new_sheets((base, new), first, harmonic, labels, reference)
-    if both:
-        sections.append(("Base and new classes", both))
-    moved: list[Part] = []
     for transfer, own in zip(benchmark.transfers, transferred, strict=True):
         for measure in wanted.measures:
             moved += transfer_sheets(transfer, own, measure, labels, reference)
-    if moved:
-        sections.append(("Cross-dataset transfer", moved))
-    for one, against in zip(found, compared, strict=True):
-        sections.append((one.group.title, list(_of_group(one, against, labels, wanted))))
-
+    comparisons: list[dict[str, Any]] = []
     cells = [line for one in found for measure in wanted.measures for line in cell_lines(one, measure)]
     for source, *targets in transferred:
         for target in targets:
             for measure in wanted.measures:
                 cells += cell_lines(target, measure, source.group.dataset)
-    lines = [
-        line
-        for one, against in zip(found, compared, strict=True)
-        for line in comparison_lines(one.group, first, against, reference)
-    ]
+    for one in found:
+        against = against_reference(one.group, first, one.outcomes, reference)
+        sections[one.group.title] = list(_of_group(one, against, labels, wanted))
+        comparisons += comparison_lines(one.group, first, against, reference)
     return Report(
-        tuple(Section(title, parts) for title, parts in sections),
-        tuple(cells),
-        tuple(lines),
-        tuple(dict.fromkeys(damaged)),
+        {title: parts for title, parts in sections.items() if parts},
+        cells,
+        comparisons,
+        list(dict.fromkeys(damaged)),
         benchmark.is_phantom,
     )
 
@@ -180,6 +156,21 @@ def _of_group(
 # The numbers behind the tables, unrounded.
 
 
+# Columns of cells.csv, and where they stand in a record: what is told of all seeds, and what is averaged over them.
+_TOLD: dict[str, tuple[str, ...]] = {
+    **{key: (key,) for key in ("n_test", "is_phantom", "selection", "split_hash", "test_hash", "config_hash")},
+    "commit": ("git",),
+    "xcoop": ("versions", "xcoop"),
+    "torch": ("versions", "torch"),
+}
+_AVERAGED: dict[str, tuple[str, ...]] = {
+    "trained_parameters": ("trained_parameters",),
+    "train_seconds": ("seconds", "train"),
+    "peak_memory_mb": ("peak_memory_mb",),
+    "peak_gpu_memory_mb": ("peak_gpu_memory_mb",),
+}
+
+
 def cell_lines(one: Assessed, measure: Measure, source: str = "") -> Iterator[dict[str, Any]]:
     """A line for each cell of a table, with the hashes that it comes from; fractions, and what is missing is empty.
 
@@ -192,10 +183,6 @@ def cell_lines(one: Assessed, measure: Measure, source: str = "") -> Iterator[di
     group = one.group
     for (method, shots), row in group.rows.items():
         runs, found = list(row.runs.values()), one.intervals[measure.name].get((method, shots))
-
-        def all_of(*path: str, runs: list[dict[str, Any]] = runs) -> str:
-            return " ".join(sorted({str(below(run, path)) for run in runs}))
-
         yield {
             "dataset": f"{source} to {group.dataset}" if source else group.dataset,
             "task": group.task,
@@ -214,19 +201,8 @@ def cell_lines(one: Assessed, measure: Measure, source: str = "") -> Iterator[di
             "high": found.high if found else None,
             "mark": one.marks[measure.name].get((method, shots), ""),
             "folder": row.folder.as_posix(),
-            "n_test": all_of("n_test"),
-            "is_phantom": all_of("is_phantom"),
-            "selection": all_of("selection"),
-            "split_hash": all_of("split_hash"),
-            "test_hash": all_of("test_hash"),
-            "config_hash": all_of("config_hash"),
-            "commit": all_of("git"),
-            "xcoop": all_of("versions", "xcoop"),
-            "torch": all_of("versions", "torch"),
-            "trained_parameters": mean_of(runs, "trained_parameters"),
-            "train_seconds": mean_of(runs, "seconds", "train"),
-            "peak_memory_mb": mean_of(runs, "peak_memory_mb"),
-            "peak_gpu_memory_mb": mean_of(runs, "peak_gpu_memory_mb"),
+            **{name: " ".join(sorted({str(below(run, path)) for run in runs})) for name, path in _TOLD.items()},
+            **{name: mean_of(runs, *path) for name, path in _AVERAGED.items()},
             "source": source or group.dataset,
             "target": group.dataset,
         }
@@ -257,7 +233,7 @@ def comparison_lines(
             "high": known and known.high,
             "p": known and known.p,
             "p_corrected": one.p_corrected,
-            "p_bonferroni": one.p_bonferroni,
+            "p_bonferroni": min(1.0, one.n_comparisons * known.p) if known and known.p is not None else None,
             "n_comparisons": one.n_comparisons,
             "n_images": one.n_images,
             "n_patients": one.n_patients,

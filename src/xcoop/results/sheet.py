@@ -26,12 +26,7 @@ PHANTOM = "phantom: drawn images; not a clinical result."
 
 @dataclass(frozen=True)
 class Shown:
-    """What one cell shows.
-
-    Attributes:
-        text: plain.
-        mark: `BEST`, `TIED` or "".
-    """
+    """What one cell shows: plain text, and the mark `BEST`, `TIED` or ""."""
 
     text: str
     mark: str = ""
@@ -84,15 +79,10 @@ def percent(share: float, spread: float | None = None) -> str:
 # What a table says of itself: the images, the selection, where its figures come from.
 
 
-def facts(runs: Sequence[dict[str, Any]], metric: str = "") -> list[str]:
-    """Plain sentences on the records behind a table.
-
-    Args:
-        runs: the records.
-        metric: of the table, if it shows one.
-    """
+def facts(runs: Sequence[dict[str, Any]], metric: str = "") -> tuple[str, ...]:
+    """Plain sentences on the records behind a table of a metric, or of none."""
     if not runs:
-        return ["No run is finished."]
+        return ("No run is finished.",)
     lines = [PHANTOM] if any(run.get("is_phantom") for run in runs) else []
     if lines and metric in ("", "accuracy", "macro_auc") and len({run.get("test_hash") for run in runs}) == 1:
         lines += best_reachable(runs)
@@ -102,14 +92,14 @@ def facts(runs: Sequence[dict[str, Any]], metric: str = "") -> list[str]:
         f"{name} {either(run.get('versions', {}).get(name, 'not known') for run in runs)}"
         for name in ("xcoop", "engine", "python", "torch")
     )
-    return [
+    return (
         *lines,
         *classes_said(runs),
         f"{either(run['n_test'] for run in runs)} {either(run['split'] for run in runs)} images "
         f"({_hashes('test_hash', runs)}; {_hashes('split_hash', runs)}). "
         f"Model of each run: {either(run['selection'] for run in runs)}.",
         f"Made by {_hashes('config_hash', runs)}; {_hashes('git', runs, 'commit')}; {versions}.",
-    ]
+    )
 
 
 def either(values: Iterable[Any]) -> str:
@@ -135,10 +125,9 @@ def best_reachable(runs: Sequence[dict[str, Any]]) -> list[str]:
     return [f"Best that any classifier can reach on it: {figures}."]
 
 
-def short(value: object) -> str:
+def short(value: str) -> str:
     """The first digits of a hash, with the mark of a checkout that was changed; what is no hash (`not known`) whole."""
-    whole = str(value)
-    return whole if " " in whole else whole[:8] + ("-dirty" if whole.endswith("-dirty") else "")
+    return value if " " in value else value[:8] + ("-dirty" if value.endswith("-dirty") else "")
 
 
 def _hashes(key: str, runs: Iterable[dict[str, Any]], name: str = "") -> str:

@@ -1,7 +1,4 @@
-"""`xcoop table`: mean and spread over seeds, one row for each trainer and configuration of a dataset.
-
-The header says what the figures are; `xcoop.results.rows` reads them.
-"""
+"""`xcoop table`: mean and spread over seeds, one row for each trainer and configuration of a dataset."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from typing import Any
 from tabulate import tabulate
 
 from xcoop.evaluation.metrics import ECE_BINS
-from xcoop.results.rows import Row, Setting, collect, parse_folder
+from xcoop.results.benchmark import Row
 from xcoop.results.sheet import (
     MISSING,
     UNKNOWN,
@@ -25,8 +22,6 @@ from xcoop.results.sheet import (
     lines_csv,
     percent,
 )
-
-__all__ = ["COLUMNS", "FORMATS", "Row", "Setting", "collect", "heading", "parse_folder", "render"]
 
 # key in `metrics`: column title
 COLUMNS = {
@@ -43,21 +38,14 @@ def render(rows: Sequence[Row], dataset: str, style: str = "terminal") -> str:
     """The table as text.
 
     Args:
-        rows: of `collect`.
+        rows: of `xcoop.results.benchmark.collect`.
         dataset: its name, for the heading.
         style: one of `FORMATS`.
-
-    Raises:
-        ValueError: an unknown style.
     """
-    if style not in FORMATS:
-        raise ValueError(f"unknown table format {style!r}; known: {', '.join(FORMATS)}")
-    if style in ("csv", "json"):
-        plain = [_plain(row) for row in rows]
-        if style == "json":
-            return json.dumps(plain, indent=2) + "\n"
-        lists = ({key: " ".join(map(str, line[key])) for key in ("seeds", "missing_seeds")} for line in plain)
-        return lines_csv([line | own for line, own in zip(plain, lists, strict=True)])
+    if style == "json":
+        return json.dumps([_plain(row) for row in rows], indent=2) + "\n"
+    if style == "csv":
+        return lines_csv([{key: _in_cell(value) for key, value in _plain(row).items()} for row in rows])
     marks = {text: f"[{number}]" for number, text in enumerate(dict.fromkeys(r.note for r in rows if r.note), 1)}
     headers, body = ["Trainer", "Config", "Shots", "Seeds", *COLUMNS.values()], []
     for row in rows:
@@ -65,7 +53,7 @@ def render(rows: Sequence[Row], dataset: str, style: str = "terminal") -> str:
         named = [setting.trainer, f"{setting.label} {marks.get(row.note, '')}".strip()]
         shots = "-" if setting.shots is None else str(setting.shots)
         body.append([*named, shots, row.seeds, *(_figure(row, metric) for metric in COLUMNS)])
-    lines = [*heading(rows, dataset), *_notes(rows), *(f"{mark} {text}" for text, mark in marks.items())]
+    lines = [*_heading(rows, dataset), *(f"{mark} {text}" for text, mark in marks.items())]
     if style == "latex":
         table = booktabs([in_latex(name) for name in headers], [[in_latex(cell) for cell in row] for row in body])
         return "\n".join([*(f"% {line}" for line in lines), table]) + "\n"
@@ -76,25 +64,20 @@ def render(rows: Sequence[Row], dataset: str, style: str = "terminal") -> str:
     return gap.join(lines) + f"\n\n{table}\n"
 
 
-def heading(rows: Sequence[Row], dataset: str) -> list[str]:
-    """What the figures are: dataset, test images, how mean and spread are computed, how the model was selected."""
+def _heading(rows: Sequence[Row], dataset: str) -> list[str]:
+    """What the figures are: test images, selection, how mean and spread are computed, and what to beware of."""
     runs = [run for row in rows for run in row.runs.values()]
     sizes, split, selection = (either(run[key] for run in runs) for key in ("n_test", "split", "selection"))
-    return [
+    lines = [
         f"{dataset}, {sizes or 'no'} {split or 'test'} images; model: {selection or '-'}.",
         f"Percent, mean ± standard deviation over seeds (ddof 1; none for one seed). ECE: {ECE_BINS} bins.",
     ]
-
-
-def _notes(rows: Sequence[Row]) -> list[str]:
-    runs = [run for row in rows for run in row.runs.values()]
-    notes = []
     if any(run.get("is_phantom") for run in runs):
-        notes += ["phantom: not a clinical result.", *best_reachable(runs)]
-    notes += classes_said(runs)
+        lines += ["phantom: not a clinical result.", *best_reachable(runs)]
+    lines += classes_said(runs)
     if len({run.get("test_hash") for run in runs}) > 1:
-        notes.append("WARNING: these rows were not all tested on the same images; do not compare them.")
-    return notes
+        lines.append("WARNING: these rows were not all tested on the same images; do not compare them.")
+    return lines
 
 
 def _figure(row: Row, metric: str) -> str:
@@ -119,3 +102,7 @@ def _plain(row: Row) -> dict[str, Any]:
     for metric in COLUMNS:
         plain[f"{metric}_mean"], plain[f"{metric}_std"] = row.mean(metric), row.std(metric)
     return plain
+
+
+def _in_cell(value: Any) -> Any:
+    return " ".join(map(str, value)) if isinstance(value, list) else value

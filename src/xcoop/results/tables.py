@@ -7,17 +7,17 @@ the reference; costs. Where a table shows the spread over seeds, a minor one bes
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from xcoop.evaluation.bootstrap import Interval
-from xcoop.evaluation.comparisons import draws_for, harmonic_mean
-from xcoop.results.benchmark import BASE, NEW, Benchmark, Group, Method, Place, Transfer, ordered, slug
+from xcoop.evaluation.statistics import Interval, draws_for, harmonic_mean
+from xcoop.results.benchmark import BASE, NEW, Benchmark, Group, Method, Place, Row, Transfer, ordered, slug
 from xcoop.results.compare import LEVEL, Assessed, Comparison, Measure, reference_method
-from xcoop.results.rows import Row
-from xcoop.results.sheet import MISSING, NONE, SPREAD, UNKNOWN, Sheet, Shown, facts, percent, short
+from xcoop.results.sheet import MISSING, NONE, SPREAD, UNKNOWN, Sheet, Shown, either, facts, percent, short
 
 Labels = Mapping[Method, str]
+Cells = tuple[Shown, ...]
 Halves = tuple[Assessed, Assessed]
 """The base and the new classes of one dataset and task."""
 
@@ -25,8 +25,15 @@ INTERVALS = (
     "Percent; mean over the seeds and, in brackets, its 95 % interval over the test images (bootstrap within classes, "
     "patients drawn whole where they are known); the spread over seeds is no part of it"
 )
-WITH_INTERVALS = ", with intervals over the test images"
 OTHER_IMAGES = "WARNING: these runs were not all tested on the same images; nothing is compared or marked here."
+
+
+def with_intervals(means: Sheet, rows: Iterable[Cells], note: str) -> tuple[Sheet, Sheet]:
+    """A table of means, and beside it a minor one with intervals, whose first note is another."""
+    title = f"{means.title}, with intervals over the test images"
+    notes = (note, *means.notes[1:])
+    own = replace(means, key=f"{means.key}-intervals", title=title, rows=tuple(rows), notes=notes, minor=True)
+    return means, own
 
 
 # Cells.
@@ -66,16 +73,16 @@ def column(shots: int | None) -> str:
     return "0 shots" if shots is None else f"{shots} shot{'' if shots == 1 else 's'}"
 
 
-def _line(labels: Labels, place: Place) -> tuple[Shown, Shown]:
-    """The names at the head of a line that is of one number of shots."""
+def _line(labels: Labels, place: Place, *cells: Shown) -> Cells:
+    """A line that is of one number of shots."""
     method, shots = place
-    return Shown(labels[method]), Shown(NONE if shots is None else str(shots))
+    return Shown(labels[method]), Shown(NONE if shots is None else str(shots)), *cells
 
 
 # Methods x shots, of one dataset.
 
 
-def shots_sheets(one: Assessed, measure: Measure, labels: Labels, reference: str) -> Iterator[Sheet]:
+def shots_sheets(one: Assessed, measure: Measure, labels: Labels, reference: str) -> tuple[Sheet, Sheet]:
     """Mean ± std over the seeds, best cells marked; then the same with intervals.
 
     Args:
@@ -84,42 +91,34 @@ def shots_sheets(one: Assessed, measure: Measure, labels: Labels, reference: str
         labels: the methods' names.
         reference: the trainer whose lines stand last.
     """
-    group, marks, intervals = one.group, one.marks[measure.name], one.intervals[measure.name]
+    group, marks, found = one.group, one.marks[measure.name], one.intervals[measure.name]
     notes = [] if group.same_images else [OTHER_IMAGES]
     notes += dict.fromkeys(row.note for row in group.rows.values() if row.note)
     if any(row.runs and row.missing for row in group.rows.values()):
         notes.append("Cells that lack seeds name those that they have; they are not compared with others.")
-    head = ("Method", *map(column, group.columns))
-    origin = tuple(facts(group.runs, measure.name))
-
-    def rows(cell: Callable[[Place, Row], Shown]) -> tuple[tuple[Shown, ...], ...]:
-        lines = []
-        for method in group.methods(reference):
-            cells = [Shown(labels[method])]
-            for shots in group.columns:
-                row = group.rows.get((method, shots))
-                nothing = NONE if (shots is None) != (method in group.untrained) else MISSING
-                cells.append(cell((method, shots), row) if row else Shown(nothing))
-            lines.append(tuple(cells))
-        return tuple(lines)
-
-    yield Sheet(
+    means, intervals = [], []
+    for method in ordered([group], reference):
+        line, other = [Shown(labels[method])], [Shown(labels[method])]
+        for shots in group.columns:
+            place = method, shots
+            if place in group.rows:
+                line.append(mean_cell(group.rows[place], measure.name, marks.get(place, "")))
+                other.append(interval_cell(group.rows[place], found.get(place)))
+            else:
+                nothing = Shown(NONE if (shots is None) != (method in group.untrained) else MISSING)
+                line.append(nothing)
+                other.append(nothing)
+        means.append(tuple(line))
+        intervals.append(tuple(other))
+    sheet = Sheet(
         slug(group.title, measure.name),
         f"{measure.title} on {group.title}, by shots a class",
-        head,
-        rows(lambda place, row: mean_cell(row, measure.name, marks.get(place, ""))),
+        ("Method", *map(column, group.columns)),
+        tuple(means),
         (f"{SPREAD}; {measure.direction}.", *notes),
-        origin,
+        facts(group.runs, measure.name),
     )
-    yield Sheet(
-        slug(group.title, measure.name, "intervals"),
-        f"{measure.title} on {group.title}{WITH_INTERVALS}, by shots a class",
-        head,
-        rows(lambda place, row: interval_cell(row, intervals.get(place))),
-        (f"{INTERVALS}; {measure.direction}.", *notes),
-        origin,
-        minor=True,
-    )
+    return with_intervals(sheet, intervals, f"{INTERVALS}; {measure.direction}.")
 
 
 # Means over datasets: only where a method was run on all of them, and never of drawn and real images together.
@@ -158,7 +157,7 @@ def mean_sheets(benchmark: Benchmark, measure: Measure, labels: Labels, referenc
             ("Method", *map(column, columns)),
             tuple(lines),
             tuple(notes),
-            tuple(facts([run for group in groups for run in group.runs], measure.name)),
+            facts([run for group in groups for run in group.runs], measure.name),
         )
 
 
@@ -183,7 +182,7 @@ def halves(found: Sequence[Assessed]) -> list[Halves]:
 
 def base_new_sheets(
     pair: Halves, measure: Measure, harmonic: Mapping[Place, Interval | None], labels: Labels, reference: str
-) -> Iterator[Sheet]:
+) -> tuple[Sheet, Sheet]:
     """Mean ± std over the seeds; then the same with intervals.
 
     Args:
@@ -195,39 +194,37 @@ def base_new_sheets(
     """
     base, new = (one.group for one in pair)
     base_found, new_found = (one.intervals[measure.name] for one in pair)
-    methods = dict.fromkeys([*base.methods(reference), *new.methods(reference)])
-    shots: list[int | None] = [None, *sorted({*base.shots, *new.shots})]
-    places = [(method, n) for method in methods for n in shots if (method, n) in {*base.rows, *new.rows}]
+    order = {method: number for number, method in enumerate(ordered([base, new], reference))}
     means, intervals = [], []
-    for place in places:
+    for place in sorted({*base.rows, *new.rows}, key=lambda place: (order[place[0]], place[1] or 0)):
         one, other = base.rows.get(place), new.rows.get(place)
-        seeds = sorted(other.runs) if one and other and one.runs.keys() == other.runs.keys() else []
         both = both_interval = Shown(MISSING)
-        if one and other and seeds:
+        if one and other and other.runs and one.runs.keys() == other.runs.keys():
             both, both_interval = Shown(UNKNOWN), interval_cell(other, harmonic.get(place))
             if measure.higher and one.values(measure.name) and other.values(measure.name):
-                figures = ([row.runs[seed]["metrics"][measure.name] for seed in seeds] for row in (one, other))
-                part = f" (seeds {' '.join(map(str, seeds))})" if other.missing else ""
+                figures = (
+                    [row.runs[seed]["metrics"][measure.name] for seed in sorted(row.runs)] for row in (one, other)
+                )
+                part = _seeds(other) if other.missing else ""
                 both = Shown(_of_values(harmonic_mean(*figures).tolist()).text + part)
-        cells = mean_cell(one, measure.name), mean_cell(other, measure.name)
-        means.append((*_line(labels, place), *cells, both))
+        means.append(_line(labels, place, mean_cell(one, measure.name), mean_cell(other, measure.name), both))
         cells = interval_cell(one, base_found.get(place)), interval_cell(other, new_found.get(place))
-        intervals.append((*_line(labels, place), *cells, both_interval))
-    title = f"{measure.title} on base and new classes of {base.name}"
-    head = ("Method", "Shots", "Base", "New", "Harmonic mean")
-    lower = (
-        () if measure.higher else (f"Of {measure.title}, lower is better: a harmonic mean would hide the worse half.",)
-    )
-    origin = tuple(facts([*base.runs, *new.runs], measure.name))
+        intervals.append(_line(labels, place, *cells, both_interval))
+    lower = f"Of {measure.title}, lower is better: a harmonic mean would hide the worse half."
     trained = "The base classes were trained, the new ones were not."
-    note = f"{SPREAD}; the harmonic mean is taken of each seed. {trained}"
-    yield Sheet(slug(base.title, "new", measure.name), title, head, tuple(means), (note, *lower), origin)
+    sheet = Sheet(
+        slug(base.title, "new", measure.name),
+        f"{measure.title} on base and new classes of {base.name}",
+        ("Method", "Shots", "Base", "New", "Harmonic mean"),
+        tuple(means),
+        (f"{SPREAD}; the harmonic mean is taken of each seed. {trained}", *(() if measure.higher else (lower,))),
+        facts([*base.runs, *new.runs], measure.name),
+    )
     note = (
         f"{INTERVALS}. The harmonic mean is taken of each seed; for its interval the images of base and new classes "
         f"are drawn apart, and a patient with images of both is drawn whole. {trained}"
     )
-    key = slug(base.title, "new", measure.name, "intervals")
-    yield Sheet(key, title + WITH_INTERVALS, head, tuple(intervals), (note, *lower), origin, minor=True)
+    return with_intervals(sheet, intervals, note)
 
 
 # Cross-dataset transfer: models trained on one dataset, on its own test images and on those of others.
@@ -235,7 +232,7 @@ def base_new_sheets(
 
 def transfer_sheets(
     transfer: Transfer, found: Sequence[Assessed], measure: Measure, labels: Labels, reference: str
-) -> Iterator[Sheet]:
+) -> tuple[Sheet, Sheet]:
     """Methods and shots against the source, each target, and the mean over the targets of one kind; then intervals.
 
     Args:
@@ -245,83 +242,49 @@ def transfer_sheets(
         labels: the methods' names.
         reference: the trainer whose lines stand last.
     """
-    source, targets, kinds = transfer.source, transfer.targets, list(transfer.kinds())
-    order = {method: number for number, method in enumerate(source.methods(reference))}
-    places = sorted(source.rows, key=lambda place: (order[place[0]], place[1] or 0))
+    source, groups, kinds = transfer.source, transfer.groups, transfer.kinds()
+    order = {method: number for number, method in enumerate(ordered([source], reference))}
     means, intervals = [], []
-    for place in places:
-        cells = [mean_cell(group.rows[place], measure.name) for group in transfer.groups]
+    for place in sorted(source.rows, key=lambda place: (order[place[0]], place[1] or 0)):
+        cells = [mean_cell(group.rows[place], measure.name) for group in groups]
         for _, own in kinds:
             values = means_of_seeds([target.rows[place] for target in own], measure.name)
             cells.append(_of_values(values if all(target.same_images for target in own) else None))
-        means.append((*_line(labels, place), *cells))
+        means.append(_line(labels, place, *cells))
         own_intervals = [one.intervals[measure.name].get(place) for one in found]
-        pairs = zip(transfer.groups, own_intervals, strict=True)
-        intervals.append((*_line(labels, place), *(interval_cell(group.rows[place], own) for group, own in pairs)))
-    names = {group.dataset: _drawn(group) for group in transfer.groups}
-    head = ("Method", "Shots", f"{names[source.dataset]}, the source", *(names[target.dataset] for target in targets))
+        pairs = zip(groups, own_intervals, strict=True)
+        intervals.append(_line(labels, place, *(interval_cell(group.rows[place], own) for group, own in pairs)))
+    names = [f"{one.title} (phantom)" if one.is_phantom and "phantom" not in one.title else one.title for one in groups]
+    head = ("Method", "Shots", f"{names[0]}, the source", *names[1:])
+    untrained = ", ".join(sorted(labels[method] for method in source.untrained))
+    note = f"{SPREAD}; {measure.direction}. Trained on {names[0]} alone"
+    note += f"; not trained at all: {untrained}." if untrained else "."
     mean_names = []
     for drawn, own in kinds:
         kind = f"{'phantom' if drawn else 'real'} " if len(kinds) > 1 or drawn else ""
         mean_names.append(f"Mean of {len(own)} {kind}targets")
-    untrained = ", ".join(sorted(labels[method] for method in source.untrained))
-    trained = f"Trained on {names[source.dataset]} alone{f'; not trained at all: {untrained}' if untrained else ''}."
-    notes = tuple(_transfer_notes(transfer, labels))
-    title = f"{measure.title} of models trained on {names[source.dataset]}, on other datasets"
-    origin = tuple(facts([run for group in transfer.groups for run in group.runs], measure.name))
-    yield Sheet(
+        note += f" {mean_names[-1]} ({', '.join(target.title for target in own)}): of each seed, then over the seeds; "
+        note += "missing where one of the targets is, or lacks seeds."
+    sizes = [
+        f"{name} {either(run['n_test'] for run in one.runs) or 'not known'}"
+        for name, one in zip(names, groups, strict=True)
+    ]
+    notes = [f"Test images: {'; '.join(sizes)}."]
+    notes += [f"{group.title}: {OTHER_IMAGES}" for group in groups if not group.same_images]
+    rows = [row for group in groups for row in group.rows.values()]
+    notes += dict.fromkeys(row.note for row in rows if row.note)
+    if any(row.runs and row.missing for row in rows):
+        notes.append("Cells that lack seeds name those that they have.")
+    sheet = Sheet(
         slug(source.title, "transfer", measure.name),
-        title,
+        f"{measure.title} of models trained on {names[0]}, on other datasets",
         (*head, *mean_names),
         tuple(means),
-        (f"{SPREAD}; {measure.direction}. {trained}", *_mean_notes(transfer), *notes),
-        origin,
+        (note, *notes),
+        facts([run for group in groups for run in group.runs], measure.name),
     )
-    yield Sheet(
-        slug(source.title, "transfer", measure.name, "intervals"),
-        title + WITH_INTERVALS,
-        head,
-        tuple(intervals),
-        (f"{INTERVALS}; {measure.direction}.", *notes),
-        origin,
-        minor=True,
-    )
-
-
-def _drawn(group: Group) -> str:
-    """A dataset's name, which says if its images are drawn."""
-    return f"{group.title} (phantom)" if group.is_phantom and "phantom" not in group.title else group.title
-
-
-def _mean_notes(transfer: Transfer) -> Iterator[str]:
-    for drawn, targets in transfer.kinds():
-        yield (
-            f"Mean of the {'drawn' if drawn else 'real'} targets ({', '.join(target.title for target in targets)}): of "
-            "each seed, then over the seeds; missing where one of the targets is, or lacks seeds."
-        )
-    unknown = [target.title for target in transfer.targets if not target.runs]
-    if unknown and len(unknown) < len(transfer.targets):
-        yield f"Whether the images of {', '.join(unknown)} are drawn is not known yet: it counts with both kinds."
-
-
-def _transfer_notes(transfer: Transfer, labels: Labels) -> Iterator[str]:
-    sizes = []
-    for group in transfer.groups:
-        images = " or ".join(map(str, sorted({run["n_test"] for run in group.runs}))) or "not known"
-        sizes.append(f"{_drawn(group)} {images}")
-    yield f"Test images: {'; '.join(sizes)}."
-    drawn = [group.title for group in transfer.groups if group.is_phantom]
-    real = [group.title for group in transfer.groups if group.runs and not group.is_phantom]
-    if drawn and real:
-        yield f"Drawn images (phantom): {', '.join(drawn)}. Real images: {', '.join(real)}."
-    yield from (f"{group.title}: {OTHER_IMAGES}" for group in transfer.groups if not group.same_images)
-    rows = [row for group in transfer.groups for row in group.rows.values()]
-    yield from dict.fromkeys(row.note for row in rows if row.note)
-    if any(row.runs and row.missing for row in rows):
-        yield "Cells that lack seeds name those that they have."
-    if transfer.untried:
-        names = ", ".join(f"{labels[method]} ({column(shots)})" for method, shots in transfer.untried)
-        yield f"Not evaluated on another dataset: {names}."
+    one, other = with_intervals(sheet, intervals, f"{INTERVALS}; {measure.direction}.")
+    return one, replace(other, head=head)
 
 
 # The reference against each other method.
@@ -375,11 +338,9 @@ def compare_sheet(
             _p(mcnemar.p if mcnemar else None),
             _p(one.mcnemar_corrected),
         )  # fmt: skip
-        rows.append((*_line(labels, one.place), *map(Shown, figures)))
+        rows.append(_line(labels, one.place, *map(Shown, figures)))
     title = f"{measure.title} on {group.title}: each method compared with {labels[reference]}"
-    return Sheet(
-        slug(group.title, "comparisons"), title, head, tuple(rows), notes, tuple(facts(group.runs, measure.name))
-    )
+    return Sheet(slug(group.title, "comparisons"), title, head, tuple(rows), notes, facts(group.runs, measure.name))
 
 
 def _p(value: float | None) -> str:
@@ -394,14 +355,14 @@ def _p(value: float | None) -> str:
 def cost_sheet(group: Group, labels: Labels, reference: str) -> Sheet:
     """One row for each method, at its largest number of shots: means over the seeds."""
     lines = []
-    for method in group.methods(reference):
+    for method in ordered([group], reference):
         shots = max((shots for own, shots in group.rows if own == method), key=lambda number: number or 0)
         runs = list(group.rows[method, shots].runs.values())
         seconds = [mean_of(runs, "seconds", phase) for phase in ("train", "features", "test")]
         counts = [mean_of(runs, key) for key in ("trained_parameters", "peak_memory_mb", "peak_gpu_memory_mb")]
         parameters, *memory = [UNKNOWN if value is None else f"{value:,.0f}" for value in counts]
         times = [UNKNOWN if value is None else f"{value:.2f}" for value in seconds]
-        lines.append((*_line(labels, (method, shots)), *map(Shown, (parameters, *times, *memory))))
+        lines.append(_line(labels, (method, shots), *map(Shown, (parameters, *times, *memory))))
     machines = set()
     for run in group.runs:
         hardware = run.get("hardware", {})
@@ -419,7 +380,7 @@ def cost_sheet(group: Group, labels: Labels, reference: str) -> Sheet:
         ("Method", "Shots", "Trained parameters", "Training s", "Features s", "Test s", "Memory MiB", "GPU memory MiB"),
         tuple(lines),
         tuple(notes),
-        tuple(facts(group.runs)),
+        facts(group.runs),
         minor=True,
     )
 

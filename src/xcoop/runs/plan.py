@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -67,7 +66,7 @@ class Plan:
 
     @cached_property
     def folder(self) -> Path:
-        """The folder that holds the seeds' folders; `xcoop.results.rows` reads its name."""
+        """The folder that holds the seeds' folders; `xcoop.results.benchmark` reads its name."""
         name = Path(self.cfg).stem
         if self.shots is None:  # two underscores, since no number of shots parts the names
             return self.dataset_folder / self.trainer / "__".join(filter(None, [name, self.tag]))
@@ -223,12 +222,3 @@ def _trainers(asked: str, cfg: str) -> list[tuple[str, bool, tuple[str, ...]]]:
         for name in ordered
         for pairs in getattr(TRAINER_REGISTRY.get(name), "variants", ((),))
     ]
-
-
-def environment_defaults() -> dict[str, str]:
-    """Data root, output root and seeds, from DATA, OUT and SEEDS."""
-    return {
-        "data": os.environ.get("DATA") or "data",
-        "out": os.environ.get("OUT") or "output",
-        "seeds": os.environ.get("SEEDS") or "1 2 3",
-    }

@@ -178,6 +178,15 @@ def debugging() -> bool:
     return os.environ.get("XCOOP_DEBUG", "") not in ("", "0")
 
 
+def environment_defaults() -> dict[str, str]:
+    """Data root, output root and seeds, from DATA, OUT and SEEDS."""
+    return {
+        "data": os.environ.get("DATA") or "data",
+        "out": os.environ.get("OUT") or "output",
+        "seeds": os.environ.get("SEEDS") or "1 2 3",
+    }
+
+
 def numbers(text: str, name: str) -> list[int]:
     """Integers in a text, separated by blanks or commas, e.g. the seeds "1 2 3"."""
     try:
