@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -39,14 +40,12 @@ def write(folder: Path, content: object) -> Path:
 
 def changed(*keys: str | int, to: object = None, drop: bool = False) -> dict[str, Any]:
     """The good bank with one value set or dropped."""
-    bank = yaml.safe_load(yaml.safe_dump(GOOD))
-    place = bank
+    place = bank = deepcopy(GOOD)
     for key in keys[:-1]:
         place = place[key]
+    place[keys[-1]] = to
     if drop:
         del place[keys[-1]]
-    else:
-        place[keys[-1]] = to
     return bank
 
 
@@ -69,20 +68,6 @@ def test_an_elicited_bank_says_so(tmp_path: Path) -> None:
     assert load_bank(write(tmp_path, GOOD)).elicited is None
 
 
-@pytest.mark.parametrize("key", ["name", "version", "dataset", "template", "reviewed_by", "sources", "classes"])
-def test_every_key_is_needed(tmp_path: Path, key: str) -> None:
-    path = write(tmp_path, changed(key, drop=True))
-    with pytest.raises(BankError, match=f"lacks '{key}'") as caught:
-        load_bank(path)
-    assert str(path) in str(caught.value)
-
-
-def test_all_keys_that_lack_in_one_place_are_named(tmp_path: Path) -> None:
-    content = GOOD | {"elicited": {"model": "tiny", "host": "localhost"}}
-    with pytest.raises(BankError, match="elicited lacks 'date', 'samples', 'threshold', 'prompt_sha256', 'prompt'"):
-        load_bank(write(tmp_path, content))
-
-
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -94,6 +79,7 @@ def test_all_keys_that_lack_in_one_place_are_named(tmp_path: Path) -> None:
         (yaml.safe_dump(GOOD).replace("cat_like:", "Dog:"), "the key 'Dog' stands twice"),
         (b"\xff\xfe\x00", "not valid YAML"),
         (yaml.safe_dump(GOOD) + "templates: x\n", "Unknown key 'templates'. Did you mean 'template'"),
+        *((changed(key, drop=True), f"the bank lacks '{key}'") for key in GOOD),
         (changed("version", to=2), "version must be a text .* not 2"),
         (changed("version", to=" "), "version must be a text"),
         (changed("reviewed_by", to="me"), "reviewed_by must be a list"),
@@ -102,10 +88,8 @@ def test_all_keys_that_lack_in_one_place_are_named(tmp_path: Path) -> None:
         (changed("classes", to=["Dog"]), "classes must be a mapping"),
         (changed("classes", to={}), "classes must be a mapping with at least one"),
         (GOOD | {1: "x"}, "the bank: Unknown key '1'"),
-        (changed("classes", None, to=[{"x": 1}]), "a class name must be a text .* not None"),
         (changed("classes", False, to=[]), "a class name must be a text .* not False"),
         (changed("classes", "dog", to=GOOD["classes"]["Dog"]), "'Dog' and 'dog' are the same"),
-        (changed("classes", "CAT-LIKE", to=GOOD["classes"]["Dog"]), "are the same"),
         (changed("classes", "Dog", to=[]), "class 'Dog' has no concepts"),
         (changed("classes", "Dog", to="floppy"), "class 'Dog' must be a list, not 'floppy'"),
         (changed("classes", "Dog", 0, to="floppy"), "class 'Dog', concept 'floppy' must be a mapping"),
@@ -118,6 +102,10 @@ def test_all_keys_that_lack_in_one_place_are_named(tmp_path: Path) -> None:
         (changed("classes", "Dog", 0, "votes", to=0), "'floppy ears', votes must be a whole number above 0, not 0"),
         (changed("classes", "Dog", 0, "votes", to="3"), "'floppy ears', votes must be a whole number"),
         (changed("elicited", to="by a model"), "elicited must be a mapping with the keys model, host"),
+        (
+            changed("elicited", to={"model": "tiny", "host": "x", "date": "x"}),
+            "elicited lacks 'samples', 'threshold'",
+        ),
         (changed("elicited", to={**ELICITED, "sample": 1}), "elicited: Unknown key 'sample'. Did you mean 'samples'"),
         (changed("elicited", to={**ELICITED, "samples": 0}), "elicited, samples must be a whole number above 0"),
         (changed("elicited", to={**ELICITED, "threshold": 50}), "threshold must be a share above 0, at most 1, not 50"),

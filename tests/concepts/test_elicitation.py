@@ -222,9 +222,7 @@ def test_votes_by_hand() -> None:
     assert elect(answers, TEMPLATE, 0.6, 8)[0]["nevus"] == []
     assert elect(answers, TEMPLATE, 0.5, 1)[0]["melanoma"] == [Elected("blue veil", 2, 2)]
     assert elect({"mass": [["B lines"]]}, TEMPLATE, 0.5, 8)[0]["mass"][0].text == "B lines"
-
-
-def test_the_wording_of_most_answers_wins_and_of_equals_the_shortest() -> None:
+    # The wording of most answers wins, and of equals the shortest.
     lists = [["irregular blood vessels"], ["atypical vessels"], ["irregular blood vessels"]]
     assert elect({"melanoma": lists}, TEMPLATE, 0.5, 8)[0]["melanoma"] == [Elected("irregular blood vessels", 3, 3)]
     assert elect({"melanoma": lists[:2]}, TEMPLATE, 0.5, 8)[0]["melanoma"] == [Elected("atypical vessels", 2, 2)]
@@ -290,26 +288,27 @@ def test_a_bank_is_elicited_and_rebuilt_without_the_model(tmp_path: Path, capsys
     assert "irregular streaks" in load_bank(out).texts("melanoma")
 
 
-def test_a_class_without_any_answer_ends_in_an_error_that_names_it(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("answers", "message"),
+    [
+        ([{"nevus": ["comma vessels"]}] * 2, "no usable answer for 'melanoma'; no bank is written"),
+        (
+            [{"nevus": [text], "melanoma": ["veil"]} for text in ("dots", "streaks", "globules")],
+            "no finding for 'nevus' is visual and in 50 % of the answers",
+        ),
+    ],
+)
+def test_a_class_without_a_finding_makes_no_bank(
+    answers: list[dict[str, list[str]]], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "mine.yaml"
-    with serving(says({"nevus": ["comma vessels"]})) as server:
-        assert command(server, out, "--samples", "2") == 2
-    said = capsys.readouterr()
-    assert "no usable answer for 'melanoma'; no bank is written" in said.err
-    assert "2x missing classes" in said.out
-    assert not out.exists()
-    assert len(read_store(answers_path(out)).answers) == 2
-
-
-def test_disagreement_is_an_error_that_says_what_to_do(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = tmp_path / "mine.yaml"
-    answers = [{"nevus": [text], "melanoma": ["veil"]} for text in ("dots", "streaks", "globules")]
     with serving(*map(says, answers)) as server:
-        assert command(server, out, "--samples", "3") == 2
-    assert "no finding for 'nevus' is visual and in 50 % of the answers" in capsys.readouterr().err
+        assert command(server, out, "--samples", str(len(answers))) == 2
+    said = capsys.readouterr()
+    assert message in said.err
+    assert ("2x missing classes" in said.out) is ("melanoma" not in answers[0])
     assert not out.exists()
+    assert len(read_store(answers_path(out)).answers) == len(answers)
 
 
 def test_a_sample_without_use_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

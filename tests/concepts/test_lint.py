@@ -37,11 +37,6 @@ def bank(folder: Path, melanoma: list[str] | None = None, **changes: Any) -> Pat
     return path
 
 
-def planted(folder: Path, concept: str, **changes: Any) -> list[tuple[str, str, str, str]]:
-    """Severity, rule, class and concept of the findings on a bank with one more concept of melanoma."""
-    return places(check(bank(folder, [*MELANOMA, concept], **changes)))
-
-
 def places(findings: list[Finding]) -> list[tuple[str, str, str, str]]:
     return [(finding.severity, finding.rule, finding.classname, finding.concept) for finding in findings]
 
@@ -73,10 +68,10 @@ def test_a_sound_bank_has_no_findings(tmp_path: Path) -> None:
     ],
 )
 def test_one_faulty_concept(tmp_path: Path, concept: str, severity: str, rule: str) -> None:
-    assert (severity, rule, "melanoma", concept) in planted(tmp_path, concept)
+    assert (severity, rule, "melanoma", concept) in places(check(bank(tmp_path, [*MELANOMA, concept])))
 
 
-def test_shared_concepts(tmp_path: Path) -> None:
+def test_shared_concepts_and_classes_that_a_task_lacks(tmp_path: Path) -> None:
     texts = {"nevus": [*NEVUS, "dots"], "melanoma": [*MELANOMA, "dots"]}
     assert places(check(bank(tmp_path, classes=texts))) == [("error", "shared", "", "dots")]
     three = texts | {"keratosis": ["milia-like cysts", "fissures", "sharp border", "hairpin vessels"]}
@@ -92,9 +87,6 @@ def test_classes_that_nothing_tells_apart(tmp_path: Path) -> None:
     classes = {"keratosis": ["milia-like cysts", "fissures", "dots", "crypts"]}
     findings = check(bank(tmp_path, classes=classes | {"wart": ["Dots", *classes["keratosis"][:2], "crypt"]}))
     assert [place[:3] for place in places(findings) if place[0] == "error"] == [("error", "alike", "wart")]
-
-
-def test_a_task_whose_class_the_bank_lacks(tmp_path: Path) -> None:
     findings = check(bank(tmp_path), uses=[Use("Skin", "all", ("nevus", "lentigo", "melanoma"))])
     assert places(findings) == [("error", "task", "lentigo", "")]
 
@@ -157,9 +149,6 @@ def test_limits_are_those_of_the_towers(tiny_backbone: ClipBackbone) -> None:
     assert limits is not None
     assert limits.count_tokens(text) == len(tiny_backbone.tokenize(text)[0].nonzero())
     assert len(load_state_dict(pretrained_path())["positional_embedding"]) == text_limits("phantom").context_length
-
-
-def test_every_backbone_states_its_limits() -> None:
     assert {name for name in backbone_names() if text_limits(name) is None} == set()
     with pytest.raises(ValueError, match="Did you mean 'ViT-B/16'"):
         text_limits("ViT-B/17")
@@ -171,30 +160,18 @@ class TestCommand:
         assert f"{len(bank_names())} banks: 0 errors" in capsys.readouterr().out
 
     def test_errors_end_in_1_and_name_the_place(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        path = bank(tmp_path, [*MELANOMA, "painful nodule"])
+        path = bank(tmp_path, [*MELANOMA, "painful nodule", "very " * 75 + "dark"])
         assert main(["concepts", "check", str(path), "derm7pt", "--backbone", "ViT-B/16", "RN50"]) == 1
         shown = capsys.readouterr().out
         assert "error    nonvisual  melanoma: painful nodule: 'painful' is not visible (symptoms" in shown
-        assert "2 banks: 1 error, 0 warnings" in shown
-
-    def test_a_concept_longer_than_clips_context(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        path = bank(tmp_path, [*MELANOMA, "very " * 75 + "dark"])
-        assert main(["concepts", "check", str(path), "--backbone", "ViT-B/32"]) == 1
-        assert "too long for the text context of ViT-B/32 even alone" in capsys.readouterr().out
+        assert "too long for the text context of ViT-B/16, RN50 even alone" in shown
+        assert "2 banks: 2 errors, 0 warnings" in shown
 
     def test_json(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         path = bank(tmp_path, reviewed_by=[])
         assert main(["concepts", "check", str(path), "--json"]) == 0
-        assert json.loads(capsys.readouterr().out) == [
-            {
-                "severity": "note",
-                "rule": "review",
-                "bank": "skin",
-                "classname": "",
-                "concept": "",
-                "message": "reviewed by nobody so far",
-            }
-        ]
+        finding = {"severity": "note", "rule": "review", "bank": "skin", "message": "reviewed by nobody so far"}
+        assert json.loads(capsys.readouterr().out) == [finding | {"classname": "", "concept": ""}]
 
     @pytest.mark.parametrize(
         ("words", "message"),

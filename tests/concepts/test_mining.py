@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from xcoop.commands.concepts_mine import CORRECTIONS, Observation, choose, mine
-from xcoop.concepts.words import ABSENT, Wording, load_wording
+from xcoop.concepts.words import ABSENT, load_wording
 from xcoop.evaluation.metrics import log_odds
 from xcoop.phantom.tables import DERM_TABLE
 
@@ -180,38 +180,3 @@ def test_the_checklists_own_signs_are_mined_and_a_majority_rule_misses_them() ->
     assert {(concept, majority("MEL", concept)) for concept in alike} >= {
         ("blue_whitish_veil", ABSENT), ("regression_structures", ABSENT), ("vascular_structures", ABSENT),
     }, "the majority has no veil in both classes: the rule would say nothing of it"  # fmt: skip
-
-
-def test_plain_wording() -> None:
-    wording = Wording()
-    assert wording.values({"a": "1", "b": " No ", "c": "", "d": "NaN", "e": "Round"}, "merged") == {
-        "a": "present", "b": "absent", "e": "round",
-    }  # fmt: skip
-    assert wording.phrase("pigment_network", "atypical") == "atypical pigment network"
-    assert wording.phrase("BlueWhitish_veil", "present") == "blue whitish veil"
-    assert wording.phrase("Scale", "absent") == "no scale"
-
-
-def test_derm7pts_wording() -> None:
-    wording = load_wording("phantom", "derm7pt")  # the first that has a file
-    row = {"pigmentation": "Diffuse irregular", "vascular_structures": "dotted", "streaks": "absent"}
-    assert wording.values(row, "merged") == {
-        "pigmentation": "irregular", "vascular_structures": "irregular", "streaks": "absent",
-    }  # fmt: skip
-    assert wording.values(row, "raw")["pigmentation"] == "diffuse irregular"
-    assert wording.values(row, "binary") == {
-        "pigmentation": "present", "vascular_structures": "present", "streaks": "absent",
-    }  # fmt: skip
-    assert wording.phrase("blue_whitish_veil", "present") == "blue-whitish veil"
-    assert wording.phrase("blue_whitish_veil", "absent") == "no blue-whitish veil"
-    assert wording.phrase("vascular_structures", "linear irregular") == "linear irregular vessels"
-    for concept, values in VALUES.items():
-        for value in values:
-            assert "structures dotted" not in wording.phrase(concept, value)
-
-
-def test_skincons_wording_knows_its_columns_in_any_writing() -> None:
-    wording = load_wording("skincon")
-    for column in ("Brown(Hyperpigmentation)", "brown hyperpigmentation"):
-        assert wording.phrase(column, "present") == "brown hyperpigmentation"
-    assert wording.phrase("Papule", "present") == "papule"

@@ -1,9 +1,9 @@
-"""Clinical sentences hold every concept once and always fit; their features are means on the sphere; ensembles."""
+"""Clinical sentences hold every concept once and always fit; their features; a bank's controls; ensembles."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from pathlib import Path
 
@@ -12,7 +12,18 @@ import torch
 from torch import Tensor
 
 from xcoop.concepts import Concept, ConceptBank, clinical_sentences, load_bank
-from xcoop.concepts.sentences import bank_ensemble, bank_sentences, clinical_features, groups, read_ensemble
+from xcoop.concepts.sentences import (
+    bank_ensemble,
+    bank_or_control,
+    bank_sentences,
+    clinical_features,
+    groups,
+    plain_template,
+    read_ensemble,
+    shares,
+    unrelated_to,
+    words_around_class,
+)
 
 
 def make_bank(**classes: list[str]) -> ConceptBank:
@@ -20,18 +31,15 @@ def make_bank(**classes: list[str]) -> ConceptBank:
     return ConceptBank("b", "1", "D", "a {class}: {concepts}.", concepts, {"s": "x"}, (), Path("b.yaml"), "0")
 
 
-def up_to(characters: int):
+def up_to(characters: int) -> Callable[[str], bool]:
     return lambda text: len(text) <= characters
-
-
-def test_one_sentence_if_it_fits() -> None:
-    assert clinical_sentences(make_bank(cat=["x", "y z"]), "cat", up_to(99)) == ["a cat: x, y z."]
 
 
 @pytest.mark.parametrize(
     ("limit", "expected"),
     [
-        (19, ["a c: aa, bb, cc, dd."[:-5] + ".", "a c: dd, ee."]),
+        (99, ["a c: aa, bb, cc, dd, ee."]),
+        (19, ["a c: aa, bb, cc.", "a c: dd, ee."]),
         (13, ["a c: aa, bb.", "a c: cc, dd.", "a c: ee."]),
         (8, ["a c: aa.", "a c: bb.", "a c: cc.", "a c: dd.", "a c: ee."]),
     ],
@@ -48,9 +56,11 @@ def test_every_concept_stands_once_in_order() -> None:
         assert [t for s in sentences for t in s.removeprefix("a c: ").removesuffix(".").split(", ")] == texts
 
 
-def test_a_concept_that_does_not_fit_alone_is_named() -> None:
+def test_what_does_not_fit_alone_is_named() -> None:
     with pytest.raises(ValueError, match=r"b\.yaml: class 'c': the concept 'very long indeed' alone"):
         clinical_sentences(make_bank(c=["short", "very long indeed"]), "c", up_to(15))
+    with pytest.raises(ValueError, match=r"class 'cyst': its name is longer than the text context"):
+        clinical_sentences(make_bank(cyst=[]), "cyst", up_to(0))
 
 
 def test_braces_in_names_are_plain_text() -> None:
@@ -77,6 +87,84 @@ def test_features_by_hand() -> None:
     first, second = torch.tensor([1.0, 2, 1]) / 6**0.5, torch.tensor([1.0, 0, 3]) / 10**0.5
     expected = torch.stack([torch.tensor([1.0, 3, 0]) / 10**0.5, (first + second) / (first + second).norm()])
     torch.testing.assert_close(clinical_features(LetterTower(), bank), expected)
+
+
+# Controls: their sentences by hand, and draws that depend on bank and seed alone.
+
+TWO = make_bank(cyst=["thin wall", "dark inside"], stone=["bright spot"])
+FOUR = make_bank(
+    cyst=["thin wall", "dark inside"], stone=["bright spot"], mass=["edge", "bulge", "dark rim"], scar=["pale band"]
+)
+
+
+def sentences(bank: ConceptBank) -> list[str]:
+    return [text for name in bank.classes for text in clinical_sentences(bank, name, lambda _: True)]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_controls_by_hand(seed: int) -> None:
+    assert bank_or_control(TWO, "bank", seed) is TWO
+    swapped, nothing = bank_or_control(TWO, "shuffled", seed), bank_or_control(TWO, "none", seed)
+    assert sentences(swapped) == ["a cyst: bright spot.", "a stone: thin wall, dark inside."]
+    assert swapped.sources == TWO.sources
+    assert sentences(nothing) == ["a cyst.", "a stone."]
+    assert [sentences(share) for share in shares(nothing, 2)] == [sentences(nothing)] * 2
+
+
+def test_shuffled_no_class_keeps_its_concepts_and_none_is_lost() -> None:
+    found = set()
+    for seed in range(20):
+        shuffled = bank_or_control(FOUR, "shuffled", seed)
+        assert list(shuffled.classes) == list(FOUR.classes)
+        assert all(shuffled.classes[name] != FOUR.classes[name] for name in FOUR.classes)
+        assert sorted(map(str, shuffled.classes.values())) == sorted(map(str, FOUR.classes.values()))
+        assert shuffled == bank_or_control(FOUR, "shuffled", seed)
+        found.add(str(shuffled.classes))
+    assert len(found) > 2  # of the six circles of four classes
+
+
+def test_unrelated_concepts_are_as_many_all_different_and_fixed_by_the_seed() -> None:
+    drawn = bank_or_control(FOUR, "random", 1)
+    assert [len(drawn.texts(name)) for name in drawn.classes] == [2, 1, 3, 1]
+    texts = [text for name in drawn.classes for text in drawn.texts(name)]
+    assert len(set(texts)) == len(texts)
+    assert set(texts) <= set(unrelated_to(FOUR))
+    assert bank_or_control(FOUR, "random", 2) != drawn == bank_or_control(FOUR, "random", 1)
+    assert {concept.source for concepts in drawn.classes.values() for concept in concepts} == set(drawn.sources)
+    same_everywhere = ["a cyst: portable mailbox, wooden greenhouse.", "a stone: oversized teapot."]
+    assert sentences(bank_or_control(TWO, "random", 1)) == same_everywhere
+
+
+def test_unrelated_phrases_share_no_word_with_the_bank() -> None:
+    boats = make_bank(Sailing_Boat=["toy flag"])
+    assert "toy teapot" in unrelated_to(load_bank("derm7pt"))
+    assert not [text for text in unrelated_to(boats) if "boat" in text or text.startswith("toy ")]
+
+
+def test_controls_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match=r"b\.yaml: KNOWLEDGE shuffled needs two classes .*'cyst'"):
+        bank_or_control(TWO.for_classes(["cyst"]), "shuffled", 1)
+    with pytest.raises(ValueError, match=r"KNOWLEDGE 'shufled'. Did you mean 'shuffled'\? Known: bank, none, random"):
+        bank_or_control(TWO, "shufled", 1)
+    monkeypatch.setattr("xcoop.concepts.sentences._lists", lambda: {"makes": ["toy"], "things": ["bus", "tent"]})
+    with pytest.raises(ValueError, match="needs 3 unrelated concepts; there are 2"):
+        bank_or_control(TWO, "random", 1)
+
+
+@pytest.mark.parametrize(
+    ("template", "plain", "words"),
+    [
+        ("a skin photo of a {class}, {concepts}.", "a skin photo of a {class}.", "a skin photo of a"),
+        ("a {class} chest x-ray with {concepts}.", "a {class} chest x-ray.", "a chest x-ray"),
+        ("a scan of a {class} showing {concepts}", "a scan of a {class}", "a scan of a"),
+        ("{class}: {concepts}, magnified", "{class}, magnified", "magnified"),
+        ("{class} {concepts}", "{class}", "a photo of a"),
+        ("{concepts} in a {class}", "a photo of a {class}.", "a photo of a"),
+    ],
+)
+def test_a_template_loses_its_concepts_and_what_ties_them_on(template: str, plain: str, words: str) -> None:
+    assert plain_template(template) == plain
+    assert words_around_class(plain) == words
 
 
 # Ensembles.
@@ -115,18 +203,20 @@ def test_all_groups_come_before_the_next_phrase() -> None:
 
 def test_what_does_not_fit_is_left_out_and_said_if_nothing_does() -> None:
     bank = load_bank("phantom").for_classes(["nevus"])
-    (pairs,) = bank_ensemble(bank, 50, lambda text: len(text) <= 45)
+    (pairs,) = bank_ensemble(bank, 50, up_to(45))
     assert set(pairs) == {"a nevus with regular streaks, comma vessels.", "regular streaks, comma vessels in a nevus."}
-    (short,) = bank_ensemble(bank, 50, lambda text: len(text) <= 26)
+    (short,) = bank_ensemble(bank, 50, up_to(26))
     assert set(short) == {"comma vessels in a nevus."}
     with pytest.raises(ValueError, match=r"phantom.yaml: class 'nevus': no sentence fits"):
-        bank_ensemble(bank, 50, lambda text: False)
+        bank_ensemble(bank, 50, up_to(0))
 
 
 def test_a_file_is_read_in_the_order_of_the_classes(tmp_path: Path) -> None:
     path = tmp_path / "sentences.json"
     path.write_text(json.dumps({"Blue-Nevus": ["one.", "two.", "three."], "lung": ["only."], "other": ["unused."]}))
     assert read_ensemble(path, ["lung", "blue_nevus"], 2) == [["only.", "only."], ["one.", "two."]]
+    with pytest.raises(FileNotFoundError, match=r"missing\.json"):
+        read_ensemble(tmp_path / "missing.json", ["lung"], 2)
 
 
 @pytest.mark.parametrize(
@@ -146,5 +236,3 @@ def test_a_faulty_file_is_named(content: str, message: str, tmp_path: Path) -> N
     path.write_text(content)
     with pytest.raises(ValueError, match=rf"sentences\.json.*{message}"):
         read_ensemble(path, ["lung"], 2)
-    with pytest.raises(FileNotFoundError, match=r"missing\.json"):
-        read_ensemble(tmp_path / "missing.json", ["lung"], 2)

@@ -1,10 +1,18 @@
-"""Words that no image shows are found in any form, and visible ones are let pass; so are names of classes."""
+"""Words that no image shows are found in any form, and visible ones are let pass; so are names of classes; tables."""
 
 from __future__ import annotations
 
 import pytest
 
-from xcoop.concepts.words import found_in, names_class, nonvisual, nonvisual_groups, normal
+from xcoop.concepts.words import (
+    Wording,
+    found_in,
+    load_wording,
+    names_class,
+    nonvisual,
+    nonvisual_groups,
+    normal,
+)
 
 SKIN, SLIDE = "a dermoscopic photo of a {class}, {concepts}.", "a histopathological image of {class}, {concepts}."
 
@@ -120,3 +128,38 @@ def test_every_entry_is_found_in_itself() -> None:
 )
 def test_names_of_classes(text: str, classname: str, words: list[str]) -> None:
     assert names_class(text, classname) == words
+
+
+# The words of concept tables.
+
+
+def test_plain_wording() -> None:
+    wording = Wording()
+    assert wording.values({"a": "1", "b": " No ", "c": "", "d": "NaN", "e": "Round"}, "merged") == {
+        "a": "present", "b": "absent", "e": "round",
+    }  # fmt: skip
+    assert wording.phrase("pigment_network", "atypical") == "atypical pigment network"
+    assert wording.phrase("BlueWhitish_veil", "present") == "blue whitish veil"
+    assert wording.phrase("Scale", "absent") == "no scale"
+
+
+def test_derm7pts_wording() -> None:
+    wording = load_wording("phantom", "derm7pt")  # the first that has a file
+    row = {"pigmentation": "Diffuse irregular", "vascular_structures": "dotted", "streaks": "absent"}
+    assert wording.values(row, "merged") == {
+        "pigmentation": "irregular", "vascular_structures": "irregular", "streaks": "absent",
+    }  # fmt: skip
+    assert wording.values(row, "raw")["pigmentation"] == "diffuse irregular"
+    assert wording.values(row, "binary") == {
+        "pigmentation": "present", "vascular_structures": "present", "streaks": "absent",
+    }  # fmt: skip
+    assert wording.phrase("blue_whitish_veil", "present") == "blue-whitish veil"
+    assert wording.phrase("blue_whitish_veil", "absent") == "no blue-whitish veil"
+    assert wording.phrase("vascular_structures", "linear irregular") == "linear irregular vessels"
+
+
+def test_skincons_wording_knows_its_columns_in_any_writing() -> None:
+    wording = load_wording("skincon")
+    for column in ("Brown(Hyperpigmentation)", "brown hyperpigmentation"):
+        assert wording.phrase(column, "present") == "brown hyperpigmentation"
+    assert wording.phrase("Papule", "present") == "papule"

@@ -58,25 +58,6 @@ def test_a_picture_that_lies_under_two_labels_is_in_one_split(root: Path, caplog
     assert "of them under another label" in caplog.text
 
 
-@pytest.mark.parametrize("place", ["BUSI", "busi/Dataset_BUSI_with_GT", "Dataset_BUSI_with_GT/Dataset_BUSI_with_GT"])
-def test_accepted_places_of_busi_divide_alike(root: Path, place: str) -> None:
-    folder = busi(root / "somewhere")
-    names = [sorted(Path(i.impath).name for i in load("busi", root / "somewhere").test)]
-    (root / place).parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(folder, root / place)
-    names.append(sorted(Path(i.impath).name for i in load("busi", root).test))
-    names.append(sorted(Path(i.impath).name for i in load("busi", "nowhere", PATH=str(root / place)).test))
-    assert names[0] == names[1] == names[2]
-
-
-@pytest.mark.parametrize("place", ["med_node", "mednode/complete_mednode_dataset", "complete_mednode_dataset"])
-def test_accepted_places_of_med_node(root: Path, place: str) -> None:
-    folder = med_node(root / "somewhere")
-    (root / place).parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(folder, root / place)
-    assert len(everything(load("med_node", root))) == 17
-
-
 def test_the_division_is_the_same_for_all_seeds(root: Path) -> None:
     med_node(root)
     first = load("med_node", root)

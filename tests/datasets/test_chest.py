@@ -56,17 +56,6 @@ def test_three_classes_need_the_cause_in_every_name(root: Path) -> None:
         load("pneumonia", root, TASK="three-class")
 
 
-@pytest.mark.parametrize(
-    "place", ["Pneumonia/chest_xray", "pneumonia/chest_xray", "chest_xray", "Pneumonia", "chest_xray/chest_xray"]
-)
-def test_accepted_places(root: Path, place: str) -> None:
-    folder = pneumonia(root / "somewhere")
-    (root / place).parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(folder, root / place)
-    assert len(load("pneumonia", root).test) == 24
-    assert len(load("pneumonia", Path("nowhere"), PATH=str(root / place)).test) == 24
-
-
 def test_the_nested_copy_and_the_official_val_are_left_out(root: Path) -> None:
     folder = pneumonia(root)
     shutil.copytree(folder, folder / "chest_xray")

@@ -26,6 +26,25 @@ from xcoop.utils.images import open_image
 
 NAMES = config_names()
 PHANTOMS = ("phantom", "phantom_chest")  # are drawn where they are missing, and read with the facts of their models
+# Images in train, val and test as published, and where the images may lie below the root.
+TOTALS = {
+    "bloodmnist": (11959, 1712, 3421), "breastmnist": (546, 78, 156), "btmri": (2854, 1141, 1717),
+    "busi_biomedcoop": (389, 155, 236), "chmnist": (2496, 1000, 1504), "covid_19": (10582, 4232, 6351),
+    "ctkidney": (6221, 2487, 3738), "dermamnist": (7007, 1003, 2005), "dermamnist_biomedcoop": (7006, 1003, 2005),
+    "derm7pt": (346, 161, 320), "isic2018": (10015, None, 1512), "kneexray": (5778, 826, 1656),
+    "kvasir": (2000, 800, 1200), "lungcolon": (12500, 5000, 7500), "octmnist": (97477, 10832, 1000),
+    "organamnist": (34561, 6491, 17778), "organcmnist": (12975, 2392, 8216), "organsmnist": (13932, 2452, 8827),
+    "pathmnist": (89996, 10004, 7180), "pneumoniamnist": (4708, 524, 624), "retina": (2108, 841, 1268),
+    "retinamnist": (1080, 120, 400), "tissuemnist": (165466, 23640, 47280),
+}  # fmt: skip
+PLACES = {
+    "busi": ("BUSI", "busi/Dataset_BUSI_with_GT", "Dataset_BUSI_with_GT/Dataset_BUSI_with_GT"),
+    "med_node": ("med_node", "mednode/complete_mednode_dataset", "complete_mednode_dataset"),
+    "ph2": ("ph2", "PH2Dataset", "ph2/PH2Dataset"),
+    "pneumonia": (
+        *("Pneumonia/chest_xray", "pneumonia/chest_xray", "chest_xray", "Pneumonia"), "chest_xray/chest_xray",
+    ),
+}  # fmt: skip
 PUBLISHED = [name for name in NAMES if plugin_path("configs", "datasets", "about", f"{name}.yaml").is_file()]
 
 
@@ -177,3 +196,37 @@ def test_a_missing_dataset_ends_in_one_message_and_other_counts_than_published_a
     published = stated.counts.get(dataset.task, {}) if stated else {}
     assert caplog.text.count("; published: ") == len(published)  # no tree is as large as its model
     assert dataset.changes_labels == (stated.changes_labels if stated else {})
+
+
+@pytest.mark.parametrize("name", TOTALS)
+def test_the_published_counts_add_up(name: str) -> None:
+    counts = next(iter(about(name).counts.values()))
+    stated = tree_tools.config(name, "").DATASET.CLASSES
+    assert list(counts["train"]) == list(stated or counts["train"])
+    for split, total in zip(("train", "val", "test"), TOTALS[name], strict=True):
+        assert split not in counts or sum(counts[split].values()) == total
+
+
+def test_the_published_counts_of_derm7pts_other_tasks_add_up() -> None:
+    for task in ("mel-vs-rest", "five-groups"):
+        assert [sum(own.values()) for own in about("derm7pt").counts[task].values()] == [413, 203, 395]
+
+
+@pytest.mark.parametrize(("name", "place"), [(name, place) for name, places in PLACES.items() for place in places])
+def test_accepted_places_divide_alike(name: str, place: str, root: Path) -> None:
+    folder = LAYOUTS[name].make(root / "somewhere")
+    (root / place).parent.mkdir(parents=True, exist_ok=True)
+    shutil.move(folder, root / place)
+    found, told = load(name, root), load(name, "nowhere", PATH=str(root / place))
+    assert tuple(counts(items) for items in (found.train_x, found.val, found.test)) == LAYOUTS[name].counts
+    assert [item.impath for item in found.test] == [item.impath for item in told.test]
+
+
+@pytest.mark.parametrize(
+    ("name", "below"),
+    [("derm7pt", "derm7pt"), ("derm7pt", "derm7pt/release_v0"), ("kneexray", "KneeXray")],
+)
+def test_the_root_may_be_the_sets_own_folder(name: str, below: str, root: Path) -> None:
+    LAYOUTS[name].make(root)
+    tests = [load(name, root), load(name, root / below), load(name, "nowhere", PATH=str(root / below))]
+    assert len({tuple(item.impath for item in dataset.test) for dataset in tests}) == 1

@@ -14,7 +14,6 @@ from trees_ph2 import MELANOMA, ph2
 from trees_skincon import CONCEPTS as SKINCON
 from trees_skincon import md5, skincon
 
-from xcoop.data.about import about
 from xcoop.data.dataset import PHANTOM_MARK
 from xcoop.datasets.derm7pt import CONCEPTS, group_of
 from xcoop.datasets.ph2 import CRITERIA
@@ -64,19 +63,6 @@ def test_the_tasks_keep_all_their_groups(root: Path) -> None:
         "melanosis": 3,
         "seborrheic keratosis": 4,
     }
-
-
-def test_the_published_counts_of_derm7pt_add_up() -> None:
-    counts = about("derm7pt").counts
-    totals = {task: [sum(own.values()) for own in splits.values()] for task, splits in counts.items()}
-    assert totals == {"mel-vs-nev": [346, 161, 320], "mel-vs-rest": [413, 203, 395], "five-groups": [413, 203, 395]}
-
-
-@pytest.mark.parametrize("below", ["", "derm7pt", "derm7pt/release_v0"])
-def test_accepted_places_of_derm7pt(root: Path, below: str) -> None:
-    derm7pt(root)
-    assert len(load("derm7pt", root / below).train_x) == 12
-    assert len(load("derm7pt", Path("nowhere"), PATH=str(root / "derm7pt")).train_x) == 12
 
 
 def test_a_case_in_two_splits_is_dropped_from_train(root: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -188,11 +174,6 @@ def test_damage_to_the_metadata_is_named(root: Path) -> None:
         load("isic2018", root)
 
 
-def test_the_published_counts_of_isic2018_add_up() -> None:
-    counts = about("isic2018").counts["seven-classes"]
-    assert [sum(counts[part].values()) for part in ("train", "test")] == [10015, 1512]
-
-
 def test_the_atypical_nevi_are_apart_in_three_classes(root: Path) -> None:
     ph2(root)
     dataset = load("ph2", root, TASK="three-classes")
@@ -216,14 +197,6 @@ def test_the_criteria_are_told_in_words(root: Path) -> None:
     assert {tuple(own) for own in labels.values()} == {tuple(CRITERIA)}
     items = [item for part in (dataset.train_x, dataset.val, dataset.test) for item in part]
     assert {Path(item.impath).relative_to(dataset.dataset_dir).as_posix() for item in items} == set(labels)
-
-
-@pytest.mark.parametrize("place", ["ph2", "PH2Dataset", "ph2/PH2Dataset"])
-def test_accepted_places_of_ph2(root: Path, place: str) -> None:
-    folder = ph2(root / "somewhere")
-    (root / place).parent.mkdir(parents=True, exist_ok=True)
-    folder.rename(root / place)
-    assert len(load("ph2", root).test) == 9
 
 
 def labels_of(dataset: object) -> dict[str, int]:
