@@ -25,7 +25,7 @@ from torch import Tensor
 from xcoop.backbones import Backbone
 from xcoop.backbones.phantom import load_phantom
 from xcoop.config.plugins import get_cfg
-from xcoop.engine.transforms import build_transform
+from xcoop.engine.parts import build_transform
 from xcoop.evaluation.statistics import mean_of_known
 from xcoop.explain.ground_truth import Truth, fit_mask, truth_of
 from xcoop.explain.measures import BASELINES, control_maps, curves, localise, randomised, rank_correlation

@@ -14,7 +14,7 @@ from xcoop.config.augmentation import FIXED, KIND_OF, KINDS, label_keeping, side
 from xcoop.config.merge import config_hash, settings
 from xcoop.config.plugins import check_settings, dataset_names, get_cfg, plugin_path
 from xcoop.data.about import about
-from xcoop.engine.transforms import OFFERED, REFUSED
+from xcoop.engine.parts import OFFERED, REFUSED
 
 CONFIGS = sorted(path.stem for path in plugin_path("configs", "datasets").glob("*.yaml"))
 OWN = {"Folder"}  # the user's images: what the user asks for, unless class names tell sides

@@ -16,7 +16,7 @@ from xcoop.concepts import load_bank
 from xcoop.concepts.words import load_wording
 from xcoop.config.plugins import get_cfg
 from xcoop.datasets.ph2 import CRITERIA
-from xcoop.engine.transforms import build_transform
+from xcoop.engine.parts import build_transform
 from xcoop.explain.ground_truth import LESION, Truth, fit_mask, mask_files, meanings, read_masks, truth_of
 from xcoop.phantom.layouts import write_chest, write_derm7pt
 

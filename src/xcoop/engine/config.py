@@ -18,7 +18,7 @@ def _transforms() -> Iterable[str]:
     """Those of the engine that runs: Dassl itself has two that ours does not."""
     from dassl.data.transforms import transforms
 
-    from xcoop.engine.transforms import OFFERED
+    from xcoop.engine.parts import OFFERED
 
     return getattr(transforms, "AVAI_CHOICES", OFFERED)
 

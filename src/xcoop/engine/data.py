@@ -23,8 +23,8 @@ from torchvision import transforms as T
 from yacs.config import CfgNode
 
 from xcoop.engine.imports import needs_dassl
+from xcoop.engine.parts import INTERPOLATION_MODES, build_transform
 from xcoop.engine.tools import Registry, check_isfile, read_image
-from xcoop.engine.transforms import INTERPOLATION_MODES, build_transform
 from xcoop.utils.console import unknown
 
 logger = logging.getLogger(__name__)

@@ -26,12 +26,12 @@ OFFERED: dict[str, dict[str, str]] = {
     "dassl.data": {
         "data": "DATASET_REGISTRY DataManager DatasetBase DatasetWrapper Datum build_data_loader build_dataset "
         "build_sampler",
-        "transforms": "INTERPOLATION_MODES build_transform",
+        "parts": "INTERPOLATION_MODES build_transform",
     },
     "dassl.engine": {"trainer": "SimpleTrainer TRAINER_REGISTRY TrainerBase TrainerX build_trainer"},
-    "dassl.evaluation": {"steps": "Classification EVALUATOR_REGISTRY EvaluatorBase build_evaluator"},
-    "dassl.metrics": {"steps": "compute_accuracy"},
-    "dassl.optim": {"steps": "build_lr_scheduler build_optimizer"},
+    "dassl.evaluation": {"parts": "Classification EVALUATOR_REGISTRY EvaluatorBase build_evaluator"},
+    "dassl.metrics": {"parts": "compute_accuracy"},
+    "dassl.optim": {"parts": "build_lr_scheduler build_optimizer"},
     "dassl.utils": {
         "checkpoint": "count_num_param load_checkpoint load_pretrained_weights open_all_layers open_specified_layers "
         "resume_from_checkpoint save_checkpoint",
@@ -80,26 +80,8 @@ class Facade(ModuleType):
             return importlib.import_module(submodule)
         raise AttributeError(needs_dassl(submodule))
 
-    def __dir__(self) -> list[str]:
-        return sorted({*super().__dir__(), *MODULES[self.__name__]})
 
-
-class FacadeLoader(Loader):
-    """Makes the modules of our own engine."""
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType:
-        """An empty module of the name asked for."""
-        return Facade(spec.name)
-
-    def exec_module(self, module: ModuleType) -> None:
-        """Gives it its documentation and its list of names."""
-        module.__doc__ = f"`{module.__name__}` as the engine of xcoop {__version__} offers it."
-        module.__dict__["__all__"] = list(MODULES[module.__name__])
-        if module.__name__ == "dassl":
-            module.__dict__["__version__"] = f"0.6.3+xcoop.{__version__}"  # Dassl's API of that version
-
-
-class DasslFinder(MetaPathFinder):
+class DasslFinder(MetaPathFinder, Loader):
     """Finds `dassl` and its modules, and the modules of CLIP; leaves every other name to the other finders."""
 
     def find_spec(
@@ -124,10 +106,20 @@ class DasslFinder(MetaPathFinder):
                     return _patched(spec)
         if fullname in MODULES and (ours or fullname == "dassl"):
             # All are packages: `from dassl.engine import TrainerXU` then comes here, and is told why it fails.
-            return ModuleSpec(fullname, FacadeLoader(), origin="xcoop.engine", is_package=True)
+            return ModuleSpec(fullname, self, origin="xcoop.engine", is_package=True)
         if ours:  # with any other `name` than `fullname`, which the import statement would pass over
             raise ModuleNotFoundError(needs_dassl(fullname), name="dassl")
         return None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """An empty module of our own engine, of the name asked for."""
+        return Facade(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Gives it its list of names."""
+        module.__dict__["__all__"] = list(MODULES[module.__name__])
+        if module.__name__ == "dassl":
+            module.__dict__["__version__"] = f"0.6.3+xcoop.{__version__}"  # Dassl's API of that version
 
 
 def _patched(spec: ModuleSpec) -> ModuleSpec:

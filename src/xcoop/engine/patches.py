@@ -206,7 +206,7 @@ def _patch_evaluator(module: Any) -> None:
 
 def _patch_accuracy(module: Any) -> None:
     def compute_accuracy(output: Any, target: Any, topk: tuple[int, ...] = (1,)) -> Any:
-        from xcoop.engine.steps import compute_accuracy as compute
+        from xcoop.engine.parts import compute_accuracy as compute
 
         return compute(output, target, topk)
 

@@ -17,7 +17,7 @@ from yacs.config import CfgNode
 from xcoop.engine.checkpoint import BEST, epoch_file, load_checkpoint, newest, restore, save_checkpoint
 from xcoop.engine.data import DataManager, begin_epoch, deploys_best, require_validation
 from xcoop.engine.imports import needs_dassl
-from xcoop.engine.steps import build_evaluator
+from xcoop.engine.parts import build_evaluator
 from xcoop.engine.tools import AverageMeter, MetricMeter, Registry
 
 TRAINER_REGISTRY = Registry("TRAINER")

@@ -217,7 +217,7 @@ def read_masks(files: Iterable[Path]) -> Mask | None:
 def fit_mask(mask: Mask, size: int | Sequence[int]) -> Mask:
     """A mask in the geometry of the test transform: the smaller edge resized to `size`, then cropped at the centre.
 
-    The same functions do it as in `engine.transforms`, with the nearest pixel in place of an interpolation.
+    The same functions do it as in `engine.parts`, with the nearest pixel in place of an interpolation.
 
     Args:
         mask: (H, W), of the size of the image on disk.

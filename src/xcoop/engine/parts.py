@@ -1,4 +1,4 @@
-"""What a training step and a test are made of: optimisers by name, learning rates by epoch, accuracy, the evaluator.
+"""What a config chooses by name: transforms of images, the optimiser and its learning rates, the evaluator.
 
 A schedule is in closed form: what it must remember is the epoch, and nothing else. With e the number of finished
 epochs, T = MAX_EPOCH, W = WARMUP_EPOCH (0 without warm-up), the rate of a group of base rate b is
@@ -18,19 +18,169 @@ import math
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
+from PIL.Image import Image
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torchvision import transforms as T
+from torchvision.transforms import functional as F
+from torchvision.transforms.functional import InterpolationMode
 from yacs.config import CfgNode
 
+from xcoop.engine.imports import needs_dassl
 from xcoop.engine.tools import Registry
 from xcoop.utils import files
 from xcoop.utils.console import unknown
 
 EVALUATOR_REGISTRY = Registry("EVALUATOR")
+
+INTERPOLATION_MODES = {
+    "bilinear": InterpolationMode.BILINEAR,
+    "bicubic": InterpolationMode.BICUBIC,
+    "nearest": InterpolationMode.NEAREST,
+}
+_POLICIES = {
+    "imagenet_policy": T.AutoAugmentPolicy.IMAGENET,
+    "cifar10_policy": T.AutoAugmentPolicy.CIFAR10,
+    "svhn_policy": T.AutoAugmentPolicy.SVHN,
+}
+OFFERED = (
+    "random_flip",
+    "random_resized_crop",
+    "normalize",
+    "instance_norm",
+    "random_crop",
+    "random_translation",
+    "center_crop",  # accepted for old configs; the test transform crops in any case
+    "cutout",
+    *_POLICIES,
+    "randaugment",
+    "gaussian_noise",
+    "colorjitter",
+    "randomgrayscale",
+    "gaussian_blur",
+)
+REFUSED = ("randaugment_fixmatch", "randaugment2")  # Dassl's own two
+
+
+def random_translation(image: Image, size: list[int], interpolation: InterpolationMode) -> Image:
+    """Half of the images enlarged by an eighth and cropped at random; the others only resized to (H, W)."""
+    if torch.rand(()).item() >= 0.5:
+        return F.resize(image, size, interpolation)
+    height, width = size
+    larger = F.resize(image, [round(height * 1.125), round(width * 1.125)], interpolation)
+    top, left, _, _ = T.RandomCrop.get_params(larger, (height, width))
+    return F.crop(larger, top, left, height, width)
+
+
+def cutout(image: Tensor, n_holes: int, length: int) -> Tensor:
+    """A copy of an image (3, H, W) with black squares of `length` pixels at random; at the border they are cut off."""
+    image = image.clone()
+    height, width = image.shape[-2:]
+    for _ in range(n_holes):
+        top = int(torch.randint(height, ())) - length // 2
+        left = int(torch.randint(width, ())) - length // 2
+        image[:, max(top, 0) : max(top + length, 0), max(left, 0) : max(left + length, 0)] = 0
+    return image
+
+
+def gaussian_noise(image: Tensor, mean: float, std: float) -> Tensor:
+    """Half of the images (3, H, W) with normal noise added."""
+    if torch.rand(()).item() >= 0.5:
+        return image
+    return image + torch.randn_like(image) * std + mean
+
+
+def instance_norm(image: Tensor) -> Tensor:
+    """An image (3, H, W) whose channels have mean 0 and standard deviation 1 each."""
+    flat = image.flatten(1)  # (3, H * W)
+    mean, std = flat.mean(1)[:, None, None], flat.std(1)[:, None, None]
+    return (image - mean) / (std + 1e-8)
+
+
+def build_transform(
+    cfg: CfgNode, is_train: bool = True, choices: Sequence[str] | None = None
+) -> Callable[[Image], Tensor] | None:
+    """The transform of an image, as the config describes it. The order of the steps is not that of the names.
+
+    Args:
+        cfg: the node INPUT says all.
+        is_train: with augmentation; otherwise resized, cropped at the centre and normalised.
+        choices: names in place of INPUT.TRANSFORMS.
+
+    Returns:
+        PIL image -> tensor (3, H, W); None with INPUT.NO_TRANSFORM.
+
+    Raises:
+        AssertionError: a name is unknown, or of a policy that this engine does not have.
+        ValueError: INPUT.INTERPOLATION is unknown.
+    """
+    node = cfg.INPUT
+    if node.NO_TRANSFORM:
+        print("Note: no transform is applied!")
+        return None
+    names = list(node.TRANSFORMS if choices is None else choices)
+    for name in names:
+        if name in REFUSED:
+            offered = f"Offered are: {', '.join(OFFERED)}"
+            raise AssertionError(f"INPUT.TRANSFORMS: {needs_dassl(f'the policy {name!r}')}. {offered}.")
+        if name not in OFFERED:
+            raise AssertionError(f"INPUT.TRANSFORMS: {unknown('transform', name, OFFERED)}")
+    if node.INTERPOLATION not in INTERPOLATION_MODES:
+        raise ValueError(
+            f"INPUT.INTERPOLATION: {unknown('interpolation', str(node.INTERPOLATION), INTERPOLATION_MODES)}"
+        )
+    size, how = list(node.SIZE), INTERPOLATION_MODES[node.INTERPOLATION]
+    by = "x".join(map(str, size))
+    mean, std = list(node.PIXEL_MEAN), list(node.PIXEL_STD)
+
+    steps: list[tuple[str, str, Callable[[Any], Any]]] = []  # the name ("": always done), what is printed, what is done
+    to_tensor = ("", "to torch tensor of range [0, 1]", T.ToTensor())
+    normalise = ("normalize", f"normalization (mean={mean}, std={std})", T.Normalize(mean, std))
+    if is_train:
+        translate = partial(random_translation, size=size, interpolation=how)
+        scale, n, m = tuple(node.RRCROP_SCALE), node.RANDAUGMENT_N, node.RANDAUGMENT_M
+        resized_crop = T.RandomResizedCrop(size, scale=scale, interpolation=how)
+        jitter = (node.COLORJITTER_B, node.COLORJITTER_C, node.COLORJITTER_S, node.COLORJITTER_H)
+        jitter_text = "color jitter (brightness={}, contrast={}, saturation={}, hue={})".format(*jitter)
+        blur = T.RandomApply([T.GaussianBlur(node.GB_K)], p=node.GB_P)
+        cut = partial(cutout, n_holes=node.CUTOUT_N, length=node.CUTOUT_LEN)
+        cut_text = f"cutout (n_holes={node.CUTOUT_N}, length={node.CUTOUT_LEN})"
+        noise = partial(gaussian_noise, mean=node.GN_MEAN, std=node.GN_STD)
+        if not {"random_crop", "random_resized_crop"} & set(names):
+            steps.append(("", f"resize to {by}", T.Resize(size, how)))
+        steps += [
+            ("random_translation", "random translation", translate),
+            ("random_crop", f"random crop (padding = {node.CROP_PADDING})", T.RandomCrop(size, node.CROP_PADDING)),
+            ("random_resized_crop", f"random resized crop (size={by}, scale={scale})", resized_crop),
+            ("random_flip", "random flip", T.RandomHorizontalFlip()),
+            *((name, name, T.AutoAugment(policy)) for name, policy in _POLICIES.items()),
+            ("randaugment", f"randaugment (n={n}, m={m})", T.RandAugment(num_ops=n, magnitude=m)),
+            ("colorjitter", jitter_text, T.ColorJitter(*jitter)),
+            ("randomgrayscale", f"random gray scale (p={node.RGS_P})", T.RandomGrayscale(p=node.RGS_P)),
+            ("gaussian_blur", f"gaussian blur (kernel={node.GB_K}, p={node.GB_P})", blur),
+            to_tensor,
+            ("cutout", cut_text, cut),
+            normalise,
+            ("gaussian_noise", f"gaussian noise (mean={node.GN_MEAN}, std={node.GN_STD})", noise),
+        ]
+    else:
+        steps.append(("", f"resize the smaller edge to {max(size)}", T.Resize(max(size), how)))
+        steps += [("", f"{by} center crop", T.CenterCrop(size)), to_tensor, normalise]
+    steps.append(("instance_norm", "instance normalization", instance_norm))
+
+    chosen = [(text, step) for name, text, step in steps if not name or name in names]
+    print(f"Building transform_{'train' if is_train else 'test'}")
+    for text, _ in chosen:
+        print(f"+ {text}")
+    return T.Compose([step for _, step in chosen])
+
+
+# Optimisers and learning rates.
 
 
 def build_optimizer(
@@ -168,6 +318,9 @@ def build_lr_scheduler(optimizer: Optimizer, optim_cfg: CfgNode) -> LRScheduler:
     shape, warmup = shapes[node.LR_SCHEDULER], warmups[node.WARMUP_TYPE]
     first = max(node.WARMUP_EPOCH, 0)
     return Schedule(optimizer, shape, warmup, first, recount=node.WARMUP_RECOUNT or not first)
+
+
+# Accuracy and the evaluator.
 
 
 def compute_accuracy(output: Any, target: Tensor, topk: Sequence[int] = (1,)) -> list[Tensor]:
