@@ -26,8 +26,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from xcoop.results.record import read_run
-from xcoop.sweep.grid import Grid
-from xcoop.sweep.jobs import Job, jobs
+from xcoop.sweep.grid import Grid, jobs
+from xcoop.sweep.worker import Job
 from xcoop.utils.console import say
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -18,7 +18,6 @@ from synthetic_runs import config, write
 from xcoop.config.plugins import get_cfg
 from xcoop.results.folder import LOCK, LOG, busy, check_free, locked, occupied, other_data, save_config
 from xcoop.results.record import Origin
-from xcoop.sweep.display import Display
 from xcoop.sweep.launcher import Launcher, make_slots, warn_without_locks
 from xcoop.utils.console import BusyError, UserError
 from xcoop.utils.files import require_ours, unguarded, unlinked
@@ -201,7 +200,7 @@ def test_other_trouble_is_no_missing_lock(flock: Answers, folder: Path) -> None:
 
 def test_a_launcher_says_it_once(flock: Answers, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flock(errno.ENOTSUP)
-    assert Launcher([], make_slots(1, (), cores=1), str(tmp_path), Display(0, 1, terminal=False)).run() == {}
+    assert Launcher([], make_slots(1, (), cores=1), str(tmp_path)).run() == {}
     assert capsys.readouterr().err.count(f"xcoop: warning: {tmp_path} lies on a disk without locks") == 1
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from xcoop.results.folder import BusyError, locked
 from xcoop.results.record import SCHEMA, checksum
-from xcoop.sweep.jobs import BUSY, FAILED, FINISHED, FOUND, Job, Outcome
+from xcoop.sweep.worker import BUSY, FAILED, FINISHED, FOUND, Job, Outcome
 from xcoop.utils.files import atomic_write_text, sha256_file
 
 HOLD = 3
@@ -118,14 +118,13 @@ def thirty(out: Path) -> list[Job]:
 
 
 if __name__ == "__main__":
-    from xcoop.sweep.display import Display
     from xcoop.sweep.launcher import Launcher, make_slots
     from xcoop.utils.console import guarded
 
     jobs, slots = thirty(Path(sys.argv[1])), make_slots(2, (), cores=2)
 
     def command() -> int:
-        ends = Launcher(jobs, slots, sys.argv[1], Display(len(jobs), 2, terminal=False), run).run()
+        ends = Launcher(jobs, slots, sys.argv[1], run=run).run()
         return int(any(end.state == FAILED for end in ends.values()))
 
     sys.exit(guarded(command))

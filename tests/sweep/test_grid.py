@@ -14,8 +14,8 @@ from xcoop.cli import main
 from xcoop.config.plugins import get_cfg, trainer_names
 from xcoop.runs.plan import make_plans
 from xcoop.runs.train import merged, parser
-from xcoop.sweep.grid import Grid, make_grid, read_grid_file
-from xcoop.sweep.jobs import Job, jobs, left_out, plans
+from xcoop.sweep.grid import Grid, jobs, left_out, make_grid, plans, read_grid_file
+from xcoop.sweep.worker import Job
 from xcoop.utils.console import UserError
 
 GRIDS = sorted(Path(__file__).resolve().parents[2].joinpath("benchmarks", "grids").glob("*.yaml"))
@@ -242,7 +242,6 @@ def test_variants_are_crossed_with_everything_but_each_other_in_their_order(tmp_
         (f"[{{{X}.N_CTX: four}}]", r"grid\.yaml: variant 1: .*N_CTX takes a whole number"),
         (f"[{{{X}.N_CTX: }}]", r"grid\.yaml: variant 1: .*N_CTX takes one value, not None"),
         (f"[{{{X}: {{N_CTX: 4}}}}]", r"grid\.yaml: variant 1: .*takes one value, not \{'N_CTX': 4\}"),
-        ("[{}, {OPTIM.LR: 0.5}, {}]", r"grid\.yaml: variants 1 and 3 are the same \(\{\}\)"),
         ("[{OPTIM.LR: 0.5, SEED: 3}]", "SEED is set by `xcoop sweep` itself"),
         (f"[{{}}, {{{X}.SENTENCES: both}}]", r"\{\} and \{TRAINER.XCOOP.SENTENCES: both\} are the same run of XCoOp"),
         ("[{TRAINER.COOP.N_CTX: 3}]", r"variant \{TRAINER.COOP.N_CTX: 3\} changes nothing in XCoOp"),
@@ -253,20 +252,20 @@ def test_wrong_variants_are_named(variants: str, message: str, tmp_path: Path) -
         planned(tmp_path, f"{HEAD}variants: {variants}\n")
 
 
-def test_the_same_keys_in_another_order_are_the_same(tmp_path: Path) -> None:
+def test_the_same_variants_are_run_once(tmp_path: Path) -> None:
     one, two = f"{X}.N_CTX: 3", "OPTIM.LR: 0.5"
-    with pytest.raises(UserError, match="variants 1 and 2 are the same"):
-        planned(tmp_path, f"{HEAD}variants: [{{{one}, {two}}}, {{{two}, {one}}}]\n")
+    text = f"{HEAD}variants: [{{}}, {{{one}, {two}}}, {{}}, {{{two}, {one}}}]\n"
+    parts = ["", "_lr-0.5_n_ctx-3"]
+    assert planned(tmp_path, text) == [f"phantom_{shots}shots{part}" for shots in (1, 4) for part in parts]
 
 
-def test_a_key_is_in_one_place(tmp_path: Path) -> None:
+def test_a_key_is_in_one_place(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = f"{HEAD}variants: [{{}}, {{OPTIM.LR: 0.5}}]\n"
-    with pytest.raises(UserError, match=r"grid\.yaml: OPTIM\.LR stands in a variant \(0\.5\), and by itself"):
+    with pytest.raises(UserError, match=r"OPTIM\.LR stands in a variant \(0\.5\), and by itself"):
         planned(tmp_path, f"{text}OPTIM.LR: [0.1]\n")
-    path = tmp_path / "grid.yaml"
-    path.write_text(text)
-    with pytest.raises(UserError, match=r"command line: OPTIM\.LR stands in a variant \(0\.5\), and by itself"):
-        make_grid(read_grid_file(path) | {"OPTIM.LR": ["0.1"]}, "data", "out")
+    planned(tmp_path, text)
+    assert main(["sweep", "--grid", str(tmp_path / "grid.yaml"), "OPTIM.LR", "0.1", "--dry-run"]) == 2
+    assert "OPTIM.LR stands in a variant (0.5), and by itself" in capsys.readouterr().err
 
 
 def test_variants_of_all_trainers_are_what_all_of_them_read(tmp_path: Path) -> None:
@@ -305,13 +304,3 @@ def test_the_ablation_has_every_part_of_its_table_once() -> None:
     off = {key for line in rows for key in re.findall(r"TRAINER\.XCOOP\.([A-Z_]+)", line)}
     changed = {key.rpartition(".")[2] for one in yaml.safe_load(path.read_text())["variants"] for key in one}
     assert changed == off | {"VARIANT"}
-
-
-def test_a_dry_run_of_variants(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "grid.yaml"
-    path.write_text(f"{HEAD}variants: [{{}}, {{{X}.KNOWLEDGE: none}}]\n")
-    assert main(["sweep", "--grid", str(path), "--out", str(tmp_path / "out"), "--dry-run"]) == 0
-    assert "XCoOp phantom, knowledge-none, 4 shots, seed 1" in (told := capsys.readouterr().out)
-    assert "4 runs: 0 done, 4 to do" in told
-    assert main(["sweep", "--grid", str(path), "OPTIM.LR", "0.1", f"{X}.KNOWLEDGE", "bank", "--dry-run"]) == 2
-    assert "KNOWLEDGE stands in a variant" in capsys.readouterr().err

@@ -19,10 +19,8 @@ from quick_runs import events, expected, make_job, result, thirty
 
 from xcoop.results.record import read_run
 from xcoop.sweep import launcher
-from xcoop.sweep.display import Display, clock_time, first_line, summary
-from xcoop.sweep.jobs import FAILED, FINISHED, FOUND, Job, Outcome
-from xcoop.sweep.launcher import MEMORY, NOTES, Launcher, Slot, make_slots
-from xcoop.sweep.worker import Progress
+from xcoop.sweep.launcher import MEMORY, NOTES, Display, Launcher, Slot, clock_time, first_line, make_slots, summary
+from xcoop.sweep.worker import FAILED, FINISHED, FOUND, Job, Outcome, Progress
 from xcoop.utils.console import UserError
 
 forks = pytest.mark.skipif(sys.platform != "linux", reason="there, workers are no forks")
@@ -35,7 +33,7 @@ def job(out: Path, name: str, trouble: str = "", ms: int = 5, **more: object) ->
 def run(jobs: list[Job], out: Path, slots: list[Slot] | None = None) -> dict[str, Outcome]:
     """How each ended, by its title."""
     slots = slots or make_slots(2, (), cores=2)
-    ends = Launcher(jobs, slots, str(out), Display(len(jobs), len(slots), terminal=False), quick_runs.run).run()
+    ends = Launcher(jobs, slots, str(out), run=quick_runs.run).run()
     return {one.title: ends[one.folder] for one in jobs}
 
 

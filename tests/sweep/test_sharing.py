@@ -21,8 +21,7 @@ from yacs.config import CfgNode
 from xcoop.backbones import ImageFeatures, backbone_of, base
 from xcoop.concepts.bank import BankError
 from xcoop.runs import train
-from xcoop.sweep.jobs import FAILED, Job
-from xcoop.sweep.worker import Runner, isolated
+from xcoop.sweep.worker import FAILED, Job, Runner, isolated
 from xcoop.training import feature_cache
 from xcoop.training.feature_cache import shared_features
 from xcoop.utils import process_cache as sharing
@@ -184,7 +183,7 @@ import torch
 from xcoop.results.record import peak_memory_mb
 from xcoop.concepts.bank import BankError
 from xcoop.runs import train
-from xcoop.sweep.jobs import FAILED, Job
+from xcoop.sweep.worker import FAILED, Job
 from xcoop.sweep.worker import Runner, isolated
 with isolated():
     pass  # what the first one imports stays

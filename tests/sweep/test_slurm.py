@@ -20,11 +20,10 @@ import torch
 from quick_runs import HOLD, events, expected, make_job, result
 from slurm_cluster import Cluster, NoClusterError, missing
 
-from xcoop.sweep.jobs import DONE, FAILED, FINISHED, FOUND, Job
 from xcoop.sweep.slurm import SlurmDisplay, SlurmLauncher, State, in_queue, watch
 from xcoop.sweep.slurm_state import Ledger
 from xcoop.sweep.slurm_task import Options, submitter
-from xcoop.sweep.worker import Run
+from xcoop.sweep.worker import DONE, FAILED, FINISHED, FOUND, Job, Run
 
 HERE = Path(__file__).parent
 OPTIONS = Options(runs_per_task=1, minutes=5, gpus=0, cpus=1)

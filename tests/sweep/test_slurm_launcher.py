@@ -11,9 +11,9 @@ import pytest
 from quick_runs import make_job, write_result
 
 from xcoop.results.folder import locked
-from xcoop.sweep.jobs import DONE, FAILED, RUNNING, Job, Outcome
 from xcoop.sweep.slurm import ELSEWHERE, NEW, QUEUED, SlurmLauncher, State, chunks
 from xcoop.sweep.slurm_state import Entry, Ledger, Queue, QueueError, Status, Submission, read_status, write_status
+from xcoop.sweep.worker import DONE, FAILED, RUNNING, Job, Outcome
 from xcoop.utils.console import UserError
 
 Tasks = Sequence[Sequence[Job]]

@@ -17,7 +17,6 @@ from quick_runs import events, make_job
 from xcoop.cli import main, parse
 from xcoop.commands import sweep
 from xcoop.sweep import slurm_task
-from xcoop.sweep.jobs import FAILED, FINISHED, Job, Outcome
 from xcoop.sweep.launcher import NOTES
 from xcoop.sweep.slurm import QUEUED, SlurmDisplay, State, Tally
 from xcoop.sweep.slurm_state import (
@@ -32,6 +31,7 @@ from xcoop.sweep.slurm_state import (
     write_status,
 )
 from xcoop.sweep.slurm_task import MOST_FRUITLESS, Options, Task, require_slurm, submitter
+from xcoop.sweep.worker import FAILED, FINISHED, Job, Outcome
 from xcoop.utils.console import UserError
 
 needs_submitit = pytest.mark.skipif(importlib.util.find_spec("submitit") is None, reason="submitit is not installed")

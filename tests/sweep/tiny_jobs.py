@@ -17,8 +17,7 @@ sys.path.append(str(Path(__file__).parents[1] / "trainers"))
 
 import tiny_run  # registers its dataset
 
-from xcoop.sweep.jobs import FINISHED, Job, Outcome
-from xcoop.sweep.worker import Runner
+from xcoop.sweep.worker import FINISHED, Job, Outcome, Runner
 
 draw = tiny_run.draw
 
@@ -103,8 +102,6 @@ if __name__ == "__main__":
         told = identical(mixed(data, weights, out / "alone"), mixed(data, weights, out / "shared"))
         sys.stdout.write(json.dumps(told) + "\n")
     else:
-        from xcoop.sweep.display import Display
         from xcoop.sweep.launcher import Launcher, make_slots
 
-        display = Display(3, 2, terminal=False)
-        Launcher(three(data, weights, out), make_slots(2, (), cores=2), str(out), display).run()
+        Launcher(three(data, weights, out), make_slots(2, (), cores=2), str(out)).run()

@@ -54,18 +54,13 @@ def run(arguments: argparse.Namespace) -> int:
 
     from xcoop.results.benchmark import collect
     from xcoop.results.table import render
-    from xcoop.sweep.display import Display
-    from xcoop.sweep.jobs import FAILED, training
     from xcoop.sweep.launcher import Launcher, make_slots
+    from xcoop.sweep.worker import FAILED, training
 
     start = time.monotonic()
-    jobs = [training(plan, seed) for plan in plans for seed in plan.seeds]
+    jobs = [training(plan, seed, plan.title(seed)) for plan in plans for seed in plan.seeds]
     todo = [job for job in jobs if not job.done()]
-    display = Display(len(jobs), len(slots := make_slots(most=len(todo))), each=True)
-    try:
-        ends = Launcher(jobs, slots, arguments.out, display).run()
-    finally:
-        display.close()
+    ends = Launcher(jobs, make_slots(most=len(todo)), arguments.out, each=True).run()
 
     folder, shots = plans[0].dataset_folder, int(arguments.words[1])
     given = " ".join(map(str, seeds))

@@ -14,8 +14,8 @@ from xcoop.utils.console import UserError, environment_defaults, say, shown
 
 if TYPE_CHECKING:
     from xcoop.sweep.grid import Grid
-    from xcoop.sweep.jobs import Job
     from xcoop.sweep.slurm_task import Options
+    from xcoop.sweep.worker import Job
 
 MINUTES, CPUS, RUNS = 240, 4, 8
 # Options of sbatch that a task needs from us, and what says them instead.
@@ -81,14 +81,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs it; the exit code is 0 if no run has failed."""
-    from xcoop.sweep import jobs as sweep
-    from xcoop.sweep.display import Display, summary
-    from xcoop.sweep.launcher import NOTES, Launcher, make_slots
+    from xcoop.sweep.grid import jobs as jobs_of
+    from xcoop.sweep.grid import left_out
+    from xcoop.sweep.launcher import NOTES, Launcher, make_slots, summary
+    from xcoop.sweep.worker import DONE, FAILED
 
     options = slurm_options(arguments)
     grid = read_grid(arguments)
-    jobs = sweep.jobs(grid)
-    for note in sweep.left_out(grid):
+    jobs = jobs_of(grid)
+    for note in left_out(grid):
         say(f"note: {note}")
     ledger = Path(grid.out, NOTES, "slurm")
     if arguments.dry_run:
@@ -103,20 +104,18 @@ def run(arguments: argparse.Namespace) -> int:
             say(*summary(jobs, ends, time.monotonic() - start, grid.out))
     else:
         gpus = None if arguments.gpus is None else words_of(arguments.gpus)
-        slots = make_slots(arguments.workers, gpus, most=sum(job.state() != sweep.DONE for job in jobs))
-        display = Display(len(jobs), len(slots))
-        launcher = Launcher(jobs, slots, grid.out, display)
+        slots = make_slots(arguments.workers, gpus, most=sum(job.state() != DONE for job in jobs))
+        launcher = Launcher(jobs, slots, grid.out)
         try:
             ends = launcher.run()
         finally:
-            display.close()
             say(*summary(jobs, launcher.ends, time.monotonic() - start, grid.out))
-    return EXIT_FAILED if any(end.state == sweep.FAILED for end in ends.values()) else 0
+    return EXIT_FAILED if any(end.state == FAILED for end in ends.values()) else 0
 
 
 def _list(jobs: Sequence[Job], ledger: Path | None) -> int:
     """Says of each run what is done, and which task of the cluster has it; the exit code."""
-    from xcoop.sweep.jobs import DONE
+    from xcoop.sweep.worker import DONE
 
     states = {job: (job.state(), "") for job in jobs}
     ids: set[str] = set()

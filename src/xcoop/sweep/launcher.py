@@ -1,4 +1,4 @@
-"""One launcher for one or many runs on this machine: it hands jobs to workers until all are done.
+"""One launcher for one or many runs on this machine: it hands jobs to workers until all are done, and shows how far.
 
 A worker is a process of its own, one a GPU or one for each group of cores. It runs jobs of one group as long as there
 are any, so that they share what they load; what fails is tried once more, in a fresh process. Finished runs are found
@@ -15,24 +15,37 @@ import gc
 import importlib
 import multiprocessing
 import os
-import platform
-import re
+import shlex
 import signal
+import statistics
 import sys
 import threading
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
 from xcoop.results.folder import busy
-from xcoop.sweep.display import Display
-from xcoop.sweep.jobs import BUSY, FAILED, FOUND, Job, Outcome
-from xcoop.sweep.worker import SIGNALS, THREADS, Progress, Run, serve
+from xcoop.results.record import read_run
+from xcoop.sweep.worker import (
+    BUSY,
+    FAILED,
+    FINISHED,
+    FOUND,
+    THREADS,
+    Job,
+    Outcome,
+    Progress,
+    Run,
+    Slot,
+    Worker,
+    uninterrupted,
+)
 from xcoop.utils.console import UserError, complain, say
 from xcoop.utils.files import unguarded
 
@@ -41,23 +54,10 @@ MEMORY = 3 << 30  # bytes that a worker on a CPU is reckoned to need
 TICK = 0.2  # seconds between looks at everything
 LOOK = 1.0  # seconds between looks at runs that other launchers are at
 RETRIES = 1  # of a failed job
-PATIENCE = 15.0  # seconds that a worker has to end when it is asked to
+EVERY = 15.0  # seconds between plain lines of a display
 # What a run imports when it needs it. A launcher that forks its workers does so once, before the first of them.
 MODULES = ("xcoop.runs.train", "xcoop.training.trainer", "xcoop.results.record", "torch.utils.tensorboard",
            "torch.utils.collect_env")  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Slot:
-    """Where a worker runs.
-
-    Attributes:
-        name: in messages, e.g. "GPU 0" or "CPU 2"; no two are equal.
-        environment: what its environment has besides ours.
-    """
-
-    name: str
-    environment: Mapping[str, str] = field(default_factory=dict, hash=False)
 
 
 def make_slots(
@@ -135,7 +135,7 @@ class Launcher:
         jobs: to run; what is done is left alone.
         slots: where workers run.
         out: the output root.
-        display: is told what happens.
+        each: tell of each run by itself; see `Display`.
         run: what runs one job in a worker; default: `worker.Runner`.
 
     Attributes:
@@ -143,9 +143,10 @@ class Launcher:
     """
 
     def __init__(
-        self, jobs: Sequence[Job], slots: Sequence[Slot], out: str, display: Display, run: Run | None = None
+        self, jobs: Sequence[Job], slots: Sequence[Slot], out: str, each: bool = False, run: Run | None = None
     ) -> None:
-        self.slots, self.out, self.notes, self.display, self.run_job = slots, out, Path(out, NOTES), display, run
+        self.slots, self.out, self.notes, self.run_job = slots, out, Path(out, NOTES), run
+        self.display = Display(len(jobs), len(slots), each)
         self.ends: dict[Path, Outcome] = {}
         self.failures: Counter[Path] = Counter()
         self.waiting = list(jobs)
@@ -186,6 +187,7 @@ class Launcher:
                     worker.end()
                 with suppress(OSError):  # absent, or something in it
                     self.notes.rmdir()
+                self.display.close()
         return self.ends
 
     def _hand_out(self) -> None:
@@ -196,12 +198,12 @@ class Launcher:
                 continue
             job = self._next(worker.group if worker else "")
             if job is None:
-                if worker and not self.waiting and not self.busy:
+                if not self.waiting and not self.busy:
                     self._retire(slot)
                 continue
-            if worker is None or (self.failures[job.folder] and worker.served):  # what failed gets a fresh process
+            if worker is None or (self.failures[job.folder] and worker.group):  # what failed gets a fresh process
                 self._retire(slot)
-                with _uninterrupted():
+                with uninterrupted():
                     worker = self.workers[slot] = Worker(slot, self.notes, self.run_job, self.context)
             self.waiting.remove(job)
             worker.give(job)
@@ -222,9 +224,10 @@ class Launcher:
         return ready[order.index(min(order))] if ready else None
 
     def _retire(self, slot: Slot) -> None:
-        if worker := self.workers.pop(slot, None):
+        if worker := self.workers.get(slot):
             worker.dismiss()
             worker.end()
+            del self.workers[slot]  # only now: whoever interrupts this must find it
 
     def _listen(self) -> None:
         """Takes in what the workers say, and notices those that have died."""
@@ -244,7 +247,7 @@ class Launcher:
             if died and self.workers.get(slot) is worker:
                 self._retire(slot)
                 if worker.job:
-                    self._judge(worker.job, Outcome(FAILED, time.monotonic() - worker.since, worker.cause()))
+                    self._judge(worker.job, Outcome(FAILED, message=worker.cause()))
 
     def _judge(self, job: Job, outcome: Outcome) -> None:
         """Closes a job, or puts it back."""
@@ -263,89 +266,12 @@ class Launcher:
         self.display.ended(job, outcome)
 
     def _look_at_busy(self) -> None:
-        """Runs of other launchers: done by now, or free again?"""
-        if not self.busy or time.monotonic() - self._looked < LOOK:
-            return
-        self._looked = time.monotonic()
-        for job in list(self.busy):
-            if not busy(job.folder):
-                self.busy.remove(job)
-                self.waiting.append(job)  # the worker sees whether it is done
-
-
-class Worker:
-    """A worker process, as its launcher sees it.
-
-    Attributes:
-        job: what it runs now; None: nothing.
-        group: of its last job.
-        served: how many jobs it was given.
-        since: when it was given the last one.
-    """
-
-    def __init__(self, slot: Slot, notes: Path, run: Run | None, context: Any) -> None:
-        self.job: Job | None = None
-        self.group, self.served, self.since = "", 0, 0.0
-        notes.mkdir(parents=True, exist_ok=True)
-        self.log = notes / f"worker-{platform.node()}-{os.getpid()}-{re.sub(r'[^A-Za-z0-9]+', '', slot.name)}.log"
-        self.log.unlink(missing_ok=True)
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs, slot.environment, self.log, run))
-        sys.stdout.flush()
-        sys.stderr.flush()
-        self.process.start()
-        theirs.close()
-
-    def give(self, job: Job) -> None:
-        """Hands it a job; if it has just died, that is found out as of any other worker."""
-        self.job, self.group, self.since = job, job.group, time.monotonic()
-        self.served += 1
-        with suppress(OSError):
-            self.pipe.send(job)
-
-    def hear(self) -> Iterator[Progress | Outcome]:
-        """What it has said; nothing of a worker that is silent or dead."""
-        with suppress(EOFError, OSError):
-            while self.pipe.poll():
-                yield self.pipe.recv()
-
-    def cause(self) -> str:
-        """How it died."""
-        code = self.process.exitcode or 0
-        reason = f"exit code {code}" if code >= 0 else f"killed by {signal.Signals(-code).name}"
-        reason += " (out of memory?)" if -code == signal.SIGKILL else ""
-        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines() if self.log.is_file() else []
-        return f"its process ended: {reason}" + "".join(f" ({line})" for line in lines[-1:])
-
-    def dismiss(self) -> None:
-        """Asks it to end; a job that it runs is given up."""
-        if self.job:
-            self.process.terminate()
-        else:
-            with suppress(OSError):
-                self.pipe.send(None)
-
-    def end(self) -> None:
-        """Waits for a dismissed worker; kills it if it does not end. Its log goes unless it says something."""
-        self.process.join(PATIENCE)
-        if self.process.exitcode is None:
-            self.process.kill()
-            self.process.join()
-        if self.log.is_file() and not self.log.stat().st_size:
-            self.log.unlink()
-
-
-@contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Holds signals back: one that is raised in a hook of a fork is ignored. A worker lets them in again."""
-    if sys.platform == "win32":
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        """Runs of other launchers: done by now, or free again? The worker sees which."""
+        if self.busy and time.monotonic() - self._looked >= LOOK:
+            self._looked = time.monotonic()
+            free = [job for job in self.busy if not busy(job.folder)]
+            self.busy = [job for job in self.busy if job not in free]
+            self.waiting += free
 
 
 def warn_without_locks(out: Path) -> None:
@@ -361,11 +287,7 @@ def terminable() -> Iterator[None]:
     def stop(number: int, frame: object) -> None:
         raise KeyboardInterrupt
 
-    try:
-        before = signal.signal(signal.SIGTERM, stop)
-    except ValueError:  # not the main thread
-        yield
-        return
+    before = signal.signal(signal.SIGTERM, stop)
     try:
         yield
     except KeyboardInterrupt:
@@ -373,3 +295,165 @@ def terminable() -> Iterator[None]:
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+# What is shown.
+
+
+class Bar:
+    """A bar on a terminal, if the standard error is one; what is said goes above it."""
+
+    def __init__(self, total: int, terminal: bool | None, leave: bool) -> None:
+        tqdm.monitor_interval = 0  # no thread: workers may be forks of this process
+        drawn = sys.stderr.isatty() if terminal is None else terminal
+        form = "{percentage:3.0f}%|{bar}| {desc}"
+        self.bar = tqdm(total=total, leave=leave, bar_format=form) if drawn else None
+
+    def say(self, *lines: str) -> None:
+        """Says lines."""
+        if self.bar is not None:
+            self.bar.clear()
+        say(*lines)
+
+    def close(self) -> None:
+        """Takes the bar away."""
+        if self.bar is not None:
+            self.bar.close()
+
+
+class Display(Bar):
+    """Shows runs: on a terminal with a bar, else in plain lines.
+
+    Args:
+        total: how many runs there are.
+        workers: how many may run at once.
+        each: say of each run when it is started, how far it is, and how well it did; else of all of them together.
+        terminal: draw a bar; default: if the standard error is a terminal.
+        clock: gives seconds.
+    """
+
+    def __init__(
+        self,
+        total: int,
+        workers: int,
+        each: bool = False,
+        terminal: bool | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(total, terminal, leave=not each)
+        self.total, self.workers, self.each, self.clock = total, workers, each, clock
+        self.ends: Counter[str] = Counter()  # of closed jobs, by how they ended
+        self.running: dict[Path, tuple[Job, float, float]] = {}  # job, since, part
+        self.seconds: defaultdict[str, list[float]] = defaultdict(list)  # of finished runs, by group
+        self._told: dict[Path | None, float] = {None: clock()}  # when something was last said of a run; None: of all
+        self._detail = self._error = ""
+
+    def started(self, job: Job) -> None:
+        """A worker was given a job."""
+        self._told[job.folder] = self.clock()
+        self.running[job.folder] = (job, self.clock(), 0.0)
+        if self.each and self.bar is None:
+            say(f"{job.title}: started")
+
+    def at(self, job: Job, progress: Progress) -> None:
+        """A running job is so far."""
+        self.running[job.folder] = (job, self.running[job.folder][1], progress.part)
+        self._detail = f"; {progress.text}" if self.each else ""
+        if self.each and self._is_time(job.folder):
+            say(f"{job.title}: {progress.text}")
+
+    def paused(self, job: Job) -> None:
+        """Another launcher is at this job."""
+        self.running.pop(job.folder, None)
+        if self.each:
+            self.say(f"{job.title}: another process is at it; left for the end")
+
+    def again(self, job: Job, outcome: Outcome) -> None:
+        """A job failed, and will be tried once more."""
+        self.running.pop(job.folder, None)
+        self.say(f"{job.title}: failed, and is tried once more: {first_line(outcome.message)}")
+
+    def ended(self, job: Job, outcome: Outcome) -> None:
+        """A job is closed."""
+        self.running.pop(job.folder, None)
+        self.ends[outcome.state] += 1
+        if outcome.state == FINISHED:
+            self.seconds[job.group].append(outcome.seconds)
+        if outcome.state == FAILED and self.each:
+            message = "(the same error)" if outcome.message == self._error else outcome.message
+            self._error = outcome.message
+            log = f" (log: {job.log})" if job.log.is_file() else ""
+            self.say(f"{job.title}: FAILED{log}", *(f"    {line}" for line in message.splitlines()))
+        elif outcome.state == FAILED:
+            self.say(f"{job.title}: FAILED: {first_line(outcome.message)}")
+        elif outcome.state == FOUND and self.each:
+            self.say(f"{job.title}: finished before, in {job.folder}")
+        elif self.each and (record := read_run(job.folder)):
+            accuracy = 100 * record["metrics"]["accuracy"]
+            self.say(f"{job.title}: accuracy {accuracy:.1f}% ({outcome.seconds:.0f} s)")
+        if self.bar is not None:
+            self.bar.update()
+
+    def tick(self) -> None:
+        """Called often; shows what there is to show."""
+        if self.bar is not None:
+            self.bar.set_description_str(self.state() + (self._detail if self.running else ""))
+        elif not self.each and self._is_time(None):
+            say(self.state())
+
+    def _is_time(self, of: Path | None) -> bool:
+        """Whether another plain line may be said of a run, or of all."""
+        if self.bar is not None or self.clock() - self._told[of] < EVERY:
+            return False
+        self._told[of] = self.clock()
+        return True
+
+    def state(self) -> str:
+        """Done, running, failed, time left."""
+        found, failed = self.ends[FOUND], self.ends[FAILED]
+        before = f" ({found} before)" if found else ""
+        done = f"{self.ends[FINISHED] + found} of {self.total} done{before}"
+        return f"{done}, {len(self.running)} running, {failed} failed, {clock_time(self.left())} left"
+
+    def left(self) -> float | None:
+        """Seconds that the rest will take, going by the runs that are finished; None before there are any."""
+        known = [second for seconds in self.seconds.values() for second in seconds]
+        if not known:
+            return None
+        usual = statistics.fmean(known)
+        begun = 0.0  # runs' worth of work that is left of those in flight
+        for job, since, part in self.running.values():
+            own = statistics.fmean(self.seconds.get(job.group, known))
+            begun += 1 - max(part, min(0.95, (self.clock() - since) / own if own else 0.0))
+        rest = self.total - self.ends.total() - len(self.running)
+        return usual * (rest + begun) / max(1, min(self.workers, rest + len(self.running)))
+
+
+def summary(jobs: Sequence[Job], ends: Mapping[Path, Outcome], seconds: float, out: str) -> list[str]:
+    """What a sweep has come to: counts, the failed runs with their reasons and logs, and how to see the tables."""
+    count = Counter(end.state for end in ends.values())
+    before = f" ({count[FOUND]} more were finished before)" if count[FOUND] else ""
+    lines = ["", f"{count[FINISHED]} runs finished{before}, {count[FAILED]} failed, in {clock_time(seconds)}."]
+    for job in jobs:
+        if job.folder in ends and ends[job.folder].state == FAILED:
+            lines += [f"FAILED {job.title}: {first_line(ends[job.folder].message)}"]
+            lines += [f"    log: {job.log}"] if job.log.is_file() else []
+    where = "" if out == "output" else f" --out {shlex.quote(out)}"
+    names = dict.fromkeys(job.folder.relative_to(out).parts[0] for job in jobs if job.after is None)
+    lines += [f"Results: xcoop table {shlex.quote(name)}{where}" for name in names]
+    return [*lines, f"All of them, with curves and comparisons: xcoop results {shlex.quote(out)}"]
+
+
+def first_line(message: str) -> str:
+    """The first line of a message that says anything."""
+    return next((line.strip() for line in message.splitlines() if line.strip()), "(it said nothing)")
+
+
+def clock_time(seconds: float | None) -> str:
+    """Seconds as `42 s`, `3 min 5 s` or `2 h 10 min`; `?` for None."""
+    if seconds is None:
+        return "?"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    return f"{whole // 60} min {whole % 60} s" if whole < 3600 else f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -24,11 +24,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from xcoop.results.folder import busy
-from xcoop.sweep.jobs import DONE, FAILED, FINISHED, FOUND, RUNNING, Job, Outcome
 from xcoop.sweep.launcher import terminable, warn_without_locks
 from xcoop.sweep.slurm_state import Entry, Ledger, Queue, QueueError, Submission, key, last_state, queued
 from xcoop.sweep.slurm_task import Options, Submit, require_slurm, submitter
-from xcoop.sweep.worker import Run
+from xcoop.sweep.worker import DONE, FAILED, FINISHED, FOUND, RUNNING, Job, Outcome, Run
 from xcoop.utils.console import UserError, say
 
 PAUSES = (2.0, 30.0)  # seconds between looks: after a change, and at most

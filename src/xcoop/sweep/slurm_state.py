@@ -29,7 +29,7 @@ from typing import Any
 
 from xcoop.results.folder import locked
 from xcoop.results.record import now
-from xcoop.sweep.jobs import Job, Outcome
+from xcoop.sweep.worker import Job, Outcome
 from xcoop.utils.console import BusyError
 from xcoop.utils.files import atomic_write_text
 from xcoop.utils.reading import read_json

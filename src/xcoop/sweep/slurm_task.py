@@ -23,9 +23,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import xcoop
-from xcoop.sweep.jobs import BUSY, DONE, FAILED, Job, Outcome
 from xcoop.sweep.slurm_state import Submission, key, largest_array, read_status, write_status
-from xcoop.sweep.worker import THREADS, Run, Runner, attempt
+from xcoop.sweep.worker import BUSY, DONE, FAILED, THREADS, Job, Outcome, Run, Runner, attempt
 from xcoop.utils.console import UserError
 
 if TYPE_CHECKING:
