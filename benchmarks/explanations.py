@@ -21,8 +21,7 @@ from steps import random_clip
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 
 from xcoop.backbones.openai import ClipBackbone
-from xcoop.explain.map_methods import concept_target
-from xcoop.explain.maps import DEFAULTS, explain_maps, explainers
+from xcoop.explain.maps import DEFAULTS, concept_target, explain_maps, explainers
 
 SLOW = ("rise", "occlusion")  # hundreds of forward passes
 

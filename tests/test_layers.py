@@ -52,6 +52,14 @@ def test_plug_ins_find_a_module_by_its_old_name(old: str) -> None:
     del sys.modules[f"xcoop.{old}"]
 
 
+def test_an_old_module_takes_no_functions_place() -> None:
+    """Python makes an imported module an attribute of its package, and the module of that name may have a function."""
+    with pytest.warns(DeprecationWarning, match="is xcoop.explain.maps now"):
+        old = importlib.import_module("xcoop.explain.visual.trace")
+    assert old.trace is not old
+    assert old.trace.__name__ == "trace"
+
+
 def test_every_package_has_its_layer() -> None:
     assert {layer(module) for module in MODULES} == {*LAYERS, ""}
 

@@ -117,21 +117,24 @@ MOVED = {  # below xcoop; the old names go with version 0.2
     "evaluation.positive": "evaluation.metrics",
     "evaluation.ranking": "evaluation.metrics",
     "evaluation.ranks": "evaluation.statistics",
-    "explain.attention": "explain.map_methods",
+    "explain.attention": "explain.maps",
     "explain.controls": "explain.measures",
+    "explain.explanation": "explain.trained",
     "explain.faithfulness": "explain.measures",
     "explain.loading": "explain.trained",
     "explain.localisation": "explain.measures",
+    "explain.map_methods": "explain.maps",
     "explain.masks": "explain.ground_truth",
     "explain.page": "explain.html",
-    "explain.target": "explain.map_methods",
+    "explain.schema": "explain.html",
+    "explain.target": "explain.maps",
     "explain.textual": "explain.concepts",
     "explain.textual.concept_set": "explain.concepts",
     "explain.textual.decomposition": "explain.concepts",
     "explain.textual.intervention": "explain.concepts",
-    "explain.textual.nearest_words": "explain.words",
+    "explain.textual.nearest_words": "explain.concepts",
     "explain.textual.plausibility": "explain.trust",
-    "explain.textual.prose": "explain.words",
+    "explain.textual.prose": "explain.concepts",
     "explain.textual.subsets": "explain.concepts",
     "explain.trust_concepts": "explain.trust",
     "explain.trust_rows": "explain.trust",
@@ -139,17 +142,18 @@ MOVED = {  # below xcoop; the old names go with version 0.2
     "explain.truth": "explain.ground_truth",
     "explain.visual": "explain.maps",
     "explain.visual.finer": "explain.maps",
-    "explain.visual.gradcam": "explain.map_methods",
-    "explain.visual.gradeclip": "explain.map_methods",
-    "explain.visual.legrad": "explain.map_methods",
-    "explain.visual.maskclip": "explain.map_methods",
-    "explain.visual.occlusion": "explain.map_methods",
-    "explain.visual.registry": "explain.map_methods",
-    "explain.visual.relevancy": "explain.map_methods",
-    "explain.visual.rise": "explain.map_methods",
-    "explain.visual.rollout": "explain.map_methods",
-    "explain.visual.similarity": "explain.map_methods",
-    "explain.visual.trace": "explain.map_methods",
+    "explain.visual.gradcam": "explain.maps",
+    "explain.visual.gradeclip": "explain.maps",
+    "explain.visual.legrad": "explain.maps",
+    "explain.visual.maskclip": "explain.maps",
+    "explain.visual.occlusion": "explain.maps",
+    "explain.visual.registry": "explain.maps",
+    "explain.visual.relevancy": "explain.maps",
+    "explain.visual.rise": "explain.maps",
+    "explain.visual.rollout": "explain.maps",
+    "explain.visual.similarity": "explain.maps",
+    "explain.visual.trace": "explain.maps",
+    "explain.words": "explain.concepts",
     "features": "training.feature_cache",
     "files": "utils.files",
     "fitting": "training.trainer",
@@ -269,7 +273,16 @@ class MovedModules(MetaPathFinder, Loader):
         warnings.warn(f"{old} is {new} now", DeprecationWarning, stacklevel=2)
         found = sys.modules[old] = importlib.import_module(new)
         if not hasattr(found, "__path__") and any(f"xcoop.{name}".startswith(f"{old}.") for name in MOVED):
-            found.__path__ = []  # it was a package, whose modules are still asked for
+            found.__class__ = FormerPackage
+            found.__path__ = []  # its modules are still asked for
+
+
+class FormerPackage(ModuleType):
+    """A module that was a package: importing an old module of it (`explain.visual.trace`) replaces no function."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (isinstance(value, ModuleType) and name in vars(self)):
+            super().__setattr__(name, value)
 
 
 def accept_instance_build(cls: Any) -> None:

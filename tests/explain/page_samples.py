@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from xcoop.explain.html import thumbnail
-from xcoop.explain.schema import Explanations, ImageEntry
+from xcoop.explain.html import Explanations, ImageEntry, thumbnail
 
 HOSTILE = "<script>alert(1)</script>\"onload='x' & http"
 

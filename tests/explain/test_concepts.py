@@ -70,11 +70,6 @@ def test_a_vector_away_from_every_concept_has_no_weights():
     assert (away.explained <= 1).all()
 
 
-def test_one_concept_is_no_decomposition():
-    with pytest.raises(ValueError, match="two concepts"):
-        decompose(torch.ones(1, 24), directions(1))
-
-
 #          absent                       present
 SCORES = [0.1, 0.2, 0.3, 0.4, 0.5, 0.35, 0.5, 0.6, 0.7, 0.8]
 LABELS = [0, 0, 0, 0, 0, 1, 1, 1, 1, 1]

@@ -18,7 +18,7 @@ from page_samples import image
 from PIL import Image
 
 from xcoop.explain import demo
-from xcoop.explain.schema import ImageEntry
+from xcoop.explain.html import ImageEntry
 from xcoop.utils.images import open_bytes
 
 SEEN: list[bytes] = []

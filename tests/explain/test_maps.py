@@ -10,9 +10,21 @@ from yacs.config import CfgNode
 
 from xcoop.backbones import ImageFeatures, load_backbone
 from xcoop.backbones.openai import PromptedClip
-from xcoop.explain import map_methods
-from xcoop.explain.map_methods import MASKS, Target, concept_target, random_masks, trace
-from xcoop.explain.maps import CAPTUM_COSTS, DEFAULTS, Methods, explain_maps, explainer, explainers, methods
+from xcoop.explain import maps as map_methods
+from xcoop.explain.maps import (
+    CAPTUM_COSTS,
+    DEFAULTS,
+    MASKS,
+    Methods,
+    Target,
+    concept_target,
+    explain_maps,
+    explainer,
+    explainers,
+    methods,
+    random_masks,
+    trace,
+)
 from xcoop.methods.alignment import unit
 from xcoop.phantom.corpus import UNIFORM, draw_corpus
 from xcoop.phantom.model import normalise

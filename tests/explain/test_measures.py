@@ -29,11 +29,11 @@ from xcoop.explain.measures import (
 
 
 def test_a_random_map_belongs_to_its_image() -> None:
-    maps = random_maps([3, 8, 9], (4, 5), seed=1)
+    maps = random_maps(3, (4, 5), seed=1)
     assert maps.shape == (3, 4, 5)
-    assert torch.equal(random_maps([8], (4, 5), seed=1)[0], maps[1])
+    assert torch.equal(random_maps(2, (4, 5), seed=1), maps[:2])
     assert not torch.equal(maps[0], maps[1])
-    assert not torch.equal(random_maps([3], (4, 5), seed=2)[0], maps[0])
+    assert not torch.equal(random_maps(3, (4, 5), seed=2)[0], maps[0])
     assert 0 <= maps.min() <= maps.max() < 1
 
 
@@ -60,7 +60,7 @@ def test_the_order_falls_and_breaks_ties_alike_but_not_by_rows() -> None:
 
 
 def test_the_reversed_map_has_the_opposite_order_even_with_ties() -> None:
-    maps = (random_maps(range(4), (5, 5)) * 3).floor()
+    maps = (random_maps(4, (5, 5)) * 3).floor()
     assert torch.equal(order_of(reversed_maps(maps)), order_of(maps).flip(1))
     controls = control_maps(maps)
     assert list(controls) == ["random", "centre", "reversed"]
@@ -96,20 +96,16 @@ def test_a_model_is_randomised_through_its_backbone() -> None:
     copied = randomised(model)
     assert torch.equal(copied.ctx, model.ctx)
     assert not torch.equal(copied.backbone.model.visual.proj, model.backbone.model.visual.proj)
-    with pytest.raises(TypeError, match="not Linear"):
-        randomised(nn.Linear(2, 2))
 
 
 def test_rank_correlation_is_scipys() -> None:
-    one, other = random_maps(range(3), (6, 6), seed=0), random_maps(range(3), (6, 6), seed=1)
+    one, other = random_maps(3, (6, 6), seed=0), random_maps(3, (6, 6), seed=1)
     one[1] = (one[1] * 4).floor()  # ties
     other[2] = one[2] ** 3
     expected = [spearmanr(a.flatten(), b.flatten()).statistic for a, b in zip(one, other, strict=True)]
     assert rank_correlation(one, other).tolist() == pytest.approx(expected, abs=1e-12)
     assert rank_correlation(one, -one).tolist() == pytest.approx([-1] * 3)
     assert rank_correlation(torch.ones(1, 2, 2), torch.rand(1, 2, 2)).isnan().all()
-    with pytest.raises(ValueError, match="cannot be compared"):
-        rank_correlation(one, other[:2])
 
 
 # Faithfulness: a scorer that looks at one patch alone, so that the right map is known.
@@ -163,7 +159,7 @@ def test_the_curves_by_hand() -> None:
 @pytest.mark.parametrize("baseline", list(BASELINES))
 def test_the_ends_are_the_scores_of_image_and_baseline(baseline: str) -> None:
     batch = noise(4)
-    found = curves(score, batch, random_maps(range(4), (GRID, GRID)), baseline, steps=7)
+    found = curves(score, batch, random_maps(4, (GRID, GRID)), baseline, steps=7)
     full, empty = score(batch), score(BASELINES[baseline](batch))
     for start, end, curve in ((full, empty, found.deletion), (empty, full, found.insertion)):
         assert curve.shape == (4, 8)
@@ -173,7 +169,7 @@ def test_the_ends_are_the_scores_of_image_and_baseline(baseline: str) -> None:
 
 @pytest.mark.parametrize("steps", [1, 7, 28, 64])
 def test_deletion_is_the_insertion_of_the_reversed_map_backwards(steps: int) -> None:
-    batch, maps = noise(3), random_maps(range(3), (GRID, GRID))
+    batch, maps = noise(3), random_maps(3, (GRID, GRID))
     one, other = (curves(everything, batch, m, steps=steps) for m in (maps, -maps))
     assert torch.equal(one.deletion, other.insertion.flip(1))
     assert torch.equal(one.insertion, other.deletion.flip(1))
@@ -199,7 +195,7 @@ def test_patches_go_by_falling_relevance_cell_by_cell() -> None:
 
 
 def test_parts_and_batches_do_not_matter() -> None:
-    batch, maps = noise(5), random_maps(range(5), (GRID, GRID))
+    batch, maps = noise(5), random_maps(5, (GRID, GRID))
     whole = curves(score, batch, maps, "blur", steps=9)
     sizes: list[int] = []
 
@@ -251,23 +247,6 @@ def test_the_blur_keeps_what_is_large_and_loses_what_is_small() -> None:
     point[..., 40, 40] = 1
     spread = blur_baseline(point)[0, 0]
     assert spread[40, 48] / spread[40, 40] == pytest.approx(0.6065, abs=1e-3)  # exp(-1/2), one deviation away
-
-
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
-        ({"maps": torch.zeros(2, 8, 8)}, "images .* and maps"),
-        ({"maps": torch.full((1, 8, 8), torch.nan)}, "without NaN"),
-        ({"steps": 0}, "1 to 64"),
-        ({"steps": 65}, "1 to 64"),
-        ({"baseline": "blurr"}, "Did you mean 'blur'"),
-        ({"score_fn": lambda x: x}, "score_fn gave shape"),
-    ],
-)
-def test_what_curves_refuse(changed: dict[str, object], message: str) -> None:
-    given = {"score_fn": score, "images": noise(1), "maps": torch.zeros(1, GRID, GRID), "steps": 4} | changed
-    with pytest.raises(ValueError, match=message):
-        curves(**given)
 
 
 # Localisation.
@@ -360,14 +339,9 @@ def test_upsampling_is_bilinear() -> None:
     assert upsample(torch.tensor([[[0.0, 4]]]), (1, 4)).tolist() == [[[0, 1, 3, 4]]]
 
 
-@pytest.mark.parametrize(
-    ("maps", "masks", "message"),
-    [
-        (torch.zeros(2, 4, 4), QUARTER, r"maps \(B, gh, gw\)"),
-        (torch.zeros(1, 4, 4), QUARTER.float(), "float32"),
-        (torch.full((1, 4, 4), torch.nan), QUARTER, "NaN"),
-    ],
-)
-def test_what_localise_refuses(maps: Tensor, masks: Tensor, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        localise(maps, masks)
+def test_a_map_that_is_no_number_is_refused() -> None:
+    maps = torch.full((1, 8, 8), torch.nan)
+    with pytest.raises(ValueError, match="NaN"):
+        localise(maps, QUARTER)
+    with pytest.raises(ValueError, match="NaN"):
+        curves(score, noise(1), maps)

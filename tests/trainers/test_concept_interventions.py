@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import xcoop
 from xcoop.backbones import Backbone
 from xcoop.concepts import ConceptBank
 from xcoop.concepts.sentences import clinical_features
-from xcoop.explain.concepts import asking, changes, decompose, effects, held, leave_one_out, margin, only, without_part
+from xcoop.explain.concepts import PartConcepts, SentenceConcepts, decompose, margin
 from xcoop.explain.ground_truth import Truth
 from xcoop.explain.report import test_images as images_of
 from xcoop.explain.trained import TrainedModel
@@ -47,6 +48,12 @@ def plain(pictures: Path, tiny_weights_file: Path, tmp_path_factory: pytest.Temp
     return asked_of("CoOp", pictures, tiny_weights_file, tmp_path_factory.mktemp("coop"))
 
 
+def keeping(bank: ConceptBank, text: str) -> ConceptBank:
+    """The bank in which dark spots have this concept alone."""
+    kept = tuple(concept for concept in bank.classes["dark_spot"] if concept.text == text)
+    return replace(bank, classes={**bank.classes, "dark_spot": kept})
+
+
 # One concept.
 
 
@@ -54,10 +61,10 @@ def plain(pictures: Path, tiny_weights_file: Path, tmp_path_factory: pytest.Temp
 def test_leaving_one_out_is_asking_the_model_without_it(asked: Asked, make_cfg: ConfigMaker) -> None:
     run, sample = asked
     model: Any = tiny_run.build(make_cfg("XCoOp")).model  # not trained: what images correct ties the classes together
-    bank, features = run.bank, run.features(sample.images)
+    features = run.features(sample.images)
     whole = model.logits(features)
-    moved = leave_one_out(model, features, changes(model, bank, TEXTS), 4)
-    without = model.with_bank(only(bank, "dark_spot", ["low brightness"])).logits(features)
+    moved = SentenceConcepts(model, run.bank, run.concepts).contributions(features)
+    without = model.with_bank(keeping(run.bank, "low brightness")).logits(features)
     torch.testing.assert_close(moved[:, 0, 1], (whole - without)[:, 0])
     torch.testing.assert_close(without[:, 1], whole[:, 1])  # the other class knows nothing of it
     assert moved[:, 0, 1].abs().max() > 1e-4
@@ -86,8 +93,8 @@ class ClinicalModel(PromptModel):
 def test_a_plug_ins_method_that_holds_concepts_is_asked_as_ours_are(asked: Asked) -> None:
     run, sample = asked
     model, features = ClinicalModel(run.model.backbone, run.bank), run.features(sample.images)
-    moved = leave_one_out(model, features, changes(model, run.bank, TEXTS), 4)
-    without = model.with_bank(only(run.bank, "dark_spot", ["low brightness"])).logits(features)
+    moved = SentenceConcepts(model, run.bank, run.concepts).contributions(features)
+    without = model.with_bank(keeping(run.bank, "low brightness")).logits(features)
     torch.testing.assert_close(moved[:, 0, 1], (model.logits(features) - without)[:, 0])
     assert moved[:, 0, 1].abs().max() > 1e-4
 
@@ -96,19 +103,9 @@ def test_a_plug_ins_method_that_holds_concepts_is_asked_as_ours_are(asked: Asked
 def test_the_control_adds_unrelated_phrases_and_repeats_itself(asked: Asked) -> None:
     run, sample = asked
     features = run.features(sample.images)
-    one, again, other = (leave_one_out(run.model, features, changes(run.model, run.bank, TEXTS, seed), 4)
-                         for seed in (0, 0, 1))  # fmt: skip
+    one, again, other = (run.held.contributions(features, control=seed) for seed in (0, 0, 1))
     assert torch.equal(one, again)
     assert not torch.equal(one, other)
-
-
-def test_a_class_keeps_only_what_is_named(asked: Asked) -> None:
-    bank = asked[0].bank
-    kept = only(bank, "dark_spot", ["low brightness"])
-    assert (kept.texts("dark_spot"), kept.texts("bright spot")) == (["low brightness"], bank.texts("bright spot"))
-    assert only(bank, "dark_spot", []).texts("dark_spot") == []
-    with pytest.raises(ValueError, match="'dark_spot' has no concept 'snow'"):
-        only(bank, "dark_spot", ["snow"])
 
 
 @torch.no_grad()
@@ -117,7 +114,7 @@ def test_a_part_taken_out_of_a_prompt_by_hand(plain: Asked) -> None:
     features, vectors = run.features(sample.images), run.class_vectors()
     concepts = normalize(vectors.mean(0) + 0.3 * torch.randn(3, vectors.shape[1]), dim=-1)
     parts = decompose(vectors, concepts)
-    moved = without_part(run.model, features, vectors, parts)
+    moved = PartConcepts(run.model, vectors, parts).contributions(features)
     f = normalize(features.pooled, dim=-1)
     rest = vectors[1] - parts.weights[1, 2] * parts.directions[2]
     want = run.model.scale * (f @ vectors[1] - f @ (rest / rest.norm()))
@@ -134,7 +131,7 @@ def test_a_part_moves_the_logit_that_the_method_has(name: str, place: str, make_
     features = model.encode_images(torch.cat([batch["img"] for batch in trainer.dm.test_loader]))
     vectors = normalize(model.text_features())
     parts = decompose(vectors, torch.randn(5, vectors.shape[1], generator=torch.Generator().manual_seed(0)))
-    moved = without_part(model, features, vectors, parts)
+    moved = PartConcepts(model, vectors, parts).contributions(features)
     before, lengths = model.logits(features), model.text_features().norm(dim=1)
     assert moved.abs().max() > 1e-3
     for j in range(5):
@@ -158,27 +155,26 @@ def test_the_margin_is_that_over_the_largest_other_class() -> None:
 def test_without_and_alone_are_asked_of_the_model_itself(asked: Asked) -> None:
     run, sample = asked
     features = run.features(sample.images)
-    assert held(run, 0) == [0, 1]
-    found = effects(run, features, [0] * len(sample.paths), [frozenset([1])] * len(sample.paths))
+    assert run.held.held[0] == [0, 1]
+    found = run.held.effects(features, [0] * len(sample.paths), [frozenset([1])] * len(sample.paths))
     whole = margin(run.logits(features), 0)
     for name, text in (("comprehensiveness", "low brightness"), ("sufficiency", "deep shadow")):
-        other = run.model.with_bank(only(run.bank, "dark_spot", [text])).logits(features)
+        other = run.model.with_bank(keeping(run.bank, text)).logits(features)
         np.testing.assert_allclose(found[name], (whole - margin(other, 0)).numpy(), atol=1e-5)
     assert np.abs(found["sufficiency"]).max() > 1e-4
 
 
 def test_nothing_is_said_where_a_class_would_keep_none_or_all(asked: Asked) -> None:
     run, sample = asked
-    found = effects(run, run.features(sample.images[:2]), [0, 1], [frozenset(), frozenset([2, 3])])
+    found = run.held.effects(run.features(sample.images[:2]), [0, 1], [frozenset(), frozenset([2, 3])])
     assert np.isnan(found["comprehensiveness"]).all()
 
 
 @torch.no_grad()
 def test_of_a_method_without_concepts_parts_of_its_decomposition_are_dropped(plain: Asked) -> None:
     run, sample = plain
-    features, ask, parts = run.features(sample.images), asking(run), run.decomposition
-    for label in range(2):
-        own = held(run, label)
+    features, ask, parts = run.features(sample.images), run.held.logits, run.decomposition
+    for label, own in enumerate(run.held.held):
         torch.testing.assert_close(ask(features, label, frozenset(own)), run.logits(features), rtol=1e-4, atol=1e-4)
         for (dropped,) in combinations(own, 1):
             vector = run.class_vectors()[label] - parts.weights[label, dropped] * parts.directions[dropped]

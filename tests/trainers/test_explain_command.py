@@ -14,8 +14,8 @@ from tiny_run import ConfigMaker
 
 import xcoop
 from xcoop.cli import main
+from xcoop.explain.html import Explanations
 from xcoop.explain.report import prompt_classes
-from xcoop.explain.schema import Explanations
 
 
 @pytest.fixture(scope="module")

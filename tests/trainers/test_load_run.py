@@ -16,7 +16,7 @@ from tiny_run import ConfigMaker, Usual
 
 import xcoop
 from xcoop.config.plugins import trainer_names
-from xcoop.explain.map_methods import class_target
+from xcoop.explain.maps import class_target
 from xcoop.results.folder import occupied
 
 TRAINERS = trainer_names()

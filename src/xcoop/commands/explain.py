@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from xcoop.utils.console import UserError, say
 
 if TYPE_CHECKING:
-    from xcoop.explain.schema import Control, Trust
+    from xcoop.explain.html import Control, Trust
     from xcoop.explain.trained import TrainedModel
 
 REPORT, NUMBERS = "report.html", "explanations.json"

@@ -1,18 +1,18 @@
-"""What a model makes of a bank's concepts: where they lie, what its prompts are made of, and what changes without them.
+"""A model in words: what its prompts are made of, what changes without a concept, and which words lie near.
 
 Two kinds of models. XCoOp's `aligned` variant holds the clinical sentences of its classes: they are made anew from a
 changed bank, and the logits are the model's own. Every other model holds no concepts, only prompts: there the concept's
 part of the decomposed prompt is taken out, and the global similarity is computed again.
 
-Symbols: B images, C classes, J concepts, K prompts a class, D joint width.
+Symbols: B images, C classes, J concepts, K prompts a class, D joint width; n context tokens, W text width, N words.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -25,9 +25,6 @@ from xcoop.concepts.bank import Concept
 from xcoop.concepts.sentences import fill, unrelated_to
 from xcoop.methods.alignment import unit
 from xcoop.methods.model import PromptModel
-
-if TYPE_CHECKING:
-    from xcoop.explain.trained import TrainedModel
 
 Floats = NDArray[np.float64]
 
@@ -58,9 +55,7 @@ def concept_set(backbone: Backbone, bank: ConceptBank) -> ConceptSet:
     """
     classes = list(bank.classes)
     texts = tuple(dict.fromkeys(text for name in classes for text in bank.texts(name)))
-    own = torch.tensor([[text in bank.texts(name) for text in texts] for name in classes]).view(len(classes), -1)
-    if not texts:
-        return ConceptSet(texts, own, torch.zeros(0, backbone.embed_dim, device=backbone.logit_scale.device))
+    own = torch.tensor([[text in bank.texts(name) for text in texts] for name in classes])
     sentences = [fill(bank.template, name.replace("_", " "), [text]) for text in texts for name in classes]
     features = unit(backbone.encode_text(sentences)).unflatten(0, (len(texts), -1))  # (J, C, D)
     return ConceptSet(texts, own, unit(features.mean(1)))
@@ -88,11 +83,7 @@ class Decomposition:
     explained: Tensor
 
     def own_share(self, own: Tensor) -> Tensor:
-        """The share of a class's weights that lies on its own concepts, (C,), in [0, 1]; NaN without any weight.
-
-        Args:
-            own: (C, J) bool.
-        """
+        """The share of a class's weights on its own concepts, (C, J) bool: (C,), in [0, 1]; NaN without any weight."""
         return (self.weights * own.to(self.weights)).sum(1) / self.weights.sum(1)
 
 
@@ -108,16 +99,11 @@ def decompose(prompts: Tensor, concepts: Tensor) -> Decomposition:
     says nothing of any concept. What all prompts share, m, adds the same to every class's logit and decides nothing:
     z_c is what sets a class's prompt apart. (From the bank's mean, m = mu, prompts that all lean to one class would
     each seem to be made of its concepts.) The Lasso chooses concepts, with alpha = 1/10 of the value at which none is
-    left; then their weights are fitted anew without the penalty, which would shrink them.
-
-    Raises:
-        ValueError: fewer than two concepts.
+    left; then their weights are fitted anew without the penalty, which would shrink them. It takes two concepts.
     """
     from scipy.optimize import nnls
     from sklearn.linear_model import Lasso
 
-    if len(concepts) < 2:
-        raise ValueError(f"a decomposition needs at least two concepts, not {len(concepts)}")
     t, h = unit(prompts.detach().double().cpu()), unit(concepts.detach().double().cpu())
     mu = h.mean(0)
     m = t.mean(0) if len(t) > 1 else mu
@@ -137,116 +123,136 @@ def decompose(prompts: Tensor, concepts: Tensor) -> Decomposition:
     return Decomposition(*(part.to(prompts.device, torch.float32) for part in (w, g, m, explained)))
 
 
-# The model with other knowledge (`PromptModel.with_bank`).
+# The concepts that a model holds, and what it says without some of them.
 
 
-def only(bank: ConceptBank, classname: str, texts: Sequence[str]) -> ConceptBank:
-    """The bank in which a class keeps only these of its concepts; without any, it keeps its plain sentence.
-
-    Raises:
-        ValueError: the class has no such concept.
-    """
-    if missing := [text for text in texts if text not in bank.texts(classname)]:
-        raise ValueError(f"{classname!r} has no concept {missing[0]!r}; it has {bank.texts(classname)}")
-    kept = tuple(concept for concept in bank.classes[classname] if concept.text in texts)
-    return replace(bank, classes={**bank.classes, classname: kept})
-
-
-# What a concept adds to a logit.
-
-
-@dataclass(frozen=True)
-class Change:
-    """One concept taken away from one class (or, for a control, one unrelated phrase given to it).
+class HeldConcepts:
+    """A model that is asked again while one class keeps only some of the concepts that it holds.
 
     Attributes:
-        label: the class.
-        concept: its place among the bank's different concepts.
-        sign: 1 if the concept is missing in `text`, -1 if the phrase is there.
-        text: the class features with the change, (K, C, D).
+        model: what is asked.
+        held: which of the J concepts each class holds, C of them.
+        count: J.
     """
 
-    label: int
-    concept: int
-    sign: int
-    text: Tensor
+    model: PromptModel
+    held: list[list[int]]
+    count: int
+
+    def logits(self, features: ImageFeatures, label: int, kept: Collection[int]) -> Tensor:
+        """Of B images, (B, C), where a class keeps only these of its concepts."""
+        raise NotImplementedError
+
+    def contributions(self, features: ImageFeatures, control: int | None = None) -> Tensor:
+        """What each concept adds to a class's logit: with it less without it, (B, C, J); 0 where it is not held.
+
+        Args:
+            features: of B images.
+            control: a seed: unrelated phrases, or random directions, in the place of concepts.
+        """
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def effects(
+        self, features: ImageFeatures, labels: Sequence[int], chosen: Sequence[frozenset[int]]
+    ) -> dict[str, Floats]:
+        """Comprehensiveness and sufficiency of chosen concepts, (B,) each in logits; NaN where a class holds no others.
+
+            comprehensiveness = margin(all) - margin(without the chosen)     higher is better: they were needed
+            sufficiency       = margin(all) - margin(the chosen alone)       lower is better: they were enough
+
+        DeYoung et al., "ERASER", ACL 2020, for words; here the concepts that a class holds.
+
+        Args:
+            features: of B images.
+            labels: the class that is looked at in each image.
+            chosen: the concepts chosen in each image, all of them held by its class.
+        """
+        found = {name: np.full(len(labels), np.nan) for name in ("comprehensiveness", "sufficiency")}
+        groups: dict[tuple[int, frozenset[int]], list[int]] = {}
+        for i, key in enumerate(zip(labels, chosen, strict=True)):
+            groups.setdefault(key, []).append(i)
+        for (label, some), which in groups.items():
+            every = frozenset(self.held[label])
+            if not some or some == every:
+                continue
+            own = ImageFeatures(features.pooled[which], features.patches[which])
+            whole = margin(self.logits(own, label, every), label)
+            for name, kept in (("comprehensiveness", every - some), ("sufficiency", some)):
+                less = margin(self.logits(own, label, kept), label)
+                found[name][which] = (whole - less).double().cpu().numpy()
+        return found
 
 
-@torch.no_grad()
-def changes(model: PromptModel, bank: ConceptBank, texts: tuple[str, ...], control: int | None = None) -> list[Change]:
-    """The class features of a model for every concept that is taken away; no image is needed for this.
+class SentenceConcepts(HeldConcepts):
+    """A model that `holds_concepts`, in the clinical sentences of its classes: it is given a changed bank."""
 
-    Args:
-        model: one that `holds_concepts`.
-        bank: of the model's classes.
-        texts: the bank's different concepts.
-        control: a seed: an unrelated phrase is added instead.
-    """
-    places = [(label, name, text) for label, name in enumerate(bank.classes) for text in bank.texts(name)]
-    if control is not None:
-        phrases = random.Random(f"{control}|control").choices(unrelated_to(bank), k=len(places))
-    found = []
-    for number, (label, name, text) in enumerate(places):
+    def __init__(self, model: PromptModel, bank: ConceptBank, concepts: ConceptSet) -> None:
+        self.model, self.bank, self.texts, self.count = model, bank, concepts.texts, len(concepts.texts)
+        self.held = [own.nonzero()[:, 0].tolist() for own in concepts.own]
+        self._known: dict[tuple[int, frozenset[int]], Tensor] = {}  # class features: each choice is encoded once
+
+    @torch.no_grad()
+    def logits(self, features: ImageFeatures, label: int, kept: Collection[int]) -> Tensor:
+        """The model's own, with a bank in which the class keeps these concepts; without any, its plain sentence."""
+        key = label, frozenset(kept)
+        if key not in self._known:
+            name, texts = list(self.bank.classes)[label], {self.texts[j] for j in kept}
+            some = tuple(concept for concept in self.bank.classes[name] if concept.text in texts)
+            self._known[key] = self._with(name, some).text_features()
+        return self.model.compare(features, self._known[key])
+
+    @torch.no_grad()
+    def contributions(self, features: ImageFeatures, control: int | None = None) -> Tensor:
+        """Asks without each concept of each class; for the control, with one unrelated phrase more in its place."""
+        whole = self.model.logits(features)  # (B, C)
+        moved = whole.new_zeros(*whole.shape, self.count)
         if control is None:
-            other = only(bank, name, [kept for kept in bank.texts(name) if kept != text])
-        else:
-            phrase = Concept(phrases[number], next(iter(bank.sources), ""))
-            other = replace(bank, classes={**bank.classes, name: (*bank.classes[name], phrase)})
-        features = model.with_bank(other).text_features()
-        found.append(Change(label, texts.index(text), 1 if control is None else -1, features))
-    return found
+            for label, own in enumerate(self.held):
+                for j in own:
+                    less = self.logits(features, label, {*own} - {j})
+                    moved[:, label, j] = (whole - less)[:, label]
+            return moved
+        places = [(label, name, text) for label, name in enumerate(self.bank.classes) for text in self.bank.texts(name)]
+        phrases = random.Random(f"{control}|control").choices(unrelated_to(self.bank), k=len(places))
+        for (label, name, text), phrase in zip(places, phrases, strict=True):
+            unrelated = Concept(phrase, next(iter(self.bank.sources), ""))
+            other = self._with(name, (*self.bank.classes[name], unrelated))
+            more = self.model.compare(features, other.text_features())
+            moved[:, label, self.texts.index(text)] = (more - whole)[:, label]
+        return moved
+
+    def _with(self, name: str, concepts: tuple[Concept, ...]) -> PromptModel:
+        return self.model.with_bank(replace(self.bank, classes={**self.bank.classes, name: concepts}))
 
 
-@torch.no_grad()
-def leave_one_out(model: PromptModel, features: ImageFeatures, changed: Sequence[Change], concepts: int) -> Tensor:
-    """How much of a class's logit goes with each of its concepts: logit with it less logit without it.
+class PartConcepts(HeldConcepts):
+    """A model without concepts: they are parts of its class vectors, (C, D), by their decomposition."""
 
-    Args:
-        model: one that `holds_concepts`.
-        features: of B images.
-        changed: see `changes`.
-        concepts: J.
+    def __init__(self, model: PromptModel, vectors: Tensor, parts: Decomposition) -> None:
+        self.model, self.vectors, self.parts, self.count = model, unit(vectors), parts, len(parts.directions)
+        self.held = [(own > 0).nonzero()[:, 0].tolist() for own in parts.weights]
 
-    Returns:
-        (B, C, J); 0 for concepts that a class does not list.
-    """
-    whole = model.logits(features)  # (B, C)
-    moved = whole.new_zeros(*whole.shape, concepts)
-    for one in changed:
-        other = model.compare(features, one.text)
-        moved[:, one.label, one.concept] = one.sign * (whole - other)[:, one.label]
-    return moved
+    @torch.no_grad()
+    def logits(self, features: ImageFeatures, label: int, kept: Collection[int]) -> Tensor:
+        """The scaled cosine with the class vectors, the other parts of one of them taken out."""
+        dropped, vectors = [j for j in self.held[label] if j not in kept], self.vectors.clone()
+        vectors[label] -= self.parts.weights[label, dropped] @ self.parts.directions[dropped]
+        return self.model.temperature(features) * (unit(self.model.compared(features)) @ unit(vectors).T)
 
-
-@torch.no_grad()
-def without_part(
-    model: PromptModel, features: ImageFeatures, vectors: Tensor, parts: Decomposition, control: int | None = None
-) -> Tensor:
-    """The same for models without concepts, through the decomposition of their prompts: (B, C, J).
-
-    Args:
-        model: says what is compared with the vectors, and at which temperature.
-        features: of B images.
-        vectors: class vectors, (C, D).
-        parts: their decomposition.
-        control: a seed: each part is taken away in a random direction of the same length instead.
-    """
-    directions = parts.directions
-    if control is not None:
-        generator = torch.Generator().manual_seed(control)
-        drawn = torch.randn(*parts.weights.shape, directions.shape[1], generator=generator)
-        directions = unit(drawn.to(directions))
-    pieces = parts.weights[..., None] * directions  # (C, J, D)
-    images, vectors = unit(model.compared(features)), unit(vectors)
-    whole = images @ vectors.T  # (B, C)
-    less = torch.einsum("bd,cjd->bcj", images, unit(vectors[:, None] - pieces))
-    return model.temperature(features).expand(whole.shape)[..., None] * (whole[..., None] - less)
-
-
-# Subsets of a class's concepts.
-
-Ask = Callable[[ImageFeatures, int, frozenset[int]], Tensor]
-"""Features of B images, a class and those of its concepts (of J) that it keeps: logits (B, C)."""
+    @torch.no_grad()
+    def contributions(self, features: ImageFeatures, control: int | None = None) -> Tensor:
+        """Takes each part out by itself; for the control, as long a one in a random direction."""
+        directions = self.parts.directions
+        if control is not None:
+            generator = torch.Generator().manual_seed(control)
+            drawn = torch.randn(*self.parts.weights.shape, directions.shape[1], generator=generator)
+            directions = unit(drawn.to(directions))
+        pieces = self.parts.weights[..., None] * directions  # (C, J, D)
+        images = unit(self.model.compared(features))
+        whole = images @ self.vectors.T  # (B, C)
+        less = torch.einsum("bd,cjd->bcj", images, unit(self.vectors[:, None] - pieces))
+        return self.model.temperature(features).expand(whole.shape)[..., None] * (whole[..., None] - less)
 
 
 def margin(logits: Tensor, label: int) -> Tensor:
@@ -255,73 +261,116 @@ def margin(logits: Tensor, label: int) -> Tensor:
     return logits[:, label] - others.amax(1) if others.shape[1] else logits[:, label]
 
 
-def held(run: TrainedModel, label: int) -> list[int]:
-    """Which of the J concepts a class's prompt holds: those of its clinical sentence, or those it decomposes into."""
-    if run.concepts is None:
-        return []
-    if run.model.holds_concepts:
-        return run.concepts.own[label].nonzero()[:, 0].tolist()
-    return (run.decomposition.weights[label] > 0).nonzero()[:, 0].tolist() if run.decomposition else []
+# The words next to a learned context. Weak evidence: a vector that was learned need not be a word, and in many
+# dimensions every vector has some nearest word. So each distance stands beside a null, the distance of random vectors
+# of the same length to the word that is nearest to them.
+
+NULL_QUANTILE = 0.05
+_SEED = [0, 20240611]  # of the null
 
 
-def asking(run: TrainedModel) -> Ask:
-    """How a run is asked again while one class keeps only some of its concepts.
+@dataclass(frozen=True)
+class TokenWords:
+    """The words nearest to one context vector.
 
-    Raises:
-        ValueError: it holds no concepts, and its prompts are not decomposed.
+    Attributes:
+        index: where the vector stands among the leading axes of the context, e.g. (token,) or (class, token).
+        words: (word, Euclidean distance), the nearest first.
+        null_low: the 5 % quantile of the distance from a random vector of equal norm to its nearest word.
     """
-    model, bank, concepts = run.model, run.bank, run.concepts
-    if bank is not None and concepts is not None and model.holds_concepts:
-        known: dict[tuple[int, frozenset[int]], Tensor] = {}  # each subset is encoded once
 
-        def of_sentences(features: ImageFeatures, label: int, kept: frozenset[int]) -> Tensor:
-            if (label, kept) not in known:
-                texts = [concepts.texts[j] for j in sorted(kept)]
-                known[label, kept] = model.with_bank(only(bank, run.classnames[label], texts)).text_features()
-            return model.compare(features, known[label, kept])
-
-        return of_sentences
-    parts = run.decomposition
-    if parts is None:
-        raise ValueError(f"{run.folder}: its prompts are not decomposed; a bank of two concepts or more is needed")
-
-    def of_parts(features: ImageFeatures, label: int, kept: frozenset[int]) -> Tensor:
-        dropped = [j for j in held(run, label) if j not in kept]
-        vectors = unit(run.class_vectors()).clone()  # (C, D)
-        vectors[label] -= parts.weights[label, dropped] @ parts.directions[dropped]
-        return model.temperature(features) * (unit(model.compared(features)) @ unit(vectors).T)
-
-    return of_parts
+    index: tuple[int, ...]
+    words: tuple[tuple[str, float], ...]
+    null_low: float
 
 
 @torch.no_grad()
-def effects(
-    run: TrainedModel, features: ImageFeatures, labels: Sequence[int], chosen: Sequence[frozenset[int]]
-) -> dict[str, Floats]:
-    """Comprehensiveness and sufficiency of chosen concepts, (B,) each in logits; NaN where a class holds no others.
+def nearest_words(
+    context: Tensor, table: Tensor, words: Sequence[str], k: int = 5, draws: int = 1000
+) -> list[TokenWords]:
+    """The k words nearest to each context vector, in row-major order of the leading axes.
 
-        comprehensiveness = margin(all) - margin(without the chosen)     higher is better: they were needed
-        sufficiency       = margin(all) - margin(the chosen alone)       lower is better: they were enough
-
-    DeYoung et al., "ERASER", ACL 2020, for words; here the concepts that a class's prompt holds.
+    Of vectors that are in truth random, about one in twenty is not told as noise; as the null is drawn too, 3 to 6 %
+    with 1000 draws on the phantom's words.
 
     Args:
-        run: the trained model.
-        features: of B images.
-        labels: the class that is looked at in each image.
-        chosen: of J concepts those chosen in each image; all of them held by its class.
+        context: (..., n, W), of the backbone that the prompt was trained with.
+        table: (N, W), the embeddings of the words, at least one; see `Backbone.vocabulary`.
+        words: N of them.
+        k: at least 1; fewer are given where there are fewer words.
+        draws: how many random vectors make the null. Their directions are the same for all context vectors.
     """
-    ask = asking(run)
-    found = {name: np.full(len(labels), np.nan) for name in ("comprehensiveness", "sufficiency")}
-    groups: dict[tuple[int, frozenset[int]], list[int]] = {}
-    for i, key in enumerate(zip(labels, chosen, strict=True)):
-        groups.setdefault(key, []).append(i)
-    for (label, some), which in groups.items():
-        every = frozenset(held(run, label))
-        if not some or some == every:
-            continue
-        own = ImageFeatures(features.pooled[which], features.patches[which])
-        whole = margin(ask(own, label, every), label)
-        for name, kept in (("comprehensiveness", every - some), ("sufficiency", some)):
-            found[name][which] = (whole - margin(ask(own, label, kept), label)).double().cpu().numpy()
+    rows = table.float().to(context.device)
+    # From NumPy: the same seed in PyTorch may have drawn the table or the context.
+    drawn = np.random.default_rng(_SEED).standard_normal((draws, rows.shape[1]), dtype=np.float32)
+    directions = unit(torch.from_numpy(drawn)).to(rows.device)  # (draws, W)
+    products, squares = directions @ rows.T, rows.square().sum(1)  # (draws, N), (N,)
+    found = []
+    places = itertools.product(*map(range, context.shape[:-1]))
+    for index, point in zip(places, context.flatten(0, -2).float(), strict=True):
+        near = (point - rows).norm(dim=-1)  # from differences, so that equal vectors are at exactly 0
+        order = near.argsort(stable=True)[:k].tolist()
+        # |r u - w|^2 less r^2, which moves no minimum; the products serve all norms r.
+        norm = point.norm()
+        closest = rows[(squares - 2 * norm * products).argmin(1)]
+        null = float(torch.quantile((norm * directions - closest).norm(dim=-1), NULL_QUANTILE))
+        named = tuple((words[j], float(near[j])) for j in order)
+        found.append(TokenWords(index, named, null))
     return found
+
+
+# Sentences: each says one thing, and the number that it rests on.
+
+SHOWN = 3  # concepts for, and against, that are named
+
+
+def image_sentences(predicted: str, probability: float, changes: Mapping[str, float]) -> list[str]:
+    """What speaks for and against the predicted class in an image, the strongest first, at most `SHOWN` on each side.
+
+    Args:
+        predicted: the class.
+        probability: in [0, 1].
+        changes: by concept, the class's logit with it less that without it.
+    """
+    sentences = [f"The model sees {predicted} with a probability of {probability:.0%}."]
+    ordered = sorted(changes.items(), key=lambda pair: -pair[1])
+    for text, value in [pair for pair in ordered if pair[1] > 0][:SHOWN]:
+        sentences.append(f"{text} speaks for {predicted}: without it the logit falls by {value:.2f}.")
+    for text, value in [pair for pair in reversed(ordered) if pair[1] < 0][:SHOWN]:
+        sentences.append(f"{text} speaks against {predicted}: without it the logit rises by {-value:.2f}.")
+    if len(sentences) == 1:
+        sentences.append(f"No concept of the bank moves the logit of {predicted}.")
+    return sentences
+
+
+def class_sentences(
+    name: str,
+    explained: float | None,
+    own_share: float | None,
+    strongest: Sequence[tuple[str, float]],
+    noise: tuple[int, int] | None = None,
+    noun: str = "prompt",
+) -> list[str]:
+    """What the prompt of a class says, or whatever else the method compares images with.
+
+    Args:
+        name: of the class.
+        explained: share of what sets the prompt apart that a sum of concepts accounts for, in [0, 1].
+        own_share: share of the weights on the class's own concepts.
+        strongest: concepts with their weights, the largest first.
+        noise: of how many context vectors the nearest word is no nearer than chance, and how many there are.
+        noun: names what is spoken of.
+    """
+    sentences = []
+    if explained is not None:
+        sentences.append(
+            f"A sum of the bank's concepts accounts for {explained:.0%} of what sets the {noun} of {name} apart."
+        )
+    if own_share is not None:
+        sentences.append(f"{own_share:.0%} of its weights lie on the concepts that the bank lists for {name}.")
+    if strongest:
+        listed = ", ".join(f"{text} ({weight:.2f})" for text, weight in strongest)
+        sentences.append(f"Its largest weights: {listed}.")
+    if noise is not None:
+        sentences.append(f"Of its {noise[1]} context vectors, {noise[0]} are no nearer to a word than random ones.")
+    return sentences

@@ -10,8 +10,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from xcoop.explain.html import image_page
-from xcoop.explain.schema import ImageEntry
+from xcoop.explain.html import ImageEntry, image_page
 from xcoop.utils.images import ImageError
 
 Explain = Callable[[bytes, str], ImageEntry]

@@ -121,13 +121,7 @@ def truth_of(dataset: Any, bank: ConceptBank | None = None) -> Truth | None:
 
 
 def meanings(texts: Iterable[str], table: Table, wording: Wording) -> dict[str, Meaning]:
-    """What each text means in a table of concept labels; texts that mean nothing there are left out.
-
-    Args:
-        texts: concepts in a bank's words.
-        table: by image the value of each column.
-        wording: of that dataset.
-    """
+    """What each text means in a dataset's table of concept labels; texts that mean nothing there are left out."""
     values: dict[str, set[str]] = {}  # that an image has, and those that every set or this wording knows
     for row in table.values():
         for column, value in row.items():
@@ -168,37 +162,29 @@ def _forms(column: str, value: str, wording: Wording) -> set[str]:
 def mask_files(dataset: Any) -> MaskFiles:
     """What finds the masks of a dataset; it finds nothing if there are none."""
     folder = Path(dataset.dataset_dir)
-    if dataset.is_phantom and (folder / "masks").is_dir():
-        return lambda path, column: _there([folder / "masks" / Path(path).stem / f"{column}.png"])
-    beside = folder.parent / CHEST_MASKS
-    if dataset.is_phantom and beside.is_dir():
-
-        def of_chest(path: str, column: str) -> list[Path]:
-            name = "lungs" if column == LESION else column
-            return _there([beside / Path(path).parts[0] / Path(path).stem / f"{name}.png"])
-
-        return of_chest
+    beside, chest, about = folder / "masks", folder.parent / CHEST_MASKS, dataset.about_name
     outlines: dict[str, Path] = {}
-    if dataset.about_name == "isic2018":
+    if about == "isic2018":
         files = sorted(file for depth in ("", "*/", "*/*/") for file in folder.glob(f"{depth}*_segmentation.png"))
         outlines = {file.stem.removesuffix("_segmentation"): file for file in reversed(files)}
 
-    def of_lesion(path: str, column: str) -> list[Path]:
-        image = folder / path
-        if column != LESION:
-            return []
-        if dataset.about_name == "ph2":  # beside the folder of each image lies that of its lesion
-            return _there([image.parent.parent / f"{image.stem}_lesion" / f"{image.stem}_lesion{image.suffix}"])
-        if dataset.about_name == "busi":  # one file for each tumour; in normal scans they are empty
+    def of_image(path: str, column: str) -> list[Path]:
+        image, files = folder / path, list[Path]()
+        if dataset.is_phantom and beside.is_dir():
+            files = [beside / image.stem / f"{column}.png"]
+        elif dataset.is_phantom and chest.is_dir():
+            name = "lungs" if column == LESION else column
+            files = [chest / Path(path).parts[0] / image.stem / f"{name}.png"]
+        elif column == LESION and about == "ph2":  # beside the folder of each image lies that of its lesion
+            files = [image.parent.parent / f"{image.stem}_lesion" / f"{image.stem}_lesion{image.suffix}"]
+        elif column == LESION and about == "busi":  # one file for each tumour; in normal scans they are empty
             numbers = ("", *(f"_{n}" for n in range(1, 10)))
-            return _there([image.with_name(f"{image.stem}_mask{number}.png") for number in numbers])
-        return [outlines[image.stem]] if image.stem in outlines else []
+            files = [image.with_name(f"{image.stem}_mask{number}.png") for number in numbers]
+        elif column == LESION and image.stem in outlines:
+            files = [outlines[image.stem]]
+        return [file for file in files if file.is_file()]
 
-    return of_lesion
-
-
-def _there(files: list[Path]) -> list[Path]:
-    return [file for file in files if file.is_file()]
+    return of_image
 
 
 def read_masks(files: Iterable[Path]) -> Mask | None:
@@ -215,16 +201,10 @@ def read_masks(files: Iterable[Path]) -> Mask | None:
 
 
 def fit_mask(mask: Mask, size: int | Sequence[int]) -> Mask:
-    """A mask in the geometry of the test transform: the smaller edge resized to `size`, then cropped at the centre.
+    """A mask (H, W) of an image on disk in the geometry of the test transform, (height, width).
 
-    The same functions do it as in `engine.parts`, with the nearest pixel in place of an interpolation.
-
-    Args:
-        mask: (H, W), of the size of the image on disk.
-        size: INPUT.SIZE: a side, or height and width, in pixels.
-
-    Returns:
-        (height, width).
+    The smaller edge is resized to INPUT.SIZE, a side or height and width, then it is cropped at the centre: by the
+    functions of `engine.parts`, with the nearest pixel in place of an interpolation.
     """
     height, width = (size, size) if isinstance(size, int) else size
     image = Image.fromarray(mask.astype(np.uint8) * np.uint8(255))

@@ -1,7 +1,10 @@
-"""`explanations.json` as one page, for every reader. Knows plain data and images; no torch.
+"""`explanations.json`, what it holds, and its page for every reader. Plain data and images; no torch.
 
 The templates beside this file say what stands where: `report.html.j2`, with the card of one image in `card.html.j2`.
 What they cannot say is here: heat maps as small PNGs, borders as paths, and words for both.
+
+Shares, probabilities and certainties are fractions in [0, 1]. A number that is not known is null (None). A grid is a
+list of rows, from the image's upper left. Whatever does not follow the types is refused; the message names the entry.
 """
 
 from __future__ import annotations
@@ -10,22 +13,186 @@ import base64
 import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field
 
-from xcoop.explain.schema import Control, Explanations, Grid, ImageEntry, Mask, Run, Trust
 from xcoop.page import percent, render
-
-SIDE = 160  # px, the longer side of a thumbnail
-FINE = 64  # px, about the longer side of a heat map's PNG
-COVERED = 0.5  # share of a mask's cell from which it counts as inside
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
+Grid = list[list[float]]  # (gh, gw)
+Known = float | None
+
+# What the file holds.
+
+
+class Entry(BaseModel):
+    """Base of all: nothing is converted, and no NaN is let in."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False, populate_by_name=True, protected_namespaces=())
+
+
+class Run(Entry):
+    """The run that is explained; all but `folder` and `created` is copied from its `results.json`."""
+
+    folder: str
+    dataset: str
+    trainer: str
+    backbone: str
+    shots: int | None  # None: all images
+    seed: int
+    is_phantom: bool
+    classnames: list[str]
+    metrics: dict[str, Known]
+    config_hash: str
+    git: str | None
+    created: str  # ISO time of the explanations
+
+
+class Method(Entry):
+    """How the maps were made."""
+
+    name: str  # of the visual method, as registered
+    kind: Literal["class", "concept"]  # what the maps explain
+    description: str  # one sentence
+    grid: list[int]  # of a map: rows, columns
+
+
+class Control(Entry):
+    """What a metric gives for something that knows nothing: a random map, the centre, the mask's area, ..."""
+
+    name: str
+    value: Known
+    low: Known = None  # 95 % interval
+    high: Known = None
+
+
+class Trust(Entry):
+    """One metric of how far the explanations can be trusted, over all images that were asked."""
+
+    metric: str
+    direction: Literal["higher", "lower"]  # which is better
+    unit: str  # "" for none
+    value: Known
+    low: Known  # 95 % interval
+    high: Known
+    n: int  # images
+    controls: list[Control]
+    note: str
+
+
+class ClassVector(Entry):
+    """What images are compared with, one a class."""
+
+    noun: str = "prompt"  # names it
+    learned: bool = True  # whether training changes it
+    about: str = ""  # a plain sentence on it; "" for none
+
+
+class PromptConcept(Entry):
+    """What a class's prompt, or whatever images are compared with, has to do with one concept."""
+
+    concept: str
+    own_class: bool  # whether the bank lists it for this class
+    before: Known  # cosine with the prompt before training; None if there was nothing then
+    after: Known  # cosine with the learned prompt
+    shift: Known  # after - before
+    weight: Known  # in the learned prompt as a sparse sum of concepts, >= 0
+
+
+class Word(Entry):
+    """A vocabulary word near a learned context vector."""
+
+    word: str
+    distance: float
+    null_low: Known  # distance below which the nearest word of a random vector seldom comes
+    noise: bool  # whether the word is no nearer than chance
+
+
+class Vector(Entry):
+    """A learned context vector and the words near it."""
+
+    name: str  # its place, e.g. "2", or "prompt 1, 2" where a class has several prompts
+    words: list[Word]  # nearest first
+
+
+class PromptClass(Entry):
+    """What the prompt of one class learned; in the methods without prompts, see `ClassVector.noun`."""
+
+    name: str
+    concepts: list[PromptConcept]
+    explained_share: Known  # of what sets the learned prompt apart, by the sum of concepts
+    own_share: Known  # of the weights, on the class's own concepts
+    words: list[Vector]
+    prose: list[str]
+
+
+class HeatMap(Entry):
+    """Where the model looked."""
+
+    target: str  # a class's or concept's name
+    kind: Literal["class", "concept"]
+    values: Grid  # raw; higher = more relevant
+
+
+class Mask(Entry):
+    """Where a concept is known to lie."""
+
+    concept: str
+    grid: Grid  # the share of each cell that is covered; any size, it is laid over the whole image
+
+
+class SeenConcept(Entry):
+    """A concept in one image."""
+
+    concept: str
+    score: float
+    adds: dict[str, Known] = Field(validation_alias="for", serialization_alias="for")  # to a class's score; if any
+    label: Literal[0, 1] | None  # the expert's: 1 present, 0 absent, None not known
+
+
+class ImageEntry(Entry):
+    """One explained image."""
+
+    path: str
+    label: str | None  # a class's name; None: not known
+    predicted: str
+    probabilities: dict[str, float]
+    certainty: Known  # the less, the earlier it is shown
+    picture: str = Field(pattern="^data:image/(jpeg|png);base64,[A-Za-z0-9+/]+=*$")  # see `thumbnail`
+    maps: list[HeatMap]
+    masks: list[Mask]
+    concepts: list[SeenConcept]
+    prose: list[str]
+
+    @property
+    def is_right(self) -> bool | None:
+        """Whether the prediction is right; None if no label is known."""
+        return None if self.label is None else self.label == self.predicted
+
+
+class Explanations(Entry):
+    """The whole file. Without `class_vector`, as files of older versions, it is a learned prompt."""
+
+    version: Literal[2] = Field(default=2, validation_alias="schema", serialization_alias="schema")
+    run: Run
+    methods: list[Method]
+    trust: list[Trust]
+    class_vector: ClassVector = ClassVector()
+    classes: list[PromptClass]
+    images: list[ImageEntry]
+
+    def to_json(self) -> str:
+        """As it is written to `explanations.json`."""
+        return self.model_dump_json(by_alias=True, indent=1) + "\n"
+
+
+# The page.
 
 
 def report(content: Explanations) -> str:
@@ -66,70 +233,47 @@ def reading(metric: Trust) -> str:
     """
     if not metric.controls:
         return "no control"
-    if metric.value is None or metric.low is None or metric.high is None:
+    if metric.low is None or metric.high is None:
         return "no interval"
-    sides = {control.name: _side(metric, control) for control in metric.controls}
-    if worse := [name for name, side in sides.items() if side == "worse"]:
+    worse, unclear = [], []
+    for control in metric.controls:
+        low, high = (control.value, control.value) if control.low is None else (control.low, control.high)
+        if low is None or high is None or (metric.low <= high and metric.high >= low):
+            unclear.append(control.name)
+        elif (metric.low > high) != (metric.direction == "higher"):
+            worse.append(control.name)
+    if worse:
         return f"worse than: {', '.join(worse)}"
-    if unclear := [name for name, side in sides.items() if side == "unclear"]:
-        return f"not clear of: {', '.join(unclear)}"
-    return "better than its controls"
-
-
-def _side(metric: Trust, control: Control) -> str:
-    has_interval = control.low is not None and control.high is not None
-    low, high = (control.low, control.high) if has_interval else (control.value, control.value)
-    if low is None or high is None or metric.low is None or metric.high is None:
-        return "unclear"
-    above, below = metric.low > high, metric.high < low
-    if not above and not below:
-        return "unclear"
-    return "better" if above == (metric.direction == "higher") else "worse"
+    return f"not clear of: {', '.join(unclear)}" if unclear else "better than its controls"
 
 
 # The figures of a card.
 
-
-@dataclass(frozen=True)
-class Figure:
-    """A picture over the card's image, which is kept once.
-
-    Attributes:
-        title: of the class or concept.
-        kind: "class" or "concept" of a heat map; "known border" of a mask.
-        said: where it is strongest, or what it covers.
-        alt: all of it in words.
-        heat: the heat map as a data URI; "" for none.
-        ends: the values of its first and last colour.
-        border: the mask's border as an SVG path; "" for none.
-        scale: of that path, across and down, to the image.
-    """
-
-    title: str
-    kind: str
-    said: str
-    alt: str
-    heat: str = ""
-    ends: tuple[float, float] = (0.0, 0.0)
-    border: str = ""
-    scale: str = ""
+SIDE = 160  # px, the longer side of a thumbnail
+FINE = 64  # px, about the longer side of a heat map's PNG
+COVERED = 0.5  # share of a mask's cell from which it counts as inside
 
 
-@dataclass(frozen=True)
-class View:
-    """What a card shows of an image beside its entry.
+class Figure(NamedTuple):
+    """A picture over the card's image, which is kept once."""
 
-    Attributes:
-        width: of the image, px.
-        height: of the image, px.
-        figures: what is laid over it.
-        classes: that some concept adds to.
-    """
+    title: str  # of the class or concept
+    kind: str  # "class" or "concept" of a heat map; "known border" of a mask
+    said: str  # where it is strongest, or what it covers
+    alt: str  # all of it in words
+    heat: str = ""  # the heat map as a data URI; "" for none
+    ends: tuple[float, float] = (0.0, 0.0)  # the values of its first and last colour
+    border: str = ""  # the mask's border as an SVG path; "" for none
+    scale: str = ""  # of that path, across and down, to the image
 
-    width: int
+
+class View(NamedTuple):
+    """What a card shows of an image beside its entry."""
+
+    width: int  # of the image, px
     height: int
-    figures: Sequence[Figure]
-    classes: Sequence[str]
+    figures: Sequence[Figure]  # what is laid over it
+    classes: Sequence[str]  # that some concept adds to
 
     @property
     def for_classes(self) -> list[str]:
@@ -141,36 +285,26 @@ def view_of(entry: ImageEntry) -> View:
     """Its heat maps, with the border of a mask of their name, then the masks."""
     with Image.open(io.BytesIO(base64.b64decode(entry.picture.partition(",")[2])), formats=["JPEG", "PNG"]) as image:
         width, height = image.size
+    borders = {}
+    for mask in entry.masks:
+        inside = np.asarray(mask.grid) >= COVERED
+        said = f"{percent(float(inside.mean()))} of the image"
+        where = f", around {middle(inside)}" if inside.any() else ""
+        alt = f"known border of {mask.concept}: {said}{where}"
+        scale = f"{width / inside.shape[1]:.6g} {height / inside.shape[0]:.6g}"
+        borders[mask.concept] = Figure(mask.concept, "known border", said, alt, border=outline(inside), scale=scale)
     drawn = []
-    masks = {mask.concept: mask for mask in entry.masks}
-    borders = {mask.concept: _border(mask, width, height) for mask in entry.masks}
     for one in entry.maps:
         values = np.asarray(one.values, dtype=np.float64)
         low, high = float(values.min()), float(values.max())
         said = f"strongest in {strongest(values)}" if high > low else "the same everywhere"
-        alt = f"heat map for {one.target}: {said}"
-        if one.target in masks:
-            alt += f"; the line is the known border of {one.target}"
-        path, scale = borders.get(one.target, ("", ""))
-        drawn.append(Figure(one.target, one.kind, said, alt, heat_map(values), (low, high), path, scale))
-    for mask in entry.masks:
-        inside = _inside(mask.grid)
-        said = f"{percent(float(inside.mean()))} of the image"
-        where = f", around {middle(inside)}" if inside.any() else ""
-        alt = f"known border of {mask.concept}: {said}{where}"
-        path, scale = borders[mask.concept]
-        drawn.append(Figure(mask.concept, "known border", said, alt, border=path, scale=scale))
-    return View(width, height, drawn, list(dict.fromkeys(name for one in entry.concepts for name in one.adds)))
-
-
-def _inside(grid: Grid) -> Bools:
-    inside: Bools = np.asarray(grid) >= COVERED
-    return inside
-
-
-def _border(mask: Mask, width: int, height: int) -> tuple[str, str]:
-    inside = _inside(mask.grid)
-    return outline(inside), f"{width / inside.shape[1]:.6g} {height / inside.shape[0]:.6g}"
+        figure = Figure(one.target, one.kind, said, f"heat map for {one.target}: {said}", heat_map(values), (low, high))
+        if known := borders.get(one.target):
+            alt = f"{figure.alt}; the line is the known border of {one.target}"
+            figure = figure._replace(alt=alt, border=known.border, scale=known.scale)
+        drawn.append(figure)
+    classes = list(dict.fromkeys(name for one in entry.concepts for name in one.adds))
+    return View(width, height, [*drawn, *borders.values()], classes)
 
 
 def thumbnail(image: Image.Image) -> str:

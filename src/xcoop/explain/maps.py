@@ -1,22 +1,67 @@
-"""Heat maps by the name of their method: an image, a target, a map of patches.
+"""Heat maps: where an image tower looked for what a target scores.
 
-Beside the registered methods (`xcoop.explain.map_methods`): `<name>@2`, any of them at half a patch, and
-`captum:<class>`, attributions of captum (the extra `[xai]`). Symbols as there.
+First what is explained (`Target`), then methods by their names (`explain_maps`), then the methods: each is a function
+of backbone, images and target to raw maps, most of them over one pass that keeps what they read (`trace`).
+
+Symbols: B images, S their side, C classes, K prompts a class; gh x gw patches, T = gh * gw; h heads, L tokens, d width
+of a head, V width of the tower, D joint width. Token 0 is the class token.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from xcoop.backbones import Backbone
-from xcoop.explain.map_methods import EXPLAINERS, Explainer, Method, Target, tower_of
+from xcoop.backbones import Backbone, ImageFeatures
+from xcoop.backbones.openai import resnet_map, resnet_pooled, vision_prompts, vit_projected, vit_prompted, vit_tokens
+from xcoop.methods.alignment import unit
+from xcoop.methods.model import PromptModel
 from xcoop.utils.console import unknown
+
+# What is explained.
+
+
+class Target(NamedTuple):
+    """A differentiable score of image features, and the text that it compares them with."""
+
+    name: str  # of the class or concept
+    score: Callable[[ImageFeatures], Tensor]  # of B images, (B,); each image's depends on its own features alone
+    direction: Callable[[ImageFeatures], Tensor]  # the unit text vectors that they are compared with, (B, D)
+
+
+def class_target(model: PromptModel, label: int) -> Target:
+    """The logit that a trained model really uses for a class, local terms and all prompts included."""
+
+    @torch.no_grad()
+    def direction(features: ImageFeatures) -> Tensor:
+        """The mean of the class's unit prompt features; only prompts that depend on the image look at it."""
+        text = unit(unit(model.image_text_features(features)).mean(1))  # (B or 1, C, D)
+        return text[:, label].expand(len(features.pooled), -1)
+
+    return Target(model.classnames[label], lambda features: model.logits(features)[:, label], direction)
+
+
+def concept_target(name: str, vector: Tensor, scale: Tensor | float) -> Target:
+    """The cosine of an image with the sentence of a concept, a text feature (D,), times CLIP's inverse temperature."""
+    vector = unit(vector)
+    return Target(
+        name,
+        lambda features: scale * unit(features.pooled) @ vector,
+        lambda features: vector.expand(len(features.pooled), -1),
+    )
+
+
+# The methods by name.
+
+Method = Callable[[Backbone, Tensor, Target], Tensor]
+"""(backbone, images (B, 3, S, S), target) to raw maps (B, gh, gw), higher = more relevant."""
+FINER = "@2"  # behind a method's name: maps at half a patch
 
 
 class Methods(NamedTuple):
@@ -27,7 +72,33 @@ class Methods(NamedTuple):
 
 
 DEFAULTS = {"vit": Methods("legrad", "maskclip@2"), "resnet": Methods("maskclip", "maskclip@2")}
-FINER = "@2"  # behind a method's name: maps at half a patch
+
+
+class Explainer(NamedTuple):
+    """A visual method."""
+
+    name: str  # as it is asked for
+    method: Method
+    towers: tuple[str, ...]  # the image towers that it can look into, "vit" and "resnet"
+    class_specific: bool  # whether the map depends on what is explained
+    summary: str  # one sentence for readers of its maps
+    cost: str  # passes through the image tower, in words
+
+
+EXPLAINERS: dict[str, Explainer] = {}
+BOTH = ("vit", "resnet")
+
+
+def register_explainer(
+    name: str, towers: tuple[str, ...], summary: str, cost: str, class_specific: bool = True
+) -> Callable[[Method], Method]:
+    """Offers the decorated function as a visual method; see `Explainer`."""
+
+    def collect(method: Method) -> Method:
+        EXPLAINERS[name] = Explainer(name, method, towers, class_specific, summary, cost)
+        return method
+
+    return collect
 
 
 def explain_maps(name: str, backbone: Backbone, images: Tensor, target: Target) -> Tensor:
@@ -46,14 +117,12 @@ def explain_maps(name: str, backbone: Backbone, images: Tensor, target: Target) 
     Raises:
         ValueError: an unknown method, or one that cannot look into this tower.
     """
-    chosen = explainer(name)
-    tower = tower_of(backbone)
+    chosen, tower = explainer(name), tower_of(backbone)
     if tower not in chosen.towers:
         able = [other.name for other in explainers().values() if tower in other.towers]
         raise ValueError(f"{name} cannot look into the {tower} of {backbone.name}; these can: {', '.join(able)}")
     with torch.enable_grad():
-        maps = chosen.method(backbone, images.to(backbone.dtype), target)
-    return maps.detach().float()
+        return chosen.method(backbone, images.to(backbone.dtype), target).detach().float()
 
 
 def methods(backbone: Backbone, asked: str = "") -> Methods:
@@ -71,7 +140,7 @@ def explainers() -> dict[str, Explainer]:
 
 
 def explainer(name: str) -> Explainer:
-    """The visual method of a name; `captum:IntegratedGradients` is captum's, `maskclip@2` maskclip at half a patch.
+    """The method of a name; `maskclip@2` is maskclip at half a patch, `captum:IntegratedGradients` captum's.
 
     Raises:
         ValueError: nobody offers it.
@@ -79,18 +148,297 @@ def explainer(name: str) -> Explainer:
     """
     if name.endswith(FINER):
         coarse = explainer(name.removesuffix(FINER))
-        return replace(
-            coarse,
-            name=name,
-            method=partial(finer_maps, coarse.method),
-            summary=f"{coarse.summary} Four shifted images tell the halves of a patch apart.",
-            cost=f"4 x ({coarse.cost})",
-        )
+        method, cost = partial(finer_maps, coarse.method), f"4 x ({coarse.cost})"
+        summary = f"{coarse.summary} Four shifted images tell the halves of a patch apart."
+        return coarse._replace(name=name, method=method, summary=summary, cost=cost)
     if name.startswith("captum:"):
         return captum_explainer(name)
     if name not in EXPLAINERS:
         raise ValueError(unknown("visual explanation", name, explainers()))
     return EXPLAINERS[name]
+
+
+def tower_of(backbone: Backbone) -> str:
+    """`vit` or `resnet`."""
+    return "vit" if getattr(backbone, "is_vit", False) else "resnet"
+
+
+# One pass that keeps what the methods read.
+
+
+class Attention(NamedTuple):
+    """What passed through one block's attention; all of it is part of the graph."""
+
+    queries: Tensor  # (B, h, L, d), scaled by nothing
+    keys: Tensor  # (B, h, L, d)
+    values: Tensor  # (B, h, L, d)
+    probs: Tensor  # (B, h, L, L), each row sums to one
+    mixed: Tensor  # probs @ values with the heads side by side, (B, L, V): the output before its projection
+
+
+@dataclass(frozen=True)
+class Trace:
+    """What a pass left.
+
+    Attributes:
+        visual: the tower.
+        tokens: before the first block and after each, (B, L, V): the image's, class token first, L = 1 + T; where a
+            method put m prompts into the tower, they stand behind, L = 1 + T + m.
+        attention: of each block.
+        features: what the tower gives.
+        prompted: how many blocks have prompts of their own, which know nothing of the image when they enter.
+        own: how many tokens are the image's, 1 + T.
+    """
+
+    visual: Any
+    tokens: Sequence[Tensor]
+    attention: Sequence[Attention]
+    features: ImageFeatures
+    prompted: int
+    own: int
+
+
+def visual_of(backbone: Backbone) -> Any:
+    """The image tower of an OpenAI-style backbone.
+
+    Raises:
+        ValueError: this backbone keeps its image tower elsewhere, so its inside cannot be read here.
+    """
+    visual = getattr(getattr(backbone, "model", None), "visual", None)
+    if visual is None:
+        raise ValueError(f"{backbone.name}: only image towers at `model.visual` can be looked into")
+    return visual
+
+
+def trace(backbone: Backbone, images: Tensor) -> Trace:
+    """Encodes images (B, 3, S, S) as the tower does, step by step from its own modules; nothing of it is changed.
+
+    Gradients flow back to the tokens before the first block.
+    """
+    visual, prompts = visual_of(backbone), vision_prompts(backbone)
+    x = vit_tokens(visual, images).detach().requires_grad_()
+    own, tokens, seen = x.shape[1], [x], []
+    for index, block in enumerate(visual.transformer.resblocks):
+        x = vit_prompted(visual, x, own, prompts, index)
+        attention = attend(block.attn, block.ln_1(x))
+        x = x + block.attn.out_proj(attention.mixed)
+        x = x + block.mlp(block.ln_2(x))
+        seen.append(attention)
+        tokens.append(x)
+    prompted = 0 if prompts is None else len(prompts)
+    return Trace(visual, tokens, seen, vit_projected(visual, x[:, :own]), prompted, own)
+
+
+def attend(attn: Any, x: Tensor) -> Attention:
+    """What an `nn.MultiheadAttention` makes of (B, L, V), before its output's projection."""
+    q, k, v = F.linear(x, attn.in_proj_weight, attn.in_proj_bias).chunk(3, dim=-1)
+    q, k, v = (part.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for part in (q, k, v))  # (B, h, L, d)
+    probs = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
+    return Attention(q, k, v, probs, (probs @ v).transpose(1, 2).flatten(2))
+
+
+def as_grid(backbone: Backbone, relevance: Tensor) -> Tensor:
+    """Relevance of the patches (B, T), row by row, as maps (B, gh, gw)."""
+    return relevance.unflatten(1, backbone.grid)
+
+
+def stretched(values: Tensor) -> Tensor:
+    """Each row of (B, T) from 0 to 1; a constant one is 0."""
+    low, high = values.amin(1, keepdim=True), values.amax(1, keepdim=True)
+    return (values - low) / (high - low).clamp(min=1e-12)
+
+
+# Methods with gradients.
+
+
+@register_explainer("gradcam", BOTH, "Channels of the last features that raise the score.",
+                    "1 forward, 1 backward of the last layers")  # fmt: skip
+def gradcam(backbone: Backbone, images: Tensor, target: Target) -> Tensor:
+    """Grad-CAM (Selvaraju et al., ICCV 2017): map = relu( sum_ch w_ch F_ch ), w = mean over positions of dS/dF.
+
+    F: for a ViT the patch tokens that enter the last block (the class token reads them there; those that leave it no
+    longer reach it), for a ResNet what leaves its last stage.
+    """
+    if tower_of(backbone) == "resnet":
+        visual = visual_of(backbone)
+        with torch.no_grad():
+            last = resnet_map(visual, images)
+        last.requires_grad_()
+        (gradient,) = torch.autograd.grad(target.score(resnet_pooled(visual, last, True)).sum(), [last])
+        return (gradient.mean((2, 3), keepdim=True) * last).sum(1).relu()
+    seen = trace(backbone, images)
+    tokens = seen.tokens[-2]
+    (gradient,) = torch.autograd.grad(target.score(seen.features).sum(), [tokens])
+    weights = gradient[:, 1 : seen.own].mean(1, keepdim=True)  # (B, 1, V)
+    return as_grid(backbone, (weights * tokens[:, 1 : seen.own]).sum(-1).relu())
+
+
+@register_explainer("gradeclip", ("vit",), "Values of the last attention that raise the score, where query and key "
+                    "agree.", "1 forward, 1 backward of the last layers")  # fmt: skip
+def gradeclip(backbone: Backbone, images: Tensor, target: Target) -> Tensor:
+    """Grad-ECLIP (Zhao et al., "Gradient-based Visual Explanation for Transformer-based CLIP", ICML 2024).
+
+        map_i = relu( sum_ch  dS/dO[0] * v_i * w_i ),   w_i = minmax_i( cos( W_o q_0, W_o k_i ) )
+
+    O: the last attention's output before its projection; q, k, v with their heads side by side. The formula follows the
+    class token; of the score's local term only what passes there counts.
+    """
+    seen = trace(backbone, images)
+    last, weight = seen.attention[-1], seen.visual.transformer.resblocks[-1].attn.out_proj.weight
+    (gradient,) = torch.autograd.grad(target.score(seen.features).sum(), [last.mixed])
+    q, k, v = (part.transpose(1, 2).flatten(2) for part in (last.queries, last.keys, last.values))  # (B, L, V)
+    near = F.cosine_similarity(q[:, :1] @ weight.T, k[:, 1 : seen.own] @ weight.T, dim=-1)  # (B, T)
+    return as_grid(backbone, ((gradient[:, :1] * v[:, 1 : seen.own]).sum(-1) * stretched(near)).relu())
+
+
+@register_explainer("relevancy", ("vit",), "What reaches the class token through attention that raises the score.",
+                    "1 forward, 1 backward of the last layers")  # fmt: skip
+def relevancy(backbone: Backbone, images: Tensor, target: Target) -> Tensor:
+    """Gradient-weighted attention (Chefer et al., "Generic Attention-model Explainability", ICCV 2021).
+
+    map = mean_h( relu( dS/dA * A ) )[0, 1:], A the attention of the last block alone, as the authors advise for CLIP;
+    the score S is the whole one, local term included.
+    """
+    seen = trace(backbone, images)
+    probs = seen.attention[-1].probs
+    (gradient,) = torch.autograd.grad(target.score(seen.features).sum(), [probs])
+    return as_grid(backbone, (gradient * probs).relu().mean(1)[:, 0, 1 : seen.own])
+
+
+@register_explainer("legrad", ("vit",), "In all blocks together: where more attention would raise the score.",
+                    "1 forward, 1 backward a block, of that block alone")  # fmt: skip
+def legrad(backbone: Backbone, images: Tensor, target: Target) -> Tensor:
+    """LeGrad (Bousselham et al., "LeGrad: An Explainability Method for Vision Transformers", ICCV 2025).
+
+        S_l = score of the tokens that leave block l;   map = minmax( sum_l mean_{h, queries} relu( dS_l / dA_l ) )
+
+    A_l: attention of block l, on its patch keys. Of each block, the mean of the projected tokens stands for the global
+    feature and its projected patch tokens for the local ones, so the score is the same function in every block.
+    """
+    seen = trace(backbone, images)
+    total = torch.zeros(len(images), seen.own - 1, device=images.device)  # (B, T)
+    for attention, tokens in zip(seen.attention, seen.tokens[1:], strict=True):
+        own = tokens[:, : seen.own]
+        mean = vit_projected(seen.visual, own.mean(1, keepdim=True)).pooled
+        features = ImageFeatures(mean, vit_projected(seen.visual, own).patches)
+        (gradient,) = torch.autograd.grad(target.score(features).sum(), [attention.probs], retain_graph=True)
+        total = total + gradient.relu().mean((1, 2))[:, 1 : seen.own].float()
+    return as_grid(backbone, stretched(total))
+
+
+# Methods without gradients.
+
+
+@register_explainer("rollout", ("vit",), "What attention carries to the class token, for every class the same.",
+                    "1 forward", class_specific=False)  # fmt: skip
+@torch.no_grad()
+def rollout(backbone: Backbone, images: Tensor, target: Target) -> Tensor:
+    """Attention rollout (Abnar and Zuidema, ACL 2020): a baseline, which does not depend on the target.
+
+    A' = rownorm( mean_h A + I );   R = A'_L ... A'_1;   map = R[0, 1:]
+    """
+    seen = trace(backbone, images)
+    eye = torch.eye(seen.attention[0].probs.shape[-1], device=images.device)
+    total = eye.expand(len(images), -1, -1)
+    for index, attention in enumerate(seen.attention):
+        if index < seen.prompted:  # the block's own prompts know nothing of the image
+            total = torch.cat([total[:, : seen.own], torch.zeros_like(total[:, seen.own :])], dim=1)
+        total = (attention.probs.float().mean(1) + eye) / 2 @ total  # rows of probs sum to one
+    return as_grid(backbone, total[:, 0, 1 : seen.own])
+
+
+@register_explainer("similarity", BOTH, "How near each patch is to the text; may prefer the background.", "1 forward")
+@torch.no_grad()
+def similarity(backbone: Backbone, images: Tensor, target: Target) -> Tensor:
+    """Raw similarity of each patch feature with the text, what XCoOp's own local term looks at: map_i = cos(f_i, t).
+
+    Patch features of CLIPs that were trained on whole images often prefer the background ("opposite visualisation"; Li
+    et al., "CLIP Surgery", arXiv 2304.05653): never the default here.
+    """
+    features = backbone.encode_image(images, patches=True)
+    text = target.direction(features)  # (B, D)
+    return as_grid(backbone, F.cosine_similarity(features.patches, text[:, None], dim=-1))
+
+
+@register_explainer("maskclip", BOTH, "How near each patch's own value is to the text.", "1 forward")
+@torch.no_grad()
+def maskclip(backbone: Backbone, images: Tensor, target: Target) -> Tensor:
+    """MaskCLIP (Zhou et al., "Extract Free Dense Labels from CLIP", ECCV 2022): local similarity by the value path.
+
+        u_i = proj( ln_post( x_i + W_o v_i, then + MLP ) ) in the last block;   map_i = cos(u_i, t)
+
+    Each patch keeps to itself in the last block: it attends to nothing but its own value. t: the target's text. For
+    ResNets the local features are made in this way already (`resnet_pooled`).
+    """
+    if tower_of(backbone) == "resnet":
+        return similarity(backbone, images, target)
+    seen = trace(backbone, images)
+    block, tokens = seen.visual.transformer.resblocks[-1], seen.tokens[-2][:, : seen.own]
+    attn, width = block.attn, tokens.shape[-1]
+    bias = attn.in_proj_bias[2 * width :] if attn.in_proj_bias is not None else None
+    tokens = tokens + attn.out_proj(F.linear(block.ln_1(tokens), attn.in_proj_weight[2 * width :], bias))
+    tokens = tokens + block.mlp(block.ln_2(tokens))
+    text = target.direction(seen.features)  # (B, D)
+    return as_grid(backbone, F.cosine_similarity(vit_projected(seen.visual, tokens).patches, text[:, None], dim=-1))
+
+
+# Slow, black-box referees. What is hidden becomes 0, the mean colour of the backbone's training.
+
+
+@register_explainer("occlusion", BOTH, "How far the score falls when a patch is covered.", "1 forward a patch, and 1")
+@torch.no_grad()
+def occlusion(backbone: Backbone, images: Tensor, target: Target) -> Tensor:
+    """Occlusion: how far the score falls without one patch, map_i = S(x) - S(x without patch i)."""
+    rows, columns = backbone.grid
+    high, wide = images.shape[2] // rows, images.shape[3] // columns
+    whole = target.score(backbone.encode_image(images, patches=True))
+    falls = []
+    for row in range(rows):
+        for column in range(columns):
+            covered = images.clone()
+            covered[:, :, row * high : (row + 1) * high, column * wide : (column + 1) * wide] = 0
+            falls.append(whole - target.score(backbone.encode_image(covered, patches=True)))
+    return as_grid(backbone, torch.stack(falls, dim=1))
+
+
+MASKS = 512  # of RISE
+CELLS = 7
+ON = 0.5
+_SEED = 20180617
+
+
+@register_explainer("rise", BOTH, "Where the score is high when a patch is in sight.", f"{MASKS} forward")
+@torch.no_grad()
+def rise(backbone: Backbone, images: Tensor, target: Target) -> Tensor:
+    """RISE (Petsiuk et al., "RISE: Randomized Input Sampling for Explanation of Black-box Models", BMVC 2018).
+
+        map = mean_n( (S(x * m_n) - mean_n S(x * m_n)) * m_n ) / p
+
+    The authors weight by S itself, a probability; S is a logit of any level here, and without its mean the map would
+    show mostly how often a pixel happened to be on. The masks are the same for all images and calls.
+    """
+    masks = random_masks(MASKS, images.shape[-1]).to(images)  # (N, S, S)
+    scores = torch.stack([target.score(backbone.encode_image(images * mask, patches=True)) for mask in masks])  # (N, B)
+    centred = (scores - scores.mean(0)).float()
+    patches = F.adaptive_avg_pool2d(masks[:, None].float(), backbone.grid)[:, 0]  # (N, gh, gw)
+    return torch.einsum("nb,nij->bij", centred, patches) / (ON * len(masks))
+
+
+def random_masks(count: int, side: int) -> Tensor:
+    """(count, side, side) in [0, 1], always the same; on the CPU.
+
+    CELLS x CELLS coins, on with probability p, stretched bilinearly and shifted at random within a cell.
+    """
+    generator = torch.Generator().manual_seed(_SEED)
+    cell = -(-side // CELLS)  # pixels, rounded up: the cells cover the picture wherever it is cut out
+    coins = (torch.rand(count, 1, CELLS + 1, CELLS + 1, generator=generator) < ON).float()
+    shifts = torch.randint(cell, (count, 2), generator=generator).tolist()
+    large = F.interpolate(coins, size=((CELLS + 1) * cell,) * 2, mode="bilinear", align_corners=False)[:, 0]
+    cut = [mask[down : down + side, right : right + side] for mask, (down, right) in zip(large, shifts, strict=True)]
+    return torch.stack(cut)
+
+
+# Of any method, at half a patch; and captum's.
 
 
 def finer_maps(method: Method, backbone: Backbone, images: Tensor, target: Target) -> Tensor:
@@ -129,18 +477,6 @@ CAPTUM_COSTS = {
 }
 
 
-class _Score(nn.Module):
-    """A target's score as the module that captum asks for."""
-
-    def __init__(self, backbone: Backbone, target: Target) -> None:
-        super().__init__()
-        self.backbone, self.target = backbone, target
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(B, 3, S, S) to (B,)."""
-        return self.target.score(self.backbone.encode_image(images, patches=True))
-
-
 def captum_explainer(name: str) -> Explainer:
     """The method `captum:<class>`: attributions of pixels, summed over colours and averaged over each patch.
 
@@ -155,14 +491,15 @@ def captum_explainer(name: str) -> Explainer:
         from captum import attr
     except ImportError as error:
         raise ImportError(f"{name} needs captum: pip install 'xcoop[xai]'") from error
-    kind: Any = getattr(attr, wanted)
 
     def method(backbone: Backbone, images: Tensor, target: Target) -> Tensor:
+        def score(pixels: Tensor) -> Tensor:
+            return target.score(backbone.encode_image(pixels, patches=True))
+
         rows, columns = backbone.grid
         patch = (3, images.shape[2] // rows, images.shape[3] // columns)
         options = {"sliding_window_shapes": patch, "strides": patch} if wanted == "Occlusion" else {}
-        pixels = kind(_Score(backbone, target)).attribute(images.detach().clone().requires_grad_(), **options)
+        pixels = getattr(attr, wanted)(score).attribute(images.detach().clone().requires_grad_(), **options)
         return F.adaptive_avg_pool2d(pixels.sum(1, keepdim=True), backbone.grid)[:, 0]
 
-    summary = f"captum's {wanted}, averaged over each patch."
-    return Explainer(name, method, ("vit", "resnet"), True, summary, CAPTUM_COSTS[wanted])
+    return Explainer(name, method, BOTH, True, f"captum's {wanted}, averaged over each patch.", CAPTUM_COSTS[wanted])

@@ -6,9 +6,9 @@ Maps are (B, gh, gw), higher = more relevant. Symbols: B images, S their side in
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xcoop.backbones import Backbone
-from xcoop.utils.console import unknown
+from xcoop.explain.maps import visual_of
 
 Floats = NDArray[np.float64]
 Model = TypeVar("Model", bound=nn.Module)
@@ -28,15 +27,9 @@ CENTRE_WIDTH = 0.25  # standard deviation of the centre prior, in sides of the p
 _TIES = 20240309  # seed of the fixed order among equal values
 
 
-def random_maps(indices: Sequence[int], grid: tuple[int, int], seed: int = 0) -> Tensor:
-    """Uniform noise in [0, 1), (B, gh, gw). An image's map depends on its index and the seed, not on its batch.
-
-    Args:
-        indices: the number of each image in its set, 0 or more.
-        grid: (gh, gw).
-        seed: 0 or more.
-    """
-    noise = [np.random.default_rng([seed, index]).random(grid, dtype=np.float32) for index in indices]
+def random_maps(count: int, grid: tuple[int, int], seed: int = 0) -> Tensor:
+    """Uniform noise in [0, 1), (count, gh, gw). The map of an image depends on its place and the seed alone."""
+    noise = [np.random.default_rng([seed, index]).random(grid, dtype=np.float32) for index in range(count)]
     return torch.from_numpy(np.stack(noise))
 
 
@@ -54,10 +47,10 @@ def order_of(maps: Tensor) -> Tensor:
     mostly zero (all rectified maps are) would remove the picture from its top.
 
     Raises:
-        ValueError: a map holds NaN, or the shape is another.
+        ValueError: a map holds NaN.
     """
-    if maps.dim() != 3 or maps.isnan().any():
-        raise ValueError(f"maps must be (B, gh, gw) without NaN, got shape {tuple(maps.shape)}")
+    if maps.isnan().any():
+        raise ValueError("a map holds NaN")
     flat = maps.detach().flatten(1)  # (B, P)
     ties = torch.from_numpy(np.random.default_rng(_TIES).permutation(flat.shape[1])).to(flat.device)
     return ties[flat[:, ties].argsort(dim=1, descending=True, stable=True)]
@@ -72,7 +65,7 @@ def control_maps(maps: Tensor) -> dict[str, Tensor]:
     """The controls of some maps by name: `random`, `centre` and `reversed`."""
     grid = (maps.shape[1], maps.shape[2])
     return {
-        "random": random_maps(range(len(maps)), grid).to(maps.device),
+        "random": random_maps(len(maps), grid).to(maps.device),
         "centre": centre_maps(len(maps), grid).to(maps.device),
         "reversed": reversed_maps(maps),
     }
@@ -80,24 +73,15 @@ def control_maps(maps: Tensor) -> dict[str, Tensor]:
 
 @torch.no_grad()
 def randomised(model: Model, seed: int = 0) -> Model:
-    """A copy whose image tower has forgotten all it learned; the original is not touched.
+    """A copy of a backbone, or of a model with one, whose image tower has forgotten all it learned.
 
     Each of the tower's parameters is drawn anew from a normal distribution with its own mean and deviation, so that
     activations keep their order of magnitude. (Parameter randomisation test: Adebayo et al., "Sanity checks for
     saliency maps", NeurIPS 2018.) What a prompt learned, and the text tower, stay.
-
-    Args:
-        model: a `Backbone`, or a model that has one as `backbone`.
-        seed: 0 or more.
-
-    Raises:
-        TypeError: neither is the case, or the backbone's image tower is not at `model.visual`.
     """
     copied = copy.deepcopy(model)
-    backbone = copied if isinstance(copied, Backbone) else getattr(copied, "backbone", None)
-    tower = getattr(getattr(backbone, "model", None), "visual", None)
-    if not isinstance(tower, nn.Module):
-        raise TypeError(f"a backbone with an image tower at `model.visual` is needed, not {type(model).__name__}")
+    owner: Any = getattr(copied, "backbone", copied)
+    tower = visual_of(owner)
     generator = torch.Generator().manual_seed(seed)
     for _, parameter in sorted(tower.named_parameters()):
         mean, deviation = parameter.float().mean(), parameter.float().std(correction=0)
@@ -107,15 +91,9 @@ def randomised(model: Model, seed: int = 0) -> Model:
 
 
 def rank_correlation(one: Tensor, other: Tensor) -> Tensor:
-    """Spearman's correlation of two maps, image by image, (B,) float64 in [-1, 1]; NaN where a map is constant.
-
-    Raises:
-        ValueError: shapes that differ.
-    """
+    """Spearman's correlation of two maps, image by image, (B,) float64 in [-1, 1]; NaN where a map is constant."""
     from scipy.stats import rankdata
 
-    if one.shape != other.shape:
-        raise ValueError(f"maps of shapes {tuple(one.shape)} and {tuple(other.shape)} cannot be compared")
     ranks = (torch.from_numpy(rankdata(maps.detach().flatten(1).cpu(), axis=1)) for maps in (one, other))
     a, b = (each - each.mean(1, keepdim=True) for each in ranks)
     return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
@@ -202,18 +180,9 @@ def curves(
         baseline: what replaces a patch, a name of `BASELINES`.
         steps: how many times patches are taken away, 1 to gh * gw.
         chunk: images that are scored at once; bounds the memory.
-
-    Raises:
-        ValueError: shapes that do not fit, an unknown baseline, steps out of range, or a score that is no (N,).
     """
-    if images.dim() != 4 or maps.dim() != 3 or len(images) != len(maps):
-        raise ValueError(f"images (B, 3, S, S) and maps (B, gh, gw), not {tuple(images.shape)} and {tuple(maps.shape)}")
     B, gh, gw = maps.shape
     P = gh * gw
-    if not 1 <= steps <= P:
-        raise ValueError(f"steps must be 1 to {P}, the number of patches; not {steps}")
-    if baseline not in BASELINES:
-        raise ValueError(unknown("baseline", baseline, BASELINES))
     blank = BASELINES[baseline](images)
     rank = order_of(maps.to(images.device)).argsort(1)  # (B, P): the place of each patch in the order
     # The row (column) of patches that each row (column) of pixels belongs to.
@@ -233,11 +202,7 @@ def curves(
         own = rank[which]  # (N, P)
         kept = ((own >= first[:, None]) & (own < end[:, None])).view(-1, gh, gw)
         pixels = kept.index_select(1, rows).index_select(2, columns)[:, None]  # (N, 1, S, S)
-        scores = score_fn(torch.where(pixels, images[which], blank[which]))
-        if scores.shape != (len(part),):
-            shape = tuple(scores.shape)
-            raise ValueError(f"score_fn gave shape {shape} for {len(part)} images; ({len(part)},) is needed")
-        found.append(scores.detach())
+        found.append(score_fn(torch.where(pixels, images[which], blank[which])))  # (N,)
     full, empty, deleted, inserted = torch.cat(found).split([B, B, *[B * (steps - 1)] * 2])
     deletion = torch.cat([full[:, None], deleted.view(B, -1), empty[:, None]], dim=1)
     insertion = torch.cat([empty[:, None], inserted.view(B, -1), full[:, None]], dim=1)
@@ -287,13 +252,8 @@ def localise(maps: Tensor, masks: Tensor) -> Localisation:
         masks: (B, H, W) bool, in the geometry of the images that were explained (see `ground_truth.fit_mask`).
 
     Raises:
-        ValueError: shapes that do not fit, a mask that is not bool, or NaN in a map.
+        ValueError: a map holds NaN.
     """
-    if maps.dim() != 3 or masks.dim() != 3 or len(maps) != len(masks) or masks.dtype != torch.bool:
-        raise ValueError(
-            f"maps (B, gh, gw) and masks (B, H, W) of bool are needed, not {tuple(maps.shape)} and "
-            f"{tuple(masks.shape)} of {masks.dtype}"
-        )
     if maps.isnan().any():
         raise ValueError("a map holds NaN")
     maps, masks = maps.detach().cpu(), masks.cpu()

@@ -16,18 +16,16 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from xcoop.explain import schema
-from xcoop.explain.explanation import concept_changes, explain_features
+from xcoop.explain import html
+from xcoop.explain.concepts import class_sentences, nearest_words
 from xcoop.explain.ground_truth import Truth, fit_mask, truth_of
-from xcoop.explain.html import thumbnail
-from xcoop.explain.maps import FINER, explainer, methods
-from xcoop.explain.words import TokenWords, class_sentences, nearest_words
+from xcoop.explain.maps import FINER, Methods, explainer, methods
 from xcoop.methods.alignment import unit
 from xcoop.results.record import now
 from xcoop.utils.images import open_bytes
 
 if TYPE_CHECKING:
-    from xcoop.explain.trained import TrainedModel
+    from xcoop.explain.trained import ImageLike, TrainedModel
 
 ASKED = 200  # test images behind the trust table, at most
 STRONGEST = 3  # concepts that a class's sentences name
@@ -71,7 +69,7 @@ def report_of(
     count: int,
     method: str = "",
     asked: int = ASKED,
-) -> schema.Explanations:
+) -> html.Explanations:
     """Everything about a run.
 
     Args:
@@ -83,7 +81,7 @@ def report_of(
         asked: how many the trust table rests on; they are spread evenly over the test set.
     """
     used = methods(run.backbone, method)
-    table: list[schema.Trust] = []
+    table: list[html.Trust] = []
     if asked and items:
         from xcoop.explain.trust import Sample, trust_table
 
@@ -93,13 +91,13 @@ def report_of(
         table = trust_table(run, sample, used)
     noun, learned, about = run.model.class_vector
     shown = chosen(run, items, count)
-    return schema.Explanations(
+    return html.Explanations(
         run=_run(run),
         methods=[_described(run, used.of_class, "class"), _described(run, used.of_concept, "concept")],
         trust=table,
-        class_vector=schema.ClassVector(noun=noun, learned=learned, about=about),
+        class_vector=html.ClassVector(noun=noun, learned=learned, about=about),
         classes=prompt_classes(run),
-        images=[image_entry(run, item, run.preprocess([item.path]), method, truth) for item in shown],
+        images=[image_entry(run, item, item.path, used, truth) for item in shown],
     )
 
 
@@ -125,142 +123,136 @@ def chosen(run: TrainedModel, items: Sequence[Known], count: int) -> list[Known]
     return [items[i] for i in sorted(picked, key=lambda i: certainty[i])]
 
 
-def _run(run: TrainedModel) -> schema.Run:
+def _run(run: TrainedModel) -> html.Run:
     results = run.results
-    copied = ("dataset", "trainer", "backbone", "shots", "seed", "is_phantom", "config_hash")
-    metrics = {
-        name: value
-        for name, value in results["metrics"].items()
-        if value is None or (isinstance(value, (int, float)) and not isinstance(value, bool))
-    }
     git = results.get("git")
-    return schema.Run(
+    copied = ("dataset", "trainer", "backbone", "shots", "seed", "is_phantom", "config_hash")
+    return html.Run(
         folder=str(run.folder),
         classnames=list(run.classnames),
-        metrics=metrics,
+        metrics=dict(results["metrics"]),
         git=str(git.get("commit")) if isinstance(git, dict) else git,
         created=now(),
         **{name: results[name] for name in copied},
     )
 
 
-def _described(run: TrainedModel, name: str, kind: Literal["class", "concept"]) -> schema.Method:
+def _described(run: TrainedModel, name: str, kind: Literal["class", "concept"]) -> html.Method:
     finer = 2 if name.endswith(FINER) else 1
     grid = [finer * side for side in run.backbone.grid]
-    return schema.Method(name=name, kind=kind, description=explainer(name).summary, grid=grid)
+    return html.Method(name=name, kind=kind, description=explainer(name).summary, grid=grid)
 
 
 # What the prompts learned.
 
 
-def prompt_classes(run: TrainedModel) -> list[schema.PromptClass]:
+def prompt_classes(run: TrainedModel) -> list[html.PromptClass]:
     """What each class's learned prompt says, in concepts and in words."""
-    known, parts, words = run.concepts, run.decomposition, context_words(run)
+    known, parts = run.concepts, run.decomposition
     vectors = run.learned_vectors()
     with run.at_start():
         start = run.learned_vectors()
+    texts, listed = (known.texts, known.own) if known else ((), vectors[:0])
     directions = unit(known.vectors) if known else vectors[:0]  # (J, D)
     after, before = unit(vectors) @ directions.T, unit(start) @ directions.T  # (C, J)
-    shift = after - before
-    shares = parts.own_share(known.own.to(parts.weights.device)) if parts and known else None
+    shares = parts.own_share(listed) if parts else None
+    words = context_words(run)
     found = []
     for label, name in enumerate(run.classnames):
-        concepts = []
-        for j, text in enumerate(known.texts if known else ()):
-            began = bool(before[label].any())  # weights of a probe that is not fitted yet are zero
-            concepts.append(
-                schema.PromptConcept(
-                    concept=text,
-                    own_class=bool(known.own[label, j]) if known else False,
-                    before=float(before[label, j]) if began else None,
-                    after=float(after[label, j]),
-                    shift=float(shift[label, j]) if began else None,
-                    weight=float(parts.weights[label, j]) if parts else None,
-                )
+        began = bool(before[label].any())  # weights of a probe that is not fitted yet are zero
+        concepts = [
+            html.PromptConcept(
+                concept=text,
+                own_class=bool(listed[label, j]),
+                before=float(before[label, j]) if began else None,
+                after=float(after[label, j]),
+                shift=float(after[label, j] - before[label, j]) if began else None,
+                weight=float(parts.weights[label, j]) if parts else None,
             )
+            for j, text in enumerate(texts)
+        ]
+        weights = sorted(((one.concept, one.weight or 0.0) for one in concepts), key=lambda pair: -pair[1])
+        strongest = [pair for pair in weights[:STRONGEST] if pair[1] > 0]
         explained = float(parts.explained[label]) if parts else None
         share = float(shares[label]) if shares is not None and not shares[label].isnan() else None
         # By the place of a context vector, (n), (C, n), (K, C, n) or (K, 1, n): whether it is of this class's prompts.
-        own = [token for token in words if not run.model.class_specific or token.index[-2] == label]
-        weights = sorted(((one.concept, one.weight or 0.0) for one in concepts), key=lambda pair: -pair[1])
-        strongest = [pair for pair in weights[:STRONGEST] if pair[1] > 0]
-        noise = (sum(token.noise for token in own), len(own)) if own else None
+        own = [vector for place, vector in words if not run.model.class_specific or place[-2] == label]
+        noise = (sum(vector.words[0].noise for vector in own), len(own)) if own else None
         noun = run.model.class_vector.noun
         found.append(
-            schema.PromptClass(
+            html.PromptClass(
                 name=name,
                 concepts=concepts,
                 explained_share=explained,
                 own_share=share,
-                words=[_vector(token) for token in own],
-                prose=class_sentences(name, explained, share, strongest, noise, noun=noun),
+                words=own,
+                prose=class_sentences(name, explained, share, strongest, noise, noun),
             )
         )
     return found
 
 
-def context_words(run: TrainedModel) -> list[TokenWords]:
-    """The vocabulary words near each learned context vector; [] for methods without any."""
+def context_words(run: TrainedModel) -> list[tuple[tuple[int, ...], html.Vector]]:
+    """By its place, each learned context vector with the words near it; [] for methods without any."""
     context = run.model.trained_parameters().get("ctx")
-    if context is None:
+    words, ids = run.backbone.vocabulary() if context is not None else ([], None)
+    if context is None or ids is None or not words:
         return []
-    words, ids = run.backbone.vocabulary()
     with torch.no_grad():
         table = run.backbone.embed(ids.to(run.device)[None])[0]  # (N, W)
-    return nearest_words(context.detach(), table, words)
-
-
-def _vector(token: TokenWords) -> schema.Vector:
-    """A context vector under its place in its class, counted from 1 for readers."""
-    place = str(token.index[-1] + 1)
-    return schema.Vector(
-        name=f"prompt {token.index[0] + 1}, {place}" if len(token.index) == 3 else place,
-        words=[
-            schema.Word(word=word, distance=distance, null_low=token.null_low, noise=distance >= token.null_low)
+    found = []
+    for token in nearest_words(context.detach(), table, words):
+        place = str(token.index[-1] + 1)  # counted from 1 for readers
+        near = [
+            html.Word(word=word, distance=distance, null_low=token.null_low, noise=distance >= token.null_low)
             for word, distance in token.words
-        ],
-    )
+        ]
+        name = f"prompt {token.index[0] + 1}, {place}" if len(token.index) == 3 else place
+        found.append((token.index, html.Vector(name=name, words=near)))
+    return found
 
 
 # Images.
 
 
 def image_entry(
-    run: TrainedModel, item: Known, tensor: Tensor, method: str, truth: Truth | None = None
-) -> schema.ImageEntry:
-    """The card of one image; `tensor` is the image preprocessed, (1, 3, S, S)."""
+    run: TrainedModel, item: Known, image: ImageLike, used: Methods, truth: Truth | None = None
+) -> html.ImageEntry:
+    """The card of one image, and of what is known of it."""
+    tensor = run.preprocess([image])  # (1, 3, S, S)
     texts = run.concepts.texts if run.concepts else ()
     labels = {text: truth.labels.get(text, {}).get(item.path) if truth else None for text in texts}
     # Maps are made of concepts that are known to be there, then of those that move the logits most.
-    change = concept_changes(run, run.features(tensor))
-    largest = [0.0] * len(texts) if change is None else change[0].abs().amax(0).tolist()
-    moved = dict(zip(texts, largest, strict=True))
+    moved = dict.fromkeys(texts, 0.0)
+    if run.held:
+        added = run.held.contributions(run.features(tensor))[0]  # (C, J)
+        moved = dict(zip(texts, added.abs().amax(0).tolist(), strict=True))
     order = sorted(texts, key=lambda text: (labels[text] != 1, 0.0 if labels[text] == 1 else -moved[text]))
-    (said,) = explain_features(run, tensor, method, order[:CONCEPT_MAPS])
-    maps = [schema.HeatMap(target=name, kind="class", values=_grid(values)) for name, values in said.class_maps.items()]
-    maps += [schema.HeatMap(target=t, kind="concept", values=_grid(values)) for t, values in said.concept_maps.items()]
-    return schema.ImageEntry(
+    (said,) = run.explained(tensor, used, order[:CONCEPT_MAPS])
+    maps = [html.HeatMap(target=name, kind="class", values=_grid(values)) for name, values in said.class_maps.items()]
+    maps += [html.HeatMap(target=t, kind="concept", values=_grid(values)) for t, values in said.concept_maps.items()]
+    return html.ImageEntry(
         path=item.path,
         label=item.label,
         predicted=said.predicted,
         probabilities=said.probabilities,
         certainty=max(said.probabilities.values()),
-        picture=thumbnail(as_seen(run, tensor[0])),
+        picture=html.thumbnail(as_seen(run, tensor[0])),
         maps=maps,
         masks=_masks(truth, item.path, (tensor.shape[2], tensor.shape[3])),
         concepts=[
-            schema.SeenConcept(concept=t, score=score, adds=dict(said.contributions.get(t, {})), label=labels[t])  # type: ignore[arg-type]
+            html.SeenConcept(concept=t, score=score, adds=dict(said.contributions.get(t, {})), label=labels[t])  # type: ignore[arg-type]
             for t, score in said.concept_scores.items()
         ],
         prose=said.text,
     )
 
 
-def _grid(values: NDArray[Any]) -> schema.Grid:
+def _grid(values: NDArray[Any]) -> html.Grid:
     return [[float(f"{value:.4g}") for value in row] for row in values]
 
 
-def _masks(truth: Truth | None, path: str, size: tuple[int, int]) -> list[schema.Mask]:
+def _masks(truth: Truth | None, path: str, size: tuple[int, int]) -> list[html.Mask]:
     """Where concepts and the lesion are known to lie, as the covered share of each of 32 x 32 cells."""
     found = []
     if truth is not None:
@@ -270,7 +262,7 @@ def _masks(truth: Truth | None, path: str, size: tuple[int, int]) -> list[schema
             if fitted.any():
                 side = (min(MASK_CELLS, size[0]), min(MASK_CELLS, size[1]))
                 covered = adaptive_avg_pool2d(torch.as_tensor(fitted, dtype=torch.float32)[None], side)[0]
-                found.append(schema.Mask(concept=name, grid=_grid(covered.numpy())))
+                found.append(html.Mask(concept=name, grid=_grid(covered.numpy())))
     return found
 
 
@@ -281,10 +273,10 @@ def as_seen(run: TrainedModel, tensor: Tensor) -> Image.Image:
     return Image.fromarray((pixels.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy())
 
 
-def entry_of_bytes(run: TrainedModel, data: bytes, method: str, name: str = "the given file") -> schema.ImageEntry:
+def entry_of_bytes(run: TrainedModel, data: bytes, method: str, name: str = "the given file") -> html.ImageEntry:
     """The card of an image that comes as the bytes of a file, `name` standing for it.
 
     Raises:
         ImageError: they are no image that can be read.
     """
-    return image_entry(run, Known(name), run.preprocess([open_bytes(data, name)]), method)
+    return image_entry(run, Known(name), open_bytes(data, name), methods(run.backbone, method))

@@ -1,6 +1,6 @@
 """A finished run in use: loaded from its folder, it predicts, and says why. No dataset is needed.
 
-Symbols: B images, S their side, C classes, J concepts, D joint width.
+Symbols: B images, S their side, C classes, J concepts, D joint width; gh x gw patches.
 """
 
 from __future__ import annotations
@@ -26,17 +26,29 @@ from xcoop.backbones import Backbone, ImageFeatures, load_backbone
 from xcoop.concepts import ConceptBank, load_bank
 from xcoop.config.merge import config_hash, read_config
 from xcoop.config.plugins import add_missing, get_cfg, trainer_class
-from xcoop.explain.concepts import Change, ConceptSet, Decomposition, changes, concept_set, decompose
-from xcoop.explain.explanation import Explanation, explain_features
+from xcoop.explain.concepts import (
+    ConceptSet,
+    Decomposition,
+    HeldConcepts,
+    PartConcepts,
+    SentenceConcepts,
+    concept_set,
+    decompose,
+    image_sentences,
+)
+from xcoop.explain.maps import Methods, class_target, concept_target, explain_maps, methods
 from xcoop.methods.alignment import unit
 from xcoop.methods.model import PromptModel, Task
 from xcoop.methods.prompts import DEFAULT
 from xcoop.results import checkpoints
 from xcoop.results.record import CONFIG, RESULTS, read_run
+from xcoop.utils.console import unknown
 from xcoop.utils.images import from_array, open_bytes, open_image, upright
 
 BATCH = 64
+NOTHING = 1e-5  # logits; smaller changes are rounding
 ImageLike = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any] | Tensor
+HeatMap = NDArray[np.float32]
 
 logger = logging.getLogger(__name__)
 
@@ -59,6 +71,32 @@ class Prediction:
         return [self.classnames[index] for index in self.probabilities.argmax(1)]
 
 
+@dataclass(frozen=True)
+class Explanation:
+    """What is said of one image.
+
+    Attributes:
+        predicted: the most probable class.
+        probabilities: by class.
+        methods: of the class maps, and of the concept maps.
+        class_maps: by class, where the tower looked for its logit, raw; (gh, gw), finer for methods at half a patch;
+            higher = more relevant.
+        concept_maps: the same by concept.
+        concept_scores: by concept, the cosine of the image with its sentence.
+        contributions: by concept, and by class that it bears on: logit with the concept less logit without it.
+        text: sentences, each with its number.
+    """
+
+    predicted: str
+    probabilities: dict[str, float]
+    methods: Methods
+    class_maps: dict[str, HeatMap]
+    concept_maps: dict[str, HeatMap]
+    concept_scores: dict[str, float]
+    contributions: dict[str, dict[str, float]]
+    text: list[str]
+
+
 class TrainedModel:
     """The model of a finished run; `xcoop.load_run` makes it.
 
@@ -70,6 +108,10 @@ class TrainedModel:
         start: what its training started from, as `PromptModel.trained_state` gives it.
         bank: concepts of its classes; None if there are none.
         device: where it computes.
+        backbone: the CLIP below the method.
+        classnames: C names, in the order of the labels.
+        mixes_batches: whether an image's logits depend on what else is in its batch: then images are taken one at a
+            time.
     """
 
     def __init__(
@@ -86,29 +128,14 @@ class TrainedModel:
 
         self.folder, self.cfg, self.results = folder, cfg, results
         self.model, self.start, self.bank, self.device = model, start, bank, device
-        self._changes: dict[int | None, list[Change]] = {}
+        self.backbone, self.classnames, self.mixes_batches = model.backbone, model.classnames, model.mixes_batches
         with redirect_stdout(io.StringIO()):  # Dassl's own tells its steps, on the standard output
             self._transform: Any = build_transform(cfg, is_train=False)
-
-    @property
-    def backbone(self) -> Backbone:
-        """The CLIP below the method."""
-        return self.model.backbone
 
     @property
     def image_backbone(self) -> Backbone:
         """The CLIP with whatever the method put into its image tower: what sees the images."""
         return self.model.image_backbone
-
-    @property
-    def classnames(self) -> list[str]:
-        """C names, in the order of the labels."""
-        return self.model.classnames
-
-    @property
-    def mixes_batches(self) -> bool:
-        """Whether an image's logits depend on what else is in its batch: then images are taken one at a time."""
-        return self.model.mixes_batches
 
     # Images in, predictions and explanations out.
 
@@ -199,18 +226,67 @@ class TrainedModel:
 
         Returns:
             An explanation; a list of them if several images were given.
+
+        Raises:
+            ValueError: an unknown method or concept.
         """
-        batch = self.preprocess(images)
-        size = 1 if self.mixes_batches else BATCH
-        found = [one for part in batch.split(size) for one in explain_features(self, part, method, concepts)]
+        texts = self.concepts.texts if self.concepts else ()
+        for name in concepts or ():
+            if name not in texts:
+                raise ValueError(unknown("concept", name, texts))
+        wanted, chosen = texts if concepts is None else concepts, methods(self.backbone, method)
+        parts = self.preprocess(images).split(1 if self.mixes_batches else BATCH)
+        found = [one for part in parts for one in self.explained(part, chosen, wanted)]
         return found[0] if _is_one(images) else found
+
+    def explained(self, images: Tensor, chosen: Methods, wanted: Sequence[str]) -> Iterator[Explanation]:
+        """Explains preprocessed images, (B, 3, S, S), by methods that there are, with maps of the wanted concepts."""
+        features = self.features(images)
+        probabilities = self.logits(features).double().softmax(1).tolist()  # (B, C)
+        class_maps = [self.class_maps(images, label, chosen.of_class) for label in range(len(self.classnames))]
+        concept_maps = [self.concept_maps(images, text, chosen.of_concept) for text in wanted]
+        texts, scores = self.concepts.texts if self.concepts else (), self.concept_scores(features)
+        added = self.held.contributions(features) if self.held else None  # (B, C, J)
+        for index, row in enumerate(probabilities):
+            predicted = self.classnames[int(np.argmax(row))]
+            contributions: dict[str, dict[str, float]] = {}
+            if added is not None:
+                for text, values in zip(texts, added[index].T.tolist(), strict=True):
+                    named = zip(self.classnames, values, strict=True)
+                    contributions[text] = {name: value for name, value in named if abs(value) > NOTHING}
+            of_predicted = {text: own[predicted] for text, own in contributions.items() if predicted in own}
+            yield Explanation(
+                predicted=predicted,
+                probabilities=dict(zip(self.classnames, row, strict=True)),
+                methods=chosen,
+                class_maps=dict(zip(self.classnames, (_values(maps[index]) for maps in class_maps), strict=True)),
+                concept_maps=dict(zip(wanted, (_values(maps[index]) for maps in concept_maps), strict=True)),
+                concept_scores=dict(zip(texts, scores[index].tolist(), strict=True)),
+                contributions=contributions,
+                text=image_sentences(predicted, max(row), of_predicted),
+            )
+
+    def class_maps(self, images: Tensor, label: int, method: str) -> Tensor:
+        """Maps (B, gh, gw) of the logit that the model uses for a class, of preprocessed images."""
+        return explain_maps(method, self.image_backbone, images, class_target(self.model, label))
+
+    def concept_maps(self, images: Tensor, concept: str, method: str) -> Tensor:
+        """Maps (B, gh, gw) of the similarity with the sentence of one of the bank's concepts."""
+        assert self.concepts is not None  # noqa: S101 - the concept is one of these
+        vector = self.concepts.vectors[self.concepts.texts.index(concept)]
+        return explain_maps(method, self.image_backbone, images, concept_target(concept, vector, self.model.scale))
+
+    def concept_scores(self, features: ImageFeatures) -> Tensor:
+        """Cosines of images with the bank's concepts, (B, J)."""
+        vectors = self.concepts.vectors if self.concepts else features.pooled[:0]
+        return unit(features.pooled) @ vectors.T
 
     # What the method compares images with.
 
     @cached_property
     def concepts(self) -> ConceptSet | None:
-        """The bank's concepts as vectors; None without a bank."""
-        return concept_set(self.backbone, self.bank) if self.bank is not None else None
+        """The bank's concepts as vectors; None without any."""
+        return concept_set(self.backbone, self.bank) if self.bank and any(self.bank.classes.values()) else None
 
     @cached_property
     def decomposition(self) -> Decomposition | None:
@@ -219,13 +295,12 @@ class TrainedModel:
             return None
         return decompose(self.learned_vectors(), self.concepts.vectors)
 
-    def changes(self, control: int | None = None) -> list[Change]:
-        """The class features without each of the bank's concepts; see `concepts.changes`. Made once."""
-        if self.bank is None or self.concepts is None:
-            return []
-        if control not in self._changes:
-            self._changes[control] = changes(self.model, self.bank, self.concepts.texts, control)
-        return self._changes[control]
+    @cached_property
+    def held(self) -> HeldConcepts | None:
+        """The concepts in the clinical sentences of a method that holds them, else in its decomposed prompts."""
+        if self.model.holds_concepts and self.bank and self.concepts:
+            return SentenceConcepts(self.model, self.bank, self.concepts)
+        return PartConcepts(self.model, self.class_vectors(), self.decomposition) if self.decomposition else None
 
     @torch.no_grad()
     def learned_vectors(self) -> Tensor:
@@ -253,6 +328,11 @@ def _mean_of_prompts(text: Tensor) -> Tensor:
     """(C, D) or (K, C, D) to (C, D), unit."""
     text = unit(text)
     return unit(text.mean(0)) if text.dim() == 3 else text
+
+
+def _values(maps: Tensor) -> HeatMap:
+    values: HeatMap = torch.nan_to_num(maps).cpu().numpy()
+    return values
 
 
 def _is_one(images: ImageLike | Iterable[ImageLike]) -> bool:
@@ -285,7 +365,10 @@ def load_run(folder: Path, device: str | None = None) -> TrainedModel:
         model = trainer.build_method(cfg, backbone, task)
     model = model.to(where).eval()
     start = model.trained_state()
-    _load_weights(model, folder, cfg, results)
+    if model.state_tensors() and results.get("evaluated_from") != "untrained":
+        source = Path(results["evaluated_from"]) if results.get("evaluated_from") else folder
+        path = checkpoints.to_test(source / "prompt_learner", results.get("load_epoch"), cfg.TEST.FINAL_MODEL)
+        model.load_trained_state(checkpoints.read_checkpoint(path)["state_dict"], str(path))
     # A prompt means nothing to other weights than those it was learned with; tuned norm layers are in place now.
     wanted, found = results.get("backbone_sha256"), backbone.fingerprint()
     if wanted and wanted != found:
@@ -338,12 +421,3 @@ def _bank(cfg: Any, results: dict[str, Any]) -> ConceptBank | None:
     if recorded and recorded["sha256"] != bank.sha256:
         logger.warning("concept bank %s has changed since the run (%s)", name, bank.path)
     return bank
-
-
-def _load_weights(model: PromptModel, folder: Path, cfg: Any, results: dict[str, Any]) -> None:
-    """Takes over what the run learned: of the epoch, and from the folder, that its record names."""
-    if not model.state_tensors() or results.get("evaluated_from") == "untrained":
-        return
-    source = Path(results["evaluated_from"]) if results.get("evaluated_from") else folder
-    path = checkpoints.to_test(source / "prompt_learner", results.get("load_epoch"), cfg.TEST.FINAL_MODEL)
-    model.load_trained_state(checkpoints.read_checkpoint(path)["state_dict"], str(path))

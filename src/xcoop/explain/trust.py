@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -18,13 +17,12 @@ from xcoop.backbones import ImageFeatures
 from xcoop.concepts.sentences import bank_or_control
 from xcoop.evaluation.metrics import log_odds
 from xcoop.evaluation.statistics import image_intervals, mean_of_known
-from xcoop.explain.concepts import effects, held, margin
-from xcoop.explain.explanation import concept_changes, concept_scores, maps_of_class, maps_of_concept
+from xcoop.explain.concepts import HeldConcepts, margin
 from xcoop.explain.ground_truth import Mask, Truth, fit_mask
-from xcoop.explain.map_methods import class_target
-from xcoop.explain.maps import Methods, explain_maps
+from xcoop.explain.html import Control, Trust
+from xcoop.explain.maps import Methods, class_target, explain_maps
 from xcoop.explain.measures import CHUNK, Floats, control_maps, curves, localise, randomised, rank_correlation
-from xcoop.explain.schema import Control, Trust
+from xcoop.methods.model import PromptModel
 
 if TYPE_CHECKING:
     from xcoop.explain.trained import TrainedModel
@@ -36,6 +34,8 @@ FEWEST = 5  # positives, and negatives, below which an AUC says nothing
 FEWEST_PAIRS = 3  # of a rank correlation
 KINDS = {"none": "no concepts", "shuffled": "another class's concepts", "random": "unrelated phrases"}
 Better = Literal["higher", "lower"]
+Found = tuple[float, float, float]
+"""A value and the ends of its 95 % interval; NaN where not known."""
 
 
 @dataclass(frozen=True)
@@ -66,12 +66,41 @@ def trust_table(run: TrainedModel, sample: Sample, methods: Methods) -> list[Tru
         methods: of the maps.
     """
     predicted = torch.as_tensor(run.predict(sample.images).probabilities.argmax(1))
-    maps = _of_classes(run, sample.images, predicted, methods.of_class)
-    others = _of_classes(run, sample.images, (predicted + 1) % len(run.classnames), methods.of_class)
+    maps = _class_maps(run.model, sample.images, predicted, methods.of_class)
+    others = _class_maps(run.model, sample.images, (predicted + 1) % len(run.classnames), methods.of_class)
+    lost = _class_maps(randomised(run.model), sample.images, predicted, methods.of_class)
     table = _perturbation(run, sample, predicted, maps, others)
     table += _concept_maps(run, sample, methods.of_concept) + _lesion(sample, maps)
-    table += _sanity(run, sample, predicted, maps, others, methods.of_class)
+    # Sanity (Adebayo et al., NeurIPS 2018): maps of two classes, and those without what the tower learned, differ.
+    of_others = "Between the maps of the predicted class and of another one."
+    of_lost = f"Between the map and that of the same {run.model.class_vector.noun}s over a random image tower."
+    for title, given, note in (
+        ("another class's map", others, of_others),
+        ("an untrained model's map", lost, of_lost),
+    ):
+        values = {OWN: rank_correlation(maps, given).numpy()}
+        table.append(row(f"Correlation with {title}", "lower", "Spearman's rho", values, sample.patients, note))
     return table + concept_rows(run, sample, predicted)
+
+
+def entry(title: str, better: Better, unit: str, found: Mapping[str, Found], images: int, note: str) -> Trust:
+    """A row of the table.
+
+    Args:
+        title: of the measure.
+        better: `higher` or `lower`.
+        unit: of the values.
+        found: by name; `OWN` is what is asked, the rest are its controls.
+        images: how many it rests on.
+        note: what a reader must know.
+    """
+    controls = {}
+    for name, values in found.items():
+        value, low, high = (None if np.isnan(one) else float(one) for one in values)
+        controls[name] = Control(name=name, value=value, low=low, high=high)
+    own = controls.pop(OWN)
+    return Trust(metric=title, direction=better, unit=unit, value=own.value, low=own.low, high=own.high, n=images,
+                 controls=list(controls.values()), note=note)  # fmt: skip
 
 
 def row(
@@ -83,79 +112,65 @@ def row(
     note: str,
     images: int | None = None,
 ) -> Trust:
-    """A row from values of each image, with bootstrap intervals.
+    """A row from values of each image, (N,), NaN where not known, and patients of each; with bootstrap intervals.
 
-    Args:
-        title: of the measure.
-        better: `higher` or `lower`.
-        unit: of the values.
-        values: by name, (N,) each, NaN where not known; `OWN` is what is asked, the rest are its controls.
-        patients: of each value, N.
-        note: what a reader must know.
-        images: how many there are, where there are several values an image.
+    `images` says how many there are, where there are several values an image.
     """
     found = {name: mean_of_known(given, clusters=list(patients)) for name, given in values.items()}
-    own = found.pop(OWN)
-    controls = [
-        Control(name=name, value=_known(one.estimate), low=_known(one.low), high=_known(one.high))
-        for name, one in found.items()
-    ]
-    return Trust(
-        metric=title, direction=better, unit=unit, value=_known(own.estimate), low=_known(own.low),
-        high=_known(own.high), n=own.known if images is None else images, controls=controls, note=note,
-    )  # fmt: skip
-
-
-def _known(value: float) -> float | None:
-    return None if np.isnan(value) else float(value)
+    means = {name: (one.estimate, one.low, one.high) for name, one in found.items()}
+    return entry(title, better, unit, means, found[OWN].known if images is None else images, note)
 
 
 # Faithfulness of the maps.
 
 
-def _of_classes(run: TrainedModel, images: Tensor, labels: Tensor, method: str) -> Tensor:
+def _of_each(labels: Tensor, work: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """What `work` gives for the images of each label (indices, label), in the order of the images."""
+    groups = {label: (labels == label).nonzero()[:, 0] for label in labels.unique().tolist()}
+    order = torch.cat(list(groups.values())).argsort()
+    return torch.cat([work(which, label) for label, which in groups.items()])[order]
+
+
+def _in_parts(model: PromptModel, images: Tensor, maps: Callable[[Tensor], Tensor]) -> Tensor:
+    return torch.cat([maps(part).cpu() for part in images.split(1 if model.mixes_batches else CHUNK)])
+
+
+def _class_maps(model: PromptModel, images: Tensor, labels: Tensor, method: str) -> Tensor:
     """The map of each image's own label, (B, gh, gw)."""
-    found: dict[int, Tensor] = {}
-    for label in labels.unique().tolist():
-        which = (labels == label).nonzero()[:, 0]
-        made = _in_parts(run, images[which], partial(maps_of_class, run, label=label, method=method))
-        found |= dict(zip(which.tolist(), made, strict=True))
-    return torch.stack([found[i] for i in range(len(labels))])
 
+    def of_label(which: Tensor, label: int) -> Tensor:
+        target = class_target(model, label)
+        return _in_parts(model, images[which], lambda part: explain_maps(method, model.image_backbone, part, target))
 
-def _in_parts(run: TrainedModel, images: Tensor, maps: Callable[[Tensor], Tensor]) -> Tensor:
-    return torch.cat([maps(part).cpu() for part in images.split(1 if run.mixes_batches else CHUNK)])
+    return _of_each(labels, of_label)
 
 
 def _perturbation(run: TrainedModel, sample: Sample, labels: Tensor, maps: Tensor, others: Tensor) -> list[Trust]:
     """Deletion and insertion of the predicted class's margin, for two baselines."""
+
+    def areas(maps: Tensor, baseline: str) -> Tensor:
+        """Under the deletion and the insertion curve of each image's own label, (B, 2)."""
+        steps, chunk = min(STEPS, maps[0].numel()), 1 if run.mixes_batches else CHUNK
+
+        def of_label(which: Tensor, label: int) -> Tensor:
+            def score(batch: Tensor) -> Tensor:
+                return margin(run.logits(run.features(batch)), label)
+
+            given = curves(score, sample.images[which], maps[which], baseline, steps, chunk)
+            return torch.stack([given.deletion_auc(), given.insertion_auc()], dim=1).cpu()
+
+        return _of_each(labels, of_label)
+
     every = {OWN: maps, **control_maps(maps), "other class": others}
     rows = []
     for baseline, asked in (("mean", tuple(every)), ("blur", (OWN, "random", "reversed"))):
-        deletion, insertion = {}, {}
-        for name in asked:
-            deletion[name], insertion[name] = _areas(run, sample.images, labels, every[name], baseline)
+        found = {name: areas(every[name], baseline).numpy().T for name in asked}
+        deletion, insertion = ({name: both[i] for name, both in found.items()} for i in range(2))
         note = f"Of the predicted class's logit less the largest other one; erased patches become the {baseline}."
         where = f", {baseline} baseline"
         rows.append(row("Deletion AUC" + where, "lower", "score", deletion, sample.patients, note))
         rows.append(row("Insertion AUC" + where, "higher", "score", insertion, sample.patients, note))
     return rows
-
-
-def _areas(run: TrainedModel, images: Tensor, labels: Tensor, maps: Tensor, baseline: str) -> tuple[Floats, Floats]:
-    """Areas under the deletion and the insertion curve of each image's own label, (B,) each."""
-    deletion, insertion = np.full((2, len(images)), np.nan)
-    steps, chunk = min(STEPS, maps[0].numel()), 1 if run.mixes_batches else CHUNK
-    for label in labels.unique().tolist():
-
-        def score(batch: Tensor, label: int = label) -> Tensor:
-            return margin(run.logits(run.features(batch)), label)
-
-        which = (labels == label).nonzero()[:, 0]
-        given = curves(score, images[which], maps[which].to(images.device), baseline, steps, chunk)
-        deletion[which.numpy()] = given.deletion_auc().double().cpu().numpy()
-        insertion[which.numpy()] = given.insertion_auc().double().cpu().numpy()
-    return deletion, insertion
 
 
 # Plausibility of the maps.
@@ -170,8 +185,11 @@ def _concept_maps(run: TrainedModel, sample: Sample, method: str) -> list[Trust]
     for text in run.concepts.texts:
         which, fitted = _fitted(sample, [sample.truth.mask(path, text) for path in sample.paths])
         if which:
-            made = partial(maps_of_concept, run, concept=text, method=method)
-            maps.append(_in_parts(run, sample.images[which], made))
+
+            def of_concept(part: Tensor, text: str = text) -> Tensor:
+                return run.concept_maps(part, text, method)
+
+            maps.append(_in_parts(run.model, sample.images[which], of_concept))
             masks.append(fitted)
             places += which
     if not places:
@@ -204,41 +222,14 @@ def _localised(sample: Sample, maps: Tensor, masks: Tensor, which: list[int], su
     found = {name: localise(given, masks) for name, given in kinds.items()}
     patients = [sample.patients[i] for i in which]
     note = f"{len(maps)} {what}; chance is the mask's share, {np.nanmean(found[OWN].area):.2f}."
-    measures = (
+    rows = []
+    for name, title, unit in (
         ("pointing", "Pointing game", "share of images"),
         ("energy", "Energy in mask", "share of the map"),
         ("iou_best", "Best IoU", "share of pixels"),
-    )
-    rows = []
-    for name, title, unit in measures:
+    ):
         values = {kind: getattr(one, name) for kind, one in found.items()}
         rows.append(row(title + suffix, "higher", unit, values, patients, note, len(set(which))))
-    return rows
-
-
-# Sanity of the maps (Adebayo et al., NeurIPS 2018).
-
-
-def _sanity(
-    run: TrainedModel, sample: Sample, labels: Tensor, maps: Tensor, others: Tensor, method: str
-) -> list[Trust]:
-    """Maps of two classes differ; without what the tower learned, maps are others."""
-    shaken = randomised(run.model)
-    lost = torch.zeros_like(maps)
-    for label in labels.unique().tolist():
-        which = (labels == label).nonzero()[:, 0]
-        target = class_target(shaken, label)
-        lost[which] = _in_parts(
-            run, sample.images[which], partial(explain_maps, method, shaken.image_backbone, target=target)
-        )
-    noun = run.model.class_vector.noun
-    rows = []
-    for title, given, note in (
-        ("another class's map", others, "Between the maps of the predicted class and of another one."),
-        ("an untrained model's map", lost, f"Between the map and that of the same {noun}s over a random image tower."),
-    ):
-        values = {OWN: rank_correlation(maps, given).numpy()}
-        rows.append(row(f"Correlation with {title}", "lower", "Spearman's rho", values, sample.patients, note))
     return rows
 
 
@@ -256,48 +247,36 @@ def concept_rows(run: TrainedModel, sample: Sample, labels: Tensor) -> list[Trus
     if run.concepts is None:
         return []
     features = run.features(sample.images)
-    rows = []
-    change = concept_changes(run, features)
-    if change is not None:
-        rows.append(_effect(run, sample, labels, features, change))
-        rows += _needed_and_enough(run, sample, labels, features, change)
+    rows = _need(run.held, sample, labels, features) if run.held else []
     rows += _knowledge(run, sample, features)
     if sample.truth is not None:
-        rows += _aucs(sample, sample.truth, run.concepts.texts, concept_scores(features, run.concepts).cpu())
+        rows += _aucs(sample, sample.truth, run.concepts.texts, run.concept_scores(features).cpu())
         rows += _ranks(run, sample, sample.truth)
     return rows
 
 
-def _effect(run: TrainedModel, sample: Sample, labels: Tensor, features: ImageFeatures, change: Tensor) -> Trust:
-    """How far the predicted class's logit moves, in all, with the concepts that move it most."""
-    values = {}
-    for name, moved in ((OWN, change), ("unrelated phrases", concept_changes(run, features, control=0))):
-        assert moved is not None  # noqa: S101 - there are changes, so there are those of the control
-        own = moved[torch.arange(len(labels)), labels].abs()  # (B, J)
-        values[name] = own.topk(min(TOP, own.shape[1]), dim=1).values.mean(1).double().cpu().numpy()
+def _need(held: HeldConcepts, sample: Sample, labels: Tensor, features: ImageFeatures) -> list[Trust]:
+    """How far logit and margin of the predicted class move with the concepts that speak most for it."""
+    change, values = held.contributions(features), {}
+    for kind, added in ((OWN, change), ("unrelated phrases", held.contributions(features, control=0))):
+        moved = added[torch.arange(len(labels)), labels].abs()  # (B, J)
+        values[kind] = moved.topk(min(TOP, moved.shape[1]), dim=1).values.mean(1).double().cpu().numpy()
     note = f"Mean change of the predicted class's logit without each of the {TOP} concepts that move it most."
-    return row("Effect of the top concepts", "higher", "logit", values, sample.patients, note)
-
-
-def _needed_and_enough(
-    run: TrainedModel, sample: Sample, labels: Tensor, features: ImageFeatures, change: Tensor
-) -> list[Trust]:
-    """Comprehensiveness and sufficiency of the concepts that speak most for the predicted class."""
+    rows = [row("Effect of the top concepts", "higher", "logit", values, sample.patients, note)]
     rng = np.random.default_rng(0)
     top, drawn = [], []
     for image, label in enumerate(labels.tolist()):
-        own = held(run, label)
+        own = held.held[label]
         count = max(0, min(TOP, len(own) - 1))
         top.append(frozenset(sorted(own, key=lambda j: -float(change[image, label, j]))[:count]))
         drawn.append(frozenset(rng.permutation(own)[:count].tolist()))
-    both = {OWN: top, "random choice": drawn}
-    found = {name: effects(run, features, labels.tolist(), some) for name, some in both.items()}
+    found = {kind: held.effects(features, labels.tolist(), some)
+             for kind, some in ((OWN, top), ("random choice", drawn))}  # fmt: skip
     note = f"Of the {TOP} concepts that speak most for the predicted class; the control takes any of its concepts. "
     said: tuple[tuple[str, Better, str], ...] = (
         ("comprehensiveness", "higher", "How far its margin falls without them."),
         ("sufficiency", "lower", "How far its margin falls if the class keeps them alone."),
     )
-    rows = []
     for name, better, meaning in said:
         values = {kind: given[name] for kind, given in found.items()}
         if not np.isnan(values[OWN]).all():
@@ -315,18 +294,13 @@ def _knowledge(run: TrainedModel, sample: Sample, features: ImageFeatures) -> li
     for kind, name in KINDS.items():
         other = bank_or_control(run.bank, kind, run.results["seed"])
         logits[name] = run.model.with_bank(other).logits(features).detach()
-    found = []
+    found: dict[str, Found] = {}
     for name, given in logits.items():
         probabilities = given.double().softmax(1).cpu().numpy()
         interval = image_intervals(truth, probabilities, list(sample.patients), metrics=("macro_auc",))["macro_auc"]
-        value, low, high = interval or (None, None, None)  # None where a draw may lack a class
-        found.append(Control(name=name, value=value, low=low, high=high))
-    own, *controls = found
+        found[name] = interval or (np.nan, np.nan, np.nan)  # None where a draw may lack a class
     note = "Macro-AUC of the trained model on these images; for the controls, its clinical sentences are exchanged."
-    return [
-        Trust(metric="Knowledge intervention", direction="higher", unit="", value=own.value, low=own.low, high=own.high,
-              n=len(truth), controls=controls, note=note)
-    ]  # fmt: skip
+    return [entry("Knowledge intervention", "higher", "", found, len(truth), note)]
 
 
 def _aucs(sample: Sample, truth: Truth, texts: Sequence[str], scores: Tensor) -> list[Trust]:
@@ -345,11 +319,9 @@ def _aucs(sample: Sample, truth: Truth, texts: Sequence[str], scores: Tensor) ->
     note = f"Mean over {len(aucs)} concepts; the lowest is {worst} ({aucs[worst]:.2f})."
     note += f" Too few images for: {', '.join(rare)}." if rare else ""
     note += " The interval is over concepts."
-    found = mean_of_known(list(aucs.values()))
-    return [
-        Trust(metric="Concept AUC", direction="higher", unit="", value=found.estimate, low=_known(found.low),
-              high=_known(found.high), n=len(sample.paths), controls=[Control(name="chance", value=0.5)], note=note)
-    ]  # fmt: skip
+    mean = mean_of_known(list(aucs.values()))
+    found = {OWN: (mean.estimate, mean.low, mean.high), "chance": (0.5, np.nan, np.nan)}
+    return [entry("Concept AUC", "higher", "", found, len(sample.paths), note)]
 
 
 def _ranks(run: TrainedModel, sample: Sample, truth: Truth) -> list[Trust]:
@@ -371,13 +343,13 @@ def _ranks(run: TrainedModel, sample: Sample, truth: Truth) -> list[Trust]:
     if compared.learned:
         with run.at_start():
             vectors["before training"] = run.learned_vectors()
-    means = {}
+    means: dict[str, Found] = {}
     for kind, given in vectors.items():
         near = given @ run.concepts.vectors[places].T  # (C, J)
         near = near - (near.sum(0) - near) / max(1, len(near) - 1)  # nearer than the other classes' are
-        found = [rank_agreement(near[c], odds[:, c]) for c in range(len(near))]
-        if known := [value for value in found if value is not None]:
-            means[kind] = float(np.mean(known))
+        agreements = [rank_agreement(near[c], odds[:, c]) for c in range(len(near))]
+        if known := [value for value in agreements if value is not None]:
+            means[kind] = (float(np.mean(known)), np.nan, np.nan)
     if OWN not in means:
         return []
     note = (
@@ -385,12 +357,9 @@ def _ranks(run: TrainedModel, sample: Sample, truth: Truth) -> list[Trust]:
         f"{compared.noun} is to a concept than the others' are, with the log-odds of the class given the concept, by "
         "the images' labels."
     )
-    value = means.pop(OWN)
-    controls = [Control(name=kind, value=mean) for kind, mean in means.items()] + [Control(name="chance", value=0.0)]
-    return [
-        Trust(metric=f"Rank agreement of {compared.noun}s and log-odds", direction="higher", unit="Spearman's rho",
-              value=value, low=None, high=None, n=len(sample.paths), controls=controls, note=note)
-    ]  # fmt: skip
+    title = f"Rank agreement of {compared.noun}s and log-odds"
+    means["chance"] = (0.0, np.nan, np.nan)
+    return [entry(title, "higher", "Spearman's rho", means, len(sample.paths), note)]
 
 
 def concept_auc(scores: Sequence[float] | Tensor, labels: Sequence[int | None]) -> float | None:
