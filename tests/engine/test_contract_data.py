@@ -20,7 +20,7 @@ from dassl.data.samplers import build_sampler
 from dassl.data.transforms import build_transform
 from dassl.utils import read_image
 from PIL import Image
-from toy_engine import COUNTS, items_of, make_cfg, ours_only, real_is_wrong
+from toy_engine import ANY, COUNTS, IS_REAL, items_of, make_cfg, ours_only, real_is_wrong
 
 TRANSFORMS = (
     *("random_flip", "random_resized_crop", "normalize", "instance_norm", "random_crop", "random_translation"),
@@ -44,29 +44,19 @@ def test_datum_holds_what_it_was_given_and_pickles_as_coop_does_it(squares: Path
             Datum(impath="/nowhere/picture.png")
 
 
-class TestFewShot:
-    def test_one_source_gives_a_list_several_give_lists(self, squares: Path) -> None:
-        train = items_of(squares, "train")
-        base = DatasetBase(train_x=train)
-        assert Counter(i.label for i in base.generate_fewshot_dataset(train, num_shots=2)) == {0: 2, 1: 2, 2: 2}
-        assert [len(part) for part in base.generate_fewshot_dataset(train, train, num_shots=1)] == [3, 3]
-        assert base.generate_fewshot_dataset(train) is train
-        assert base.generate_fewshot_dataset(train, train, num_shots=0) == (train, train)
-
-    def test_draws_are_those_of_random_sample_label_by_label(self, squares: Path) -> None:
-        train = items_of(squares, "train")[::-1]  # the first label seen is 2
-        random.seed(5)
-        drawn = DatasetBase(train_x=train).generate_fewshot_dataset(train, num_shots=3)
-        random.seed(5)
-        expected = [i for label in (2, 1, 0) for i in random.sample([t for t in train if t.label == label], 3)]
-        assert drawn == expected
-
-    def test_too_few_images_give_all_or_are_repeated(self, squares: Path) -> None:
-        val = items_of(squares, "val")
-        base = DatasetBase(train_x=val)
-        assert len(base.generate_fewshot_dataset(val, num_shots=8)) == 3 * COUNTS["val"]
-        repeated = base.generate_fewshot_dataset(val, num_shots=8, repeat=True)
-        assert Counter(i.label for i in repeated) == {0: 8, 1: 8, 2: 8}
+def test_few_shots_are_those_of_random_sample_label_by_label(squares: Path) -> None:
+    train, val = items_of(squares, "train")[::-1], items_of(squares, "val")  # the first label seen is 2
+    base = DatasetBase(train_x=train)
+    random.seed(5)
+    drawn = base.generate_fewshot_dataset(train, num_shots=3)
+    random.seed(5)
+    assert drawn == [i for label in (2, 1, 0) for i in random.sample([t for t in train if t.label == label], 3)]
+    assert [len(part) for part in base.generate_fewshot_dataset(train, train, num_shots=1)] == [3, 3]
+    assert base.generate_fewshot_dataset(train) is train
+    assert base.generate_fewshot_dataset(train, train, num_shots=0) == (train, train)
+    assert len(base.generate_fewshot_dataset(val, num_shots=8)) == 3 * COUNTS["val"]  # too few: all, or repeated
+    repeated = base.generate_fewshot_dataset(val, num_shots=8, repeat=True)
+    assert Counter(i.label for i in repeated) == {0: 8, 1: 8, 2: 8}
 
 
 def test_dataset_says_what_it_holds(squares: Path) -> None:
@@ -131,11 +121,13 @@ class TestLoaders:
         assert len(next(iter(manager.train_loader_x))["label"]) == 8
         assert "# train_x  18" in capsys.readouterr().out
 
-    def test_samplers_by_name(self, squares: Path) -> None:
+    def test_samplers_by_name(self, squares: Path, tmp_path: Path) -> None:
         items = items_of(squares, "train")
         assert list(build_sampler("SequentialSampler", data_source=items, batch_size=4)) == list(range(18))
         shuffled = list(build_sampler("RandomSampler", None, items, 4, n_domain=0, n_ins=16))
         assert sorted(shuffled) == list(range(18))
+        with pytest.raises(ValueError, match="SomeSampler"):
+            DataManager(make_cfg(squares, tmp_path, "DATALOADER.TRAIN_X.SAMPLER", "SomeSampler"))
 
     def test_incomplete_training_batch_is_dropped_unless_it_is_all(self, squares: Path, tmp_path: Path) -> None:
         manager = DataManager(make_cfg(squares, tmp_path, "DATALOADER.TRAIN_X.BATCH_SIZE", 7))
@@ -165,10 +157,6 @@ class TestLoaders:
         assert next(iter(manager.test_loader))["img"].shape == (15, 2)
         assert "* Using custom transform for testing" in capsys.readouterr().out
 
-    def test_unknown_sampler(self, squares: Path, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match="SomeSampler"):
-            DataManager(make_cfg(squares, tmp_path, "DATALOADER.TRAIN_X.SAMPLER", "SomeSampler"))
-
     @ours_only("domains and unlabelled images are for Dassl")
     def test_what_domain_adaptation_needs_is_refused_with_the_remedy(self, squares: Path, tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"RandomDomainSampler needs Dassl itself.*Dassl\.pytorch on PYTHONPATH"):
@@ -177,44 +165,35 @@ class TestLoaders:
             DatasetBase(train_x=items_of(squares, "train")).check_input_domains(["a"], ["b"])
 
 
-class TestWrapper:
-    def test_several_views(self, squares: Path, tmp_path: Path) -> None:
-        items = items_of(squares, "train")
-        cfg = make_cfg(squares, tmp_path, "DATALOADER.K_TRANSFORMS", 3, "DATALOADER.RETURN_IMG0", True)
-        transform = build_transform(cfg, is_train=True)
-        item = DatasetWrapper(cfg, items, transform=transform, is_train=True)[4]
-        assert len(item["img"]) == 3
-        assert not torch.equal(item["img"][0], item["img"][1])
-        assert item["img0"].shape == (3, 16, 16)
-        assert torch.is_tensor(DatasetWrapper(cfg, items, transform=transform)[4]["img"])  # one view in a test
-        with pytest.raises(ValueError, match="transform"):
-            DatasetWrapper(cfg, items, is_train=True)
-
-    def test_list_of_transforms_gives_numbered_images(self, squares: Path, tmp_path: Path) -> None:
-        cfg = make_cfg(squares, tmp_path)
-        pair = [lambda image: torch.zeros(1), lambda image: torch.ones(1)]
-        item = DatasetWrapper(cfg, items_of(squares, "train"), transform=pair, is_train=True)[0]
-        assert (item["img"].item(), item["img2"].item()) == (0, 1)
+def test_several_views_and_several_transforms(squares: Path, tmp_path: Path) -> None:
+    items = items_of(squares, "train")
+    cfg = make_cfg(squares, tmp_path, "DATALOADER.K_TRANSFORMS", 3, "DATALOADER.RETURN_IMG0", True)
+    transform = build_transform(cfg, is_train=True)
+    item = DatasetWrapper(cfg, items, transform=transform, is_train=True)[4]
+    assert len(item["img"]) == 3
+    assert not torch.equal(item["img"][0], item["img"][1])
+    assert item["img0"].shape == (3, 16, 16)
+    assert torch.is_tensor(DatasetWrapper(cfg, items, transform=transform)[4]["img"])  # one view in a test
+    with pytest.raises(ValueError, match="transform"):
+        DatasetWrapper(cfg, items, is_train=True)
+    pair = [lambda image: torch.zeros(1), lambda image: torch.ones(1)]
+    item = DatasetWrapper(make_cfg(squares, tmp_path), items, transform=pair, is_train=True)[0]
+    assert (item["img"].item(), item["img2"].item()) == (0, 1)
 
 
 class TestTransforms:
-    def test_test_transform_is_resize_crop_normalise(self, squares: Path, tmp_path: Path) -> None:
-        cfg = make_cfg(squares, tmp_path, "INPUT.INTERPOLATION", "bicubic")
+    def test_without_augmentation_a_test_image_is_cropped_and_a_training_image_squeezed(
+        self, squares: Path, tmp_path: Path
+    ) -> None:
         image = read_image(str(squares / "test-0-0.png"))  # 24 x 20
         small = image.resize((int(24 * 16 / 20), 16), Image.Resampling.BICUBIC)  # the smaller edge becomes 16
         left = round((small.width - 16) / 2)
-        pixels = np.asarray(small.crop((left, 0, left + 16, 16))) / 255.0
-        expected = (pixels - cfg.INPUT.PIXEL_MEAN) / cfg.INPUT.PIXEL_STD
-        out = build_transform(cfg, is_train=False)(image)
-        np.testing.assert_allclose(out.permute(1, 2, 0).numpy(), expected, atol=1e-5)
-
-    def test_without_augmentation_training_squeezes_the_image(self, squares: Path, tmp_path: Path) -> None:
-        cfg = make_cfg(squares, tmp_path, "INPUT.TRANSFORMS", ("normalize",))
-        image = read_image(str(squares / "test-0-0.png"))
-        squeezed = np.asarray(image.resize((16, 16), Image.Resampling.BILINEAR)) / 255.0
-        expected = (squeezed - cfg.INPUT.PIXEL_MEAN) / cfg.INPUT.PIXEL_STD
-        out = build_transform(cfg, is_train=True)(image)
-        np.testing.assert_allclose(out.permute(1, 2, 0).numpy(), expected, atol=1e-5)
+        cropped, squeezed = small.crop((left, 0, left + 16, 16)), image.resize((16, 16), Image.Resampling.BICUBIC)
+        cfg = make_cfg(squares, tmp_path, "INPUT.INTERPOLATION", "bicubic", "INPUT.TRANSFORMS", ("normalize",))
+        for is_train, pixels in ((False, cropped), (True, squeezed)):
+            expected = (np.asarray(pixels) / 255.0 - cfg.INPUT.PIXEL_MEAN) / cfg.INPUT.PIXEL_STD
+            out = build_transform(cfg, is_train=is_train)(image)
+            np.testing.assert_allclose(out.permute(1, 2, 0).numpy(), expected, atol=1e-5)
 
     def test_each_transform_gives_an_image_of_the_right_size(self, squares: Path, tmp_path: Path) -> None:
         image = read_image(str(squares / "test-0-0.png"))
@@ -234,17 +213,11 @@ class TestTransforms:
         torch.testing.assert_close(out.mean((1, 2)), torch.zeros(3), atol=1e-5, rtol=0)
         torch.testing.assert_close(out.flatten(1).std(1), torch.ones(3), atol=1e-5, rtol=0)
 
-    def test_unknown_name_is_an_assertion_error(self) -> None:
-        with pytest.raises(AssertionError):
-            build_transform(get_cfg_default(), choices=["random_flap"])
-
-    @ours_only("the near name in the message")
-    def test_unknown_name_is_answered_with_the_nearest(self) -> None:
-        cfg = get_cfg_default()
-        with pytest.raises(AssertionError, match="random_flip"):
-            build_transform(cfg, choices=["random_flap"])
-        with pytest.raises(AssertionError, match="'randaugment_fixmatch' needs Dassl itself"):
-            build_transform(cfg, choices=["randaugment_fixmatch"])
+    def test_unknown_name_is_an_assertion_error_with_the_nearest(self) -> None:
+        told = {"random_flap": "random_flip", "randaugment_fixmatch": "'randaugment_fixmatch' needs Dassl itself"}
+        for name in ("random_flap",) if IS_REAL else told:
+            with pytest.raises(AssertionError, match=ANY if IS_REAL else told[name]):
+                build_transform(get_cfg_default(), choices=[name])
 
     def test_no_transform_gives_none(self) -> None:
         cfg = get_cfg_default()

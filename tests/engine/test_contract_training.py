@@ -139,6 +139,9 @@ class TestOptimisers:
 
 class TestLoop:
     def test_lines_that_parsers_read(self, squares: Path, tmp_path: Path, capsys: Any) -> None:
+        options = ("OPTIM.MAX_EPOCH", 1, "DATALOADER.TRAIN_X.BATCH_SIZE", 4, "TRAIN.PRINT_FREQ", 3)
+        train(make_cfg(squares, tmp_path / "other", *options))  # 4 batches
+        assert [line[2] for line in LINE.findall(capsys.readouterr().out)] == ["3"]
         train(make_cfg(squares, tmp_path, "OPTIM.MAX_EPOCH", 2))
         text = capsys.readouterr().out
         found = LINE.findall(text)
@@ -162,23 +165,10 @@ class TestLoop:
         assert re.search(r"^\* accuracy: \d+\.\d%$", text, re.M)
         assert re.search(r"^Elapsed: \d+:\d\d:\d\d$", text, re.M)
 
-    def test_progress_every_print_freq(self, squares: Path, tmp_path: Path, capsys: Any) -> None:
-        options = ("OPTIM.MAX_EPOCH", 1, "DATALOADER.TRAIN_X.BATCH_SIZE", 4, "TRAIN.PRINT_FREQ", 3)
-        train(make_cfg(squares, tmp_path, *options))  # 4 batches
-        assert [line[2] for line in LINE.findall(capsys.readouterr().out)] == ["3"]
-
     def test_rate_of_each_epoch_and_of_its_last_line(self, finished: tuple[Any, Path]) -> None:
         trainer, _ = finished
         expected = [1e-5] + [0.002 * (1 + math.cos(math.pi * e / 6)) / 2 for e in range(5)]
         assert trainer.rates == pytest.approx(expected, rel=1e-9)
-
-    def test_the_same_seed_gives_the_same_weights(self, squares: Path, tmp_path: Path) -> None:
-        options = ("OPTIM.MAX_EPOCH", 2)
-        one, two, other = (
-            weights_of(train(make_cfg(squares, tmp_path / str(i), *options), seed)) for i, seed in enumerate((1, 1, 2))
-        )
-        assert torch.equal(one, two)
-        assert not torch.equal(one, other)
 
     def test_best_model_is_saved_and_deployed(self, squares: Path, tmp_path: Path, capsys: Any) -> None:
         options = ("TEST.FINAL_MODEL", "best_val", "OPTIM.MAX_EPOCH", 2)
@@ -205,28 +195,27 @@ class TestLoop:
         assert "Evaluate on the *test* set" in capsys.readouterr().out
 
 
-class TestModels:
-    def test_registration_before_init_and_twice(self, squares: Path, tmp_path: Path) -> None:
-        class Early(TrainerX):
-            def __init__(self, cfg: Any) -> None:
-                self.register_model("early", nn.Linear(1, 1))
+def test_models_are_registered_once_and_after_init(squares: Path, tmp_path: Path) -> None:
+    class Early(TrainerX):
+        def __init__(self, cfg: Any) -> None:
+            self.register_model("early", nn.Linear(1, 1))
 
-        with pytest.raises(AttributeError):
-            Early(get_cfg_default())
-        trainer = build_trainer(make_cfg(squares, tmp_path))
-        assert isinstance(trainer, Linear)
-        assert trainer.get_model_names() == ["linear"]
-        with pytest.raises(AssertionError):
-            trainer.register_model("linear", nn.Linear(1, 1))
-        for mode in ("eval", "train"):
-            trainer.set_model_mode(mode)
-            assert trainer.model.training == (mode == "train")
-        with pytest.raises(KeyError):
-            trainer.set_model_mode("asleep")
-        with pytest.raises(FloatingPointError, match="infinite or NaN"):
-            trainer.model_backward_and_update(torch.tensor(float("nan"), requires_grad=True))
-        with pytest.raises(ValueError, match="Linear"):
-            build_trainer(make_cfg(squares, tmp_path, "TRAINER.NAME", "Linaer"))
+    with pytest.raises(AttributeError):
+        Early(get_cfg_default())
+    trainer = build_trainer(make_cfg(squares, tmp_path))
+    assert isinstance(trainer, Linear)
+    assert trainer.get_model_names() == ["linear"]
+    with pytest.raises(AssertionError):
+        trainer.register_model("linear", nn.Linear(1, 1))
+    for mode in ("eval", "train"):
+        trainer.set_model_mode(mode)
+        assert trainer.model.training == (mode == "train")
+    with pytest.raises(KeyError):
+        trainer.set_model_mode("asleep")
+    with pytest.raises(FloatingPointError, match="infinite or NaN"):
+        trainer.model_backward_and_update(torch.tensor(float("nan"), requires_grad=True))
+    with pytest.raises(ValueError, match="Linear"):
+        build_trainer(make_cfg(squares, tmp_path, "TRAINER.NAME", "Linaer"))
 
 
 class TestCheckpoints:
@@ -241,25 +230,21 @@ class TestCheckpoints:
         assert {"state_dict", "optimizer", "scheduler"} <= set(content)
         assert torch.equal(content["state_dict"]["1.weight"], trainer.model[1].weight)
 
-    def test_prefix_of_parallel_models_is_stripped(self, tmp_path: Path) -> None:
-        for strip, key in ((True, "w"), (False, "module.w")):
-            state = {"state_dict": {"module.w": torch.ones(1)}, "epoch": 2}
-            save_checkpoint(state, str(tmp_path), remove_module_from_keys=strip)
-            assert list(load_checkpoint(str(tmp_path / "model.pth.tar-2"))["state_dict"]) == [key]
-
-    def test_a_programmes_own_loop_resumes_by_the_function(self, tmp_path: Path) -> None:
+    def test_what_is_saved_is_loaded_and_resumed_by_the_functions(self, tmp_path: Path) -> None:
+        """As a programme with a loop of its own does; "module." is what DataParallel adds."""
         model, other = nn.Linear(2, 1), nn.Linear(2, 1)
         with pytest.raises(FileNotFoundError):
             resume_from_checkpoint(str(tmp_path), other)
-        save_checkpoint({"state_dict": model.state_dict(), "epoch": 3}, str(tmp_path))
-        assert resume_from_checkpoint(str(tmp_path), other) == 3
-        assert torch.equal(other.weight, model.weight)
-
-    def test_no_path_and_no_file(self, tmp_path: Path) -> None:
-        with pytest.raises(ValueError, match="None"):
-            load_checkpoint(None)  # type: ignore[arg-type]
         with pytest.raises(FileNotFoundError):
             load_checkpoint(str(tmp_path / "absent"))
+        with pytest.raises(ValueError, match="None"):
+            load_checkpoint(None)  # type: ignore[arg-type]
+        state = {f"module.{name}": value for name, value in model.state_dict().items()}
+        for strip, key in ((False, "module.weight"), (True, "weight")):
+            save_checkpoint({"state_dict": state, "epoch": 3}, str(tmp_path), remove_module_from_keys=strip)
+            assert key in load_checkpoint(str(tmp_path / "model.pth.tar-3"))["state_dict"]
+        assert resume_from_checkpoint(str(tmp_path), other) == 3
+        assert torch.equal(other.weight, model.weight)
 
     def test_rate_goes_on_after_a_resume(self, squares: Path, tmp_path: Path, finished: tuple[Any, Path]) -> None:
         with pytest.raises(KilledError):
@@ -280,16 +265,13 @@ class TestCheckpoints:
         with pytest.raises(RuntimeError, match="size mismatch"):
             build_trainer(cfg).train()
 
+    @real_is_wrong("formats a missing validation result as a number")
     def test_loading_for_a_test(self, squares: Path, finished: tuple[Any, Path], tmp_path: Path, capsys: Any) -> None:
         trainer = build_trainer(make_cfg(squares, tmp_path))
         trainer.load_model("")
         assert "skipped" in capsys.readouterr().out
         with pytest.raises(FileNotFoundError):
             trainer.load_model(str(finished[1]), epoch=99)
-
-    @real_is_wrong("formats a missing validation result as a number")
-    def test_last_step_checkpoint_loads(self, squares: Path, finished: tuple[Any, Path], tmp_path: Path) -> None:
-        trainer = build_trainer(make_cfg(squares, tmp_path))
         trainer.load_model(str(finished[1]), epoch=6)
         assert torch.equal(weights_of(trainer), weights_of(finished[0]))
 
@@ -364,42 +346,36 @@ def test_accuracy_in_percent() -> None:
     assert compute_accuracy((logits, None), torch.tensor([0, 0, 0, 0]))[0].item() == 50
 
 
-class TestMeters:
-    def test_average(self) -> None:
-        meter = AverageMeter()
-        meter.update(1.0)
-        meter.update(torch.tensor(4.0), n=2)
-        assert (meter.val, meter.sum, meter.count, meter.avg) == (4, 9, 3, 3)
-        meter.reset()
-        assert (meter.val, meter.sum, meter.count, meter.avg) == (0, 0, 0, 0)
-        moving = AverageMeter(ema=True)
-        moving.update(1.0)
-        moving.update(2.0)
-        assert moving.avg == pytest.approx(0.1 * 0.9 + 2 * 0.1)
-
-    def test_text_and_types(self) -> None:
-        meter = MetricMeter()
-        meter.update({"loss": 1.0, "acc": torch.tensor(50.0)})
-        meter.update({"loss": 2.0})
-        meter.update(None)
-        assert str(meter) == "loss 2.0000 (1.5000) acc 50.0000 (50.0000)"
-        with pytest.raises(TypeError):
-            meter.update([1.0])
+def test_meters() -> None:
+    meter, moving, several = AverageMeter(), AverageMeter(ema=True), MetricMeter()
+    meter.update(1.0)
+    meter.update(torch.tensor(4.0), n=2)
+    assert (meter.val, meter.sum, meter.count, meter.avg) == (4, 9, 3, 3)
+    meter.reset()
+    assert (meter.val, meter.sum, meter.count, meter.avg) == (0, 0, 0, 0)
+    moving.update(1.0)
+    moving.update(2.0)
+    assert moving.avg == pytest.approx(0.1 * 0.9 + 2 * 0.1)
+    several.update({"loss": 1.0, "acc": torch.tensor(50.0)})
+    several.update({"loss": 2.0})
+    several.update(None)
+    assert str(several) == "loss 2.0000 (1.5000) acc 50.0000 (50.0000)"
+    with pytest.raises(TypeError):
+        several.update([1.0])
 
 
-class TestLogger:
-    def test_copies_the_console_and_keeps_older_logs(self, tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
-        for words in ("first", "second"):
-            with monkeypatch.context() as patch:
-                patch.setattr(sys, "stdout", sys.stdout)
-                setup_logger(str(tmp_path))
-                sys.stdout.write(f"{words}\n")
-                sys.stdout.flush()
-                assert sys.stdout.isatty() is False
-                assert sys.stdout.encoding
-                sys.stdout.close()
-        sys.stdout.write("the console still works\n")
-        assert capsys.readouterr().out == "first\nsecond\nthe console still works\n"
-        assert (tmp_path / "log.txt").read_text() == "first\n"
-        (newer,) = (p for p in tmp_path.iterdir() if re.fullmatch(r"log\.txt(-\d+){6}", p.name))
-        assert newer.read_text() == "second\n"
+def test_the_log_copies_the_console_and_keeps_older_logs(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    for words in ("first", "second"):
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "stdout", sys.stdout)
+            setup_logger(str(tmp_path))
+            sys.stdout.write(f"{words}\n")
+            sys.stdout.flush()
+            assert sys.stdout.isatty() is False
+            assert sys.stdout.encoding
+            sys.stdout.close()
+    sys.stdout.write("the console still works\n")
+    assert capsys.readouterr().out == "first\nsecond\nthe console still works\n"
+    assert (tmp_path / "log.txt").read_text() == "first\n"
+    (newer,) = (p for p in tmp_path.iterdir() if re.fullmatch(r"log\.txt(-\d+){6}", p.name))
+    assert newer.read_text() == "second\n"

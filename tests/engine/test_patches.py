@@ -236,7 +236,7 @@ class TestPatches:
         stream.close()
         assert not sys.stdout.closed
 
-    def test_patching_twice_is_patching_once(self, fake: Any, tmp_path: Path) -> None:
+    def test_patching_twice_is_patching_once(self, fake: Any) -> None:
         modules = [fake(name) for name in ("dassl.data.transforms.randaugment", "dassl.optim.lr_scheduler")]
         before = [dict(vars(module)) for module in modules]
         for _ in range(2):
@@ -254,24 +254,19 @@ class TestPatches:
             assert (tmp_path / "tree" / "dassl" / name).read_text() == textwrap.dedent(text)
 
 
-class TestWilds:
-    def test_absent_package_is_stood_in_for_and_the_logging_level_kept(self, no_dassl: None, tmp_path: Path) -> None:
-        if importlib.util.find_spec("wilds"):
-            pytest.skip("wilds is installed")
-        sys.path.insert(0, str(plant(tmp_path)))
-        logging.disable(logging.DEBUG)
-        module = importlib.import_module("dassl.data.datasets.dg.wilds")
-        assert logging.root.manager.disable == logging.DEBUG
-        assert "wilds" not in sys.modules
-        with pytest.raises(ImportError, match="pip install wilds"):
-            module.get("camelyon17")
-
-    def test_logging_that_an_earlier_import_switched_off_is_switched_on(self, no_dassl: None, tmp_path: Path) -> None:
-        sys.path.insert(0, str(plant(tmp_path)))
-        importlib.import_module("dassl.data.datasets.dg.wilds")
-        logging.disable(logging.WARNING)  # what the import did before there was a patch
-        imports.install()
-        assert logging.root.manager.disable == logging.NOTSET
+def test_wilds_is_stood_in_for_and_logging_stays_as_it_is(no_dassl: None, tmp_path: Path) -> None:
+    if importlib.util.find_spec("wilds"):
+        pytest.skip("wilds is installed")
+    sys.path.insert(0, str(plant(tmp_path)))
+    logging.disable(logging.DEBUG)
+    module = importlib.import_module("dassl.data.datasets.dg.wilds")
+    assert logging.root.manager.disable == logging.DEBUG
+    assert "wilds" not in sys.modules
+    with pytest.raises(ImportError, match="pip install wilds"):
+        module.get("camelyon17")
+    logging.disable(logging.WARNING)  # what the import did before there was a patch
+    imports.install()
+    assert logging.root.manager.disable == logging.NOTSET
 
 
 class TestFinder:

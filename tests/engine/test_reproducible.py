@@ -130,13 +130,6 @@ def test_a_second_pass_in_one_epoch_draws_anew_and_the_same_in_every_run(squares
         assert all(torch.equal(ours[i], theirs[i]) for i in ours)
 
 
-@ours_only("the loaders of Dassl are told nothing")
-def test_any_trainer_of_the_engine_ends_in_the_same_weights_whatever_the_workers(squares: Path, tmp_path: Path) -> None:
-    options = ("SEED", 1, "OPTIM.MAX_EPOCH", 3, "DATALOADER.NUM_WORKERS")
-    one, two = (weights_of(run(make_cfg(squares, tmp_path / str(n), *options, n))) for n in (0, 2))
-    assert torch.equal(one, two)
-
-
 class OwnLoop(Linear):
     """A programme's trainer with a loop of its own, which keeps what it was given in each epoch."""
 
@@ -154,8 +147,8 @@ class OwnLoop(Linear):
 
 @ours_only("the loaders of Dassl are told nothing")
 def test_a_resumed_loop_of_a_programmes_own_is_given_what_belongs_to_the_epoch(squares: Path, tmp_path: Path) -> None:
-    cfg = make_cfg(squares, tmp_path, "SEED", 1, "OPTIM.MAX_EPOCH", 3, "DATALOADER.TRAIN_X.BATCH_SIZE", 18)
-    whole, resumed = OwnLoop(cfg), OwnLoop(cfg)
+    options = ("SEED", 1, "OPTIM.MAX_EPOCH", 3, "DATALOADER.TRAIN_X.BATCH_SIZE", 18, "DATALOADER.NUM_WORKERS")
+    whole, resumed = (OwnLoop(make_cfg(squares, tmp_path, *options, workers)) for workers in (0, 2))
     resumed.first = 1
     for trainer in (whole, resumed):
         trainer.train()
@@ -184,12 +177,15 @@ def test_resumed_run_equals_an_uninterrupted_one_bit_for_bit(
 
 
 def test_generators_go_on_where_their_state_was_taken() -> None:
-    random.gauss(0, 1)
+    def drawn() -> tuple[Any, ...]:
+        return random.gauss(0, 1), random.random(), np.random.standard_normal(3).tolist(), torch.rand(2).tolist()
+
+    random.gauss(0, 1)  # the second of its pair is kept
     np.random.standard_normal()
     state = rng_state()
-    first = (random.gauss(0, 1), random.random(), np.random.standard_normal(3).tolist(), torch.rand(2).tolist())
+    first = drawn()
     restore_rng(state)
-    assert first == (random.gauss(0, 1), random.random(), np.random.standard_normal(3).tolist(), torch.rand(2).tolist())
+    assert first == drawn()
 
 
 @ours_only("an exact resume")

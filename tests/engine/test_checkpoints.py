@@ -115,15 +115,6 @@ def test_numpy_numbers_become_python_numbers_and_arrays_are_refused(tmp_path: Pa
         load_checkpoint(str(tmp_path / "a.pth"))
 
 
-def test_every_load_is_of_weights_only(tmp_path: Path, monkeypatch: Any) -> None:
-    torch.save({"state_dict": {}, "epoch": 1}, tmp_path / "c.pth")
-    calls, load = [], torch.load
-    monkeypatch.setattr(torch, "load", lambda *a, **k: calls.append(k) or load(*a, **k))
-    load_checkpoint(str(tmp_path / "c.pth"))
-    assert [call["weights_only"] for call in calls] == [True]
-    assert "weights_only=False" not in Path(checkpoint.__file__).read_text()
-
-
 def test_every_flipped_bit_is_noticed(tmp_path: Path, caplog: Any) -> None:
     """Of the file of a checkpoint; what is left unread (the mark of the checksum itself) is said."""
     path, generator = tmp_path / "model.pth.tar-1", torch.Generator().manual_seed(0)
