@@ -120,8 +120,12 @@ class TestEvery:
             assert [Path(i.impath).relative_to(first.dataset_dir) for i in one] == [
                 Path(i.impath).relative_to(second.dataset_dir) for i in two
             ]
-        other = load(name, made, NUM_SHOTS=2, SEED=6).train_x
-        assert [item.impath for item in other] != [item.impath for item in first.train_x]
+        other, full = load(name, made, NUM_SHOTS=2, SEED=6), load(name, made)
+        assert [item.impath for item in other.train_x] != [item.impath for item in first.train_x]
+        assert other.split_hash == first.split_hash == full.split_hash
+        assert [item.impath for item in other.test] == [item.impath for item in full.test]
+        for part, of in (("train_x", full.train_x), ("val", full.val)):
+            assert {item.impath for item in getattr(other, part)} <= {item.impath for item in of}
 
     def test_base_and_new_classes(self, name: str, made: Path) -> None:
         names = list(LAYOUTS[name].counts[0])

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from tree_tools import edit, load
+from tree_tools import edit, images_of, labels_of, load
 from trees_derm7pt import DIAGNOSES, derm7pt
 from trees_isic2018 import CLASSES, LESIONS, ham10000, isic2018
 from trees_ph2 import MELANOMA, ph2
@@ -46,6 +46,7 @@ def number_of(impath: str) -> int:
 def test_indexes_are_row_positions_not_case_numbers(root: Path) -> None:
     derm7pt(root)
     dataset = load("derm7pt", root)
+    assert all(dataset.patients[item.impath] == str(number_of(item.impath)) for item in dataset.test)
     labels = {number_of(item.impath): item.label for item in dataset.test}
     assert labels == {n: int("melanoma" in DIAGNOSES[n % 7]) for n in range(28, 42) if n % 7 < 4}
 
@@ -74,20 +75,6 @@ def test_a_case_in_two_splits_is_dropped_from_train(root: Path, caplog: pytest.L
     assert "1 train images have their patient in test too, left out" in caplog.text
 
 
-def test_a_copied_image_is_dropped_from_train(root: Path, caplog: pytest.LogCaptureFixture) -> None:
-    images = derm7pt(root) / "images" / "NEL"
-    (images / "Nel001.jpg").write_bytes((images / "Nel029.jpg").read_bytes())
-    assert 1 not in {number_of(item.impath) for item in load("derm7pt", root).train_x}
-    assert "1 train images have their content in test too" in caplog.text
-
-
-def test_patients_are_the_cases(root: Path) -> None:
-    derm7pt(root)
-    dataset = load("derm7pt", root)
-    assert dataset.patients is not None
-    assert all(dataset.patients[item.impath] == str(number_of(item.impath)) for item in dataset.test)
-
-
 def test_a_marked_folder_counts_as_drawn(root: Path, caplog: pytest.LogCaptureFixture) -> None:
     folder = derm7pt(root)
     (folder.parent / PHANTOM_MARK).write_text("{}")
@@ -114,10 +101,6 @@ def test_the_checklist_is_told_for_every_case(root: Path) -> None:
         "vascular_structures": "dotted",
     }
     assert {Path(item.impath).relative_to(folder).as_posix() for item in dataset.train_x} < set(labels)
-
-
-def lesions(dataset: object) -> list[set[str]]:
-    return [{dataset.patients[item.impath] for item in part} for part in (dataset.train_x, dataset.val, dataset.test)]
 
 
 def test_without_the_official_validation_whole_lesions_are_carved(root: Path) -> None:
@@ -156,10 +139,11 @@ def test_tables_beside_the_folders_are_read(root: Path) -> None:
 def test_ham10000_alone_is_divided_by_lesion(root: Path, table: str, delimiter: str) -> None:
     ham10000(root, table, delimiter)
     dataset = load("isic2018", root)
-    train, val, test = lesions(dataset)
+    parts = (dataset.train_x, dataset.val, dataset.test)
+    train, val, test = ({dataset.patients[item.impath] for item in part} for part in parts)
     assert not train & val and not test & (train | val)  # noqa: PT018 - one claim
     # Of 10 images a diagnosis in lesions of 2: 4 reach 30 % for test, 2 reach 10 % for val.
-    for part, count in ((dataset.train_x, 4), (dataset.val, 2), (dataset.test, 4)):
+    for part, count in zip(parts, (4, 2, 4), strict=True):
         assert Counter(item.classname for item in part) == dict.fromkeys(CLASSES, count)
 
 
@@ -176,9 +160,7 @@ def test_damage_to_the_metadata_is_named(root: Path) -> None:
 
 def test_the_atypical_nevi_are_apart_in_three_classes(root: Path) -> None:
     ph2(root)
-    dataset = load("ph2", root, TASK="three-classes")
-    items = [item for part in (dataset.train_x, dataset.val, dataset.test) for item in part]
-    assert {Path(item.impath).stem: item.label for item in items} == {f"IMD{300 + n}": n // 10 for n in range(30)}
+    assert labels_of(load("ph2", root, TASK="three-classes")) == {f"IMD{300 + n}": n // 10 for n in range(30)}
 
 
 def test_the_criteria_are_told_in_words(root: Path) -> None:
@@ -195,13 +177,8 @@ def test_the_criteria_are_told_in_words(root: Path) -> None:
         "blue_whitish_veil": "present",
     }
     assert {tuple(own) for own in labels.values()} == {tuple(CRITERIA)}
-    items = [item for part in (dataset.train_x, dataset.val, dataset.test) for item in part]
-    assert {Path(item.impath).relative_to(dataset.dataset_dir).as_posix() for item in items} == set(labels)
-
-
-def labels_of(dataset: object) -> dict[str, int]:
-    items = [item for part in (dataset.train_x, dataset.val, dataset.test) for item in part]
-    return {Path(item.impath).stem: item.label for item in items}
+    paths = {Path(item.impath).relative_to(dataset.dataset_dir).as_posix() for item in images_of(dataset).values()}
+    assert paths == set(labels)
 
 
 def test_flagged_and_unannotated_images_are_left_out(root: Path) -> None:

@@ -42,6 +42,15 @@ def load(name: str, root: Path | str, **dataset: object) -> Any:
     return DATASET_REGISTRY.get(cfg.DATASET.NAME)(cfg)
 
 
+def images_of(dataset: Any) -> dict[str, Any]:
+    """All items of a dataset, by the names of their files without suffix."""
+    return {Path(item.impath).stem: item for part in (dataset.train_x, dataset.val, dataset.test) for item in part}
+
+
+def labels_of(dataset: Any) -> dict[str, int]:
+    return {name: item.label for name, item in images_of(dataset).items()}
+
+
 def write_csv(path: Path, header: list[str], rows: Iterable[Iterable[object]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as file:

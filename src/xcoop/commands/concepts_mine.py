@@ -12,10 +12,9 @@ import re
 import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from statistics import NormalDist
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from tabulate import tabulate
@@ -29,16 +28,14 @@ from xcoop.utils.reading import read_csv
 NORMAL = NormalDist()
 
 
-@dataclass(frozen=True)
-class Observation:
+class Observation(NamedTuple):
     """One training image: its class, and the value of each concept that is known of it."""
 
     classname: str
     values: Mapping[str, str]
 
 
-@dataclass(frozen=True)
-class Association:
+class Association(NamedTuple):
     """How much a concept value speaks for a class."""
 
     classname: str
@@ -54,8 +51,7 @@ class Association:
     high: float
 
 
-@dataclass(frozen=True)
-class Material:
+class Material(NamedTuple):
     """What is counted, and what a bank says of it."""
 
     observations: list[Observation]
@@ -241,10 +237,10 @@ def mine(
         raise ValueError(f"log-odds compare a class with the rest; there is only {', '.join(classes)}")
     shown: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)  # by concept and value the images of each class
     known: dict[str, Counter[str]] = defaultdict(Counter)
-    for observation in observations:
-        for concept, value in observation.values.items():
-            shown[concept, value][observation.classname] += 1
-            known[concept][observation.classname] += 1
+    for classname, values in observations:
+        for concept, value in values.items():
+            shown[concept, value][classname] += 1
+            known[concept][classname] += 1
     found, p_values = [], []
     for classname in classes:
         for concept, value in sorted(shown):

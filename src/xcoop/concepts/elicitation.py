@@ -91,13 +91,13 @@ def picture_of(template: str) -> str:
 # The answers beside a bank.
 
 
+@dataclass
 class Store:
     """A file of answers, in the order in which they came."""
 
-    def __init__(self, path: Path, query: Query, answers: Sequence[Answer] = ()) -> None:
-        self.path = path
-        self.query = query
-        self.answers = list(answers)
+    path: Path
+    query: Query
+    answers: list[Answer] = field(default_factory=list)
 
     def add(self, answer: Answer) -> None:
         """Adds an answer; the file is whole at any time."""
@@ -120,15 +120,13 @@ def read_store(path: Path) -> Store:
     """
     if not path.is_file():
         raise FileNotFoundError(f"no answers {path}; they are written beside a bank when it is elicited")
-    lines = read_bytes(path, MOST_JSON).splitlines()
     read: list[Any] = []
     try:
-        for line in lines or [b""]:
+        for line in read_bytes(path, MOST_JSON).splitlines() or [b""]:
             read.append((Answer if read else Query).model_validate_json(line))
     except ValidationError:
-        raise ElicitError(
-            f"{path}, line {len(read) + 1}: not a line of a file of answers; remove it, and --resume asks again"
-        ) from None
+        place = f"{path}, line {len(read) + 1}"
+        raise ElicitError(f"{place}: not a line of a file of answers; remove it, and --resume asks again") from None
     return Store(path, read[0], read[1:])
 
 
@@ -161,11 +159,11 @@ def open_store(path: Path, query: Query, resume: bool) -> Iterator[Store]:
 
 
 def read_answer(text: str, classes: Sequence[str]) -> tuple[dict[str, list[str]], list[str]]:
-    """What an answer says, as far as it can be used, and what is wrong with the rest.
+    """What an answer says of the classes that were asked for, and what is wrong with it.
 
     Args:
         text: a JSON object with a list of texts a class, alone, in a Markdown fence, or among other words.
-        classes: that were asked for; others are left out.
+        classes: that were asked for.
 
     Returns:
         Per class, spelt as it was asked for, at least one finding; and remarks, each once.

@@ -8,7 +8,9 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 from xcoop.concepts.bank import FEWEST, MOST, BankError, ConceptBank, bank_names, load_bank, same_name
 from xcoop.concepts.sentences import clinical_sentences, fill
@@ -34,16 +36,14 @@ class Finding:
     bank: str = ""  # its name, or its file if it cannot be read
 
 
-@dataclass(frozen=True)
-class Limit:
+class Limit(NamedTuple):
     """A text context: which backbones have it, and whether a text fits."""
 
     backbones: str
     fits: Callable[[str], bool]
 
 
-@dataclass(frozen=True)
-class Use:
+class Use(NamedTuple):
     """One task of a dataset that takes its concepts from a bank."""
 
     dataset: str
@@ -70,12 +70,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         say(json.dumps([asdict(finding) for finding in findings], indent=1, ensure_ascii=False))
         return FAILED if counts[ERROR] else 0
-    for bank in dict.fromkeys(finding.bank for finding in findings):
+    for bank, own in groupby(findings, key=lambda finding: finding.bank):
         say(bank)
-        for finding in findings:
-            if finding.bank == bank:
-                place = "".join(f"{part}: " for part in (finding.classname, finding.concept) if part)
-                say(f"  {finding.severity:7}  {finding.rule:9}  {place}{finding.message}")
+        for finding in own:
+            place = "".join(f"{part}: " for part in (finding.classname, finding.concept) if part)
+            say(f"  {finding.severity:7}  {finding.rule:9}  {place}{finding.message}")
         say("")
     sums = ", ".join(_counted(counts[severity], severity) for severity in SEVERITIES)
     say(f"{_counted(len(names), 'bank')}: {sums}")

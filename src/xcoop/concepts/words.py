@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from xcoop.config.plugins import plugin_path
 from xcoop.utils.console import unknown
@@ -51,8 +51,7 @@ Phrase = tuple[str, ...]
 """The words of a text or an entry, each in the form that is compared."""
 
 
-@dataclass(frozen=True)
-class Group:
+class Group(NamedTuple):
     """One reason why words are not visual."""
 
     name: str  # of the reason, e.g. `treatment`
