@@ -9,7 +9,7 @@ import pytest
 
 from xcoop.evaluation.statistics import holm, paired_bootstrap
 from xcoop.results.benchmark import Method
-from xcoop.results.compare import Comparison, compare, corrected
+from xcoop.results.compare import Comparison, below_common, compare, corrected
 from xcoop.results.record import Predictions, aligned
 
 IMAGES = 200
@@ -54,6 +54,8 @@ def test_one_comparison_holds_what_a_reader_needs() -> None:
 def test_images_are_paired_by_name_and_not_by_line() -> None:
     plain = one(method(0.9, 2), method(0.8, 3))
     assert one(method(0.9, 2, shuffled=True), method(0.8, 3, shuffled=True)) == plain
+    elsewhere = [replace(run, images=tuple(f"data/derm/{image}" for image in run.images)) for run in method(0.8, 3)]
+    assert below_common(elsewhere[0]).images == method(0.8)[0].images
 
 
 def test_all_are_corrected_together() -> None:
@@ -77,13 +79,6 @@ def test_it_is_the_paired_bootstrap_of_the_aligned_runs_without_mcnemar_where_pa
     assert found.n_patients == 50
     assert found.mcnemar is None
     assert corrected([found])[0].mcnemar_corrected is None
-
-
-def test_seeds_of_one_method_do_not_multiply_the_evidence() -> None:
-    """Five copies of a run are one run."""
-    single, copies = one(method(0.9), method(0.86)), one(method(0.9) * 5, method(0.86) * 5)
-    assert copies.found == pytest.approx(single.found)
-    assert copies.mcnemar == single.mcnemar
 
 
 def test_what_cannot_be_known_is_no_comparison() -> None:

@@ -27,8 +27,7 @@ from xcoop.results.record import (
     spreadsheet_safe,
     write_run,
 )
-from xcoop.results.sheet import facts
-from xcoop.results.table import render
+from xcoop.results.table import facts, render
 from xcoop.utils.files import sha256_file
 
 

@@ -18,8 +18,8 @@ from synthetic_runs import config, write
 from xcoop.config.plugins import get_cfg
 from xcoop.results.folder import LOCK, LOG, busy, check_free, locked, occupied, other_data, save_config
 from xcoop.results.record import Origin
-from xcoop.sweep.launcher import Launcher, make_slots, warn_without_locks
-from xcoop.utils.console import BusyError, UserError
+from xcoop.sweep.launcher import Launcher, make_slots
+from xcoop.utils.console import UserError
 from xcoop.utils.files import require_ours, unguarded, unlinked
 
 KINDS = ["text", "link", "dangling link", "folder"]
@@ -159,16 +159,6 @@ def flock(monkeypatch: pytest.MonkeyPatch) -> Answers:
     return answers
 
 
-def test_where_there_are_locks_nothing_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert unguarded(folder / "not" / "there") == ""
-    warn_without_locks(folder)
-    with locked(folder):
-        assert busy(folder)
-        with pytest.raises(BusyError, match=f"process {os.getpid()}"), locked(folder):
-            pass
-    assert capsys.readouterr() == ("", "")
-
-
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS])
 def test_a_disk_without_locks_is_named_with_a_remedy(number: int, flock: Answers, folder: Path) -> None:
     flock(number)
@@ -239,16 +229,12 @@ def test_two_folders_of_one_name_are_told_apart_unless_one_is_a_copy_or_was_move
     assert not other_data(on(one), on(copy))
     assert not other_data(on(one), on(one / ".." / "my_images"))
     assert not other_data(on(tmp_path / "gone" / "my_images"), on(one))
+    tables = [
+        files(tmp_path / name / "list", table=text) / "table.png" for name, text in zip("efg", "121", strict=True)
+    ]
+    assert other_data(on(tables[0]), on(tables[1]))  # of one size
+    assert not other_data(on(tables[0]), on(tables[2]))
     assert not other_data({"DATASET": {}}, on(one))
-
-
-def test_two_tables_of_one_name_are_told_apart(tmp_path: Path) -> None:
-    places = [tmp_path / name / "list.csv" for name in ("a", "b", "c")]
-    for place, text in zip(places, ("path,label\n1,x\n", "path,label\n1,y\n", "path,label\n1,x\n"), strict=True):
-        place.parent.mkdir()
-        place.write_text(text)
-    assert other_data(on(places[0]), on(places[1]))
-    assert not other_data(on(places[0]), on(places[2]))
 
 
 def test_a_run_on_another_folder_of_the_same_name_is_refused(tmp_path: Path) -> None:

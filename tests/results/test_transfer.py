@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 import math
 import statistics
@@ -18,7 +19,7 @@ from xcoop.results.benchmark import gather
 from xcoop.results.compare import measure
 from xcoop.results.record import UNTRAINED, checksum
 from xcoop.results.report import Report, Wanted, report
-from xcoop.results.sheet import MISSING, NONE, Sheet
+from xcoop.results.table import MISSING, NONE, Sheet
 
 ACCURACY = measure("accuracy")
 HEADS = 3  # method, shots, source
@@ -102,32 +103,23 @@ def test_drawn_and_real_targets_have_means_of_their_own(out: Path) -> None:
     assert rows["ZeroshotCLIP", NONE][3:] == [MISSING, "20.0", "50.0", MISSING]
 
 
-def test_what_was_begun_and_not_finished_is_missing_and_stops_the_mean(out: Path) -> None:
-    (out / "derm" / "CoOp" / "phantom_1shots" / "seed1" / "evaluation" / "ph2_all").mkdir()
-    sheet = sheet_of(out)
-    rows = texts(sheet)
-    assert sheet.head[-1] == "Mean of 3 targets"
-    for cells in rows.values():
-        assert cells[-1] == MISSING
-        assert cells[sheet.head.index("ph2") - 2] == MISSING
-    assert rows["CoOp", "1"][1] == shown([0.5, 0.6])
-
-
-def test_damaged_evaluations_are_named_and_missing(out: Path) -> None:
-    folder = out / "derm" / "CoOp" / "phantom_1shots" / "seed2" / "evaluation" / "ham_all"
-    (folder / "results.json").write_text("{}")
+def test_what_was_begun_or_damaged_is_missing_and_stops_the_mean(out: Path) -> None:
+    evaluations = out / "derm" / "CoOp" / "phantom_1shots" / "seed2" / "evaluation"
+    (evaluations / "ph2_all").mkdir()
+    (evaluations / "ham_all" / "results.json").write_text("{}")
     found = made(out)
-    assert [line for line in found.damaged if str(folder) in line]
+    assert [line for line in found.damaged if str(evaluations / "ham_all") in line]
     (sheet,) = (sheet for sheet in found.sheets if sheet.key == "derm-transfer-accuracy")
+    assert sheet.head[-1] == "Mean of 3 targets"
+    for cells in texts(sheet).values():
+        assert cells[-1] == cells[sheet.head.index("ph2") - 2] == MISSING
     assert texts(sheet)["CoOp", "1"][1] == "50.0 (seeds 1)"
-    assert texts(sheet)["CoOp", "1"][-1] == MISSING
 
 
 def test_a_training_that_is_gone_takes_its_evaluations_with_it(out: Path) -> None:
     (out / "derm" / "CoOp" / "phantom_1shots" / "seed2" / "results.json").unlink()
-    assert texts(sheet_of(out))["CoOp", "1"] == [
-        "90.0 (seeds 1)", "50.0 (seeds 1)", "75.0 (seeds 1)", "25.0 (seeds 1)", MISSING,
-    ]  # fmt: skip
+    seeds = [f"{value} (seeds 1)" for value in ("90.0", "50.0", "75.0", "25.0")]
+    assert texts(sheet_of(out))["CoOp", "1"] == [*seeds, MISSING]
 
 
 def test_what_is_no_transfer(tmp_path: Path) -> None:
@@ -159,20 +151,14 @@ def test_own_data_under_the_datasets_registered_name_is_no_transfer_but_other_da
     assert texts(sheet_of(tmp_path, "mine-transfer-accuracy"))["CoOp", "1"][1] == "50.0 (seeds 2)"
 
 
-def test_names_that_differ_in_capitals_are_one_target(tmp_path: Path) -> None:
+def test_names_that_differ_in_capitals_are_one_target_and_that_of_the_sweep_counts(tmp_path: Path) -> None:
     cell = write_cell(tmp_path, "derm", "CoOp", 1, {1: range(36), 2: range(32)})
     evaluate(cell, "ham", {1: range(20), 2: range(24)})
-    (cell / "seed1" / "evaluation" / "ham_all").rename(cell / "seed1" / "evaluation" / "HAM_all")
+    (cell / "seed2" / "evaluation" / "ham_all").rename(cell / "seed2" / "evaluation" / "HAM_all")
+    evaluate(cell, "HAM", {1: range(10)})
     sheet = sheet_of(tmp_path)
     assert sheet.head[HEADS:] == ("ham (phantom)",)  # a mean of one target would say nothing new
     assert texts(sheet)["CoOp", "1"][1] == shown([0.5, 0.6])
-
-
-def test_where_both_spellings_are_finished_that_of_the_sweep_counts(tmp_path: Path) -> None:
-    cell = write_cell(tmp_path, "derm", "CoOp", 1, {1: range(36)})
-    evaluate(cell, "HAM", {1: range(10)})
-    evaluate(cell, "ham", {1: range(20)})
-    assert texts(sheet_of(tmp_path))["CoOp", "1"][1] == "50.0 (seeds 1)"
 
 
 def test_seeds_of_different_configurations_are_not_averaged(out: Path) -> None:
@@ -211,20 +197,6 @@ def test_intervals_are_those_of_the_images(out: Path) -> None:
     assert len(sheet.head) == HEADS + 3
 
 
-def test_lines_of_the_csv_say_source_and_target(out: Path) -> None:
-    cells = made(out).cells
-    own = [line for line in cells if line["dataset"] == "derm"]
-    moved = [line for line in cells if line not in own]
-    assert {(line["source"], line["target"]) for line in own} == {("derm", "derm")}
-    assert {(line["dataset"], line["source"], line["target"]) for line in moved} == {
-        (f"derm to {name}", "derm", name) for name in ("ham", "isic", "sketch")
-    }
-    assert len(own) == 3
-    assert len(moved) == 9
-    assert list(cells[0])[-2:] == ["source", "target"]  # behind the columns of old
-    assert [line["missing_seeds"] for line in moved if line["missing_seeds"]] == ["2"]
-
-
 def test_the_command_writes_them_in_all_formats(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--seeds", "1 2", "--draws", "20", "--no-figures", "--metrics", "accuracy"]
     assert main(["results", str(out), *words]) == 0
@@ -234,11 +206,13 @@ def test_the_command_writes_them_in_all_formats(out: Path, capsys: pytest.Captur
     page = (out / "results" / "benchmark.html").read_text()
     assert ">Cross-dataset transfer</h2>" in page
     assert 'class="banner"' in page  # of the drawn target alone
-    for kind in ("txt", "md", "tex", "csv"):
-        for detail in ("", "-intervals"):
-            assert (
-                "sketch (phantom)"
-                in (out / "results" / "tables" / f"derm-transfer-accuracy{detail}.{kind}").read_text()
-            )
+    for kind, detail in itertools.product(("txt", "md", "tex", "csv"), ("", "-intervals")):
+        table = out / "results" / "tables" / f"derm-transfer-accuracy{detail}.{kind}"
+        assert "sketch (phantom)" in table.read_text()
     lines = list(csv.DictReader((out / "results" / "cells.csv").read_text().splitlines()))
-    assert {line["target"] for line in lines} == {"derm", "ham", "isic", "sketch"}
+    moved = {(f"derm to {name}", "derm", name) for name in ("ham", "isic", "sketch")}
+    places = [(line["dataset"], line["source"], line["target"]) for line in lines]
+    assert {*places} == {("derm", "derm", "derm"), *moved}
+    assert len(places) == 3 + 9
+    assert list(lines[0])[-2:] == ["source", "target"]  # behind the columns of old
+    assert {line["target"]: line["missing_seeds"] for line in lines if line["missing_seeds"]} == {"isic": "2"}

@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
     from xcoop.results.benchmark import gather, ordered
     from xcoop.results.compare import measure
     from xcoop.results.report import PAGE, Wanted, publish, report
-    from xcoop.results.sheet import terminal
+    from xcoop.results.table import terminal
 
     out, seeds = Path(arguments.out), numbers(arguments.seeds, "--seeds")
     measures = tuple(dict.fromkeys(map(measure, arguments.metrics)))

@@ -30,7 +30,7 @@ from xcoop.evaluation.statistics import (
 )
 from xcoop.results.benchmark import Group, Method, Place, ordered
 from xcoop.results.record import Predictions, aligned, read_predictions
-from xcoop.results.sheet import BEST, TIED
+from xcoop.results.table import BEST, TIED
 from xcoop.utils.console import unknown
 
 LEVEL = 0.05

@@ -16,9 +16,9 @@ import numpy as np
 
 from xcoop.evaluation.metrics import ECE_BINS, Reliability, reliability
 from xcoop.evaluation.statistics import Interval, RankComparison, compare_ranks
-from xcoop.results.benchmark import Benchmark, Group, Method, Place, Row, ordered, slug
+from xcoop.results.benchmark import Benchmark, Group, Method, Place, ordered, slug
 from xcoop.results.compare import Measure, Outcomes
-from xcoop.results.sheet import facts
+from xcoop.results.table import facts, percent
 
 Labels = Mapping[Method, str]
 
@@ -111,10 +111,11 @@ def curve(
     group: Group, measure: Measure, labels: Labels, intervals: Mapping[Place, Interval | None], reference: str
 ) -> Drawing | None:
     """The curves of all methods on one dataset; None if there is nothing whole to draw."""
-    lines: dict[Method, dict[int | None, Row]] = {}
+    lines: dict[Method, dict[int | None, tuple[float, float | None]]] = {}  # mean and spread by shots
     for method in ordered([group], reference):
         rows = {shots: group.rows[method, shots] for shots in group.columns if (method, shots) in group.rows}
-        points = {shots: row for shots, row in rows.items() if row.complete and row.mean(measure.name) is not None}
+        means = {shots: row.mean(measure.name) for shots, row in rows.items() if row.complete}
+        points = {shots: (mean, rows[shots].std(measure.name)) for shots, mean in means.items() if mean is not None}
         if points:
             lines[method] = points
     if not lines:
@@ -126,19 +127,22 @@ def curve(
         for place, (method, points) in enumerate(lines.items()):
             look, heavy = style(place), method.trainer == reference
             at = np.array([columns.index(shots) for shots in points])
-            means, spreads = curve_of(points, measure.name)
-            axes.plot(at, means, label=labels[method], markersize=4.5, linewidth=2.4 if heavy else 1.2,
+            heights = 100 * np.array([mean for mean, _ in points.values()])
+            spreads = 100 * np.array([spread or 0.0 for _, spread in points.values()])
+            axes.plot(at, heights, label=labels[method], markersize=4.5, linewidth=2.4 if heavy else 1.2,
                       zorder=4 if heavy else 3, **look)  # fmt: skip
             if len(at) > 1:
-                axes.fill_between(at, means - spreads, means + spreads, color=look["color"], alpha=0.15, linewidth=0)
+                axes.fill_between(
+                    at, heights - spreads, heights + spreads, color=look["color"], alpha=0.15, linewidth=0
+                )
             shift = _APART * ((place + 0.5) / len(lines) - 0.5)
             for x, shots in zip(at, points, strict=True):
                 if found := intervals.get((method, shots)):
                     ends = [100 * found.low, 100 * found.high]
                     axes.plot([x + shift] * 2, ends, color=look["color"], linewidth=0.6, alpha=0.75)
             figures = [
-                f"{mean:.1f} {'without shots' if shots is None else f'at {shots}'}"
-                for shots, mean in zip(points, means, strict=True)
+                f"{percent(*point)} {'without shots' if shots is None else f'at {shots}'}"
+                for shots, point in points.items()
             ]
             said.append(f"{labels[method]} {', '.join(figures)}")
         axes.set_xticks(range(len(columns)), ["0" if shots is None else str(shots) for shots in columns])
@@ -150,13 +154,6 @@ def curve(
     alt = f"Line chart. {title}, in percent: {'; '.join(said)}."
     key, origin = slug(group.title, measure.name, "curve"), facts(group.runs, measure.name)
     return Drawing(key, title, CURVE, origin, alt, png, pdf)
-
-
-def curve_of(points: Mapping[int | None, Row], metric: str) -> tuple[np.ndarray, np.ndarray]:
-    """Means and standard deviations over the seeds, in percent; 0 for one seed."""
-    means = [row.mean(metric) for row in points.values()]
-    spreads = [row.std(metric) or 0.0 for row in points.values()]
-    return 100 * np.array(means, dtype=np.float64), 100 * np.array(spreads)
 
 
 # Reliability diagrams: whether a method that says 80 % is right 80 % of the time.

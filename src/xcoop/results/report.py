@@ -24,7 +24,7 @@ from xcoop.results.compare import (
     reference_method,
 )
 from xcoop.results.figures import Drawing, curve, rank_drawings, reliability_drawing
-from xcoop.results.sheet import Sheet, latex, lines_csv, markdown, table_csv, terminal
+from xcoop.results.table import Sheet, latex, lines_csv, markdown, table_csv, terminal
 from xcoop.results.tables import (
     base_new_sheets,
     below,

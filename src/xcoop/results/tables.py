@@ -14,7 +14,7 @@ from typing import Any
 from xcoop.evaluation.statistics import Interval, draws_for, harmonic_mean
 from xcoop.results.benchmark import BASE, NEW, Benchmark, Group, Method, Place, Row, Transfer, ordered, slug
 from xcoop.results.compare import LEVEL, Assessed, Comparison, Measure, reference_method
-from xcoop.results.sheet import MISSING, NONE, SPREAD, UNKNOWN, Sheet, Shown, either, facts, percent, short
+from xcoop.results.table import MISSING, NONE, SPREAD, UNKNOWN, Sheet, Shown, either, facts, percent, short
 
 Labels = Mapping[Method, str]
 Cells = tuple[Shown, ...]
