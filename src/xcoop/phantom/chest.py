@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
@@ -69,7 +70,7 @@ class Places:
         x, y = _CENTRES.get(consolidation, _CENTRES[alone])
         side, sign = (RIGHT, -1.0) if x < 0 else (LEFT, 1.0)
         y = float(min(y + wobble[1], anatomy.dome[side] - 0.14))
-        beside_heart, before_wall = anatomy.heart[side].at(y) + 0.11, anatomy.lateral.at(y) - 0.1
+        beside_heart, before_wall = float(anatomy.heart[side](y)) + 0.11, float(anatomy.lateral(y)) - 0.1
         out = min(max(sign * (x * anatomy.spread + wobble[0]), beside_heart), before_wall)
         self.patch = (sign * float(out), y)
 
@@ -118,19 +119,12 @@ def air_bronchograms(anatomy: Anatomy, values: Values, places: Places, rng: np.r
 
 
 def _tube(
-    ink: Ink,
-    rng: np.random.Generator,
-    start: tuple[float, float],
-    heading: float,
-    sign: float,
-    width: float,
-    steps: int,
-) -> list[tuple[float, float]]:
-    """Draws one winding bronchus that gets thinner; returns its points."""
+    ink: Ink, rng: np.random.Generator, start: ArrayLike, heading: float, sign: float, width: float, steps: int
+) -> np.ndarray:
+    """Draws one winding bronchus that gets thinner; returns its points (steps + 1, 2)."""
     angles = heading + np.cumsum(rng.normal(0, 0.16, size=steps))
-    xs = start[0] + sign * np.r_[0.0, np.cumsum(np.cos(angles) * 0.055)]
-    ys = start[1] + np.r_[0.0, np.cumsum(np.sin(angles) * 0.055)]
-    points = list(zip(xs.tolist(), ys.tolist(), strict=True))
+    moves = np.stack([sign * (np.cos(angles) * 0.055).cumsum(), (np.sin(angles) * 0.055).cumsum()], axis=1)
+    points = start + np.concatenate([np.zeros((1, 2)), moves])
     for i in range(steps):
         ink.line(points[i : i + 2], width * (1 - 0.4 * i / steps), 1.0 - 0.4 * i / steps)
     return points
@@ -228,7 +222,7 @@ def support_device(anatomy: Anatomy, values: Values, places: Places, rng: np.ran
             u = np.linspace(0, 1, 24)[:, None]
             curve = (1 - u) ** 3 * p + 3 * u * (1 - u) ** 2 * q + 3 * u * u * (1 - u) * r + u**3 * s  # Bezier's
             ink.line(curve, 0.022, 0.8)
-            ink.disc((float(end[0]), float(end[1])), rng.uniform(0.045, 0.065), 0.95)
+            ink.disc(end, rng.uniform(0.045, 0.065), 0.95)
     drawn = ndimage.gaussian_filter(ink.field(), 0.0025 * anatomy.frame.size)
     return Finding(0.0, rng.uniform(0.3, 0.42) * drawn, drawn > 0.2)
 
@@ -255,18 +249,14 @@ def draw_chest(
     size: int = 192,
     patient: np.random.Generator | None = None,
 ) -> Drawing:
-    """Draws one child's chest, seen from the front, as a square image.
+    """Draws one child's chest, seen from the front; every concept has a mask, empty if it is absent.
 
     Args:
         profile: the value of each concept of `CHEST_TABLE`; concepts left out are absent.
-        rng: decides all that the concepts leave open. One number of it seeds each part of the image, so two
+        rng: decides all that the concepts leave open. Each part of the image has a generator of its own, so two
             calls with equal generators and profiles that differ in one concept differ in that concept only.
         size: side in pixels; 96 to 256 works well.
         patient: decides the body instead of `rng`, for several images of one patient.
-
-    Returns:
-        The image (size, size, 3) uint8 with three equal channels, a mask for each concept (empty if absent), and the
-        lung fields as `lesion`.
 
     Raises:
         ValueError: an unknown concept or value, or a size under 48.
@@ -277,21 +267,22 @@ def draw_chest(
     parts = children(rng, _PARTS)
     if patient is not None:
         parts |= children(patient, _PATIENT)
-    flatten = parts["hyperinflation"].uniform(0.75, 1.0) if values["hyperinflation"] != ABSENT else 0.0
-    enlarge = parts["cardiomegaly"].uniform(1.3, 1.5) if values["cardiomegaly"] != ABSENT else 1.0
+    present = [concept for concept, value in values.items() if value != ABSENT]
+    flatten = parts["hyperinflation"].uniform(0.75, 1.0) if "hyperinflation" in present else 0.0
+    enlarge = parts["cardiomegaly"].uniform(1.3, 1.5) if "cardiomegaly" in present else 1.0
     anatomy = Anatomy(Frame(size, parts["frame"]), parts["shape"], flatten, enlarge)
     places = Places(anatomy, values["consolidation"], parts["places"])
-    present = [concept for concept in CHEST_TABLE.values if values[concept] != ABSENT and concept in FINDINGS]
-    found = {concept: FINDINGS[concept](anatomy, values, places, parts[concept]) for concept in present}
+    drawn = [concept for concept in present if concept in FINDINGS]
+    found = {concept: FINDINGS[concept](anatomy, values, places, parts[concept]) for concept in drawn}
     film = finish(expose(_density(anatomy, found, parts), parts["film"]), parts["marks"])
 
     lung = anatomy.lung > 0.5
     masks = {concept: np.zeros(lung.shape, dtype=bool) for concept in CHEST_TABLE.values}
     for concept, finding in found.items():
         masks[concept] = finding.mask if finding.mask.any() else lung  # one that is hidden to the last pixel
-    if values["hyperinflation"] != ABSENT:
+    if "hyperinflation" in present:
         masks["hyperinflation"] = lung | (np.abs(anatomy.to_dome) < 0.12) & (anatomy.to_wall > 0)
-    if values["cardiomegaly"] != ABSENT:
+    if "cardiomegaly" in present:
         low = max(anatomy.dome) + 0.12
         masks["cardiomegaly"] = (anatomy.to_heart < 0.03) & (anatomy.frame.y > -0.15) & (anatomy.frame.y < low)
     return Drawing(np.repeat(film[:, :, None], 3, axis=2), masks, lung)
@@ -329,14 +320,9 @@ def _density(anatomy: Anatomy, found: Mapping[str, Finding], parts: Mapping[str,
 
 
 def expose(density: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The film's answer to a density map: scatter, tone curve and noise.
+    """The film's answer to densities (0 is air, about 0.8 the spine before the heart): scatter, tone curve and noise.
 
-    Args:
-        density: (size, size) float32; 0 is air, about 0.8 the spine before the heart.
-        rng: decides exposure; nothing is measured on the image, so a change in one place stays there.
-
-    Returns:
-        (size, size) float32 grey levels in [0, 1].
+    Gives grey levels in [0, 1]. Nothing is measured on the image, so a change in one place stays there.
     """
     size = density.shape[0]
     portable = rng.random() < 0.45  # bedside images are greyer

@@ -11,13 +11,10 @@ rotation and a gentle warp of the patient are therefore all in the frame, and li
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
+from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw
 from scipy import ndimage
-
-Points = Sequence[tuple[float, float]] | Sequence[np.ndarray] | np.ndarray
 
 
 class Frame:
@@ -25,12 +22,12 @@ class Frame:
 
     Attributes:
         size: side of the image in pixels.
-        x: (size, size) float32 patient coordinate of each pixel.
-        y: (size, size) float32 likewise.
+        pixel: side of a pixel in the patient's coordinates, without the patient's scale.
+        x: (size, size) float32 patient coordinate of each pixel; `y` likewise.
     """
 
     def __init__(self, size: int, rng: np.random.Generator) -> None:
-        self.size = size
+        self.size, self.pixel = size, 2.0 / size
         angle = float(np.clip(rng.normal(0.0, 0.05), -0.15, 0.15))
         zoom = rng.uniform(0.9, 1.08, size=2) * rng.uniform(0.82, 1.06)
         turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -42,9 +39,8 @@ class Frame:
         grid = (np.arange(size, dtype=np.float32) + 0.5) * (2.0 / size) - 1.0
         px, py = np.meshgrid(grid, grid)  # (S, S), in [-1, 1]
         dx, dy = self._moved(px, py)
-        x = matrix[0, 0] * px + matrix[0, 1] * py + shift[0] + dx
-        y = matrix[1, 0] * px + matrix[1, 1] * py + shift[1] + dy
-        self.x, self.y = x.astype(np.float32), y.astype(np.float32)
+        self.x = (matrix[0, 0] * px + matrix[0, 1] * py + shift[0] + dx).astype(np.float32)
+        self.y = (matrix[1, 0] * px + matrix[1, 1] * py + shift[1] + dy).astype(np.float32)
         self._inverse, self._shift = np.linalg.inv(matrix).T, shift  # for rows, once the shift is taken off
 
     def _moved(self, px: np.ndarray, py: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -52,13 +48,8 @@ class Frame:
         (ax, phase_x), (ay, phase_y) = self._warp
         return ax * np.sin(2.4 * py + phase_x), ay * np.sin(2.4 * px + phase_y)
 
-    @property
-    def pixel(self) -> float:
-        """The side of a pixel in the patient's coordinates, without the patient's scale."""
-        return 2.0 / self.size
-
-    def to_pixels(self, points: Points) -> np.ndarray:
-        """Patient coordinates (N, 2) to pixel coordinates (N, 2); the warp is undone to first order."""
+    def to_pixels(self, points: ArrayLike) -> np.ndarray:
+        """Patient coordinates (N, 2) to pixels (N, 2); the warp is undone to first order."""
         target = np.asarray(points, dtype=np.float64).reshape(-1, 2) - self._shift
         flat = target @ self._inverse
         bend = np.stack(self._moved(flat[:, 0], flat[:, 1]), axis=1)
@@ -90,22 +81,17 @@ class Profile:
 
     _low, _high, _count = -1.6, 1.6, 512
 
-    def __init__(self, at: Sequence[float] | np.ndarray, values: Sequence[float] | np.ndarray) -> None:
-        grid = np.linspace(self._low, self._high, self._count)
-        table = np.interp(grid, at, values)
+    def __init__(self, at: ArrayLike, values: ArrayLike) -> None:
+        table = np.interp(np.linspace(self._low, self._high, self._count), at, values)
         kernel = np.hanning(27)
         padded = np.pad(table, 13, mode="edge")
         self.table = np.convolve(padded, kernel / kernel.sum(), mode="valid").astype(np.float32)
 
-    def __call__(self, coordinate: np.ndarray) -> np.ndarray:
+    def __call__(self, coordinate: ArrayLike) -> np.ndarray:
         """The values at `coordinate` (any shape), held constant outside [-1.6, 1.6]."""
         scale = (self._count - 1) / (self._high - self._low)
-        index = ((coordinate - self._low) * scale).astype(np.int32)
+        index = ((np.asarray(coordinate) - self._low) * scale).astype(np.int32)
         return self.table[np.clip(index, 0, self._count - 1)]
-
-    def at(self, coordinate: float) -> float:
-        """The value at one point."""
-        return float(self(np.array([coordinate]))[0])
 
 
 class Ink:
@@ -116,35 +102,36 @@ class Ink:
         self.sheet = Image.new("L", (2 * frame.size, 2 * frame.size), 0)
         self.pen = ImageDraw.Draw(self.sheet)
 
-    def line(self, points: Points, width: float, value: float = 1.0) -> None:
+    def line(self, points: ArrayLike, width: float, value: float = 1.0) -> None:
         """A line through `points` (patient coordinates), `width` in the same units, of brightness 0 to 1."""
         pixels = self.frame.to_pixels(points) * 2.0
         thick = max(1, round(width * self.frame.size))
-        self.pen.line([tuple(p) for p in pixels.tolist()], fill=round(255 * value), width=thick)
+        self.pen.line(pixels.ravel().tolist(), fill=round(255 * value), width=thick)
 
-    def strokes(self, starts: np.ndarray, ends: np.ndarray, widths: np.ndarray, values: np.ndarray) -> None:
-        """Many straight strokes at once: from (N, 2) to (N, 2), with (N,) widths and brightness."""
-        ends_in_pixels = np.concatenate([self.frame.to_pixels(starts), self.frame.to_pixels(ends)], axis=1) * 2.0
+    def strokes(self, lines: np.ndarray, widths: np.ndarray, values: np.ndarray) -> None:
+        """Many straight strokes at once: their starts and ends (N, 4), widths (N,) and brightness (N,)."""
+        pixels = (self.frame.to_pixels(lines) * 2.0).reshape(-1, 4).tolist()
         thick = np.maximum(1, np.rint(widths * self.frame.size)).astype(int).tolist()
         shades = np.rint(255 * values).astype(int).tolist()
-        for where, width, fill in zip(ends_in_pixels.tolist(), thick, shades, strict=True):
+        for where, width, fill in zip(pixels, thick, shades, strict=True):
             self.pen.line(where, fill=fill, width=width)
 
-    def polygon(self, points: Points, value: float = 1.0) -> None:
+    def polygon(self, points: ArrayLike, value: float) -> None:
         """A filled area."""
-        pixels = self.frame.to_pixels(points) * 2.0
-        self.pen.polygon([tuple(p) for p in pixels.tolist()], fill=round(255 * value))
+        self.pen.polygon((self.frame.to_pixels(points) * 2.0).ravel().tolist(), fill=round(255 * value))
 
-    def disc(self, centre: tuple[float, float], radius: float, value: float = 1.0) -> None:
+    def disc(self, centre: ArrayLike, radius: float, value: float) -> None:
         """A filled circle."""
-        (cx, cy), r = (self.frame.to_pixels([centre])[0] * 2.0).tolist(), radius * self.frame.size
-        self.pen.ellipse([cx - r, cy - r, cx + r, cy + r], fill=round(255 * value))
+        self.pen.ellipse(self._box(centre, radius), fill=round(255 * value))
 
-    def ring(self, centre: tuple[float, float], radius: float, wall: float, value: float = 1.0) -> None:
-        """A circle with a dark inside."""
-        (cx, cy), r = (self.frame.to_pixels([centre])[0] * 2.0).tolist(), radius * self.frame.size
+    def ring(self, centre: ArrayLike, radius: float, wall: float, value: float) -> None:
+        """A circle that is empty inside."""
         thick = max(1, round(wall * self.frame.size))
-        self.pen.ellipse([cx - r, cy - r, cx + r, cy + r], outline=round(255 * value), width=thick)
+        self.pen.ellipse(self._box(centre, radius), outline=round(255 * value), width=thick)
+
+    def _box(self, centre: ArrayLike, radius: float) -> list[float]:
+        middle, reach = self.frame.to_pixels(centre)[0] * 2.0, radius * self.frame.size
+        return [*(middle - reach).tolist(), *(middle + reach).tolist()]
 
     def field(self) -> np.ndarray:
         """What was drawn, (size, size) float32 in [0, 1]."""
@@ -277,15 +264,14 @@ def vessels(anatomy: Anatomy, rng: np.random.Generator) -> np.ndarray:
     table = np.concatenate(strokes)
     table = table[np.argsort(table[:, 5])]  # the bright ones last, on top
     ink = Ink(anatomy.frame)
-    ink.strokes(table[:, :2], table[:, 2:4], table[:, 4], table[:, 5])
+    ink.strokes(table[:, :4], table[:, 4], table[:, 5])
     return ink.field()
 
 
 def skeleton(anatomy: Anatomy, rng: np.random.Generator) -> np.ndarray:
     """Density of all bones."""
     strong = rng.uniform(0.75, 1.25)
-    parts = ribs(anatomy, rng) + spine(anatomy, rng) + clavicles(anatomy, rng)
-    return strong * (parts + shoulders(anatomy, rng))
+    return strong * (ribs(anatomy, rng) + spine(anatomy, rng) + clavicles(anatomy, rng) + shoulders(anatomy, rng))
 
 
 def ribs(anatomy: Anatomy, rng: np.random.Generator) -> np.ndarray:
@@ -338,8 +324,7 @@ def clavicles(anatomy: Anatomy, rng: np.random.Generator) -> np.ndarray:
     low, rise, sway = rng.uniform(-0.66, -0.54), rng.uniform(0.02, 0.3), rng.uniform(0.01, 0.03)
     tilt = np.where(anatomy.right, np.float32(rng.normal(0, 0.02)), np.float32(rng.normal(0, 0.02)))
     along = (t - 0.08) * (1 / 0.5)
-    middle = low - rise * along + sway * np.sin(along * 2 * np.pi) + tilt
-    across = y - middle
+    across = y - (low - rise * along + sway * np.sin(along * 2 * np.pi) + tilt)
     half = rng.uniform(0.018, 0.026)
     bar = edge(half + 0.012 * bump(along, 0.2) - np.abs(across), max(0.009, 0.7 * anatomy.frame.pixel))
     cortex = 0.7 + 0.5 * bump(np.abs(across) - 0.8 * half, 0.01)
@@ -350,7 +335,6 @@ def clavicles(anatomy: Anatomy, rng: np.random.Generator) -> np.ndarray:
 def shoulders(anatomy: Anatomy, rng: np.random.Generator) -> np.ndarray:
     """Density of the scapulae and humeri."""
     ink = Ink(anatomy.frame)
-    raised = anatomy.raised
     for sign in (-1.0, 1.0):
         out, up = rng.normal(0, 0.03), rng.normal(0, 0.04)
         blade = np.array([(0.45, -0.66), (0.7, -0.62), (0.78, -0.5), (0.74, -0.1), (0.66, 0.02), (0.6, -0.2)])
@@ -358,12 +342,11 @@ def shoulders(anatomy: Anatomy, rng: np.random.Generator) -> np.ndarray:
         ink.polygon(blade, 0.22)
         ink.line(blade[[2, 3, 4]], 0.018, 0.6)
         ink.line(blade[[0, 1]], 0.03, 0.7)
-        elbow = (1.3, -1.1 + up) if raised else (1.12 + out, 0.7)
-        start = np.array((0.82 + out, -0.66 + up))
-        shaft = np.array([start, elbow]) * np.array([sign, 1.0])
+        elbow = (1.3, -1.1 + up) if anatomy.raised else (1.12 + out, 0.7)
+        shaft = np.array([(0.82 + out, -0.66 + up), elbow]) * np.array([sign, 1.0])
         ink.line(shaft, 0.1, 0.85)
         ink.line(shaft, 0.055, 0.5)
-        ink.disc((float(shaft[0, 0]), float(shaft[0, 1])), 0.075, 0.75)
+        ink.disc(shaft[0], 0.075, 0.75)
     return rng.uniform(0.07, 0.14) * ndimage.gaussian_filter(ink.field(), 0.006 * anatomy.frame.size)
 
 
