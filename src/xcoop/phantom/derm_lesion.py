@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -33,8 +34,7 @@ SLOTS = ("veil", "regression", "vessels", "blotch", "cluster")
 """Places for what lies in one part of the lesion only, so that nothing hides another wholly."""
 
 
-@dataclass(frozen=True)
-class Slot:
+class Slot(NamedTuple):
     """A round place within the lesion: centre and radius as fractions of the image's side, direction in radians."""
 
     x: float
@@ -50,7 +50,7 @@ class Lesion:
         size: side of the image in pixels.
         centre: (x, y), fractions of the side.
         radius: mean radius, fraction of the side.
-        outline: (360,) distance of the border from the centre, by degree.
+        outline: (361,) distance of the border from the centre, by degree.
         rho: (size, size) distance from the centre over that of the border: 1 on the border.
         alpha: (size, size) 1 well inside, fading to 0 over the border.
         slots: see `SLOTS`.
@@ -65,15 +65,13 @@ class Lesion:
         phase = rng.uniform(0, 2 * np.pi, order.size)
         wave = (amplitude[:, None] * np.cos(order[:, None] * np.radians(np.arange(360)) + phase[:, None])).sum(0)
         outline = np.minimum(mean * np.exp(wave), 0.42)
-        self.outline, self.radius = outline, float(outline.mean())
+        self.outline, self.radius = np.append(outline, outline[0]), float(outline.mean())
 
         room = max(0.0, 0.47 - float(outline.max()))
         self.centre = (0.5 + rng.uniform(-room, room) * 0.7, 0.5 + rng.uniform(-room, room) * 0.7)
         x, y = pixel_grid(size)
         dx, dy = x - self.centre[0], y - self.centre[1]
-        degrees = np.degrees(np.arctan2(dy, dx)) % 360
-        border = np.interp(degrees.ravel(), np.arange(361), np.append(outline, outline[0])).reshape(size, size)
-        self.rho: Floats = (np.hypot(dx, dy) / border).astype(np.float32)
+        self.rho: Floats = (np.hypot(dx, dy) / self.border(np.arctan2(dy, dx))).astype(np.float32)
         fade = rng.uniform(0.10, 0.34)
         wander = self.rho + 0.028 * smooth_noise(rng, size, 11) + 0.018 * smooth_noise(rng, size, 40)
         self.alpha = smooth_step(wander, 1.03 + fade / 2, 1.0 - fade / 2)
@@ -85,21 +83,20 @@ class Lesion:
             radius = 0.36 * self.radius * rng.uniform(0.92, 1.1)
             self.slots[str(name)] = Slot(float(sx), float(sy), radius, float(angle))
 
+    def border(self, theta: NDArray[np.floating]) -> NDArray[np.float64]:
+        """The border's distance from the centre in directions `theta` (radians), of the same shape."""
+        return np.interp(np.degrees(theta) % 360, np.arange(361), self.outline)
+
     def at(self, rho: ArrayLike, theta: ArrayLike) -> NDArray[np.float64]:
         """The position at `rho` times the border's distance in direction `theta` (radians), (..., 2)."""
-        rho, theta = np.broadcast_arrays(np.asarray(rho, dtype=float), np.asarray(theta, dtype=float))
-        reach = rho * np.interp(np.degrees(theta) % 360, np.arange(360), self.outline, period=360)
+        theta = np.asarray(theta, dtype=float)
+        reach = rho * self.border(theta)
         return np.stack([self.centre[0] + reach * np.cos(theta), self.centre[1] + reach * np.sin(theta)], -1)
 
     def blob(self, rng: np.random.Generator, slot: Slot, scale: float, ragged: float, soft: float) -> Floats:
         """A soft-edged area around a slot's centre, cut off at the lesion's border, (size, size) in 0..1.
 
-        Args:
-            rng: moves the edge.
-            slot: where.
-            scale: the area's radius over the slot's.
-            ragged: how far the edge wanders, as a fraction of the radius.
-            soft: how wide the edge fades, as a fraction of the radius.
+        `scale` is the area's radius over the slot's; of it, the edge wanders by `ragged` and fades over `soft`.
         """
         x, y = pixel_grid(self.size)
         distance = np.hypot(x - slot.x, y - slot.y) / (slot.radius * scale)
@@ -108,10 +105,8 @@ class Lesion:
 
     def inside(self, points: NDArray[np.float64], limit: float = 1.0) -> NDArray[np.bool_]:
         """Which of `points` (n, 2) lie within `limit` times the border's distance, (n,)."""
-        offset = points - np.asarray(self.centre)
-        theta = np.degrees(np.arctan2(offset[:, 1], offset[:, 0])) % 360
-        border = np.interp(theta, np.arange(360), self.outline, period=360)
-        return np.asarray(np.hypot(offset[:, 0], offset[:, 1]) < limit * border)
+        dx, dy = (points - np.asarray(self.centre)).T
+        return np.asarray(np.hypot(dx, dy) < limit * self.border(np.arctan2(dy, dx)))
 
 
 @dataclass(frozen=True)
@@ -170,8 +165,8 @@ def _broken_meshes(lesion: Lesion, rng: np.random.Generator) -> Floats:
     ridges = np.array([ends for ends in cells.ridge_vertices if -1 not in ends])
     lines = cells.vertices[ridges]  # (n, 2, 2)
     lines = lines[lesion.inside(lines.mean(1), 1.0)]
-    offset = lines.mean(1) - lesion.centre
-    lopsided = 0.5 + 0.5 * np.cos(np.arctan2(offset[:, 1], offset[:, 0]) - rng.uniform(0, 2 * np.pi))
+    dx, dy = (lines.mean(1) - lesion.centre).T
+    lopsided = 0.5 + 0.5 * np.cos(np.arctan2(dy, dx) - rng.uniform(0, 2 * np.pi))
     widths = rng.uniform(0.008, 0.018, len(lines)) + 0.010 * lopsided
     drawn = rng.uniform(size=len(lines)) < 0.70 + 0.24 * lopsided
     canvas = Canvas(lesion.size)
@@ -209,10 +204,10 @@ def draw_pigmentation(lesion: Lesion, value: str, rng: np.random.Generator) -> L
         if value == "localized regular":
             x, y = lesion.at(rng.uniform(0, 0.08), rng.uniform(0, 2 * np.pi))
             middle = Slot(float(x), float(y), 0.42 * lesion.radius)
-            blot, low, high = lesion.blob(rng, middle, rng.uniform(0.9, 1.15), 0.06, 0.7), 1.0, 1.3
+            blot, dark = lesion.blob(rng, middle, rng.uniform(0.9, 1.15), 0.06, 0.7), (1.0, 1.3)
         else:
-            blot, low, high = lesion.blob(rng, lesion.slots["blotch"], rng.uniform(1.05, 1.3), 0.3, 0.45), 1.5, 2.2
-        melanin = blot * texture * np.float32(rng.uniform(low, high))
+            blot, dark = lesion.blob(rng, lesion.slots["blotch"], rng.uniform(1.05, 1.3), 0.3, 0.45), (1.5, 2.2)
+        melanin = blot * texture * np.float32(rng.uniform(*dark))
     return Layer(melanin=melanin, reach=0.03)
 
 
@@ -295,9 +290,8 @@ def _peppering(lesion: Lesion, slot: Slot, rng: np.random.Generator, scale: floa
     ground = np.array([0.64, 0.62, 0.68]) + rng.normal(0, 0.015, 3)
     blue = np.array([0.30, 0.34, 0.45])
     peppered = grains * np.float32(rng.uniform(0.75, 0.9))
-    return Layer(
-        keep=1 - np.float32(0.6) * area, tints=[(ground, area * np.float32(0.5)), (blue, peppered)], reach=0.03
-    )
+    tints = [(ground, area * np.float32(0.5)), (blue, peppered)]
+    return Layer(keep=1 - np.float32(0.6) * area, tints=tints, reach=0.03)
 
 
 def draw_veil(lesion: Lesion, value: str, rng: np.random.Generator) -> Layer:
@@ -366,9 +360,8 @@ def draw_vessels(lesion: Lesion, value: str, rng: np.random.Generator) -> Layer:
     pink, cream = np.array([0.90, 0.64, 0.58]), np.array([0.93, 0.82, 0.75])
     vessels = warp(soften(canvas.coverage(), 0.003 * lesion.size), rng, 24, 0.003) * np.float32(rng.uniform(0.72, 0.88))
     halos = soften(pale.coverage(), 0.008 * lesion.size) * 0.6
-    return Layer(
-        keep=1 - np.float32(0.55) * area, tints=[(pink, area * 0.3), (cream, halos), (red, vessels)], reach=0.02
-    )
+    tints = [(pink, area * 0.3), (cream, halos), (red, vessels)]
+    return Layer(keep=1 - np.float32(0.55) * area, tints=tints, reach=0.02)
 
 
 def _around(slot: Slot, rng: np.random.Generator, count: int, scale: float) -> NDArray[np.float64]:

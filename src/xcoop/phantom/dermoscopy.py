@@ -40,6 +40,7 @@ _PARTS = ("lesion", "skin", "base", "hairs", "bubbles", "ruler", "light", "camer
 _MELANIN = np.array([0.60, 1.0, 1.28], dtype=np.float32)
 _BLOOD = np.array([0.15, 1.0, 0.8], dtype=np.float32)
 
+# Skin colours from fair to dark, sRGB in 0..1.
 _TONES = np.array(
     [
         [0.93, 0.78, 0.72],
@@ -50,7 +51,6 @@ _TONES = np.array(
         [0.55, 0.38, 0.29],
     ]
 )
-"""Skin colours from fair to dark, sRGB in 0..1."""
 
 
 def draw_dermoscopy(profile: Mapping[str, str], rng: np.random.Generator, size: int = 192) -> Drawing:
