@@ -50,15 +50,6 @@ def test_the_round_trip_is_exact_in_half_precision_and_the_file_is_small(state, 
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_given_rows_are_stored_as_they_are(state, tmp_path):
-    path = tmp_path / "w.safetensors"
-    sparse = {name: tensor for name, tensor in state.items() if name != FULL}
-    save_state_dict(sparse | {ROWS: torch.full((2, 64), 0.5), IDS: torch.tensor([7, 9])}, path, META)
-    full = load_state_dict(path)[FULL]
-    assert bool((full[[7, 9]] == 0.5).all())
-    assert torch.equal(full[8], untrained_rows(49408, 64, seed=3)[8])
-
-
 def test_faults_are_named(state, tmp_path):
     path = tmp_path / "w.safetensors"
     with pytest.raises(FileNotFoundError, match="pretrain"):

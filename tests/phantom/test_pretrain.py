@@ -162,13 +162,6 @@ def test_positions_of_near_patches_are_alike():
     here = waves[3 * 8 + 3]
     nearness = [float(here @ waves[3 * 8 + column]) for column in range(3, 8)]
     assert nearness == sorted(nearness, reverse=True)
-    torch.testing.assert_close(waves[5], 0.5 * torch.cat([w[None] for w in _waves(5, 0, 64)]).flatten())
-
-
-def _waves(column, row, width):
-    rates = torch.tensor([np.pi / 2 / 30 ** (i / (width // 4)) for i in range(width // 4)])
-    for angle in (column * rates, row * rates):
-        yield from (angle.sin().float(), angle.cos().float())
 
 
 @pytest.mark.parametrize(
