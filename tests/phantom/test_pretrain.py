@@ -249,7 +249,7 @@ def test_a_pretraining_writes_weights_that_clip_takes(folder, tmp_path):
     model = import_clip().model.build_model(load_state_dict(out))
     assert model.visual.input_resolution == 64
     assert read_metadata(out)["steps"] == "2"
-    assert any("mean concept AUC" in line or "no concept" in line for line in lines)
+    assert any("mean concept AUC" in line for line in lines)
 
 
 def test_the_model_in_training_is_asked_as_it_stands(folder):

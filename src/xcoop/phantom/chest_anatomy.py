@@ -11,6 +11,8 @@ rotation and a gentle warp of the patient are therefore all in the frame, and li
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import ArrayLike
 from PIL import Image, ImageDraw
@@ -81,7 +83,7 @@ class Profile:
 
     _low, _high, _count = -1.6, 1.6, 512
 
-    def __init__(self, at: ArrayLike, values: ArrayLike) -> None:
+    def __init__(self, at: Sequence[float] | np.ndarray, values: Sequence[float] | np.ndarray) -> None:
         table = np.interp(np.linspace(self._low, self._high, self._count), at, values)
         kernel = np.hanning(27)
         padded = np.pad(table, 13, mode="edge")

@@ -6,7 +6,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -39,9 +38,6 @@ _SPARSE = 0.4  # the share of a sparse case's concepts that are present
 
 # Images are drawn larger and then reduced, as real ones are; without it fine lines would be sharper than in use.
 _LARGER = 1.5
-
-# A shard is drawn at once and then written: what a killed drawing loses at most.
-_SHARD = 1500
 
 
 @dataclass(frozen=True)
@@ -99,7 +95,7 @@ def draw_corpus(
     grid: int = 8,
     folder: Path | None = None,
 ) -> Corpus:
-    """Draws `number` cases; they depend on the arguments alone, not on the number of processes or on interruptions.
+    """Draws `number` cases; they depend on the arguments alone, not on the number of processes.
 
     Args:
         kind: "derm" or "chest".
@@ -109,30 +105,20 @@ def draw_corpus(
         size: pixels a side.
         mix: whose concepts the first, second, ... case has, again and again; see `Case`.
         grid: cells a side in which the places of the concepts are kept; must divide 3/2 of `size`.
-        folder: where shards are kept; what lies there already is not drawn again. None: nothing is kept.
+        folder: where the cases are kept; what lies there already is not drawn again. None: nothing is kept.
     """
-    shards: list[dict[str, Any]] = []
-    for start in range(0, number, _SHARD):
-        indexes = range(start, min(start + _SHARD, number))
-        name = f"{kind}-{purpose}-{seed}-{size}-{grid}-{'-'.join(mix)}-{start}-{len(indexes)}.npz"
-        if folder and (folder / name).exists():
-            with np.load(folder / name) as file:
-                shards.append(dict(file))
-            continue
-        cases = [Case(kind, purpose, seed, i, size, mix[i % len(mix)], grid) for i in indexes]
-        images, places, *told = zip(*draw_cases(draw_case, cases, f"drawing {kind}"), strict=True)
-        shards.append({"images": np.stack(images), "places": np.stack(places), "told": np.array(json.dumps(told))})
-        if folder:
-            with atomic_path(folder / name) as temporary, temporary.open("wb") as out:
-                np.savez(out, **shards[-1])
-    told = [json.loads(str(shard["told"])) for shard in shards]
-    return Corpus(
-        kind,
-        np.concatenate([shard["images"] for shard in shards]),
-        np.concatenate([shard["places"] for shard in shards]),
-        [profile for profiles, _ in told for profile in profiles],
-        [group for _, groups in told for group in groups],
-    )
+    path = folder / f"{kind}-{number}-{purpose}-{seed}-{size}-{grid}-{'-'.join(mix)}.npz" if folder else None
+    if path and path.exists():
+        with np.load(path) as file:
+            return Corpus(kind, file["images"], file["places"], *json.loads(str(file["told"])))
+    cases = [Case(kind, purpose, seed, i, size, mix[i % len(mix)], grid) for i in range(number)]
+    images, places, profiles, groups = map(list, zip(*draw_cases(draw_case, cases, f"drawing {kind}"), strict=True))
+    corpus = Corpus(kind, np.stack(images), np.stack(places), profiles, groups)
+    if path:
+        told = np.array(json.dumps([profiles, groups]))
+        with atomic_path(path) as temporary, temporary.open("wb") as out:
+            np.savez(out, images=corpus.images, places=corpus.places, told=told)
+    return corpus
 
 
 def draw_case(case: Case) -> tuple[np.ndarray, np.ndarray, dict[str, str], str | None]:

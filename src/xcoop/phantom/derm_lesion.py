@@ -83,13 +83,12 @@ class Lesion:
             radius = 0.36 * self.radius * rng.uniform(0.92, 1.1)
             self.slots[str(name)] = Slot(float(sx), float(sy), radius, float(angle))
 
-    def border(self, theta: NDArray[np.floating]) -> NDArray[np.float64]:
+    def border(self, theta: float | NDArray[np.floating]) -> NDArray[np.float64]:
         """The border's distance from the centre in directions `theta` (radians), of the same shape."""
-        return np.interp(np.degrees(theta) % 360, np.arange(361), self.outline)
+        return np.asarray(np.interp(np.degrees(theta) % 360, np.arange(361), self.outline))
 
-    def at(self, rho: ArrayLike, theta: ArrayLike) -> NDArray[np.float64]:
+    def at(self, rho: float | NDArray[np.floating], theta: float | NDArray[np.floating]) -> NDArray[np.float64]:
         """The position at `rho` times the border's distance in direction `theta` (radians), (..., 2)."""
-        theta = np.asarray(theta, dtype=float)
         reach = rho * self.border(theta)
         return np.stack([self.centre[0] + reach * np.cos(theta), self.centre[1] + reach * np.sin(theta)], -1)
 

@@ -176,25 +176,11 @@ class _Radiograph(NamedTuple):
 
 
 def write_chest(out: Path, cases: int, seed: int, *, size: int = 192, workers: int | None = None) -> Summary:
-    """Draws a set of chest radiographs into a new folder, which appears only once it is complete.
+    """Draws a set of chest radiographs into a new folder, as `write_derm7pt` does.
 
-    Equal `cases`, `seed` and `size` give equal files, however many processes draw. Patients with several images
-    keep their body; the concepts of their images are sampled anew, so that the best reachable values hold.
-
-    Args:
-        out: the folder to make; it must not exist, or be empty.
-        cases: number of images in all three splits, at least 40; 5,856 is the archive's own number.
-        seed: 0 or more.
-        size: side of the images in pixels.
-        workers: number of processes; None: one for each core for large sets.
-
-    Returns:
-        The images of each group in each split, and the best that can be reached on normal against pneumonia in the
-        test split, in expectation.
-
-    Raises:
-        FileExistsError: `out` exists and is not an empty folder.
-        ValueError: too few cases, or a negative seed.
+    There are at least 40 images in all three splits; 5,856 is the archive's own number. Patients with several images
+    keep their body; the concepts of their images are sampled anew, so that the best reachable values hold: those of
+    normal against pneumonia in the test split, in expectation.
     """
     counts = _chest_counts(cases)
     if seed < 0:

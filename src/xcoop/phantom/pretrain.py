@@ -18,7 +18,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -321,7 +321,6 @@ def pretrain(
         "vocab": str(VOCAB),
         "steps": str(run.step),
         "settings": run.described,
-        "mean_concept_auc": f"{_mean(aucs):.4f}",
         "seconds": f"{run.seconds:.0f}",
     }
     save_state_dict(run.model.export(), out, metadata)
@@ -331,13 +330,9 @@ def pretrain(
 def _check(run: Pretraining, say: Callable[[str], None]) -> dict[str, float]:
     aucs = run.check()
     lowest = ", ".join(f"{name} {aucs[name]:.3f}" for name in sorted(aucs, key=aucs.__getitem__)[:5])
-    found = f"mean concept AUC {_mean(aucs):.3f}; lowest: {lowest}" if aucs else "no concept could be checked"
-    say(f"step {run.step} {found}")
+    mean = sum(aucs.values()) / max(1, len(aucs))
+    say(f"step {run.step} mean concept AUC {mean:.3f}; lowest: {lowest or 'no concept could be checked'}")
     return aucs
-
-
-def _mean(aucs: Mapping[str, float]) -> float:
-    return sum(aucs.values()) / max(1, len(aucs))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
