@@ -161,6 +161,7 @@ def test_what_will_not_pass_is_asked_once(server: FileServer, target: Path, stat
 def test_what_may_pass_is_asked_some_times(server: FileServer, target: Path) -> None:
     server.faults = ["500", "429", "502", "503"]
     assert download(Job(server.url, target)) == SHA
+    target.unlink()
     server.faults = ["500"] * 99
     with pytest.raises(ConnectionError, match="500"):
         download(Job(server.url, target))
@@ -170,6 +171,7 @@ def test_what_may_pass_is_asked_some_times(server: FileServer, target: Path) -> 
 def test_redirections_are_followed_but_not_in_a_circle(server: FileServer, target: Path) -> None:
     server.faults = [f"redirect:{server.url}?again"]
     assert download(Job(server.url, target)) == SHA
+    target.unlink()
     server.faults = [f"redirect:{server.url}"] * 99
     with pytest.raises(ConnectionError, match="loop"):
         download(Job(server.url, target))

@@ -255,10 +255,7 @@ class TestTheTarget:
         assert everything(place / "out") == {"images", "images/a.txt", "notes.txt"}
 
     @pytest.mark.parametrize("there", ["images/", "Images/", "images -> elsewhere/", "notes.txt -> nowhere"])
-    @pytest.mark.parametrize("join", [False, True])
-    def test_what_is_there_is_never_overwritten_nor_followed(
-        self, place: Path, archive: Path, there: str, join: bool
-    ) -> None:
+    def test_what_is_there_is_never_overwritten_nor_followed(self, place: Path, archive: Path, there: str) -> None:
         name, _, link = there.partition(" -> ")
         (place / "elsewhere").mkdir()
         (place / "out").mkdir()
@@ -266,8 +263,8 @@ class TestTheTarget:
             (place / "out" / name).symlink_to(place / link)
         else:
             (place / "out" / name).mkdir()
-        with pytest.raises(FileExistsError, match=f"{name.rstrip('/').lower()} already" if join else "is not empty"):
-            unpack([archive], place / "out", join=join)
+        with pytest.raises(FileExistsError, match=f"{name.rstrip('/').lower()} already"):
+            unpack([archive], place / "out")
         assert everything(place / "out") == {name.rstrip("/")}
         assert everything(place / "elsewhere") == set()
         assert not (place / "nowhere").exists()
@@ -275,7 +272,7 @@ class TestTheTarget:
     def test_it_may_hold_other_things(self, place: Path, archive: Path) -> None:
         (place / "out").mkdir()
         (place / "out" / "mine.txt").write_text("mine")
-        assert unpack([archive], place / "out", join=True) == [place / "out/images", place / "out/notes.txt"]
+        assert unpack([archive], place / "out") == [place / "out/images", place / "out/notes.txt"]
         assert everything(place / "out") == {"images", "images/a.txt", "notes.txt", "mine.txt"}
 
     def test_a_file_is_named(self, place: Path, archive: Path) -> None:
@@ -324,5 +321,5 @@ class TestTheTarget:
         (place / "out" / "mine.txt").write_text("mine")
         monkeypatch.setattr(Path, "rename", fails)
         with pytest.raises(OSError, match="Input/output error"):
-            unpack([archive], place / "out", join=True)
+            unpack([archive], place / "out")
         assert everything(place / "out") == {"mine.txt"}

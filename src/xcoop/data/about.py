@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import re
-import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import field, replace
 from pathlib import Path
@@ -18,10 +17,12 @@ from xcoop.config.augmentation import KINDS
 from xcoop.config.plugins import plugin_path
 from xcoop.data.splits import SPLITS, WHOLE, Splits, per_class
 from xcoop.utils.console import shown, unknown
-from xcoop.utils.download import Job, accept, check, download
-from xcoop.utils.files import atomic_write_text, held
+from xcoop.utils.download import DRIVE, Job, check, download
+from xcoop.utils.files import atomic_write_text
 from xcoop.utils.reading import read_yaml
 from xcoop.utils.unpack import unpack
+
+logger = logging.getLogger(__name__)
 
 GROUPINGS = ("patient", "lesion", "case", "report", "none", "")  # what splits are kept apart by; "" is not stated
 MAX_SIZE = 1 << 50  # bytes
@@ -39,12 +40,12 @@ def _text(value: Any) -> str:
 
 
 def _holding(meaning: str, holds: Callable[[Any], object]) -> BeforeValidator:
-    def check(value: Any) -> Any:
+    def held(value: Any) -> Any:
         if not holds(value):
             raise ValueError(meaning)
         return value
 
-    return BeforeValidator(check)
+    return BeforeValidator(held)
 
 
 def _matching(pattern: str, meaning: str) -> BeforeValidator:
@@ -221,12 +222,6 @@ def _counted(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{number} {name}" for name, number in counts.items()) or "no images"
 
 
-logger = logging.getLogger(__name__)
-
-DRIVE = "gdrive:"
-DRIVE_PAGE = "https://drive.google.com/uc?id="
-
-
 def fetch_all(files: Iterable[RemoteFile], root: Path) -> list[Path]:
     """Fetches files in order, then unpacks those that are archives; see `fetch` and `xcoop.utils.unpack`.
 
@@ -244,7 +239,7 @@ def fetch_all(files: Iterable[RemoteFile], root: Path) -> list[Path]:
         else:
             archives.setdefault(file.unpack, []).append(path)
     for folder, paths in archives.items():
-        made += unpack(paths, root / folder, join=True)
+        made += unpack(paths, root / folder)
         logger.info("%s may be deleted now", ", ".join(map(str, paths)))
     return made
 
@@ -258,8 +253,7 @@ def fetch(file: RemoteFile, root: Path) -> Path:
         OSError: the disk is full or must not be written to.
     """
     target = root / file.name
-    identity = file.url.removeprefix(DRIVE) if file.url.startswith(DRIVE) else ""
-    url = DRIVE_PAGE + identity if identity else file.url
+    url = re.sub("^gdrive:", DRIVE, file.url)
     job = Job(url, target, file.size, file.checksum, f"Or get it by hand and put it at {target}")
     if target.is_file():
         try:
@@ -269,7 +263,7 @@ def fetch(file: RemoteFile, root: Path) -> Path:
         logger.info("%s is there already", target)
     else:
         logger.info("downloading %s to %s", job.url, target)
-        found = _from_drive(identity, job) if identity else download(job)
+        found = download(job)
     if file.checksum:
         return target
     # Nothing is published to compare with: the first machine's SHA-256 is written down for the others.
@@ -282,27 +276,3 @@ def fetch(file: RemoteFile, root: Path) -> Path:
         logger.warning("no checksum of %s is published; its SHA-256 is recorded in %s", target.name, record)
         atomic_write_text(record, f"{found}  {target.name}\n")
     return target
-
-
-def _from_drive(identity: str, job: Job) -> str:
-    """Through gdown, which answers Google's questions; the SHA-256 (hex). Others wait, and find the file."""
-    import gdown
-
-    job.target.parent.mkdir(parents=True, exist_ok=True)
-    with held(job.target.with_name(f".{job.target.name}.lock")):
-        if job.target.is_file():
-            return check(job.target, job)
-        try:
-            if not job.part.exists():  # else it was whole, and only the check did not come to an end
-                gdown.download(id=identity, output=str(job.part), quiet=not sys.stderr.isatty(), resume=True)
-            if not job.part.is_file():
-                raise ConnectionError("nothing came")
-        except Exception as error:  # gdown and requests have errors of their own, some of them OSErrors
-            if isinstance(error, OSError) and error.errno is not None:
-                raise
-            raise ConnectionError(f"{job.url} cannot be downloaded ({error}). {job.advice}") from error
-        try:
-            return accept(job)
-        except ValueError:
-            job.part.unlink(missing_ok=True)
-            raise

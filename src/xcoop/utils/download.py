@@ -2,7 +2,7 @@
 
 `pooch` begins anew whenever a connection is cut, and replaces a file of another hash that the user has put there;
 `requests` loses up to a block of what came before the cut. With sets of gigabytes and hospital networks that is the
-common case, so the standard library's client is used, and `gdown` for Google Drive alone (`xcoop.data.about`).
+common case, so the standard library's client is used, and `gdown` for Google Drive alone.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
@@ -28,12 +28,13 @@ from urllib.parse import urlsplit
 
 from tqdm import tqdm
 
-from xcoop.utils.files import POLL, atomic_write_text, is_at, take, unlinked
+from xcoop.utils.files import atomic_write_text, held, unlinked
 from xcoop.utils.reading import read_json
 from xcoop.version import __version__
 
 logger = logging.getLogger(__name__)
 
+DRIVE = "https://drive.google.com/uc?id="  # begins the address of what gdown fetches
 TRIES = 5  # in a row that bring next to nothing
 WAIT = 1.0  # seconds before the second try; doubled for each further one
 MAX_WAIT = 60.0  # seconds, whatever a server asks for
@@ -78,7 +79,7 @@ class Job:
 
 
 class WebError(ConnectionError):
-    """A request that brought no file.
+    """A request that brought no file, or not all of it.
 
     Attributes:
         passing: whether another try may succeed.
@@ -91,7 +92,7 @@ class WebError(ConnectionError):
 
 
 def download(job: Job) -> str:
-    """Downloads a file, or its rest if it was begun before; a file that is there is replaced.
+    """Downloads a file, or its rest if it was begun before; one that is there and is none of that is replaced.
 
     Of several processes one downloads, and the others wait for it.
 
@@ -106,18 +107,11 @@ def download(job: Job) -> str:
     if urlsplit(job.url).scheme.lower() not in SCHEMES or not urlsplit(job.url).hostname:
         raise ValueError(f"{job.url!r} is no http(s) address")
     job.target.parent.mkdir(parents=True, exist_ok=True)
-    said = False
-    while True:
-        with open(job.part, "ab", opener=unlinked) as file:
-            while take(file.fileno(), job.part) is False:
-                if not said:
-                    logger.info("another process downloads %s; waiting for it", job.target)
-                said = True
-                time.sleep(POLL)
-            if is_at(file.fileno(), job.part):
-                return _complete(job, file)
-        if job.target.is_file():  # another process has just made it
-            return check(job.target, job)
+    with held(job.target.with_name(f".{job.target.name}.lock")):
+        if job.target.is_file():  # another process has just made it, or it is damaged
+            with suppress(ValueError):
+                return check(job.target, job)
+        return _from_drive(job) if job.url.startswith(DRIVE) else _from_web(job)
 
 
 def check(path: Path, job: Job) -> str:
@@ -127,7 +121,7 @@ def check(path: Path, job: Job) -> str:
         raise ValueError(job.text(f"{path} has {size:,} bytes, and {job.size:,} are published"))
     hashers = {"sha256": hashlib.sha256(), "md5": hashlib.md5(usedforsecurity=False)}
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
+        while block := file.read(BLOCK):
             for hasher in hashers.values():
                 hasher.update(block)
     kind, _, expected = job.checksum.partition(":")
@@ -137,7 +131,7 @@ def check(path: Path, job: Job) -> str:
     return hashers["sha256"].hexdigest()
 
 
-def accept(job: Job) -> str:
+def _accept(job: Job) -> str:
     """Checks what has come and moves it into place. The SHA-256 (hex); ValueError if it is not what was published."""
     with job.part.open("rb") as file:
         start = file.read(512).lstrip(b"\xef\xbb\xbf \t\r\n").lower()
@@ -149,24 +143,46 @@ def accept(job: Job) -> str:
     return found
 
 
-def _complete(job: Job, file: BinaryIO) -> str:
-    """Fills the part and moves it into place; what does not fit an earlier beginning is downloaded anew, once."""
-    begun = file.seek(0, os.SEEK_END) > 0
+def _from_drive(job: Job) -> str:
+    """Through gdown, which answers Google's questions."""
+    import gdown
+
     try:
-        while True:
-            try:
-                _fill(job, file)
-                return accept(job)
-            except ValueError as error:
-                file.truncate(0)
-                if not begun:
-                    raise
-                begun = False
-                logger.warning("%s; it was taken up from an earlier try, and is downloaded anew", error)
-    finally:
-        if not job.part.exists() or job.part.stat().st_size == 0:
-            job.part.unlink(missing_ok=True)
-            job.notes.unlink(missing_ok=True)
+        if not job.part.exists():  # else it was whole, and only the check did not come to an end
+            identity, quiet = job.url.removeprefix(DRIVE), not sys.stderr.isatty()
+            gdown.download(id=identity, output=str(job.part), quiet=quiet, resume=True)
+        if not job.part.is_file():
+            raise ConnectionError("nothing came")
+    except Exception as error:  # gdown and requests have errors of their own, some of them OSErrors
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise ConnectionError(job.text(f"{job.url} cannot be downloaded ({error})")) from error
+    try:
+        return _accept(job)
+    except ValueError:
+        job.part.unlink()
+        raise
+
+
+def _from_web(job: Job) -> str:
+    """Fills the part and moves it into place; what does not fit an earlier beginning is downloaded anew, once."""
+    with open(job.part, "ab", opener=unlinked) as file:
+        begun = file.tell() > 0
+        try:
+            while True:
+                try:
+                    _fill(job, file)
+                    return _accept(job)
+                except ValueError as error:
+                    file.truncate(0)
+                    if not begun:
+                        raise
+                    begun = False
+                    logger.warning("%s; it was taken up from an earlier try, and is downloaded anew", error)
+        finally:
+            if not job.part.exists() or job.part.stat().st_size == 0:
+                job.part.unlink(missing_ok=True)
+                job.notes.unlink(missing_ok=True)
 
 
 def _fill(job: Job, file: BinaryIO) -> None:
@@ -196,22 +212,79 @@ def _receive(job: Job, file: BinaryIO) -> None:
         validator = str(notes["validator"]) if notes["url"] == job.url else ""
     except (OSError, ValueError, LookupError, TypeError):
         validator = ""
-    have = file.tell() if validator or job.checksum else 0
-    with ask(job.url, have, validator) as answer:
-        if job.size and answer.total and answer.total != job.size:
-            raise ValueError(job.text(f"{job.url} gives {answer.total:,} bytes, and {job.size:,} are published"))
-        needed, free = answer.total - answer.start, shutil.disk_usage(job.part.parent).free
+    have = file.seek(0, os.SEEK_END) if validator or job.checksum else 0
+    headers = {"User-Agent": f"xcoop/{__version__}", "Accept-Encoding": "identity"}
+    headers |= {"Range": f"bytes={have}-"} if have else {}
+    headers |= {"If-Range": validator} if have and validator else {}  # another state is sent whole
+    reply = _answer(job.url, headers)
+    if reply.status == 416:  # nothing lies beyond what there is: it is the whole file, or of another one
+        reply.close()
+        if _total(reply) != have:
+            file.truncate(0)
+            _receive(job, file)
+        return
+    with reply:
+        start, length = 0, int(reply.headers.get("Content-Length") or 0)
+        total = length
+        if reply.status == 206:
+            start, total = have, _total(reply)
+            if not (reply.headers.get("Content-Range") or "").startswith(f"bytes {have}-"):
+                raise WebError(f"the server sent another part than the one from byte {have:,} on", passing=False)
+        if job.size and total and total != job.size:
+            raise ValueError(job.text(f"{job.url} gives {total:,} bytes, and {job.size:,} are published"))
+        needed, free = total - start, shutil.disk_usage(job.part.parent).free
         if needed > free:
             space = f"{job.part.parent} has {free:,} bytes free, and {job.target.name} needs {needed:,}"
             raise OSError(errno.ENOSPC, job.text(space))
-        if answer.start == 0:
+        if start == 0:
             file.truncate(0)
-            atomic_write_text(job.notes, json.dumps({"url": job.url, "validator": answer.validator}))
-        with _progress(job.target.name, answer.start, answer.total or job.size) as advance:
-            for block in answer.blocks:
+            state = reply.headers.get("ETag") or ""
+            if not state or state.startswith("W/"):  # a weak one does not promise equal bytes
+                state = reply.headers.get("Last-Modified") or ""
+            atomic_write_text(job.notes, json.dumps({"url": job.url, "validator": state}))
+        with _progress(job.target.name, start, total or job.size) as advance:
+            for block in _blocks(reply, length):
                 _write(job, file, block)
                 advance(len(block))
         os.fsync(file.fileno())
+
+
+def _answer(url: str, headers: dict[str, str]) -> HTTPResponse:
+    """The answer to a request, through the environment's proxies; WebError if it is none with the file.
+
+    That nothing lies beyond what was asked for (416) is an answer, too.
+    """
+    try:
+        request = urllib.request.Request(url, headers=headers)  # noqa: S310 - `download` and `_Redirects` check it
+        reply: HTTPResponse = urllib.request.build_opener(_Redirects).open(request, timeout=SECONDS)
+    except HTTPError as error:
+        if error.code == 416 and "Range" in headers:
+            return error  # type: ignore[return-value]  # it is an answer, too
+        error.close()
+        asked = error.headers.get("Retry-After") or ""
+        wait = float(asked) if asked.isdigit() else 0.0
+        raise WebError(f"{error.code} {error.reason}", error.code in PASSING, wait) from error
+    except WebError:
+        raise
+    except (OSError, HTTPException) as error:
+        raise WebError(_reason(error), passing=True) from error
+    return reply
+
+
+def _blocks(reply: HTTPResponse, length: int) -> Iterator[bytes]:
+    """The content. Failures of the network, and no others, become WebError."""
+    done = 0
+    while not length or done < length:
+        try:
+            block = reply.read1(min(BLOCK, length - done) if length else BLOCK)  # what has come by now
+        except (OSError, HTTPException) as error:
+            raise WebError(_reason(error), passing=True) from error
+        if not block:
+            break
+        done += len(block)
+        yield block
+    if done < length:
+        raise WebError(f"the connection ended after {done:,} of {length:,} bytes", passing=True)
 
 
 def _write(job: Job, file: BinaryIO, block: bytes) -> None:
@@ -244,88 +317,9 @@ def _progress(name: str, start: int, total: int) -> Iterator[Callable[[int], obj
     yield advance
 
 
-@dataclass(frozen=True)
-class Answer:
-    """What a server gives.
-
-    Attributes:
-        start: where in the file the blocks begin, in bytes: as asked, or 0.
-        total: bytes of the whole file; 0 if the server does not say.
-        validator: names this state of the file (`If-Range`); empty if the server does not.
-        blocks: the content from there on; ends in WebError if it is cut off.
-    """
-
-    start: int
-    total: int
-    validator: str
-    blocks: Iterator[bytes]
-
-
-@contextmanager
-def ask(url: str, start: int = 0, validator: str = "") -> Iterator[Answer]:
-    """The answer to a request for the file, or for its rest.
-
-    Args:
-        url: http(s); redirections to anything else, and from https to http, are refused.
-        start: where to begin, in bytes. A server may disregard it: see `Answer.start`.
-        validator: of the state that the first bytes are of; another state is sent whole.
-
-    Raises:
-        WebError: there is no answer, or none with the file.
-    """
-    headers = {"User-Agent": f"xcoop/{__version__}", "Accept-Encoding": "identity"}
-    headers |= {"Range": f"bytes={start}-"} if start else {}
-    headers |= {"If-Range": validator} if start and validator else {}
-    try:
-        reply = open_request(urllib.request.Request(url, headers=headers))  # noqa: S310 - `download` has checked it
-    except HTTPError as error:
-        error.close()
-        if error.code != 416 or not start:
-            asked = error.headers.get("Retry-After") or ""
-            wait = float(asked) if asked.isdigit() else 0.0
-            raise WebError(f"{error.code} {error.reason}", error.code in PASSING, wait) from error
-        if _total(error.headers.get("Content-Range")) == start:  # nothing is left to be sent
-            yield Answer(start, start, validator, iter(()))
-        else:
-            with ask(url) as whole:
-                yield whole
-        return
-    except WebError:
-        raise
-    except (OSError, HTTPException) as error:
-        raise WebError(_reason(error), passing=True) from error
-    with reply:
-        length, total = int(reply.headers.get("Content-Length") or 0), 0
-        if reply.status == 206:
-            place = reply.headers.get("Content-Range")
-            begins, total = re.match(r"bytes (\d+)-", place or ""), _total(place)
-            if not begins or int(begins[1]) != start:
-                raise WebError(f"the server sent another part than the one from byte {start:,} on", passing=False)
-        state = reply.headers.get("ETag") or ""
-        if not state or state.startswith("W/"):  # a weak one does not promise equal bytes
-            state = reply.headers.get("Last-Modified") or ""
-        blocks = _blocks(reply, length)
-        yield Answer(start, total, state, blocks) if reply.status == 206 else Answer(0, length, state, blocks)
-
-
-def _blocks(reply: HTTPResponse, length: int) -> Iterator[bytes]:
-    """The content. Failures of the network, and no others, become WebError."""
-    done = 0
-    while not length or done < length:
-        try:
-            block = reply.read1(min(BLOCK, length - done) if length else BLOCK)  # what has come by now
-        except (OSError, HTTPException) as error:
-            raise WebError(_reason(error), passing=True) from error
-        if not block:
-            break
-        done += len(block)
-        yield block
-    if done < length:
-        raise WebError(f"the connection ended after {done:,} of {length:,} bytes", passing=True)
-
-
-def _total(content_range: str | None) -> int:
-    match = re.search(r"/(\d+)\s*$", content_range or "")
+def _total(reply: HTTPResponse) -> int:
+    """Bytes of the whole file; 0 if the server does not say."""
+    match = re.search(r"/(\d+)\s*$", reply.headers.get("Content-Range") or "")
     return int(match[1]) if match else 0
 
 
@@ -344,9 +338,3 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         if new not in SCHEMES or (old == "https" and new != "https"):
             raise WebError(f"redirected from {req.full_url} to {newurl!r}, which is not followed", passing=False)
         return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-def open_request(request: urllib.request.Request) -> HTTPResponse:
-    """Sends a request, through the environment's proxies; `download` and `_Redirects` let http(s) through alone."""
-    reply: HTTPResponse = urllib.request.build_opener(_Redirects).open(request, timeout=SECONDS)
-    return reply

@@ -32,7 +32,6 @@ from xcoop.utils.files import require_whole, staging
 
 logger = logging.getLogger(__name__)
 
-SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
 SMALL = 1 << 26  # bytes: below that the ratio does not matter
 BLOCK = 1 << 20  # bytes
 MAX_HEADER = 1 << 24  # bytes: tarfile reads long names into memory whole, whatever their stated size
@@ -76,29 +75,26 @@ class Member:
 DEFAULT = Limits()
 
 
-def unpack(archives: Sequence[Path], target: Path, limits: Limits = DEFAULT, join: bool = False) -> list[Path]:
-    """Unpacks zip and tar files (.gz, .bz2, .xz) into one folder.
+def unpack(archives: Sequence[Path], target: Path, limits: Limits = DEFAULT) -> list[Path]:
+    """Unpacks zip and tar files (.gz, .bz2, .xz) into one folder, beside what it holds.
 
     They are unpacked under a temporary name and moved into place. Links, devices, owners, modes and times are not taken
     over: what comes out are plain files and folders of this user.
 
     Args:
         archives: the parts of one tree, which must not hold a name twice.
-        target: the folder; its parents are made. It must be absent or empty.
+        target: the folder; it and its parents are made if they are missing.
         limits: how much each archive may hold.
-        join: the target may hold other things; nothing at its top may have a name that an archive has at its top.
 
     Returns:
         What was made at the top of the target, sorted.
 
     Raises:
-        FileExistsError: the target is not empty, or (`join`) holds such a name; nothing was changed.
+        FileExistsError: the target holds a name that an archive has at its top; nothing was changed.
         ArchiveError: an archive is damaged, or would write elsewhere, or too much; nothing was unpacked.
         OSError: the disk is full or must not be written to; nothing was unpacked.
     """
     target = Path(os.path.realpath(target))
-    if not join and target.exists() and any(target.iterdir()):
-        raise FileExistsError(f"{target} is not empty, and nothing in it is overwritten: move it away, or name another")
     # On the file system of the target: beside it if it is to be made, within it if it is not empty.
     within = target.is_dir() and any(target.iterdir())
     with staging(target / "unpacking" if within else target) as folder:
