@@ -5,16 +5,14 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from yacs.config import CfgNode
 
 from xcoop.config.plugins import register_dataset
 from xcoop.data.dataset import FamilyDataset
 from xcoop.data.splits import SPLITS, Item, Splits
 from xcoop.utils.console import DatasetError, shown
 from xcoop.utils.reading import MOST_JSON, parse_json, read_bytes
-
-if TYPE_CHECKING:
-    from yacs.config import CfgNode
 
 MARK = "_BiomedCoOp"  # ends the name of a set that another format has as well; no folder has it
 MAX_NAMED = 5

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from yacs.config import CfgNode
 
 from xcoop.config.plugins import register_dataset
 from xcoop.data.dataset import MedicalDataset
 from xcoop.data.folders import read_class_folders
 from xcoop.data.splits import Splits
-
-if TYPE_CHECKING:
-    from yacs.config import CfgNode
 
 ARCHIVE = "Dataset_BUSI_with_GT"
 FOLDERS = ("benign", "malignant", "normal")

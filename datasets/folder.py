@@ -12,7 +12,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from yacs.config import CfgNode
 
 from xcoop.concepts.bank import same_name
 from xcoop.config.plugins import register_dataset
@@ -22,9 +23,6 @@ from xcoop.data.owntable import PERSON, Row, read_rows, split_of
 from xcoop.data.splits import SPLITS, Item, Remark, Splits, cached_place, shown_some, three_way, write_first
 from xcoop.utils.console import DatasetError, escaped
 from xcoop.utils.reading import read_json
-
-if TYPE_CHECKING:
-    from yacs.config import CfgNode
 
 logger = logging.getLogger(__name__)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from yacs.config import CfgNode
 
 from xcoop.config.plugins import register_dataset
 from xcoop.data.dataset import MedicalDataset
@@ -13,9 +14,6 @@ from xcoop.data.folders import StemIndex
 from xcoop.data.splits import Item, Splits
 from xcoop.utils.console import DatasetError
 from xcoop.utils.reading import read_csv
-
-if TYPE_CHECKING:
-    from yacs.config import CfgNode
 
 DIAGNOSES = ("MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")  # the columns of the ground truth, and `dx` in capitals
 LESIONS = "ISIC2018_Task3_Training_LesionGroupings.csv"

@@ -6,7 +6,8 @@ import re
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from yacs.config import CfgNode
 
 from xcoop.config.plugins import register_dataset
 from xcoop.data.dataset import MedicalDataset
@@ -14,9 +15,6 @@ from xcoop.data.folders import StemIndex
 from xcoop.data.splits import Item, Splits
 from xcoop.utils.console import DatasetError
 from xcoop.utils.reading import read_csv
-
-if TYPE_CHECKING:
-    from yacs.config import CfgNode
 
 REPORTS, VIEWS = "indiana_reports.csv", "indiana_projections.csv"  # of the version on Kaggle
 XML_FOLDERS = ("NLMCXR_reports", "ecgen-radiology")  # of Open-i

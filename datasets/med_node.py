@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from yacs.config import CfgNode
 
 from xcoop.config.plugins import register_dataset
 from xcoop.data.dataset import MedicalDataset
 from xcoop.data.folders import read_class_folders
 from xcoop.data.splits import Splits
-
-if TYPE_CHECKING:
-    from yacs.config import CfgNode
 
 ARCHIVE = "complete_mednode_dataset"
 LABELS = {"naevus": 0, "melanoma": 1}

@@ -9,11 +9,11 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
 from tqdm import tqdm
+from yacs.config import CfgNode
 
 from xcoop.config.plugins import register_dataset
 from xcoop.data.dataset import FamilyDataset
@@ -21,9 +21,6 @@ from xcoop.data.folders import list_images, make_once
 from xcoop.data.splits import SPLITS, Item, Splits
 from xcoop.utils.console import DatasetError
 from xcoop.utils.files import cache_dir
-
-if TYPE_CHECKING:
-    from yacs.config import CfgNode
 
 logger = logging.getLogger(__name__)
 

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from yacs.config import CfgNode
 
 from xcoop.config.plugins import register_dataset
 from xcoop.data.dataset import MedicalDataset
 from xcoop.data.folders import StemIndex
 from xcoop.data.splits import Item, Splits
 from xcoop.utils.console import DatasetError
-
-if TYPE_CHECKING:
-    from yacs.config import CfgNode
 
 TABLE, SHEET = "PH2_dataset.txt", "PH2_dataset.xlsx"
 IMAGES = "PH2 Dataset images"

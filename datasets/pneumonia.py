@@ -5,16 +5,14 @@ from __future__ import annotations
 import logging
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from yacs.config import CfgNode
 
 from xcoop.config.plugins import register_dataset
 from xcoop.data.dataset import MedicalDataset
 from xcoop.data.folders import list_images
 from xcoop.data.splits import Item, Splits
 from xcoop.utils.console import DatasetError
-
-if TYPE_CHECKING:
-    from yacs.config import CfgNode
 
 logger = logging.getLogger(__name__)
 

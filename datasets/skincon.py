@@ -6,7 +6,8 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from yacs.config import CfgNode
 
 from xcoop.config.plugins import register_dataset
 from xcoop.data.dataset import MedicalDataset
@@ -14,9 +15,6 @@ from xcoop.data.folders import StemIndex, name_some
 from xcoop.data.splits import Item, Splits
 from xcoop.utils.console import DatasetError
 from xcoop.utils.reading import read_csv
-
-if TYPE_CHECKING:
-    from yacs.config import CfgNode
 
 logger = logging.getLogger(__name__)
 

@@ -83,10 +83,8 @@ class RemoteFile:
     """A file that anybody may download.
 
     Attributes:
-        url: an http(s) address, or `gdrive:<id>`.
         name: where it is kept, relative to the data root.
         size: in bytes; 0 if it is not published.
-        checksum: `md5:<hex>` or `sha256:<hex>`; empty if it is not published.
         unpack: the folder, relative to the data root, that an archive is unpacked into; None for a file that stays.
     """
 
@@ -134,16 +132,12 @@ class About:
 
 
 def about(name: str) -> About:
-    """The facts of the dataset `name` (lower case, as its file).
-
-    Raises:
-        ValueError: the file has a key that there is not, lacks one, or holds a value of another kind.
-    """
+    """The facts of the dataset `name` (lower case, as its file); see `read_about`."""
     return read_about(plugin_path("configs", "datasets", "about", f"{name}.yaml"))
 
 
 def read_about(path: Path) -> About:
-    """The facts in a file; see `about`."""
+    """The facts in a file; ValueError if a key is unknown or lacks, or a value is of another kind."""
     tree = read_yaml(path)
     keys = [key for key in About.__dataclass_fields__ if key != "name"]
     if isinstance(tree, dict) and "name" in tree:

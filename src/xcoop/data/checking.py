@@ -27,36 +27,22 @@ WIDTH = 118  # characters of a line of the page
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was found.
+    """One thing that was found."""
 
-    Attributes:
-        severity: `note`; `matters`: results may not be comparable, or not to be trusted; `unusable`: no run can start.
-        kind: e.g. `counts`, `unreadable`, `content`, `patient`.
-        text: one line.
-    """
-
-    severity: str
-    kind: str
-    text: str
+    severity: str  # note; matters: results may not be comparable, or not to be trusted; unusable: no run can start
+    kind: str  # e.g. counts, unreadable, content, patient
+    text: str  # one line
 
 
 @dataclass(frozen=True)
 class Report:
-    """All that was found of a dataset.
-
-    Attributes:
-        raw: the dataset, as its reader gave it.
-        published: number of images by split and class; empty if none are published, or the images are drawn.
-        sizes: number of images of each width and height, the most frequent first.
-        modes: number of images of each PIL mode.
-        findings: the worst first.
-    """
+    """All that was found of a dataset."""
 
     raw: Raw
-    published: Mapping[str, Mapping[str, int]]
-    sizes: Mapping[tuple[int, int], int]
-    modes: Mapping[str, int]
-    findings: tuple[Finding, ...]
+    published: Mapping[str, Mapping[str, int]]  # images by split and class; empty if none are, or they are drawn
+    sizes: Mapping[tuple[int, int], int]  # images of each width and height, the most frequent first
+    modes: Mapping[str, int]  # images of each PIL mode
+    findings: tuple[Finding, ...]  # the worst first
 
     @property
     def exit_code(self) -> int:
@@ -91,12 +77,7 @@ class Report:
 
 
 def check(raw: Raw, facts: About | None) -> Report:
-    """Everything that can be found out about a dataset without training on it.
-
-    Args:
-        raw: the dataset.
-        facts: what is published of it; None if nothing is.
-    """
+    """Everything that can be found out about a dataset without training on it; `facts` are the published."""
     surveyed = survey(raw.folder, [item.path for item in raw.splits.all()])
     reasons = {path: found.reason for path, found in surveyed.items() if found.reason}
     hashes = {path: found.content for path, found in surveyed.items() if not found.reason}
@@ -119,23 +100,21 @@ def check(raw: Raw, facts: About | None) -> Report:
     return Report(raw, published, sizes, modes, tuple(findings))
 
 
-def _lacking(names: Sequence[str], items: Sequence[Item]) -> str:
-    """The classes without an item, for a message; empty if each has some."""
-    found = per_class(items)
-    return ", ".join(repr(name) for name in names if name not in found)
-
-
 def _of_splits(raw: Raw) -> Iterator[Finding]:
     for remark in raw.remarks:
         yield Finding(MATTERS if remark.matters else NOTE, "reading", escaped(remark.text))
-    if lacking := _lacking(raw.class_names, raw.splits.train):
+
+    def lacking_in(items: Sequence[Item]) -> str:
+        return ", ".join(repr(name) for name in raw.class_names if name not in per_class(items))
+
+    if lacking := lacking_in(raw.splits.train):
         yield Finding(UNUSABLE, "splits", f"train has no image of {lacking}")
     if not raw.splits.divided:
         yield Finding(NOTE, "splits", "there are no official splits: a run makes them")
         return
     if not raw.splits.test:
         yield Finding(UNUSABLE, "splits", "there are no test images")
-    elif lacking := _lacking(raw.class_names, raw.splits.test):
+    elif lacking := lacking_in(raw.splits.test):
         yield Finding(MATTERS, "splits", f"test has no image of {lacking}: its figures are partial")
     if not raw.splits.val:
         yield Finding(NOTE, "splits", "there is no validation split: a run carves one from train, by patient")

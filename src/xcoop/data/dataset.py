@@ -49,29 +49,17 @@ SEED = 2019  # of that drawing; the runs' own seeds choose shots, not images
 
 @dataclass(frozen=True)
 class Raw:
-    """A dataset as its reader gives it: before anything is compared, carved or left out.
-
-    Attributes:
-        name: of the dataset.
-        about_name: of its facts; empty if nothing is published.
-        folder: of the images.
-        task: that was read.
-        class_names: of the task, in label order.
-        is_phantom: whether the images are drawn.
-        splits: as they are handed out; an empty val is carved from train later.
-        remarks: on how it was read.
-        drops: whether a run leaves out what clashes (DATASET.HYGIENE).
-    """
+    """A dataset as its reader gives it: before anything is compared, carved or left out."""
 
     name: str
-    about_name: str
-    folder: Path
+    about_name: str  # of its facts; empty if nothing is published
+    folder: Path  # of the images
     task: str
-    class_names: tuple[str, ...]
+    class_names: tuple[str, ...]  # in label order
     is_phantom: bool
-    splits: Splits
-    remarks: tuple[Remark, ...] = ()
-    drops: bool = True
+    splits: Splits  # as they are handed out; an empty val is carved from train later
+    remarks: tuple[Remark, ...] = ()  # on how it was read
+    drops: bool = True  # whether a run leaves out what clashes (DATASET.HYGIENE)
 
 
 class MedicalDataset(DatasetBase):
@@ -144,17 +132,9 @@ class MedicalDataset(DatasetBase):
         drawn = any((place / PHANTOM_MARK).is_file() for place in (folder, folder.parent))
         self.is_phantom = self.is_phantom or drawn
         splits = self._ordered(cfg, folder, self.read(folder))
-        return Raw(
-            name=self.name,
-            about_name=self.about_name,
-            folder=folder,
-            task=self.task,
-            class_names=tuple(self.class_names),
-            is_phantom=self.is_phantom,
-            splits=splits,
-            remarks=tuple(self.remarks(folder, splits)),
-            drops=cfg.DATASET.HYGIENE == "drop",
-        )
+        remarks, drops = tuple(self.remarks(folder, splits)), cfg.DATASET.HYGIENE == "drop"
+        names = tuple(self.class_names)
+        return Raw(self.name, self.about_name, folder, self.task, names, self.is_phantom, splits, remarks, drops)
 
     def set_up(self, cfg: CfgNode) -> None:
         """Takes from the configuration what the set is, where the class alone does not state it: name, tasks, bank."""
@@ -268,10 +248,8 @@ class MedicalDataset(DatasetBase):
     def _divide(self, splits: Splits, val_share: float, hashes: Mapping[str, str]) -> Splits:
         if not splits.divided:
             splits = three_way(splits.train, CARVE_SEED, TEST_SHARE, val_share, hashes)
-            sizes = tuple(len(items) for _, items in splits)
-            logger.info(
-                "%s: no official splits; divided by patient into %d train, %d val and %d test", self.name, *sizes
-            )
+            sizes = ", ".join(f"{len(items)} {split}" for split, items in splits)
+            logger.info("%s: no official splits; divided by patient into %s", self.name, sizes)
         elif not splits.val:
             train, val = carve(splits.train, val_share, CARVE_SEED, hashes)
             splits = Splits.of(train, val, splits.test)

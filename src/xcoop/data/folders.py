@@ -51,25 +51,32 @@ def make_once(final: Path, write: Callable[[Path], int]) -> Path:
 
 
 def list_images(folder: Path, deep: bool = False) -> list[str]:
-    """The images below a folder, as sorted relative paths with `/`; stray and hidden files are left out.
+    """The images in a folder (`deep`: or below it), as sorted relative paths with `/`, without stray and hidden files.
 
-    Args:
-        folder: where to look; links are followed.
-        deep: look into sub-folders too.
+    Links are followed.
     """
 
-    def walk(folder: Path, prefix: str, above: frozenset[str]) -> Iterator[str]:
-        here = os.path.realpath(folder)
-        if here in above:  # a link to a folder that it lies in
-            return
-        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-            if entry.is_dir():
-                if deep and not entry.name.startswith((".", "__")):
-                    yield from walk(Path(entry.path), f"{prefix}{entry.name}/", above | {here})
-            elif is_image_name(entry.name) and (entry.is_file() or not os.path.exists(entry.path)):
-                yield prefix + entry.name  # a link to nothing is named later, when it is read; a pipe would never end
+    def is_image(path: str) -> bool:
+        *folders, name = path.split("/")
+        if not is_image_name(name) or any(part.startswith((".", "__")) for part in folders):
+            return False
+        # A link to nothing is named later, when it is read; a pipe would never end.
+        return (folder / path).is_file() or not (folder / path).exists()
 
-    return sorted(walk(folder, "", frozenset()))
+    return sorted(filter(is_image, _files(folder) if deep else os.listdir(folder)))
+
+
+def _files(folder: Path, below: str = "", above: frozenset[str] = frozenset()) -> Iterator[str]:
+    """All that is no folder, as relative paths; a link to a folder that it lies in is not followed."""
+    here = os.path.realpath(folder)
+    if here in above:
+        return
+    for entry in os.scandir(folder):
+        path = posixpath.join(below, entry.name)
+        if entry.is_dir():
+            yield from _files(Path(entry.path), path, above | {here})
+        else:
+            yield path
 
 
 class NameIndex:
@@ -145,16 +152,10 @@ def read_class_folders(
     class_names: Sequence[str],
     keep: Callable[[str], bool] = lambda name: True,
 ) -> list[Item]:
-    """The images of a set that is handed out as a folder for each class.
+    """The images of a set that is handed out as a folder for each class; DatasetError if one is missing or empty.
 
-    Args:
-        folder: that holds the class folders.
-        labels: label of each class folder, by its name.
-        class_names: in label order.
-        keep: whether a file is an image of the class, by its name; the others (masks) are left out.
-
-    Raises:
-        DatasetError: a class folder is missing, or holds no such image.
+    `labels` has the label of each folder by its name, `class_names` are in label order; what is not to `keep`, by its
+    name, is left out (masks).
     """
     items = []
     for name, label in labels.items():
@@ -171,12 +172,9 @@ def read_class_folders(
 def left_out(folder: Path, places: Iterable[str], is_known: Callable[[str], bool]) -> list[Remark]:
     """Says what lies in folders of images and is none of the images that were read.
 
-    Documents that lie directly in the dataset's folder are mentioned, and are no fault.
-
-    Args:
-        folder: of the dataset.
-        places: folders in it, as relative paths; what lies anywhere below them counts.
-        is_known: whether a path, relative to `folder`, is that of an image that was read, or of its companion.
+    Documents that lie directly in the dataset's folder are mentioned, and are no fault. `places` are folders in it, as
+    relative paths; what lies anywhere below them counts. `is_known` tells of a path in it whether it is that of an
+    image that was read, or of its companion.
     """
     remarks = []
     kinds = unread_files(folder, places, is_known)
@@ -196,21 +194,15 @@ def unread_files(
 ) -> dict[str, list[str]]:
     """The unknown files in some folders by their kind: a suffix in small letters, or "" without one."""
 
-    def walk(folder: Path, below: str, above: frozenset[str]) -> Iterator[str]:
-        """All files, those in folders of folders too; of hidden folders only what is called an image."""
-        here = os.path.realpath(folder)
-        if here in above:
-            return
-        for entry in os.scandir(folder):
-            path = posixpath.join(below, entry.name)
-            if entry.is_dir():
-                hidden = entry.name.startswith((".", "__"))
-                inner = walk(Path(entry.path), path, above | {here}) if entry.name != "split_fewshot" else ()
-                yield from (one for one in inner if not hidden or posixpath.splitext(one)[1].lower() in SUFFIXES)
-            elif not NO_DATA.fullmatch(entry.name):
-                yield path
+    def is_data(path: str) -> bool:
+        """Files in hidden folders, too, but of these only what is called an image."""
+        *folders, name = path.split("/")
+        hidden = any(part.startswith((".", "__")) for part in folders)
+        if NO_DATA.fullmatch(name) or "split_fewshot" in folders:
+            return False
+        return not hidden or posixpath.splitext(name)[1].lower() in SUFFIXES
 
-    found = {path for place in places for path in walk(folder / place, place, frozenset())}
+    found = {path for place in places for path in _files(folder / place, place) if is_data(path)}
     kinds: dict[str, list[str]] = defaultdict(list)
     for path in sorted(path for path in found if not is_known(path)):
         kinds[posixpath.splitext(path)[1].lower()].append(path)
@@ -239,29 +231,22 @@ MAX_NAMED = 200  # beyond that the fault is not in single files
 
 @dataclass(frozen=True)
 class Finding:
-    """What is known of one file.
+    """What is known of one file."""
 
-    Attributes:
-        size: bytes.
-        mtime: last modification, in ns.
-        sides: in pixels, the shorter first (a turn swaps them); empty if the image cannot be read.
-        content: SHA-256 (hex) of the upright pixels; empty if no other image had its sides.
-        reason: why the image cannot be read; empty if it can.
-    """
-
-    size: int
-    mtime: int
-    sides: str
-    content: str
-    reason: str
+    size: int  # bytes
+    mtime: int  # last modification, in ns
+    sides: str  # in pixels, the shorter first (a turn swaps them); empty if the image cannot be read
+    content: str  # SHA-256 (hex) of the upright pixels; empty if no other image had its sides
+    reason: str  # why the image cannot be read; empty if it can
 
 
 def survey(folder: Path, paths: Iterable[str]) -> dict[str, Finding]:
-    """What is known of each image, looked up or found out.
+    """What is known of each image, by its path in the dataset's folder: looked up, or found out by one full read.
 
-    Args:
-        folder: of the dataset.
-        paths: of the images, relative to it.
+    Equal images are equal in what a model sees of them: upright, as 8-bit RGB (see `xcoop.utils.images`), whatever the
+    format, the metadata and the turn of the file. One that was compressed anew has other pixels, and is another. Only
+    images whose sides another one has are decoded in full, the others at the coarsest scale. The answers are kept below
+    `cache_dir()`, and asked again only for files whose size or modification time has changed.
     """
     wanted = list(dict.fromkeys(paths))
     known = dict(_known(folder))
@@ -324,25 +309,23 @@ def _store_path(folder: Path) -> Path:
 
 
 def _known(folder: Path) -> dict[str, Finding]:
-    """The stored findings; runs that share a process read the same file once."""
-    path = _store_path(folder)
-    stamp = path.stat().st_mtime_ns if path.is_file() else 0
-    return fact(("survey", path, stamp), lambda: _load(folder))
-
-
-def _load(folder: Path) -> dict[str, Finding]:
     """The stored findings; none if there are none or the file is damaged (they can be found out again)."""
-    try:
-        stored = read_json(_store_path(folder))
+    path = _store_path(folder)
+
+    def load() -> dict[str, Finding]:
+        stored = read_json(path)
         if stored.get("sha256") != _sha256(stored["files"]):
             raise ValueError("its findings are not those that were written")
         if any([type(value) for value in row] != [int, int, str, str, str] for row in stored["files"].values()):
             raise TypeError("a row is no finding")
         return {path: Finding(*row) for path, row in stored["files"].items()}
-    except FileNotFoundError:
+
+    try:
+        return fact(("survey", path, path.stat().st_mtime_ns), load)  # runs that share a process read it once
+    except (FileNotFoundError, NotADirectoryError):
         return {}
     except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
-        logger.warning("%s is damaged and made anew (%s)", _store_path(folder), error)
+        logger.warning("%s is damaged and made anew (%s)", path, error)
         return {}
 
 

@@ -16,11 +16,11 @@ import posixpath
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from xcoop.utils.console import unknown
 from xcoop.utils.files import atomic_write_text, cache_dir, require_ours, unused, writable
 
 SPLITS = ("train", "val", "test")
@@ -30,43 +30,30 @@ EXAMPLES = 3  # of what is found, in a message
 
 @dataclass(frozen=True)
 class Remark:
-    """What a reader says of how it read a dataset, or of what it left unread.
-
-    Attributes:
-        matters: whether something may be missing or mistaken; else it is for information.
-    """
+    """What a reader says of how it read a dataset, or of what it left unread."""
 
     text: str
-    matters: bool = False
+    matters: bool = False  # something may be missing or mistaken; else it is for information
 
 
 @dataclass(frozen=True, order=True)
 class Item:
-    """One labelled image.
+    """One labelled image."""
 
-    Attributes:
-        path: relative to the dataset's folder, with `/` on every system.
-        patient: who is shown (any id that is unique in the dataset); empty if unknown.
-    """
-
-    path: str
+    path: str  # relative to the dataset's folder, with `/` on every system
     label: int
     classname: str
-    patient: str = ""
+    patient: str = ""  # who is shown (any id that is unique in the dataset); empty if unknown
 
 
 @dataclass(frozen=True)
 class Splits:
-    """Training, validation and test items, each sorted by path.
-
-    Attributes:
-        divided: false for a set without official splits, whose items all stand in `train`.
-    """
+    """Training, validation and test items, each sorted by path."""
 
     train: tuple[Item, ...]
     val: tuple[Item, ...]
     test: tuple[Item, ...]
-    divided: bool = True
+    divided: bool = True  # false for a set without official splits, whose items all stand in `train`
 
     @classmethod
     def of(cls, train: Iterable[Item], val: Iterable[Item], test: Iterable[Item]) -> Splits:
@@ -106,34 +93,21 @@ def shown_some(texts: Iterable[str], limit: int = EXAMPLES) -> str:
 
 @dataclass(frozen=True)
 class Clash:
-    """One item that repeats something of an item seen before.
-
-    Attributes:
-        split: where the item stands.
-        other_split: where the item seen before stands.
-        kind: `path`, `content` or `patient`.
-        dropped: whether the item was left out.
-    """
+    """One item of a split that repeats something of another item, seen before in the same split or another."""
 
     split: str
     other_split: str
-    kind: str
+    kind: str  # path, content or patient
     item: Item
     other: Item
-    dropped: bool
+    dropped: bool  # whether the item was left out
 
 
 def clean(splits: Splits, hashes: Mapping[str, str], drop: bool = True) -> tuple[Splits, list[Clash]]:
     """The splits without what stands in two of them, or twice in train or val.
 
-    Args:
-        splits: of the dataset.
-        hashes: content hash of each path, of the upright pixels as RGB (`xcoop.data.folders`): an image that was
-            compressed anew has another. A path without one is compared by path and patient alone.
-        drop: False: the clashes are found, and everything stays.
-
-    Returns:
-        The splits (test as it was), and every clash that was found.
+    `hashes` has the content hash of each path (see `xcoop.data.folders.survey`); a path without one is compared by path
+    and patient alone. Test stays as it was; without `drop`, all do. Returns the splits and every clash that was found.
     """
     first: dict[tuple[str, str], tuple[str, Item]] = {}  # kind and value -> split and item that have it first
     kept: dict[str, list[Item]] = {}
@@ -189,22 +163,15 @@ Thing = TypeVar("Thing")
 MAX_VAL_SHOTS = 4  # as in CoOp: a few-shot learner has no large validation set
 ALL_VAL = -1
 TOLERANCE = 1e-6  # images: 0.1 / 0.7 of 7 is one, whatever the rounding
-SUBSAMPLES = ("all", "base", "new")
 MAX_NAMED = 5
 
 
 def few_shot(splits: Splits, shots: int, seed: int, salt: str, val_shots: int = 0) -> Splits:
     """K training and min(K, 4) validation items a class; all of a class that has fewer. Test stays whole.
 
-    Fewer than one shot leaves nothing out. `salt` is the dataset's name and task; `val_shots` another number of
-    validation items a class (0: min(K, 4); `ALL_VAL`: all; ValueError below that).
+    `salt` is the dataset's name and task; `val_shots` another number of validation items a class (0: min(K, 4);
+    `ALL_VAL`: all).
     """
-    if val_shots < ALL_VAL:
-        raise ValueError(
-            f"DATASET.VAL_SHOTS must be -1 (all), 0 (min(shots, {MAX_VAL_SHOTS})) or more, not {val_shots}"
-        )
-    if shots < 1:
-        return splits
     wanted = val_shots or min(shots, MAX_VAL_SHOTS)
     train = _take(splits.train, shots, f"{salt}|train|{seed}")
     val = splits.val if wanted == ALL_VAL else _take(splits.val, wanted, f"{salt}|val|{seed}")
@@ -236,11 +203,8 @@ def _ranked(things: Iterable[Thing], salt: str, name: Callable[[Thing], str]) ->
 def subsample_classes(splits: Splits, which: str) -> Splits:
     """All classes, or the base or new half of them, relabelled from 0 (CoOp's rule).
 
-    Base classes are the first ceil(n / 2) labels of train, the new ones the rest. ValueError for an unknown word, or if
-    there are no such classes.
+    Base classes are the first ceil(n / 2) labels of train, the new ones the rest. ValueError if there are none.
     """
-    if which not in SUBSAMPLES:
-        raise ValueError(f"DATASET.SUBSAMPLE_CLASSES: {unknown('choice', which, SUBSAMPLES)}")
     if which == "all":
         return splits
     labels = sorted({item.label for item in splits.train})
@@ -256,13 +220,9 @@ def subsample_classes(splits: Splits, which: str) -> Splits:
 def carve(
     items: Sequence[Item], fraction: float, seed: int, hashes: Mapping[str, str]
 ) -> tuple[list[Item], list[Item]]:
-    """Training items parted into train and validation, by patient and stratified by class.
+    """Training items parted into train and validation, by patient and stratified by class; see `three_way`.
 
-    Items of one patient, or of one content, stay together. Each class gives whole patients until at least
-    `fraction` of its images are reached, and keeps at least one patient.
-
-    Returns the items left for training, and those for validation. `fraction` lies in (0, 1); `hashes` has the content
-    hash of each path, or of some.
+    Each class gives whole patients until at least `fraction` (in (0, 1)) of its images are reached.
     """
     if not 0 < fraction < 1:
         raise ValueError(f"the share of the images carved for validation must lie between 0 and 1, not {fraction}")
@@ -340,13 +300,11 @@ def cached_place(folder: Path, kind: str) -> Path:
 
 
 def record(splits: Splits, folder: Path, facts: Mapping[str, object], name: str) -> Path | None:
-    """Writes a few-shot subset as JSON beside the data, or below the cache if the data cannot be written to.
+    """Writes train and val of a few-shot subset, after `facts`, as JSON beside the data, or below the cache.
 
     The file is a record, never an input: the subset follows from data, shots and seed. One that says otherwise (made
     from other data, edited or damaged) is replaced, with a warning; what does not look like a record is kept beside it.
-
-    Returns where it lies; None if it could not be written anywhere. Train and val are written, after the `facts`:
-    dataset, task, shots, seed and the digest of the full splits.
+    Returns where it lies; None if it could not be written anywhere.
     """
     rows = {split: [[i.path, i.label, i.classname] for i in items] for split, items in splits if split != "test"}
     text = json.dumps({"schema": 1, **facts, **rows}, indent=1, ensure_ascii=False) + "\n"
@@ -359,19 +317,15 @@ def record(splits: Splits, folder: Path, facts: Mapping[str, object], name: str)
 def write_first(beside: Path, cached: Path, name: str, text: str) -> Path | None:
     """Writes a text beside the data, else below the cache; where, or None if neither takes it."""
     for path in (beside / name, cached / name) if writable(beside) else (cached / name,):
-        try:
+        with suppress(OSError):
             _write_record(path, text)
-        except OSError as error:
-            logger.debug("cannot write %s (%s)", path, error)
-        else:
             return path
     return None
 
 
 def _write_record(path: Path, text: str) -> None:
-    data = text.encode("utf-8", "surrogateescape")
     if os.path.lexists(path):
-        if path.is_file() and path.read_bytes() == data:
+        if path.is_file() and path.read_bytes() == text.encode():
             return
         logger.warning("%s does not fit the data, shots and seed (stale, edited or damaged); it is replaced", path)
         try:
