@@ -10,12 +10,12 @@ from yacs.config import CfgNode
 
 from xcoop.config.plugins import register_dataset
 from xcoop.data.dataset import FamilyDataset
+from xcoop.data.folders import name_some
 from xcoop.data.splits import SPLITS, Item, Splits
 from xcoop.utils.console import DatasetError, shown
 from xcoop.utils.reading import MOST_JSON, parse_json, read_bytes
 
 MARK = "_BiomedCoOp"  # ends the name of a set that another format has as well; no folder has it
-MAX_NAMED = 5
 
 
 @register_dataset()
@@ -48,10 +48,9 @@ class BiomedCoOp(FamilyDataset):
             )
         paths = [item.path for item in splits.all()]
         if absent := [path for path in paths if not (folder / path).is_file()]:
-            few = "\n".join(f"  {path}" for path in absent[:MAX_NAMED])
-            more = f"\n  ... and {len(absent) - MAX_NAMED} more" if len(absent) > MAX_NAMED else ""
+            few = name_some(absent, 5)
             raise DatasetError(
-                f"{len(absent)} of the {len(paths)} images that {source} lists are not in {folder}:\n{few}{more}"
+                f"{len(absent)} of the {len(paths)} images that {source} lists are not in {folder}: {few}"
             )
         return splits
 

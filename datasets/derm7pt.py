@@ -38,13 +38,8 @@ LABELS = {
 }
 
 CONCEPTS = (
-    "pigment_network",
-    "streaks",
-    "pigmentation",
-    "regression_structures",
-    "dots_and_globules",
-    "blue_whitish_veil",
-    "vascular_structures",
+    *("pigment_network", "streaks", "pigmentation", "regression_structures", "dots_and_globules"),
+    *("blue_whitish_veil", "vascular_structures"),
 )
 
 
@@ -52,7 +47,6 @@ CONCEPTS = (
 class Case:
     """What is read of one row of meta.csv."""
 
-    diagnosis: str
     group: str
     image: str
     case_id: str
@@ -73,44 +67,32 @@ class Derm7pt(MedicalDataset):
     tasks = {  # noqa: RUF012 - the engine's base class is untyped
         "mel-vs-nev": ("nevus", "melanoma"),
         "mel-vs-rest": ("non-melanoma lesion", "melanoma"),
-        "five-groups": (
-            "basal cell carcinoma",
-            "nevus",
-            "melanoma",
-            "miscellaneous lesion",
-            "seborrheic keratosis",
-        ),
+        "five-groups": ("basal cell carcinoma", "nevus", "melanoma", "miscellaneous lesion", "seborrheic keratosis"),
     }
 
     def find(self, cfg: CfgNode) -> Path:
         """The folder that holds `meta/` and `images/`: `release_v0`, or the folder above it."""
         places = self.places(cfg, "derm7pt", "")
-        candidates = [place / below for place in places for below in ("release_v0", "")]
-        for folder in candidates:
-            if (folder / META).is_file():
-                return folder
-        raise self.missing([folder / META for folder in candidates])
+        return self.first_holding([place / below for place in places for below in ("release_v0", "")], META)
 
     def read(self, folder: Path) -> Splits:
         """The cases of the task's groups, in the splits of the index files."""
         cases = read_cases(folder / META)
         rows = {split: read_indexes(folder / name, len(cases)) for split, name in INDEXES.items()}
         paths, labels = find_images(folder, cases), LABELS[self.task]
-        items = [
-            Item(path, labels[case.group], self.class_names[labels[case.group]], case.case_id)
+        items = {
+            row: Item(path, labels[case.group], self.class_names[labels[case.group]], case.case_id)
+            for row, (case, path) in enumerate(zip(cases, paths, strict=True))
             if case.group in labels
-            else None
-            for case, path in zip(cases, paths, strict=True)
-        ]
-        train, val, test = ([item for i in rows[split] if (item := items[i])] for split in INDEXES)
-        return Splits.of(train, val, test)
+        }
+        return Splits.of(*([items[row] for row in rows[split] if row in items] for split in INDEXES))
 
     def concept_labels(self, folder: Path) -> dict[str, dict[str, str]]:
         """The seven criteria of the checklist for every case, with the values of meta.csv."""
         rows = read_csv(folder / META, CONCEPTS)
         paths = find_images(folder, read_cases(folder / META))
         return {
-            path: {name: row[name].strip().lower() for name in CONCEPTS if row[name].strip()}
+            path: {name: row[name].lower() for name in CONCEPTS if row[name]}
             for path, row in zip(paths, rows, strict=True)
         }
 
@@ -128,15 +110,14 @@ def read_cases(path: Path) -> list[Case]:
         DatasetError: a column is missing, or a diagnosis is unknown; all unknown ones are named.
     """
     rows = read_csv(path, ("diagnosis", "derm", "case_id"))
-    cases = [Case(row["diagnosis"], group_of(row["diagnosis"]) or "", row["derm"], row["case_id"]) for row in rows]
-    if unknown := sorted({case.diagnosis for case in cases if not case.group}):
+    if unknown := sorted({row["diagnosis"] for row in rows if not group_of(row["diagnosis"])}):
         raise DatasetError(
             f"{path}: unknown diagnoses {unknown}; known: every one with 'melanoma', {', '.join(sorted(GROUP_OF))}"
         )
-    for line, case in enumerate(cases, start=2):
-        if not case.image or not case.case_id:
+    for line, row in enumerate(rows, start=2):
+        if not row["derm"] or not row["case_id"]:
             raise DatasetError(f"{path}, line {line}: the columns 'derm' and 'case_id' must not be empty")
-    return cases
+    return [Case(group_of(row["diagnosis"]) or "", row["derm"], row["case_id"]) for row in rows]
 
 
 def read_indexes(path: Path, count: int) -> list[int]:
@@ -147,7 +128,7 @@ def read_indexes(path: Path, count: int) -> list[int]:
     """
     if not path.is_file():
         raise DatasetError(f"{path} is missing: it holds the rows of one split, in one column 'indexes'")
-    values = [row["indexes"].strip() for row in read_csv(path, ("indexes",))]
+    values = [row["indexes"] for row in read_csv(path, ("indexes",))]
     if bad := [value for value in values if not (value.isascii() and value.isdigit() and int(value) < count)]:
         raise DatasetError(f"{path}: {bad} are no row positions of meta.csv (0 to {count - 1})")
     return [int(value) for value in values]

@@ -18,7 +18,7 @@ from yacs.config import CfgNode
 from xcoop.concepts.bank import same_name
 from xcoop.config.plugins import register_dataset
 from xcoop.data.dataset import TEST_SHARE, MedicalDataset
-from xcoop.data.folders import NameIndex, left_out, list_images, shown_kinds, unread_files
+from xcoop.data.folders import NameIndex, left_out, list_images, name_some, shown_kinds, unread_files
 from xcoop.data.owntable import PERSON, Row, read_rows, split_of
 from xcoop.data.splits import SPLITS, Item, Remark, Splits, cached_place, shown_some, three_way, write_first
 from xcoop.utils.console import DatasetError, escaped
@@ -28,6 +28,17 @@ logger = logging.getLogger(__name__)
 
 BANK = "concepts.yaml"  # in the folder: the concept bank of its classes
 TASK = "classes"
+TABLES = (".csv", ".tsv")
+PATIENT = re.compile(rf"(?:{PERSON}|sub)[ _.-]*\d+", re.IGNORECASE)  # a directory of one patient's images
+SIDE = re.compile(r"(.+?)[ _.-](?:left|right|l|r|os|od)", re.IGNORECASE)  # a pair of eyes, hands, breasts
+MASK = re.compile(
+    r"(.+?)[ _.-]*(?:mask|segmentation|seg|groundtruth|gt|annotation|superpixels)[ _.-]*\d*", re.IGNORECASE
+)
+MASKS = re.compile(
+    r"(?:binary|lesion|lung|image|ground|roi)?[ _.-]*(?:masks?|segmentations?|truths?|annotations?|superpixels)",
+    re.IGNORECASE,
+)
+MAX_NAMED = 5
 
 
 @register_dataset()
@@ -81,41 +92,18 @@ class Folder(MedicalDataset):
     def _divide(self, splits: Splits, val_share: float, hashes: Mapping[str, str]) -> Splits:
         if splits.divided:
             return super()._divide(splits, val_share, hashes)
-        recipe = Recipe(self._seed, TEST_SHARE, val_share)
-        return made_split(splits.train, recipe, hashes, self._own.folder, self._own.table)
-
-
-TABLES = (".csv", ".tsv")
-PATIENT = re.compile(rf"(?:{PERSON}|sub)[ _.-]*\d+", re.IGNORECASE)  # a directory of one patient's images
-SIDE = re.compile(r"(.+?)[ _.-](?:left|right|l|r|os|od)", re.IGNORECASE)  # a pair of eyes, hands, breasts
-NO_CLASSES = frozenset({"split_fewshot"})  # directories that are written here
-MASK = re.compile(
-    r"(.+?)[ _.-]*(?:mask|segmentation|seg|groundtruth|gt|annotation|superpixels)[ _.-]*\d*", re.IGNORECASE
-)
-MASKS = re.compile(
-    r"(?:binary|lesion|lung|image|ground|roi)?[ _.-]*(?:masks?|segmentations?|truths?|annotations?|superpixels)",
-    re.IGNORECASE,
-)
-MAX_NAMED = 5
+        return made_split(splits.train, self._own, self._seed, val_share, hashes)
 
 
 @dataclass(frozen=True)
 class Own:
-    """What was found.
+    """What was found."""
 
-    Attributes:
-        folder: the paths of the items are relative to it.
-        classes: in label order: sorted, by value if all are numbers.
-        splits: undivided if no split is stated.
-        table: the name of the table without its suffix; empty for directories.
-        remarks: on how it was read.
-    """
-
-    folder: Path
-    classes: tuple[str, ...]
-    splits: Splits
-    table: str = ""
-    remarks: tuple[Remark, ...] = ()
+    folder: Path  # the paths of the items are relative to it
+    classes: tuple[str, ...]  # in label order: sorted, by value if all are numbers
+    splits: Splits  # undivided if no split is stated
+    table: str  # the name of the table without its suffix; empty for directories
+    remarks: tuple[Remark, ...]  # on how it was read
 
 
 def read_own(place: Path, wanted: Sequence[str] = ()) -> Own:
@@ -183,7 +171,8 @@ def read_directories(folder: Path) -> list[Row]:
 
 def _directories(folder: Path) -> list[str]:
     entries = (entry for entry in os.scandir(folder) if entry.is_dir())
-    return sorted(e.name for e in entries if not e.name.startswith((".", "__")) and e.name not in NO_CLASSES)
+    names = (entry.name for entry in entries if not entry.name.startswith((".", "__")))
+    return sorted(name for name in names if name != "split_fewshot")  # which is written here
 
 
 def _as_on_disk(table: Path, rows: Sequence[Row], remarks: list[Remark]) -> list[Row]:
@@ -201,11 +190,10 @@ def _as_on_disk(table: Path, rows: Sequence[Row], remarks: list[Remark]) -> list
     except DatasetError as error:
         raise DatasetError(f"{table}: {error}") from error
     if absent := [row for row, path in zip(rows, found, strict=True) if path is None]:
-        shown = "".join(f"\n  line {row.line}: {row.path}" for row in absent[:MAX_NAMED])
-        more = f"\n  ... and {len(absent) - MAX_NAMED} more" if len(absent) > MAX_NAMED else ""
+        shown = name_some([f"line {row.line}: {row.path}" for row in absent], MAX_NAMED)
         raise DatasetError(
             f"{len(absent)} of the {len(rows)} images that {table} lists are not there; paths are relative to "
-            f"{folder}:{shown}{more}"
+            f"{folder}: {shown}"
         )
     other = [(row, path) for row, path in zip(rows, found, strict=True) if path and path != row.path]
     first, path = other[0]
@@ -291,50 +279,38 @@ def _splits(source: Path, rows: Sequence[Row], classes: Sequence[str]) -> Splits
     return Splits.of(by_split["train"], by_split["val"], by_split["test"])
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How a split is made: the seed, and the shares of the images of each class."""
+def made_split(items: Sequence[Item], own: Own, seed: int, val_share: float, hashes: Mapping[str, str]) -> Splits:
+    """The split of undivided images: made once (see `three_way`), written down, and reused until it is removed.
 
-    seed: int
-    test: float
-    val: float
-
-
-def made_split(
-    items: Sequence[Item], recipe: Recipe, hashes: Mapping[str, str], folder: Path, table: str = ""
-) -> Splits:
-    """The split of a user's own images: made once (see `three_way`), written down, and reused until it is removed.
-
-    The file lies in the folder of the images, or below the cache if nothing can be written there. Each `table` that
+    The file lies in the folder of the images, or below the cache if nothing can be written there. Each table that
     lists images has a split of its own.
 
     Raises:
         DatasetError: the file is damaged, or images were added or removed since it was written.
     """
-    name = f"{table}.split-seed_{recipe.seed}.json" if table else f"split-seed_{recipe.seed}.json"
-    cached = cached_place(folder, "splits")
-    for path in (folder / name, cached / name):
+    name = f"{own.table}.split-seed_{seed}.json" if own.table else f"split-seed_{seed}.json"
+    cached, shares = cached_place(own.folder, "splits"), {"test_share": TEST_SHARE, "val_share": val_share}
+    for path in (own.folder / name, cached / name):
         if path.is_file():
-            return _reused(path, items, recipe)
-    splits = three_way(items, recipe.seed, recipe.test, recipe.val, hashes)
-    rows = {split: [item.path for item in own] for split, own in splits}
-    facts = {"schema": 1, "seed": recipe.seed, "test_share": recipe.test, "val_share": recipe.val}
-    if written := write_first(folder, cached, name, json.dumps({**facts, **rows}, indent=1) + "\n"):
-        logger.info("no split is stated; one was made (seed %d) and written to %s", recipe.seed, written)
+            return _reused(path, items, shares)
+    splits = three_way(items, seed, TEST_SHARE, val_share, hashes)
+    rows = {split: [item.path for item in part] for split, part in splits}
+    text = json.dumps({"schema": 1, "seed": seed, **shares, **rows}, indent=1) + "\n"
+    if written := write_first(own.folder, cached, name, text):
+        logger.info("no split is stated; one was made (seed %d) and written to %s", seed, written)
     else:
         logger.warning("the split could not be written down; it stays the same as long as the images do")
     return splits
 
 
-def _reused(path: Path, items: Sequence[Item], recipe: Recipe) -> Splits:
+def _reused(path: Path, items: Sequence[Item], shares: Mapping[str, float]) -> Splits:
     try:
         tree = read_json(path)
         images = [image for split in SPLITS for image in tree[split]]
-        whole = all(isinstance(image, str) for image in images) and len(set(images)) == len(images)
+        if not all(isinstance(image, str) for image in images) or len(set(images)) < len(images):
+            raise ValueError("an image stands twice, or is no path")
     except (ValueError, KeyError, TypeError) as error:
         raise DatasetError(f"{path} is damaged ({error}): restore it, or delete it for a new split") from error
-    if not whole:
-        raise DatasetError(f"{path} is damaged (an image stands twice, or is no path): restore or delete it")
     by_path = {item.path: item for item in items}
     spelt = {unicodedata.normalize("NFC", path): path for path in by_path}  # the file may come from another system
     divided = {
@@ -356,7 +332,7 @@ def _reused(path: Path, items: Sequence[Item], recipe: Recipe) -> Splits:
             "It is not remade by itself: figures would no longer compare. To have a new one made, delete that file, or "
             "set DATASET.SPLIT_SEED to another number."
         )
-    if (tree.get("test_share"), tree.get("val_share")) != (recipe.test, recipe.val):
+    if any(tree.get(key) != share for key, share in shares.items()):
         logger.warning("%s was made with other shares; it is used as it is. Delete it to have it made anew", path)
     logger.info("the split of %s is used", path)
     return Splits.of(*([by_path[image] for image in divided[split]] for split in SPLITS))

@@ -42,13 +42,8 @@ class ISIC2018(MedicalDataset):
     concept_bank = "isic2018"
     tasks = {  # noqa: RUF012 - the engine's base class is untyped
         "seven-classes": (
-            "melanoma",
-            "melanocytic nevus",
-            "basal cell carcinoma",
-            "actinic keratosis",
-            "benign keratosis",
-            "dermatofibroma",
-            "vascular lesion",
+            *("melanoma", "melanocytic nevus", "basal cell carcinoma", "actinic keratosis", "benign keratosis"),
+            *("dermatofibroma", "vascular lesion"),
         )
     }
 
@@ -65,13 +60,11 @@ class ISIC2018(MedicalDataset):
         return Splits.undivided(self._items(folder, "", metadata, read_metadata(metadata)))
 
     def _official(self, folder: Path) -> Splits:
-        parts: dict[str, list[Item]] = {}
-        for part in ("Training", "Validation", "Test"):
-            parts[part] = []
+        parts: dict[str, list[Item]] = {"Training": [], "Validation": [], "Test": []}
+        for part in parts:
             if truth := first_file(folder, truths(part)):
                 cases = read_truth(truth)
-                if part == "Training":
-                    cases = with_lesions(cases, folder)
+                cases = with_lesions(cases, folder) if part == "Training" else cases
                 parts[part] = self._items(folder, f"ISIC2018_Task3_{part}_Input/", truth, cases)
         if not parts["Test"]:
             raise DatasetError(
@@ -83,7 +76,7 @@ class ISIC2018(MedicalDataset):
                 f"{folder} has no Validation part, and without {LESIONS} none can be carved from train by lesion: "
                 "fetch either"
             )
-        return Splits.of(parts["Training"], parts["Validation"], parts["Test"])
+        return Splits.of(*parts.values())
 
     def _items(self, folder: Path, below: str, table: Path, cases: list[Case]) -> list[Item]:
         paths = StemIndex(folder / below).find_all([case.image for case in cases], table)
@@ -113,7 +106,7 @@ def read_truth(path: Path) -> list[Case]:
     """
     cases = []
     for line, row in enumerate(read_csv(path, ("image", *DIAGNOSES)), start=2):
-        values = {name: row[name].strip() for name in DIAGNOSES}
+        values = {name: row[name] for name in DIAGNOSES}
         held = [name for name, value in values.items() if value in ("1", "1.0")]
         if len(held) != 1 or any(value not in ("0", "0.0") for name, value in values.items() if name not in held):
             raise DatasetError(f"{path}, line {line}: one diagnosis must be 1 and the others 0, not {values}")
@@ -130,10 +123,10 @@ def read_metadata(path: Path) -> list[Case]:
     with path.open("rb") as file:
         delimiter = "\t" if b"\t" in file.readline() else ","
     rows = read_csv(path, ("lesion_id", "image_id", "dx"), delimiter)
-    if unknown := sorted({row["dx"] for row in rows if row["dx"].strip().upper() not in DIAGNOSES}):
+    if unknown := sorted({row["dx"] for row in rows if row["dx"].upper() not in DIAGNOSES}):
         raise DatasetError(f"{path}: unknown diagnoses {unknown}; known: {', '.join(DIAGNOSES).lower()}")
     return [
-        Case(_filled(row, "image_id", path, line), row["dx"].strip().upper(), _filled(row, "lesion_id", path, line))
+        Case(_filled(row, "image_id", path, line), row["dx"].upper(), _filled(row, "lesion_id", path, line))
         for line, row in enumerate(rows, start=2)
     ]
 
@@ -147,13 +140,13 @@ def with_lesions(cases: list[Case], folder: Path) -> list[Case]:
     path = folder / LESIONS
     if not path.is_file():
         return cases
-    lesions = {row["image"].strip(): row["lesion_id"].strip() for row in read_csv(path, ("image", "lesion_id"))}
+    lesions = {row["image"]: row["lesion_id"] for row in read_csv(path, ("image", "lesion_id"))}
     if lost := [case.image for case in cases if not lesions.get(case.image)]:
         raise DatasetError(f"{path}: no lesion for {len(lost)} of {len(cases)} training images, {lost[0]} the first")
     return [Case(case.image, case.diagnosis, lesions[case.image]) for case in cases]
 
 
 def _filled(row: Mapping[str, str], column: str, path: Path, line: int) -> str:
-    if not row[column].strip():
+    if not row[column]:
         raise DatasetError(f"{path}, line {line}: the column {column!r} must not be empty")
-    return row[column].strip()
+    return row[column]

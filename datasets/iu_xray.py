@@ -77,16 +77,14 @@ def read_tables(folder: Path) -> list[Report]:
     Raises:
         DatasetError: a column is missing, or an image belongs to no report.
     """
-    images: dict[str, list[str]] = {row["uid"]: [] for row in read_csv(folder / REPORTS, ("uid", "MeSH"))}
+    rows = read_csv(folder / REPORTS, ("uid", "MeSH"))
+    images: dict[str, list[str]] = {row["uid"]: [] for row in rows}
     for line, row in enumerate(read_views(folder / VIEWS), start=2):
         if row["uid"] not in images:
             raise DatasetError(f"{folder / VIEWS}, line {line}: {REPORTS} has no report {row['uid']!r}")
         if _is_frontal(row):
             images[row["uid"]].append(row["filename"])
-    return [
-        Report(row["uid"], _headings(row["MeSH"].split(";")), tuple(images[row["uid"]]))
-        for row in read_csv(folder / REPORTS, ("uid", "MeSH"))
-    ]
+    return [Report(row["uid"], _headings(row["MeSH"].split(";")), tuple(images[row["uid"]])) for row in rows]
 
 
 def read_views(path: Path) -> list[dict[str, str]]:

@@ -24,14 +24,8 @@ LABELS = {
 
 SYMMETRY = {"0": "fully symmetric", "1": "symmetric in one axis", "2": "fully asymmetric"}
 FINDING = {"A": "absent", "P": "present", "T": "typical", "AT": "atypical"}
-CRITERIA = {  # in the order of the table
-    "asymmetry": SYMMETRY,
-    "pigment_network": FINDING,
-    "dots_and_globules": FINDING,
-    "streaks": FINDING,
-    "regression_areas": FINDING,
-    "blue_whitish_veil": FINDING,
-}
+FINDINGS = ("pigment_network", "dots_and_globules", "streaks", "regression_areas", "blue_whitish_veil")
+CRITERIA = {"asymmetry": SYMMETRY, **dict.fromkeys(FINDINGS, FINDING)}  # in the order of the table
 
 
 @dataclass(frozen=True)

@@ -62,16 +62,15 @@ class Pneumonia(MedicalDataset):
         files = list_images(place)
         if not files:
             raise DatasetError(f"{place} holds no images")
-        labels = [FOLDERS.index(name)] * len(files)
+        labels = dict.fromkeys(files, FOLDERS.index(name))
         if name == "PNEUMONIA" and self.task == "three-class":
-            causes = [cause_of(file) for file in files]
-            if unknown := [file for file, cause in zip(files, causes, strict=True) if not cause]:
+            if unknown := [file for file in files if not cause_of(file)]:
                 told = ", ".join(unknown)
                 raise DatasetError(f"{place}: no cause ('person1_bacteria_2.jpeg') in the names {told}")
-            labels = [CAUSES[cause] for cause in causes]
+            labels = {file: CAUSES[cause_of(file)] for file in files}
         return [
             Item(f"{split}/{name}/{file}", label, self.class_names[label], patient_of(file))
-            for file, label in zip(files, labels, strict=True)
+            for file, label in labels.items()
         ]
 
 

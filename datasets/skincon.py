@@ -93,8 +93,7 @@ class SkinCon(MedicalDataset):
         part, source = self.part, folder / self.part.annotations
         rows, table = read_annotations(source), find_table(folder, self.part)
         groups = {
-            Path(row[part.name].strip()).stem: row[part.group].strip().lower()
-            for row in read_csv(table, (part.name, part.group))
+            Path(row[part.name]).stem: row[part.group].lower() for row in read_csv(table, (part.name, part.group))
         }
         if unknown := sorted(set(groups.values()) - set(part.labels)):
             raise DatasetError(f"{table}: unknown values {unknown} of {part.group!r}; known: {', '.join(part.labels)}")
@@ -129,13 +128,13 @@ def read_annotations(path: Path) -> dict[str, dict[str, str]]:
     """
     rows = {}
     for line, row in enumerate(read_csv(path, (IMAGE, FLAG)), start=2):
-        marks = {name: value.strip() for name, value in row.items() if name and name != IMAGE}
+        marks = {name: value for name, value in row.items() if name and name != IMAGE}
         if wrong := {name: value for name, value in marks.items() if value not in MARKS}:
             raise DatasetError(f"{path}, line {line}: marks are 0 or 1, not {wrong}")
-        if not row[IMAGE].strip():
+        if not row[IMAGE]:
             raise DatasetError(f"{path}, line {line}: the column {IMAGE!r} must not be empty")
         if marks.pop(FLAG) == "0":
-            rows[row[IMAGE].strip()] = {name: MARKS[value] for name, value in marks.items()}
+            rows[row[IMAGE]] = {name: MARKS[value] for name, value in marks.items()}
     return rows
 
 

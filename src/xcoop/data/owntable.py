@@ -70,19 +70,13 @@ MAX_NAMED = 5
 
 @dataclass(frozen=True)
 class Row:
-    """One image.
+    """One image."""
 
-    Attributes:
-        path: relative to the folder, with `/`.
-        split: train, val or test; empty if none is stated.
-        line: of the table, from 1; 0 where there is no table.
-    """
-
-    path: str
+    path: str  # relative to the folder, with `/`
     label: str
-    split: str = ""
+    split: str = ""  # train, val or test; empty if none is stated
     patient: str = ""
-    line: int = 0
+    line: int = 0  # of the table, from 1; 0 where there is no table
 
 
 def split_of(word: str) -> str:
@@ -94,10 +88,8 @@ def split_of(word: str) -> str:
 def read_rows(table: Path, classes: Sequence[str] = ()) -> tuple[list[Row], list[Remark]]:
     """The rows of a table, and what has to be said of its columns.
 
-    Args:
-        table: a CSV file; see `read_table`.
-        classes: that are wanted, if any are stated: then a column that holds just these is the label, labels that
-            look like lists are taken as they are, and of columns of 0 and 1 only those of these names are labels.
+    If `classes` are stated, a column that holds just these is the label, labels that look like lists are taken as they
+    are, and of columns of 0 and 1 only those of these names are labels.
 
     Raises:
         DatasetError: a column is missing, or more than one may be meant; a row without label, with a path that leads
@@ -138,13 +130,7 @@ def read_rows(table: Path, classes: Sequence[str] = ()) -> tuple[list[Row], list
 
 
 class _Table:
-    """A table whose columns are asked for what they mean.
-
-    Attributes:
-        header: all columns.
-        filled: those that are not empty.
-        lines: with "" for what programmes write into an empty cell.
-    """
+    """A table whose columns are asked for what they mean."""
 
     def __init__(self, path: Path, classes: Sequence[str]) -> None:
         self.path, self.classes = path, classes
@@ -156,7 +142,7 @@ class _Table:
             for line in lines
         ]
         self._values = {name: {line.cells[name] for line in self.lines} for name in self.header}
-        self.filled = [name for name in self.header if self._values[name] - {""}]
+        self.filled = [name for name in self.header if self._values[name] - {""}]  # columns that are not empty
 
     def only(self, role: str, found: Sequence[str], hint: str = "") -> str:
         """The one of these columns, or ""."""
