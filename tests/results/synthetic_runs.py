@@ -89,17 +89,9 @@ def write_cell(
     tag: str = "",
     **facts: Any,
 ) -> Path:
-    """Records the seeds of one cell below an output root.
+    """Records the seeds of one cell below an output root; `right` are the images that each seed gets right.
 
-    Args:
-        out: the output root.
-        dataset: the folder's name.
-        method: the trainer.
-        shots: None for a method that uses none.
-        right: by seed, the numbers of the images that it gets right.
-        cfg: of the method.
-        tag: of its folder.
-        facts: of each run, see `write_one`.
+    `shots` is None for a method that uses none; `tag` is of its folder, `facts` are those of `write_one`.
     """
     name = f"{cfg}{f'__{tag}' if tag else ''}" if shots is None else "_".join(filter(None, [cfg, f"{shots}shots", tag]))
     for seed, good in right.items():
@@ -119,19 +111,9 @@ def write_one(
     subsample: str = "all",
     several: bool = False,
 ) -> Path:
-    """Records one run of two classes in turn.
+    """Records one run of two classes in turn; `good` are the images that it gets right.
 
-    Args:
-        folder: of the run.
-        dataset: its name.
-        method: the trainer.
-        shots: None for a method that uses none.
-        seed: of the run.
-        good: the numbers of the images that it gets right.
-        phantom: whether the images are drawn.
-        images: how many there are.
-        subsample: which classes.
-        several: whether two images are of one patient.
+    `phantom`: whether the images are drawn; `several`: whether two images are of one patient.
     """
     folder.mkdir(parents=True)
     cfg = config(folder, "DATASET.SUBSAMPLE_CLASSES", subsample, trainer=method, shots=shots or -1, seed=seed)
