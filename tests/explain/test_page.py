@@ -205,11 +205,6 @@ def test_a_phone_shows_the_whole_width(tmp_path: Path, evil: str) -> None:
 
 
 @needs_browser
-def test_what_is_too_wide_for_a_phone_is_seen(tmp_path: Path) -> None:
-    assert on_a_phone("<body style='margin: 0'><div style='width: 400px'>wide</div></body>", tmp_path) == "360 over 40"
-
-
-@needs_browser
 def test_the_browser_has_nothing_to_complain_of(tmp_path: Path) -> None:
     dom, said = dump(report(explanations(images=2, evil=HOSTILE)), tmp_path)
     assert "Where it looked" in dom
