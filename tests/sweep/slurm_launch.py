@@ -7,8 +7,7 @@ from pathlib import Path
 
 import quick_runs
 
-from xcoop.sweep.slurm import run_on_slurm
-from xcoop.sweep.slurm_task import Options
+from xcoop.sweep.slurm import Options, run_on_slurm
 
 if __name__ == "__main__":
     out, count, steps, seconds = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4])

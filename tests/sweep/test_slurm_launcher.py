@@ -5,14 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from quick_runs import make_job, write_result
 
 from xcoop.results.folder import locked
-from xcoop.sweep.slurm import ELSEWHERE, NEW, QUEUED, SlurmLauncher, State, chunks
-from xcoop.sweep.slurm_state import Entry, Ledger, Queue, QueueError, Status, Submission, read_status, write_status
+from xcoop.sweep.slurm import ELSEWHERE, NEW, QUEUED, Entry, Queue, QueueError, SlurmLauncher, State, chunks
+from xcoop.sweep.slurm_task import Ledger, Submission, read_status, write_status
 from xcoop.sweep.worker import DONE, FAILED, RUNNING, Job, Outcome
 from xcoop.utils.console import UserError
 
@@ -25,15 +26,12 @@ class Cluster:
     def __init__(self) -> None:
         self.queue: Queue = {}
         self.submissions: list[Submission] = []
-        self.statuses: list[Path] = []
         self.causes: dict[str, str] = {}
         self.down = False
 
-    def submit(self, submission: Submission, tasks: Tasks, logs: Path, statuses: Sequence[Path]) -> str:
-        assert logs.is_dir()
+    def submit(self, submission: Submission, tasks: Tasks) -> str:
         number = str(100 + len(self.submissions))
         self.submissions.append(submission)
-        self.statuses += statuses
         self.queue[submission.name] = {i: Entry(number, "PENDING") for i in range(len(submission.tasks))}
         return number
 
@@ -75,7 +73,7 @@ def states(one: SlurmLauncher) -> list[str]:
 def at(out: Path, submission: Submission, job: Job, index: int = 0, **ends: Outcome) -> None:
     """Writes what a task would tell: that it is at a job, and how others ended (by title)."""
     folders = {str(job.folder.with_name(title)): end for title, end in ends.items()}
-    write_status(Ledger(out / "slurm").status_path(submission, index), Status(str(job.folder), folders, 1, "n"))
+    write_status(Ledger(out / "slurm").status_path(submission, index), current=str(job.folder), ends=folders, node="n")
 
 
 def test_from_nothing_to_done(tmp_path: Path, cluster: Cluster) -> None:
@@ -107,9 +105,9 @@ def test_a_second_launcher_attaches(tmp_path: Path, cluster: Cluster) -> None:
 
 
 def test_launchers_at_once_submit_each_run_once(tmp_path: Path, cluster: Cluster) -> None:
-    def slowly(submission: Submission, tasks: Tasks, logs: Path, statuses: Sequence[Path]) -> str:
+    def slowly(submission: Submission, tasks: Tasks) -> str:
         time.sleep(0.3)
-        return Cluster.submit(cluster, submission, tasks, logs, statuses)
+        return cluster.submit(submission, tasks)
 
     several = [launcher(tmp_path, cluster, some(tmp_path, 4)) for _ in range(4)]
     for one in several:
@@ -124,9 +122,9 @@ def test_launchers_at_once_submit_each_run_once(tmp_path: Path, cluster: Cluster
 
 @pytest.mark.parametrize("reached", [False, True], ids=["before sbatch", "after sbatch"])
 def test_launcher_that_died_while_submitting(tmp_path: Path, cluster: Cluster, reached: bool) -> None:
-    def die(submission: Submission, tasks: Tasks, logs: Path, statuses: Sequence[Path]) -> str:
+    def die(submission: Submission, tasks: Tasks) -> str:
         if reached:
-            Cluster.submit(cluster, submission, tasks, logs, statuses)
+            cluster.submit(submission, tasks)
         raise KeyboardInterrupt
 
     one = launcher(tmp_path, cluster, some(tmp_path, 1))
@@ -141,15 +139,17 @@ def test_launcher_that_died_while_submitting(tmp_path: Path, cluster: Cluster, r
     assert [submission.attempt for submission in known] == [1] * len(known)
 
 
-def test_refused_submission_leaves_nothing(tmp_path: Path, cluster: Cluster) -> None:
-    def refuse(submission: Submission, tasks: Tasks, logs: Path, statuses: Sequence[Path]) -> str:
+def test_a_refused_submission_is_made_anew(tmp_path: Path, cluster: Cluster) -> None:
+    def refuse(submission: Submission, tasks: Tasks) -> str:
         raise UserError("sbatch: error: invalid partition specified: gpus")
 
     one = launcher(tmp_path, cluster, some(tmp_path, 1))
     one.submit = refuse
     with pytest.raises(UserError, match="invalid partition"):
         one.look()
-    assert Ledger(tmp_path / "slurm").submissions() == []
+    two = launcher(tmp_path, cluster, some(tmp_path, 1))
+    assert states(two) == [QUEUED]
+    assert [submission.attempt for submission in cluster.submissions] == [1]
 
 
 def test_lost_runs_get_one_task_more_each(tmp_path: Path, cluster: Cluster) -> None:
@@ -270,10 +270,10 @@ def test_damaged_notes_are_named(tmp_path: Path) -> None:
 def test_each_run_is_with_the_task_that_has_it_last(tmp_path: Path, cluster: Cluster) -> None:
     jobs = some(tmp_path, 6)
     ledger = Ledger(tmp_path / "slurm")
-    ledger.confirm(ledger.announce(1, [[jobs[4]], [jobs[3]]]), "9")
-    first = ledger.confirm(ledger.announce(1, [jobs[:2], [jobs[2]], [jobs[3]]]), "10")
+    ledger.write(replace(ledger.announce(1, [[jobs[4]], [jobs[3]]]), job="9"))
+    first = ledger.write(replace(ledger.announce(1, [jobs[:2], [jobs[2]], [jobs[3]]]), job="10"))
     alone = ledger.announce(2, [[jobs[5]]])  # its launcher died before it could write the id down
-    write_status(ledger.status_path(first, 0), Status(str(jobs[1].folder), {}, 1, "node7"))
+    write_status(ledger.status_path(first, 0), current=str(jobs[1].folder), node="node7")
     tasks = {0: Entry("10", "RUNNING"), 1: Entry("10", "PENDING", "Priority"), 2: Entry("10", "COMPLETING")}
     cluster.queue = {first.name: tasks, alone.name: {0: Entry("12", "PENDING")}}
     tally = launcher(tmp_path, cluster, jobs).see()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +16,24 @@ from quick_runs import events, make_job
 
 from xcoop.cli import main, parse
 from xcoop.commands import sweep
-from xcoop.sweep import slurm_task
+from xcoop.sweep import slurm
 from xcoop.sweep.launcher import NOTES
-from xcoop.sweep.slurm import QUEUED, SlurmDisplay, State, Tally
-from xcoop.sweep.slurm_state import (
+from xcoop.sweep.slurm import (
+    QUEUED,
     Entry,
-    Ledger,
     QueueError,
-    Status,
+    SlurmDisplay,
+    SlurmLauncher,
+    State,
+    Tally,
     largest_array,
     last_state,
     queued,
-    read_status,
-    write_status,
+    require_slurm,
 )
-from xcoop.sweep.slurm_task import MOST_FRUITLESS, Options, Task, require_slurm, submitter
+from xcoop.sweep.slurm_task import MOST_FRUITLESS, Ledger, Options, Status, Task, read_status, submitter, write_status
 from xcoop.sweep.worker import FAILED, FINISHED, Job, Outcome
 from xcoop.utils.console import UserError
-
-needs_submitit = pytest.mark.skipif(importlib.util.find_spec("submitit") is None, reason="submitit is not installed")
-
 
 Program = Callable[[str, str], None]
 
@@ -62,7 +60,6 @@ def test_task_runs_what_is_left_and_tells(tmp_path: Path) -> None:
     assert [len(events(job.folder, "begin")) for job in jobs] == [1, 1, 1]
 
 
-@needs_submitit
 def test_checkpoint_gives_what_is_left(tmp_path: Path) -> None:
     jobs = [make_job(tmp_path, name, 2, 0, trouble) for name, trouble in (("a", ""), ("b", "error"), ("c", ""))]
     path = tmp_path / "slurm" / "0001_0.json"
@@ -74,7 +71,6 @@ def test_checkpoint_gives_what_is_left(tmp_path: Path) -> None:
     assert left.function.fruitless == 0
 
 
-@needs_submitit
 def test_a_task_that_gets_nowhere_ends(tmp_path: Path) -> None:
     job, path = make_job(tmp_path, "a"), tmp_path / "slurm" / "0001_0.json"
 
@@ -94,7 +90,6 @@ def test_a_task_that_gets_nowhere_ends(tmp_path: Path) -> None:
     assert "--time" in end.message
 
 
-@needs_submitit
 def test_a_checkpoint_is_progress(tmp_path: Path) -> None:
     job, path = make_job(tmp_path, "a"), tmp_path / "slurm" / "0001_0.json"
 
@@ -113,9 +108,10 @@ def test_a_checkpoint_is_progress(tmp_path: Path) -> None:
 
 
 def test_status_round_trip(tmp_path: Path) -> None:
-    status = Status("/x", {"/y": Outcome(FAILED, 1.5, "ü", again=False)}, 3, "node7")
-    write_status(tmp_path / "s.json", status)
-    assert read_status(tmp_path / "s.json") == status
+    ends = {"/y": Outcome(FAILED, 1.5, "ü", again=False)}
+    write_status(tmp_path / "s.json", ends=ends, starts=3)
+    write_status(tmp_path / "s.json", current="/x", node="node7")
+    assert read_status(tmp_path / "s.json") == Status("/x", ends, 3, "node7")
     assert read_status(tmp_path / "none.json") == Status()
 
 
@@ -166,10 +162,6 @@ def test_why_a_task_ended(program: Program) -> None:
 
 
 def test_missing_parts_are_named(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="needs submitit: pip install submitit"):
-        require_slurm()
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(UserError, match=r"missing: sbatch, squeue, scontrol, srun\. Run this on a login node"):
         require_slurm()
@@ -180,7 +172,7 @@ def asked(*words: str) -> argparse.Namespace:
 
 
 def test_options(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slurm_task, "require_slurm", lambda: None)
+    monkeypatch.setattr(slurm, "require_slurm", lambda: None)
     assert sweep.slurm_options(asked("--slurm")) == Options()
     words = ("--slurm", "--partition", "long", "--time", "90", "--gpus", "2", "--cpus", "8", "--runs-per-task", "3",
              "--array-parallelism", "5", "--slurm-option", "mem-per-cpu=4G", "--slurm-option", "exclusive")  # fmt: skip
@@ -211,7 +203,6 @@ def test_notice_fits_the_limit() -> None:
     assert [Options(minutes=minutes).notice for minutes in (1, 4, 8, 240)] == [15, 60, 120, 120]
 
 
-@needs_submitit
 def test_what_sbatch_is_told(tmp_path: Path, program: Program) -> None:
     """The script that submitit hands over; `sbatch` here only keeps it."""
     program("srun", "")
@@ -219,10 +210,14 @@ def test_what_sbatch_is_told(tmp_path: Path, program: Program) -> None:
     program("sbatch", f'cat "$1" > {tmp_path}/script; echo "Submitted batch job 42"')
     ledger = Ledger(tmp_path / "a b")
     options = Options("long", 1, 2, 90, 2, 8, (("account", "lab"), ("signal", "USR2@300")))
-    submit = submitter(options)
-    tasks = [[make_job(tmp_path, name)] for name in "abc"]
-    made = ledger.announce(1, tasks[:2])
-    assert submit(made, tasks[:2], ledger.logs(made), [ledger.status_path(made, i) for i in range(2)]) == "42"
+    jobs = [make_job(tmp_path, name) for name in "abc"]
+
+    def submit(jobs: list[Job], runs_per_task: int = 1) -> None:
+        SlurmLauncher(jobs, ledger, submitter(ledger, options), runs_per_task, queue=lambda names: {}).look()
+
+    submit(jobs[:2])
+    (made,) = ledger.submissions()
+    assert (made.job, made.task_id(1)) == ("42", "42_1")
     script = (tmp_path / "script").read_text()
     for line in ("account=lab", "array=0-1%1", "cpus-per-task=8", "gpus-per-node=2", "partition=long", "requeue",
                  "time=90", "signal=USR2@300", f"job-name={made.name}"):  # fmt: skip
@@ -230,10 +225,10 @@ def test_what_sbatch_is_told(tmp_path: Path, program: Program) -> None:
     assert script.count("signal") == 1
     assert "--cpus-per-task=8" in script.partition("\nsrun ")[2]
     with pytest.raises(UserError, match=r"3 runs need --runs-per-task 2 or more"):
-        submit(ledger.announce(1, tasks), tasks, tmp_path, [tmp_path] * 3)
+        submit(jobs)
     program("sbatch", "echo 'sbatch: error: invalid partition specified: long' >&2; exit 1")
     with pytest.raises(UserError, match="invalid partition specified: long"):
-        submit(made, tasks[:2], ledger.logs(made), [tmp_path, tmp_path])
+        submit(jobs, runs_per_task=2)
 
 
 def test_display_says_what_changed_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -264,15 +259,15 @@ def submitted(out: Path) -> str:
     ledger = Ledger(out / NOTES / "slurm")
     folder = out.absolute() / "phantom" / "CoOp" / "phantom_1shots"
     jobs = [Job((), folder / f"seed{seed}", f"seed{seed}", "g") for seed in (1, 2)]
-    made = ledger.confirm(ledger.announce(1, [[job] for job in jobs]), "47")
-    write_status(ledger.status_path(made, 0), Status(str(jobs[0].folder), {}, 1, "node7"))
+    made = ledger.write(replace(ledger.announce(1, [[job] for job in jobs]), job="47"))
+    write_status(ledger.status_path(made, 0), current=str(jobs[0].folder), node="node7")
     return made.name
 
 
 def test_a_dry_run_tells_and_leaves_everything(
     program: Program, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slurm_task, "require_slurm", lambda: None)
+    monkeypatch.setattr(slurm, "require_slurm", lambda: None)
     out = tmp_path / "out"
     name = submitted(out)
     program(
@@ -296,7 +291,7 @@ def test_a_dry_run_tells_and_leaves_everything(
 def test_a_dry_run_where_nothing_was_submitted(
     program: Program, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slurm_task, "require_slurm", lambda: None)
+    monkeypatch.setattr(slurm, "require_slurm", lambda: None)
     program("squeue", "exit 1")  # is not asked
     assert main([*COMMAND, "--out", str(tmp_path / "out"), "--slurm"]) == 0
     assert "3 runs: 0 done, 3 to do." in capsys.readouterr().out
@@ -306,7 +301,7 @@ def test_a_dry_run_where_nothing_was_submitted(
 def test_a_dry_run_while_slurm_is_down(
     program: Program, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(slurm_task, "require_slurm", lambda: None)
+    monkeypatch.setattr(slurm, "require_slurm", lambda: None)
     submitted(tmp_path)
     program("squeue", "echo nobody there >&2; exit 1")
     assert main([*COMMAND, "--out", str(tmp_path), "--slurm"]) == 2

@@ -14,10 +14,9 @@ from xcoop.utils.console import UserError, environment_defaults, say, shown
 
 if TYPE_CHECKING:
     from xcoop.sweep.grid import Grid
-    from xcoop.sweep.slurm_task import Options
+    from xcoop.sweep.slurm import Options
     from xcoop.sweep.worker import Job
 
-MINUTES, CPUS, RUNS = 240, 4, 8
 # Options of sbatch that a task needs from us, and what says them instead.
 OURS = {
     "array": "--runs-per-task and --array-parallelism",
@@ -70,10 +69,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--slurm", action="store_true", help="run as job arrays; needs submitit, and a login node")
     group.add_argument("--detach", action="store_true", help="submit, and do not wait; the same command attaches later")
     group.add_argument("--partition", help="default: the cluster's own")
-    group.add_argument("--time", type=int, metavar="MINUTES", help=f"limit of a task (default: {MINUTES})")
-    group.add_argument("--cpus", type=int, help=f"a task (default: {CPUS}); with --slurm, --gpus is a number, too, "
+    group.add_argument("--time", type=int, metavar="MINUTES", help="limit of a task (default: 240)")
+    group.add_argument("--cpus", type=int, help="a task (default: 4); with --slurm, --gpus is a number, too, "
                        "and 1 if not given")  # fmt: skip
-    group.add_argument("--runs-per-task", type=int, metavar="N", help=f"runs that share a process (default: {RUNS})")
+    group.add_argument("--runs-per-task", type=int, metavar="N", help="runs that share a process (default: 8)")
     group.add_argument("--array-parallelism", type=int, metavar="N", help="tasks at once (default: no limit)")
     group.add_argument("--slurm-option", action="append", default=[], metavar="KEY=VALUE", help="any other option "
                        "of sbatch, e.g. account=mylab, mem=32G, constraint=a100; may be repeated")  # fmt: skip
@@ -118,7 +117,7 @@ def _list(jobs: Sequence[Job], ledger: Path | None) -> int:
     from xcoop.sweep.worker import DONE
 
     states = {job: (job.state(), "") for job in jobs}
-    ids: set[str] = set()
+    ids = ""
     if ledger and ledger.is_dir():
         from xcoop.sweep.slurm import in_queue
 
@@ -127,7 +126,7 @@ def _list(jobs: Sequence[Job], ledger: Path | None) -> int:
     width = max((len(state) for state, _ in states.values()), default=0)
     say(*(f"{state:<{width}}  {job.title}  {job.folder}{note}" for job, (state, note) in states.items()))
     done, held = sum(state == DONE for state, _ in states.values()), sum(bool(note) for _, note in states.values())
-    queue = f"{held} in the queue (Slurm jobs: {' '.join(sorted(ids, key=int))}), " if held else ""
+    queue = f"{held} in the queue (Slurm jobs: {ids}), " if held else ""
     say(f"{len(jobs)} runs: {done} done, {queue}{len(jobs) - done - held} to do. Nothing was started (--dry-run).")
     return 0
 
@@ -163,18 +162,18 @@ def slurm_options(arguments: argparse.Namespace) -> Options | None:
             raise UserError(f"--slurm-option {text}: {instead}")
         extra.append((key.replace("-", "_"), value))  # as submitit spells them, so that ours win over its own
 
-    from xcoop.sweep.slurm_task import Options, require_slurm
+    from xcoop.sweep.slurm import Options, require_slurm
 
     require_slurm()
-    return Options(
-        partition=arguments.partition,
-        parallelism=arguments.array_parallelism,
-        runs_per_task=arguments.runs_per_task or RUNS,
-        minutes=arguments.time or MINUTES,
-        gpus=int(gpus),
-        cpus=arguments.cpus or CPUS,
-        extra=tuple(extra),
-    )
+    asked = {
+        "partition": arguments.partition,
+        "parallelism": arguments.array_parallelism,
+        "runs_per_task": arguments.runs_per_task,
+        "minutes": arguments.time,
+        "gpus": int(gpus),
+        "cpus": arguments.cpus,
+    }
+    return Options(**{name: value for name, value in asked.items() if value is not None}, extra=tuple(extra))
 
 
 def read_grid(arguments: argparse.Namespace) -> Grid:
@@ -193,14 +192,14 @@ def read_grid(arguments: argparse.Namespace) -> Grid:
             'a list is one word: "1 2 3" or 1,2,3'
         )
     asked = dict(zip(("datasets", "trainers", "shots", "seeds"), names, strict=False))
-    options = {"--cfg": arguments.cfg, "--backbones": arguments.backbones, "--targets": arguments.targets}
-    for axis, text in (*asked.items(), *((flag, text) for flag, text in options.items() if text is not None)):
-        if not words_of(text):
-            raise UserError(f"{axis}: {text!r} names none; leave it out, or name one")
+    options = {"cfgs": arguments.cfg, "backbones": arguments.backbones, "targets": arguments.targets}
+    asked |= {axis: text for axis, text in options.items() if text is not None}
     axes: dict[str, Any] = read_grid_file(arguments.grid) if arguments.grid else {}
-    axes |= {axis: words_of(text) for axis, text in asked.items()}
-    for axis, text in (("cfgs", arguments.cfg), ("backbones", arguments.backbones), ("targets", arguments.targets)):
-        axes |= {axis: words_of(text)} if text else {}
+    for axis, text in asked.items():
+        axes[axis] = words_of(text)
+        if not axes[axis]:
+            option = {"cfgs": "--cfg", "backbones": "--backbones", "targets": "--targets"}.get(axis, axis)
+            raise UserError(f"{option}: {text!r} names none; leave it out, or name one")
     axes |= {"setting": arguments.setting} if arguments.setting else {}
     axes |= {key: [value] for key, value in as_pairs(pairs)}
     axes.setdefault("seeds", words_of(environment_defaults()["seeds"]))

@@ -15,69 +15,122 @@ learn how a task ended.
 
 from __future__ import annotations
 
-import sys
+import re
+import shutil
+import subprocess
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tqdm import tqdm
-
 from xcoop.results.folder import busy
-from xcoop.sweep.launcher import terminable, warn_without_locks
-from xcoop.sweep.slurm_state import Entry, Ledger, Queue, QueueError, Submission, key, last_state, queued
-from xcoop.sweep.slurm_task import Options, Submit, require_slurm, submitter
+from xcoop.sweep.launcher import Bar, terminable, warn_without_locks
+from xcoop.sweep.slurm_task import Ledger, Options, Submission, Submit, key, submitter
 from xcoop.sweep.worker import DONE, FAILED, FINISHED, FOUND, RUNNING, Job, Outcome, Run
-from xcoop.utils.console import UserError, say
+from xcoop.utils.console import UserError
 
-PAUSES = (2.0, 30.0)  # seconds between looks: after a change, and at most
-QUEUED, NEW, ELSEWHERE = "queued", "new", "elsewhere"  # where a run stands, besides DONE, RUNNING and FAILED
+COMMANDS = ("sbatch", "squeue", "scontrol", "srun")
+SECONDS = 60  # that one of them may take
+JOB = re.compile(r"(?P<job>\d+)(_(?P<index>\d+))?")
+# A task in one of these holds a node, or is about to leave one; in any other that `squeue` shows it waits.
+ON_NODE = frozenset({"RUNNING", "COMPLETING", "CONFIGURING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT"})
+# Where a run stands, besides RUNNING, DONE and FAILED; the names are shown.
+QUEUED, NEW, ELSEWHERE = "queued", "new", "run by other processes"
 ATTEMPTS = 2
+PAUSES = (2.0, 30.0)  # seconds between looks: after a change, and at most
 GRACE = 20.0  # seconds that results may take to show on this side of a network disk after their task has gone
 
-Holder = tuple[Submission, int]  # a task: the submission, and its index in it
+
+# Slurm's own commands. `squeue` tells which tasks wait or run; `sacct`, or else `scontrol`, how one ended. Both of the
+# latter forget, or may be switched off, so what a run's folder says is never asked of Slurm.
 
 
-def run_on_slurm(
-    jobs: Sequence[Job], folder: Path, options: Options, detach: bool = False, run: Run | None = None
-) -> dict[Path, Outcome]:
-    """Submits what is not done, not queued and not running, and watches all of it to the end.
+class QueueError(Exception):
+    """Slurm does not answer; its jobs are not affected by that."""
 
-    Args:
-        jobs: each after the one that it builds on.
-        folder: of the ledger, on a disk that all nodes see.
-        options: of the tasks submitted now; those that wait or run keep theirs.
-        detach: return as soon as everything is submitted.
-        run: what runs one job on a node; default: `worker.Runner`.
 
-    Returns:
-        How each job ended, by its folder; without those that are still open, if `detach` is set.
+@dataclass(frozen=True)
+class Entry:
+    """A task in the queue: the id of its array, its state, and why it waits."""
+
+    job: str
+    state: str
+    reason: str = ""
+
+    @property
+    def running(self) -> bool:
+        """Whether it is on a node."""
+        return self.state in ON_NODE
+
+    @property
+    def held(self) -> bool:
+        """Whether it waits for a person: after a requeue that Slurm distrusts, or because somebody held it."""
+        return not self.running and "held" in self.reason.lower()
+
+
+Queue = dict[str, dict[int, Entry]]  # by job name, and by index of the task
+
+
+def require_slurm() -> None:
+    """UserError if Slurm's commands are missing; the message says what to install."""
+    absent = [name for name in COMMANDS if shutil.which(name) is None]
+    if absent:
+        raise UserError(
+            f"--slurm needs Slurm's commands on the PATH; missing: {', '.join(absent)}. Run this on a login node of "
+            "the cluster (perhaps after `module load slurm`), or install them (Debian: slurm-client)"
+        )
+
+
+def queued(names: Iterable[str]) -> Queue:
+    """The tasks of the named jobs that wait or run.
 
     Raises:
-        UserError: submitit or Slurm's commands are missing, or Slurm refuses.
-        KeyboardInterrupt: from the keyboard, or asked to terminate. The tasks are not affected.
+        QueueError: `squeue` fails.
     """
-    require_slurm()
-    warn_without_locks(folder)
-    launcher = SlurmLauncher(jobs, Ledger(folder), submitter(options, run), options.runs_per_task)
-    display = SlurmDisplay(len(jobs))
+    wanted = sorted(set(names))
+    if not wanted:
+        return {}
+    text = _output("squeue", "--noheader", "--array", f"--name={','.join(wanted)}", "--format=%i|%T|%j|%r")
+    found: Queue = {}
+    for line in text.splitlines():
+        number, state, name, reason = line.strip().split("|", 3)
+        if match := JOB.fullmatch(number):
+            found.setdefault(name, {})[int(match["index"] or 0)] = Entry(match["job"], state, reason)
+    return found
+
+
+def last_state(task: str) -> str:
+    """How a task that is no longer in the queue ended, e.g. "NODE_FAIL"; "" if nobody knows."""
+    sacct = ("sacct", "--noheader", "--allocations", "--parsable2", "--format=State", f"--jobs={task}")
+    scontrol = ("scontrol", "--oneliner", "show", "job", task)
+    return _search(r"^(\w+)", *sacct) or _search(r"\bJobState=(\w+)", *scontrol)
+
+
+def largest_array() -> int:
+    """How many tasks an array may have (`MaxArraySize`)."""
+    return int(_search(r"MaxArraySize\s*=\s*(\d+)", "scontrol", "show", "config") or 1001)
+
+
+def _search(pattern: str, *command: str) -> str:
+    """What a pattern finds last in what a command says; "" if that fails."""
     try:
-        with terminable():
-            tally = watch(launcher, display, detach)
-    except KeyboardInterrupt:
-        display.leave()
-        raise
-    finally:
-        display.close()
-    if detach:
-        display.leave()
-    ended = {job: state for job, state in tally.states.items() if state.name in (DONE, FAILED)}
-    return {
-        job.folder: Outcome(
-            FOUND if job in launcher.found else FINISHED if state.name == DONE else FAILED, message=state.message
-        )
-        for job, state in ended.items()
-    }
+        found = re.findall(pattern, _output(*command), re.MULTILINE)
+    except QueueError:
+        return ""
+    return str(found[-1]) if found else ""
+
+
+def _output(*command: str) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)  # noqa: S603
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise QueueError(f"{command[0]}: {error}") from None
+    if done.returncode:
+        raise QueueError(f"{command[0]}: {done.stderr.strip() or f'exit code {done.returncode}'}")
+    return done.stdout
+
+
+# The launcher.
 
 
 @dataclass(frozen=True)
@@ -105,7 +158,7 @@ class Tally:
         ids: Slurm's ids of the arrays that still have something of ours.
     """
 
-    states: dict[Job, State]
+    states: dict[Job, State] = field(default_factory=dict)
     held: set[str] = field(default_factory=set)
     ids: set[str] = field(default_factory=set)
 
@@ -122,7 +175,7 @@ class SlurmLauncher:
         ledger: of the output root.
         submit: see `slurm_task.submitter`.
         runs_per_task: of one group, one after the other in one process.
-        queue, why: see `slurm_state.queued` and `slurm_state.last_state`.
+        queue, why: see `queued` and `last_state`.
         grace: seconds; see `GRACE`.
     """
 
@@ -140,8 +193,8 @@ class SlurmLauncher:
         self.queue, self.why, self.grace = queue, why, grace
         self.found: set[Job] = set()  # that were done when it first looked
         # Tasks are known here by the number of their submission and their index in it.
-        self._past: set[tuple[int, int]] | None = None  # those that had gone when this launcher first looked
-        self._gone: dict[tuple[int, int], float] = {}  # since when each is seen to have gone (s)
+        self._past: set[tuple[int, int]] | None = None  # those that had gone by then: they count for nothing
+        self._gone: dict[tuple[int, int], float] = {}  # since when each of the others is seen to have gone (s)
         self._closed: dict[Job, State] = {}  # DONE or FAILED, whatever Slurm says later
         self._by_folder = {job.folder: job for job in self.jobs}
 
@@ -152,62 +205,58 @@ class SlurmLauncher:
             QueueError: Slurm does not answer; nothing was done.
             UserError: Slurm refuses the submission.
         """
-        first = self._past is None
-        tally = self.see(first)
+        tally = self.see()
         if tally.count(NEW):
             with self.ledger.locked():
-                tally = self.see(first)  # another launcher may have been quicker
+                tally = self.see()  # another launcher may have been quicker
                 self._submit(tally)
         return tally
 
-    def see(self, first: bool = True) -> Tally:
-        """Where all runs stand; nothing is submitted.
-
-        Args:
-            first: this launcher has not looked before. Tasks that have gone by then count for nothing: what they left
-                undone is as good as new.
-        """
+    def see(self) -> Tally:
+        """Where all runs stand; nothing is submitted."""
         holders = self.ledger.latest()
         queue = self.queue({holders[key(job)][0].name for job in self.jobs if key(job) in holders})
-        if first:
+        first = self._past is None
+        if self._past is None:
             self._past = {
                 (submission.number, index)
                 for submission, index in holders.values()
-                if index not in queue.get(submission.name, {})
+                if submission.job and index not in queue.get(submission.name, {})
             }
-        tally = Tally({})
+        tally = Tally()
         for job in self.jobs:
-            holder = holders.get(key(job))
-            entry = queue.get(holder[0].name, {}).get(holder[1]) if holder else None
-            if holder and entry and holder[0].job is None:  # its launcher died before it could write the id down
-                holder = (self.ledger.confirm(holder[0], entry.job), holder[1])
-            state = tally.states[job] = self._closed.get(job) or self._state(job, holder, entry, tally)
-            if first and state.name == DONE:
-                self.found.add(job)
+            submission, index = holders.get(key(job), (None, 0))
+            entry = queue.get(submission.name, {}).get(index) if submission else None
+            if submission and entry and submission.job is None:  # its launcher died before it could write the id down
+                submission = self.ledger.write(replace(submission, job=entry.job))
+            state = self._closed.get(job) or self._state(job, submission, index, entry, tally)
+            tally.states[job] = state
             if state.name in (DONE, FAILED):
                 self._closed[job] = state
+                self.found |= {job} if first and state.name == DONE else set()
             elif entry:
                 tally.ids.add(entry.job)
                 tally.held |= {entry.job} if entry.held else set()
         return tally
 
-    def _state(self, job: Job, holder: Holder | None, entry: Entry | None, tally: Tally) -> State:
+    def _state(self, job: Job, submission: Submission | None, index: int, entry: Entry | None, tally: Tally) -> State:
         """Where a run stands; those before it in the list stand in `tally` already."""
         try:
             if job.done():
                 return State(DONE)
         except ValueError as error:
             return State(FAILED, str(error))
-        if holder and entry:
-            task, status = f"Slurm job {holder[0].task_id(holder[1])}", self.ledger.status(*holder)
-            if not entry.running:
-                return State(QUEUED, f"{task} waits: {entry.reason or entry.state}")
-            if status.current == key(job):
-                return State(RUNNING, f"{task} on {status.node}")
-            return State(QUEUED, f"{task} runs others before it")
-        if holder is None or (holder[0].number, holder[1]) in (self._past or ()):
+        # A submission without an id that is not in the queue has never reached it.
+        if submission is None or not (entry or submission.job) or (submission.number, index) in (self._past or ()):
             return self._new(job, tally)
-        return self._left_behind(job, holder, tally)
+        if entry is None:
+            return self._left_behind(job, submission, index, tally)
+        task, status = f"Slurm job {submission.task_id(index)}", self.ledger.status(submission, index)
+        if not entry.running:
+            return State(QUEUED, f"{task} waits: {entry.reason or entry.state}")
+        if status.current == key(job):
+            return State(RUNNING, f"{task} on {status.node}")
+        return State(QUEUED, f"{task} runs others before it")
 
     def _new(self, job: Job, tally: Tally, attempt: int = 1) -> State:
         """A run to be submitted, unless it is run elsewhere, or what it builds on is not there."""
@@ -220,16 +269,15 @@ class SlurmLauncher:
             return State(QUEUED)
         return State(NEW, attempt=attempt)
 
-    def _left_behind(self, job: Job, holder: Holder, tally: Tally) -> State:
+    def _left_behind(self, job: Job, submission: Submission, index: int, tally: Tally) -> State:
         """A run whose task has gone since this launcher started."""
-        submission, index = holder
         since = self._gone.setdefault((submission.number, index), time.monotonic())
         status = self.ledger.status(submission, index)
         end = status.ends.get(key(job))
         end = end if end and end.state == FAILED else None  # what else ended shows in its folder, sooner or later
         if not end and time.monotonic() - since < self.grace:
             return State(QUEUED)
-        cause = self.why(submission.task_id(index)) if submission.job and not end else ""
+        cause = "" if end else self.why(submission.task_id(index))
         guilty = bool(end) or status.current in (None, key(job))  # else another run's fate, before its turn
         if cause == "CANCELLED" or (end and not end.again) or (guilty and submission.attempt >= ATTEMPTS):
             log = self.ledger.logs(submission)
@@ -243,14 +291,14 @@ class SlurmLauncher:
             tasks = chunks(new, self.runs_per_task if attempt == 1 else 1)
             if not tasks:
                 continue
+            if len(tasks) >= (most := largest_array()):
+                raise UserError(
+                    f"{len(tasks)} tasks are more than this cluster takes in an array (MaxArraySize {most}): "
+                    f"{len(new)} runs need --runs-per-task {len(new) // (most - 1) + 1} or more"
+                )
             made = self.ledger.announce(attempt, tasks)
-            statuses = [self.ledger.status_path(made, index) for index in range(len(tasks))]
-            try:
-                number = self.submit(made, tasks, self.ledger.logs(made), statuses)
-            except Exception:
-                self.ledger.withdraw(made)
-                raise
-            self.ledger.confirm(made, number)
+            number = self.submit(made, tasks)
+            self.ledger.write(replace(made, job=number))
             tally.ids.add(number)
             tally.states.update(dict.fromkeys(new, State(QUEUED)))
 
@@ -267,6 +315,50 @@ def chunks(jobs: Sequence[Job], size: int) -> list[list[Job]]:
             tasks.append([])
         tasks[-1].extend(family)
     return [task for tasks in made.values() for task in tasks]
+
+
+class SlurmDisplay(Bar):
+    """Shows tallies: a bar on a terminal, elsewhere a line whenever something changed."""
+
+    def __init__(self, total: int, terminal: bool | None = None) -> None:
+        super().__init__(total, terminal, leave=False)
+        self._tally = Tally()
+        self._line = self._trouble = ""
+
+    def show(self, tally: Tally) -> bool:
+        """Shows a tally; whether it differs from the last one."""
+        before, self._tally, self._trouble = self._tally, tally, ""
+        counts = {name: tally.count(name) for name in (QUEUED, RUNNING, DONE, FAILED, ELSEWHERE)}
+        line = ", ".join(f"{count} {name}" for name, count in counts.items() if count or name != ELSEWHERE)
+        changed, self._line = line != self._line, line
+        for job, state in tally.states.items():
+            if state.name == FAILED and before.states.get(job) != state:
+                self.say(f"{job.title}: FAILED", *(f"    {line}" for line in state.message.splitlines()))
+        if tally.held - before.held:
+            held = _in_order(tally.held)
+            self.say(f"Slurm holds the jobs {held} back; after a look at the reason (squeue): scontrol release {held}")
+        text = f"{line} (Slurm jobs: {_in_order(tally.ids)})" if tally.ids else line
+        if self.bar is not None:
+            self.bar.n = counts[DONE] + counts[FAILED]
+            self.bar.set_description_str(text)
+        elif changed:
+            self.say(text)
+        return changed
+
+    def trouble(self, message: str) -> None:
+        """Slurm did not answer; said once."""
+        if message != self._trouble:
+            self.say(f"Slurm does not answer ({message}); its jobs are not affected, asking again")
+        self._trouble = message
+
+    def leave(self) -> None:
+        """What happens to the tasks when the launcher goes, and what ends them."""
+        if ids := _in_order(self._tally.ids):
+            self.say(f"The tasks go on; the same command attaches to them again. To end them: scancel {ids}")
+
+
+def _in_order(ids: Iterable[str]) -> str:
+    return " ".join(sorted(ids, key=int))
 
 
 def watch(
@@ -294,72 +386,49 @@ def watch(
         time.sleep(pause)
 
 
-class SlurmDisplay:
-    """Shows tallies: a bar on a terminal, elsewhere a line whenever something changed.
+def run_on_slurm(
+    jobs: Sequence[Job], folder: Path, options: Options, detach: bool = False, run: Run | None = None
+) -> dict[Path, Outcome]:
+    """Submits what is not done, not queued and not running, and watches all of it to the end.
 
     Args:
-        total: how many runs there are.
-        terminal: whether a bar can be drawn; default: whether the standard error is a terminal.
+        jobs: each after the one that it builds on.
+        folder: of the ledger, on a disk that all nodes see.
+        options: of the tasks submitted now; those that wait or run keep theirs.
+        detach: return as soon as everything is submitted.
+        run: what runs one job on a node; default: `worker.Runner`.
+
+    Returns:
+        How each job ended, by its folder; without those that are still open, if `detach` is set.
+
+    Raises:
+        UserError: Slurm does not answer, or refuses.
+        KeyboardInterrupt: from the keyboard, or asked to terminate. The tasks are not affected.
     """
-
-    def __init__(self, total: int, terminal: bool | None = None) -> None:
-        drawn = sys.stderr.isatty() if terminal is None else terminal
-        self.bar = tqdm(total=total, leave=False, bar_format="{percentage:3.0f}%|{bar}| {desc}") if drawn else None
-        self._failed: set[Job] = set()
-        self._line = self._ids = self._held = self._trouble = ""
-
-    def close(self) -> None:
-        """Takes the bar away."""
-        if self.bar is not None:
-            self.bar.close()
-
-    def show(self, tally: Tally) -> bool:
-        """Shows a tally; whether it differs from the last one."""
-        names = {
-            QUEUED: "queued",
-            RUNNING: "running",
-            DONE: "done",
-            FAILED: "failed",
-            ELSEWHERE: "run by other processes",
-        }
-        counts = [(tally.count(name), name) for name in names]
-        line = ", ".join(f"{count} {names[name]}" for count, name in counts if count or name != ELSEWHERE)
-        changed, self._line, self._trouble = line != self._line, line, ""
-        self._ids = " ".join(sorted(tally.ids, key=int))
-        for job, state in tally.states.items():
-            if state.name == FAILED and job not in self._failed:
-                self._failed.add(job)
-                self._say(f"{job.title}: FAILED", *(f"    {line}" for line in state.message.splitlines()))
-        held = " ".join(sorted(tally.held, key=int))
-        if held and held != self._held:
-            self._say(f"Slurm holds the jobs {held} back; after a look at the reason (squeue): scontrol release {held}")
-        self._held = held
-        text = f"{line} (Slurm jobs: {self._ids})" if self._ids else line
-        if self.bar is not None:
-            self.bar.n = tally.count(DONE, FAILED)
-            self.bar.set_description_str(text)
-        elif changed:
-            self._say(text)
-        return changed
-
-    def trouble(self, message: str) -> None:
-        """Slurm did not answer; said once."""
-        if message != self._trouble:
-            self._say(f"Slurm does not answer ({message}); its jobs are not affected, asking again")
-        self._trouble = message
-
-    def leave(self) -> None:
-        """What happens to the tasks when the launcher goes, and what ends them."""
-        if self._ids:
-            self._say(f"The tasks go on; the same command attaches to them again. To end them: scancel {self._ids}")
-
-    def _say(self, *lines: str) -> None:
-        if self.bar is not None:
-            self.bar.clear()
-        say(*lines)
+    warn_without_locks(folder)
+    ledger = Ledger(folder)
+    launcher = SlurmLauncher(jobs, ledger, submitter(ledger, options, run), options.runs_per_task)
+    display = SlurmDisplay(len(jobs))
+    try:
+        with terminable():
+            tally = watch(launcher, display, detach)
+    except KeyboardInterrupt:
+        display.leave()
+        raise
+    finally:
+        display.close()
+    if detach:
+        display.leave()
+    return {
+        job.folder: Outcome(
+            FOUND if job in launcher.found else FINISHED if state.name == DONE else FAILED, message=state.message
+        )
+        for job, state in tally.states.items()
+        if state.name in (DONE, FAILED)
+    }
 
 
-def in_queue(jobs: Sequence[Job], folder: Path) -> tuple[dict[Job, State], set[str]]:
+def in_queue(jobs: Sequence[Job], folder: Path) -> tuple[dict[Job, State], str]:
     """Which of the runs wait or run on the cluster, and Slurm's ids of their tasks; nothing is submitted.
 
     Args:
@@ -370,10 +439,10 @@ def in_queue(jobs: Sequence[Job], folder: Path) -> tuple[dict[Job, State], set[s
         UserError: Slurm does not answer.
         ValueError: a file of the ledger is damaged.
     """
+    ledger = Ledger(folder)
     try:
-        tally = SlurmLauncher(jobs, Ledger(folder), submitter(Options())).see()
+        tally = SlurmLauncher(jobs, ledger, submitter(ledger, Options())).see()
     except QueueError as error:
         raise UserError(f"Slurm does not answer: {error}") from None
-    return {
-        job: state for job, state in tally.states.items() if state.name in (QUEUED, RUNNING) and state.message
-    }, tally.ids
+    having = {job: state for job, state in tally.states.items() if state.name in (QUEUED, RUNNING) and state.message}
+    return having, _in_order(tally.ids)
