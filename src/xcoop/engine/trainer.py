@@ -6,7 +6,7 @@ import datetime
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -215,19 +215,21 @@ class TrainerX:
                 raise AssertionError(f"no model named {name!r}; there are {list(self._models)}")
         return chosen
 
+    def _chosen(self, parts: Mapping[str, Any], names: Names) -> list[Any]:
+        """Those of the models, optimisers or schedules that there are, of the given names or all."""
+        return [parts[name] for name in self.get_model_names(names) if parts[name] is not None]
+
     def set_model_mode(self, mode: str = "train", names: Names = None) -> None:
         """Puts registered models in train mode (`train`) or eval mode (`test`, `eval`)."""
         if mode not in ("train", "test", "eval"):
             raise KeyError(f"the mode {mode!r} is none of train, test, eval")
-        for name in self.get_model_names(names):
-            if self._models[name] is not None:
-                self._models[name].train(mode == "train")
+        for model in self._chosen(self._models, names):
+            model.train(mode == "train")
 
     def update_lr(self, names: Names = None) -> None:
         """Moves the schedules on by one epoch."""
-        for name in self.get_model_names(names):
-            if self._scheds[name] is not None:
-                self._scheds[name].step()
+        for sched in self._chosen(self._scheds, names):
+            sched.step()
 
     def get_current_lr(self, names: Names = None) -> float:
         """The rate of the first group of the first optimiser."""
@@ -241,9 +243,8 @@ class TrainerX:
 
     def model_zero_grad(self, names: Names = None) -> None:
         """Clears the gradients."""
-        for name in self.get_model_names(names):
-            if self._optims[name] is not None:
-                self._optims[name].zero_grad()
+        for optim in self._chosen(self._optims, names):
+            optim.zero_grad()
 
     def model_backward(self, loss: Tensor) -> None:
         """Checks the loss and computes the gradients."""
@@ -252,9 +253,8 @@ class TrainerX:
 
     def model_update(self, names: Names = None) -> None:
         """Takes one step with each optimiser."""
-        for name in self.get_model_names(names):
-            if self._optims[name] is not None:
-                self._optims[name].step()
+        for optim in self._chosen(self._optims, names):
+            optim.step()
 
     def model_backward_and_update(self, loss: Tensor, names: Names = None) -> None:
         """Clears the gradients, computes them, takes a step."""
