@@ -52,13 +52,10 @@ CACHE = {
 DEFAULTS = CfgNode(CACHE)
 
 
-class CacheModel(FixedTextModel):
-    """Keys, values, alpha and beta; a subclass says when alpha and beta are searched.
+class TipAdapterModel(FixedTextModel):
+    """Keys, values, alpha and beta. Before `prepare` the cache is empty, and the logits are zero-shot CLIP's."""
 
-    Before `prepare` the cache is empty, and the logits are zero-shot CLIP's.
-    """
-
-    trains_keys: bool = False  # whether the keys are parameters
+    trains_keys: bool = False  # whether the keys are parameters; alpha and beta are then searched after the training
     fitted = ("keys", "values", "alpha", "beta")
     per_image = ("keys", "values")
     class_vector = FixedTextModel.class_vector._replace(
@@ -90,12 +87,14 @@ class CacheModel(FixedTextModel):
 
     @torch.no_grad()
     def prepare(self, training: LabelledFeatures, validation: LabelledFeatures | None) -> None:
-        """Fills the cache."""
+        """Fills the cache, and searches alpha and beta."""
         self.keys.data = unit(training.features.pooled).to(self.keys)
         self.values = F.one_hot(training.labels, len(self.classnames)).to(self.values)
+        if not self.trains_keys:
+            self.conclude(validation)
 
     @torch.no_grad()
-    def search(self, validation: LabelledFeatures | None) -> None:
+    def conclude(self, validation: LabelledFeatures | None) -> None:
         """Sets alpha and beta to the best pair of the grid, if there are images to tell; else they stay."""
         if validation is None or not self.settings.SEARCH_HP:
             return
@@ -144,17 +143,9 @@ def search_grid(
     return alphas[column], betas[row]
 
 
-class TipAdapterModel(CacheModel):
-    """Fitted at once."""
-
-    def prepare(self, training: LabelledFeatures, validation: LabelledFeatures | None) -> None:
-        """Fills the cache, and searches alpha and beta."""
-        super().prepare(training, validation)
-        self.search(validation)
-
-
-class CacheTrainer(FixedTextTrainer):
-    """Base of the trainers of such models; its node has the keys of `CACHE`."""
+@register_trainer("TIPADAPTER", DEFAULTS)
+class TipAdapter(FixedTextTrainer):
+    """Fits Tip-Adapter; no epochs."""
 
     node_rules: ClassVar[dict[str, Rule]] = {
         **FixedTextTrainer.node_rules,
@@ -163,7 +154,7 @@ class CacheTrainer(FixedTextTrainer):
         "SEARCH_SCALE": each(number(0), 2),
         "SEARCH_STEP": each(whole(1), 2),
     }
-    method: type[CacheModel]
+    method = TipAdapterModel
 
     @classmethod
     def learns_classes(cls, cfg: Any) -> bool:
@@ -175,10 +166,3 @@ class CacheTrainer(FixedTextTrainer):
         """An empty cache beside the fixed sentences."""
         settings = cfg.TRAINER[cls.node]
         return cls.method(backbone, task.classnames, fixed_text(backbone, task, settings), settings)
-
-
-@register_trainer("TIPADAPTER", DEFAULTS)
-class TipAdapter(CacheTrainer):
-    """Fits Tip-Adapter; no epochs."""
-
-    method = TipAdapterModel

@@ -15,14 +15,13 @@ from typing import Any
 
 from yacs.config import CfgNode
 
-from xcoop.backbones import LabelledFeatures
 from xcoop.config.plugins import register_trainer
-from xcoop.trainers.tipadapter import CACHE, CacheModel, CacheTrainer
+from xcoop.trainers.tipadapter import CACHE, TipAdapter, TipAdapterModel
 
 DEFAULTS = CfgNode({**CACHE, "PREC": "fp32"})  # fp32, amp, fp16, bf16
 
 
-class TipAdapterFModel(CacheModel):
+class TipAdapterFModel(TipAdapterModel):
     """The keys are parameters; cross entropy."""
 
     trains_keys = True
@@ -31,13 +30,9 @@ class TipAdapterFModel(CacheModel):
         """The keys; there are as many as training images."""
         return [{"params": [self.keys], "lr": lr, "eps": 1e-4, "name": "keys"}]
 
-    def conclude(self, validation: LabelledFeatures | None) -> None:
-        """Searches alpha and beta for the trained keys."""
-        self.search(validation)
-
 
 @register_trainer("TIPADAPTERF", DEFAULTS)
-class TipAdapterF(CacheTrainer):
+class TipAdapterF(TipAdapter):
     """Trains Tip-Adapter's keys."""
 
     method = TipAdapterFModel

@@ -53,13 +53,8 @@ def pkg_resources(request, monkeypatch):
 
 @pytest.mark.usefixtures("not_yet_imported", "pkg_resources")
 @pytest.mark.parametrize("pkg_resources", STATES, indirect=True)
-def test_any_setuptools():
+def test_the_installed_one_and_a_copy_in_a_checkout_are_imported_with_any_setuptools(tmp_path, monkeypatch):
     assert import_clip().tokenize("a nevus").shape == (1, 77)
-
-
-@pytest.mark.usefixtures("not_yet_imported", "pkg_resources")
-@pytest.mark.parametrize("pkg_resources", STATES, indirect=True)
-def test_a_copy_in_a_checkout_can_be_imported_with_any_setuptools(tmp_path, monkeypatch):
     (tmp_path / "clip").mkdir()
     (tmp_path / "clip/__init__.py").write_text("from .clip import *\n")
     (tmp_path / "clip/clip.py").write_text(

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers_clip import tiny_backbone, tiny_clip_state
+from helpers_clip import tiny_backbone
 from torch.nn import functional as F
 
-from xcoop.backbones.clip_model import build_clip, import_clip
-from xcoop.backbones.openai import ClipBackbone
+from xcoop.backbones.clip_model import import_clip
 
 TEXTS = ["a photo of a nevus.", "melanoma", "an irregular pigment network with a blue-whitish veil, and streaks"]
 
@@ -247,16 +246,6 @@ def test_vit_patches_are_in_row_major_order():
     assert touched.nonzero().tolist() == [[1, 2]]
 
 
-def test_patches_cost_nothing_unless_asked_for(backbone):
-    visual = backbone.model.visual
-    last = visual.ln_post if backbone.is_vit else visual.attnpool.c_proj
-    rows = []
-    handle = last.register_forward_hook(lambda _module, inputs, _output: rows.append(inputs[0].shape[:-1].numel()))
-    backbone.encode_image(images(backbone), patches=False)
-    handle.remove()
-    assert sum(rows) == (3 if backbone.is_vit else 0)  # (a ResNet's pool uses the layer's weight, not the layer)
-
-
 def test_norms_are_those_of_the_image_blocks(vit):
     norms = vit.image_norms()
     named = dict(vit.model.named_parameters())
@@ -278,21 +267,3 @@ def test_a_resnet_in_training_keeps_its_batch_statistics(resnet):
     assert parent.training
     assert not any(module.training for module in resnet.modules())
     assert resnet.fingerprint() == before
-
-
-# --- the sizes of the real models
-
-
-def test_vit_b16_shape():
-    state = tiny_clip_state(
-        0, layers=12, text_width=512, vision_width=768, embed_dim=512, image_size=224, patch=16
-    )  # 150 million numbers
-    backbone = ClipBackbone("ViT-B/16", build_clip(state, "random weights")).requires_grad_(False)
-    assert (backbone.grid, backbone.text_width, backbone.embed_dim) == ((14, 14), 512, 512)
-    assert sum(norm.numel() for norm in backbone.image_norms()) == 36_864
-    x = images(backbone, count=1)
-    features = backbone.encode_image(x, patches=True)
-    assert features.patches.shape == (1, 196, 512)
-    torch.testing.assert_close(features.pooled, backbone.model.encode_image(x), atol=1e-5, rtol=0)
-    expected = backbone.model.encode_text(backbone.tokenize(TEXTS))
-    torch.testing.assert_close(backbone.encode_text(TEXTS), expected, atol=1e-5, rtol=0)

@@ -283,7 +283,7 @@ def test_weights_of_another_architecture_are_said_and_recorded_as_such(tiny_weig
     assert load(tiny_weights_file, "phantom").fits_name  # a name that stands for no published size
 
 
-@pytest.mark.parametrize("name", ["RN50", "RN50x4", "ViT-B/32", "ViT-L/14@336px"])
+@pytest.mark.parametrize("name", ["RN50", "RN50x4", "ViT-B/16", "ViT-B/32", "ViT-L/14@336px"])
 def test_the_published_sizes_fit_their_names(name):
     """Built on the meta device, by OpenAI's own constructor and the sizes of its paper."""
     layers, width, patch, pixels, joint, text = openai.PUBLISHED[name]
@@ -291,6 +291,9 @@ def test_the_published_sizes_fit_their_names(name):
         sizes = (joint, pixels, layers, width, patch or None, 77, 49408, text, text // 64, 12)
         backbone = openai.ClipBackbone(name, import_clip().model.CLIP(*sizes))
     assert backbone.fits_name
+    assert backbone.grid == ((pixels // (patch or 32),) * 2)
+    if name == "ViT-B/16":
+        assert sum(norm.numel() for norm in backbone.image_norms()) == 36_864
     backbone.name = "RN101"
     assert not backbone.fits_name
 

@@ -64,17 +64,6 @@ def test_every_epoch_augments_anew(make_cfg: ConfigMaker, monkeypatch: pytest.Mo
     assert not any(torch.equal(image, other) for image, other in zip(epochs[1], epochs[2], strict=True))
 
 
-@pytest.mark.parametrize("name", ["CoOp", "XCoOp"])
-def test_batches_come_in_the_same_order_whether_features_are_cached_or_not(
-    name: str, make_cfg: ConfigMaker, tmp_path: Path
-) -> None:
-    """FEATURES is no part of a run's hash."""
-    pairs = ("FEATURES.DIR", str(tmp_path / "cache"), "OPTIM.MAX_EPOCH", 4, "TEST.FINAL_MODEL", "best_val")
-    cached = tiny_run.trained(make_cfg(name, *pairs))
-    plain = tiny_run.trained(make_cfg(name, *pairs, "FEATURES.CACHE", False, output="plain"))
-    torch.testing.assert_close(torch.cat(cached._probabilities), torch.cat(plain._probabilities), atol=1e-6, rtol=0)
-
-
 @pytest.mark.parametrize("name", ["CoOp", "PromptSRC", "LinearProbe"])
 def test_no_method_mirrors_images_whose_sides_are_classes_and_the_record_says_so(
     name: str, make_cfg: ConfigMaker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

@@ -9,7 +9,7 @@ import pytest
 import tiny_run
 import torch
 from helpers_clip import tiny_backbone
-from small_cases import one, settings
+from small_cases import D, one, settings
 from tiny_run import ConfigMaker
 
 from xcoop.backbones import ImageFeatures, LabelledFeatures
@@ -18,7 +18,6 @@ from xcoop.trainers.clipadapter import CLIPAdapterModel
 from xcoop.trainers.tipadapter import DEFAULTS, TipAdapterModel, search_grid
 
 NAMES = ["nevus", "melanoma", "other"]
-D = 48
 
 
 def features(seed: int, n: int) -> ImageFeatures:

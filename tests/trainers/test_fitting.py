@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -60,15 +59,6 @@ def test_what_is_in_the_validation_split_does(name: str, make_cfg: ConfigMaker, 
     first = usual(name).trainer
     other = tiny_run.trained(make_cfg(name, "DATASET.ROOT", str(planted), output="planted"))
     assert any(not torch.equal(tensor, state(other)[key]) for key, tensor in state(first).items())
-
-
-@pytest.mark.parametrize("name", FITTED)
-def test_cached_or_not_the_fit_is_the_same(name: str, make_cfg: ConfigMaker, usual: Usual, tmp_path: Path) -> None:
-    pairs = ("FEATURES.DIR", str(tmp_path / "cache"), "FEATURES.CACHE", False)
-    plain = tiny_run.trained(make_cfg(name, *pairs))
-    assert not (tmp_path / "cache").exists()
-    for key, tensor in state(plain).items():
-        torch.testing.assert_close(state(usual(name).trainer)[key], tensor, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["TipAdapter", "TipAdapterF"])
@@ -148,13 +138,3 @@ def test_a_cache_of_another_shape_is_refused(key: str, shape: tuple[int, ...], m
     assert trainer.model.keys.shape[0] == 7
     with pytest.raises(ValueError, match=f"here: '{key}' has shape"):
         trainer.model.load_trained_state(before | {key: torch.ones(shape)}, "here")
-
-
-def test_a_machine_with_fewer_cpus_is_told_of_once(
-    make_cfg: ConfigMaker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0}, raising=False)
-    with caplog.at_level("INFO"):
-        trainer = tiny_run.trained(make_cfg("LinearProbe", "DATALOADER.NUM_WORKERS", 64))
-    assert sum("this machine has" in line for line in caplog.messages) == 1
-    assert trainer.cfg.DATALOADER.NUM_WORKERS == 64  # the record says what was asked for

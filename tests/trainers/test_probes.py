@@ -7,25 +7,14 @@ import pytest
 import torch
 from helpers_clip import tiny_backbone
 from sklearn.linear_model import LogisticRegression
-from small_cases import settings
+from small_cases import D, clusters, settings
 from torch import Tensor
 from torch.nn import functional as F
 
-from xcoop.backbones import ImageFeatures, LabelledFeatures
+from xcoop.backbones import LabelledFeatures
 from xcoop.trainers import linearprobe
 from xcoop.trainers.linearprobe import LinearProbeModel
 from xcoop.trainers.lpplusplus import DEFAULTS, LPPlusPlusModel
-
-D = 48
-
-
-def split(seed: int, n: int, classes: int) -> LabelledFeatures:
-    """Noisy clusters, far from the origin as CLIP's features are."""
-    draw = torch.Generator().manual_seed(seed)
-    labels = torch.arange(n) % classes
-    centres = torch.randn(classes, D, generator=torch.Generator().manual_seed(0))
-    pooled = 1 + centres[labels] + 2 * torch.randn(n, D, generator=draw)
-    return LabelledFeatures(ImageFeatures(pooled, torch.zeros(n, 0, D)), labels)
 
 
 def probe(classes: int, **changes: object) -> LinearProbeModel:
@@ -36,7 +25,7 @@ def probe(classes: int, **changes: object) -> LinearProbeModel:
 @pytest.mark.parametrize("classes", [2, 3])
 @pytest.mark.parametrize("normalize", [False, True])
 def test_probabilities_are_those_of_scikit_learn(classes: int, normalize: bool) -> None:
-    training, test = split(1, 12, classes), split(2, 9, classes)
+    training, test = clusters(1, 12, classes), clusters(2, 9, classes)
     model = probe(classes, C=0.7, NORMALIZE=normalize)
     model.prepare(training, None)
     x, z = (
@@ -59,7 +48,7 @@ def test_the_sweep_finds_a_peak_to_an_eighth_of_a_decade(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(LinearProbeModel, "_score", score)
     monkeypatch.setattr(LinearProbeModel, "_fit", lambda self, training, C: fitted.append(C))
-    probe(3).prepare(split(1, 6, 3), split(2, 6, 3))
+    probe(3).prepare(clusters(1, 6, 3), clusters(2, 6, 3))
     assert asked[:7] == [-6, -4, -2, 0, 2, 4, 6]
     assert fitted == [pytest.approx(10**1.375)]
     assert len(asked) <= 7 + 2 * 4
@@ -67,7 +56,7 @@ def test_the_sweep_finds_a_peak_to_an_eighth_of_a_decade(monkeypatch: pytest.Mon
 
 def test_the_validation_images_choose_the_regularisation() -> None:
     """Images that the probe knows call for large weights; the same ones with wrong labels for hardly any."""
-    training = split(1, 30, 3)
+    training = clusters(1, 30, 3)
     norms = []
     for labels in (training.labels, training.labels.roll(1)):
         model = probe(3)
@@ -87,7 +76,7 @@ def lp(**changes: object) -> LPPlusPlusModel:
 
 
 def test_texts_on_the_far_side_are_not_read_the_wrong_way_round() -> None:
-    training = split(1, 13, 3)
+    training = clusters(1, 13, 3)
     images = F.normalize(training.features.pooled, dim=1)
     model = lp()
     model.text = -images[:3]
@@ -97,12 +86,12 @@ def test_texts_on_the_far_side_are_not_read_the_wrong_way_round() -> None:
 
 def test_a_checkpoint_from_before_there_was_a_bias_is_read() -> None:
     model = lp(ITERATIONS=3)
-    model.prepare(split(1, 12, 3), None)
+    model.prepare(clusters(1, 12, 3), None)
     state = model.trained_state()
     assert state["bias"].abs().max() > 0
     old = {name: tensor for name, tensor in state.items() if name != "bias"}
     model.load_trained_state(old)
-    images = split(2, 5, 3).features
+    images = clusters(2, 5, 3).features
     want = F.normalize(images.pooled, dim=1) @ (state["w"] + state["alpha"][:, None] * TEXT).T
     torch.testing.assert_close(model.logits(images), want)
     model.load_trained_state(state)

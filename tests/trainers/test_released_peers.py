@@ -19,12 +19,12 @@ import torch
 from dassl.config import get_cfg_default
 from dassl.optim import build_optimizer
 from helpers_clip import tiny_backbone as make_backbone
-from small_cases import LABELS, NAMES, pictures, settings
+from small_cases import LABELS, NAMES, SENTENCES, D, clusters, pictures, settings
 from tiny_run import ConfigMaker
 from torch import Tensor
 from torch.nn import functional as F
 
-from xcoop.backbones import ImageFeatures, LabelledFeatures
+from xcoop.backbones import LabelledFeatures
 from xcoop.methods.model import PromptModel
 from xcoop.methods.prompts import IMAGENET
 from xcoop.runs import train
@@ -40,20 +40,11 @@ from xcoop.trainers.tipadapter import CACHE, grid
 from xcoop.trainers.tipadapterf import DEFAULTS as TIPADAPTERF
 from xcoop.trainers.tipadapterf import TipAdapterFModel
 
-D = 48
 SPOKEN = ["melanoma", "blue nevus", "clear lung"]
 
 
 def one(x: Tensor) -> Tensor:
     return x / x.norm(dim=-1, keepdim=True)
-
-
-def clusters(seed: int, n: int) -> LabelledFeatures:
-    draw = torch.Generator().manual_seed(seed)
-    labels = torch.arange(n) % 3
-    centres = torch.randn(3, D, generator=torch.Generator().manual_seed(0))
-    pooled = 1 + centres[labels] + 2 * torch.randn(n, D, generator=draw)
-    return LabelledFeatures(ImageFeatures(pooled, torch.zeros(n, 0, D)), labels)
 
 
 def text(seed: int = 5) -> Tensor:
@@ -281,11 +272,6 @@ def test_maple_in_several_updates() -> None:
 
 
 # BiomedCoOp (HealthX-Lab/BiomedCoOp, trainers/BiomedCoOp/biomedcoop_clip.py).
-
-SENTENCES = [
-    [f"{start} {name}{end}." for start in ("a", "the", "one") for end in ("", " on skin", " of a patient")]
-    for name in SPOKEN
-]
 
 
 def test_biomedcoop_in_several_updates() -> None:
