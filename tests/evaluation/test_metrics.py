@@ -58,6 +58,9 @@ def test_by_hand() -> None:
     assert found["ece"] == pytest.approx((0.1 + 0.6 + 0.3 + 0.8) / 4)
     assert found["brier"] == pytest.approx(2 * (0.1**2 + 0.6**2 + 0.3**2 + 0.8**2) / 4)
     assert found["sensitivity_0"] == found["specificity_1"] == 0.5
+    one_class = classification_metrics([1, 1], [[0.2, 0.8], [0.3, 0.7]])
+    assert one_class["accuracy"] == 1
+    assert one_class["macro_auc"] is one_class["mcc"] is one_class["specificity_1"] is None
 
 
 def test_rankings_by_hand() -> None:
@@ -122,12 +125,6 @@ def test_an_absent_class_is_unknown_and_never_zero(seed: int, classes: int) -> N
     assert found["balanced_accuracy"] == pytest.approx(referee.balanced_accuracy_score(labels, predicted))
 
 
-def test_one_class_only() -> None:
-    found = classification_metrics([1, 1], [[0.2, 0.8], [0.3, 0.7]])
-    assert found["accuracy"] == 1
-    assert found["macro_auc"] is found["mcc"] is found["specificity_1"] is None
-
-
 @pytest.mark.parametrize(
     ("labels", "probabilities", "word"),
     [
@@ -173,12 +170,6 @@ def test_draws_equal_scikit_learn_with_weights(seed: int) -> None:
     ):
         expected = [judge(weights) for weights in counts]
         assert statistic(labels == 1, p[:, 1], counts) == pytest.approx(expected, abs=1e-6)
-
-
-def test_a_draw_without_a_class_is_unknown() -> None:
-    counts = np.array([[1, 1, 1, 1, 1, 1], [1, 0, 1, 2, 0, 0], [0, 1, 0, 0, 2, 2], [0, 0, 0, 0, 0, 0]])
-    for statistic in (auc, average_precision, sensitivity_at_specificity):
-        assert np.isnan(statistic(POSITIVE, SCORES, counts)).tolist() == [False, True, True, True]
 
 
 def test_the_parts_in_which_draws_are_taken_make_no_difference(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,22 +29,17 @@ def test_mean_and_sample_deviation_over_seeds(tmp_path: Path) -> None:
     assert "20 test images" in text
 
 
-def test_one_seed_has_no_deviation_and_the_missing_are_marked(tmp_path: Path) -> None:
+def test_one_seed_has_no_deviation_and_what_is_missing_is_marked(tmp_path: Path) -> None:
     write_seeds(tmp_path / "CoOp" / "phantom_4shots", {2: 15})
     (tmp_path / "CoOp" / "phantom_4shots" / "seed5").mkdir()
-    (row,) = collect(tmp_path, 4, (1, 2, 3))
+    (tmp_path / "XCoOp" / "phantom_4shots" / "seed1").mkdir(parents=True)
+    row, begun = collect(tmp_path, 4, (1, 2, 3))
     assert row.std("accuracy") is None
-    assert row.seeds == "2 (missing: 1 3 5)"
-    line = next(line for line in render([row], "phantom").splitlines() if line.startswith("CoOp"))
+    assert (row.seeds, begun.seeds) == ("2 (missing: 1 3 5)", "none (missing: 1 2 3)")
+    *_, line, other = render([row, begun], "phantom").splitlines()
     assert "75.0" in line
     assert "±" not in line
-
-
-def test_a_setting_without_any_finished_seed_is_shown(tmp_path: Path) -> None:
-    (tmp_path / "CoOp" / "phantom_4shots" / "seed1").mkdir(parents=True)
-    (row,) = collect(tmp_path, 4, (1,))
-    assert row.seeds == "none (missing: 1)"
-    assert "missing" in render([row], "phantom")
+    assert other.split()[-5:] == ["missing"] * 5
 
 
 def test_zero_shot_stands_beside_any_shots(tmp_path: Path) -> None:
@@ -60,13 +55,20 @@ def test_zero_shot_stands_beside_any_shots(tmp_path: Path) -> None:
     assert len(collect(tmp_path)) == 3
 
 
-def test_different_configurations_are_not_averaged(tmp_path: Path) -> None:
+def test_different_configurations_data_and_splits_are_not_averaged(tmp_path: Path) -> None:
     folder = tmp_path / "CoOp" / "phantom_4shots"
     write_seeds(folder, {1: 10, 2: 12})
     write_seeds(folder, {3: 20}, "OPTIM.LR", 0.5)
     rows = collect(tmp_path, 4, (1, 2, 3))
     assert sorted(row.mean("accuracy") for row in rows) == [pytest.approx(0.55), pytest.approx(1.0)]
-    assert "not averaged" in render(rows, "phantom")
+    assert "different configurations, which are not averaged" in render(rows, "phantom")
+    elsewhere = trainer(config(folder / "seed3", seed=3))
+    elsewhere.dm.dataset.split_hash = "elsewhere"
+    write_run(elsewhere, *outcome(18))
+    rows = collect(tmp_path)
+    assert sorted(tuple(row.runs) for row in rows) == [(1, 2), (3,)]
+    assert all("different data or splits" in row.note for row in rows)
+    assert {row.note.partition(":")[0] for row in rows} == {"splits a-split", "splits elsewher"}
 
 
 def test_different_test_images_are_pointed_out(tmp_path: Path) -> None:
@@ -133,17 +135,3 @@ def test_table_errors(results: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "Did you mean 'phantom'?" in capsys.readouterr().err
     assert main(["table", "phantom", "99", "--out", str(results)]) == 2
     assert "99 shots" in capsys.readouterr().err
-
-
-def test_seeds_of_one_configuration_on_other_data_are_not_averaged(tmp_path: Path) -> None:
-    folder = tmp_path / "folder" / "CoOp" / "vit_b16_4shots"
-    write_seeds(folder, {1: 10, 2: 12})
-    other = config(folder / "seed3", seed=3)
-    (folder / "seed3").mkdir()
-    run = trainer(other)
-    run.dm.dataset.split_hash = "elsewhere"
-    write_run(run, *outcome(18))
-    rows = collect(tmp_path / "folder")
-    assert sorted(tuple(row.runs) for row in rows) == [(1, 2), (3,)]
-    assert all("different data or splits" in row.note for row in rows)
-    assert {row.note.partition(":")[0] for row in rows} == {"splits a-split", "splits elsewher"}

@@ -149,15 +149,8 @@ def restore_optimiser(optimiser: Any, scheduler: Any, content: dict[str, Any]) -
         for _ in range(content["epoch"]):
             scheduler.step()
     rates = [group["lr"] for group in optimiser.param_groups]
-    _require_same_rates(content, rates)
-    optimiser.load_state_dict(content["optimizer"])
-    for group, rate in zip(optimiser.param_groups, rates, strict=True):
-        group["lr"] = rate
-
-
-def _require_same_rates(content: dict[str, Any], rates: list[float]) -> None:
-    """Of Dassl's own schedules, whose rates are those of an inner object, nothing is asked."""
     schedule = content.get("scheduler") or {}
+    # of Dassl's own schedules, whose rates are those of an inner object, nothing is asked
     before = [] if "successor" in schedule else schedule.get("_last_lr", [])
     for one, two in zip(before, rates, strict=False):
         if not math.isclose(one, two, rel_tol=1e-6, abs_tol=1e-12):
@@ -165,3 +158,6 @@ def _require_same_rates(content: dict[str, Any], rates: list[float]) -> None:
                 f"its learning rate after {content['epoch']} epochs is {one:g}, and this run's would be {two:g}: "
                 "resume with the same OPTIM.LR, MAX_EPOCH, schedule and warm-up, or train anew in another folder"
             )
+    optimiser.load_state_dict(content["optimizer"])
+    for group, rate in zip(optimiser.param_groups, rates, strict=True):
+        group["lr"] = rate
