@@ -253,10 +253,3 @@ def test_all_sentences_hold_every_token_of_the_captions(kind):
     rng = np.random.default_rng(8)
     texts = [make_caption(kind, profile, rng, group).text for profile, group in cases(kind, 300, seed=2)]
     assert set(tokenize(texts).flatten().tolist()) <= known
-
-
-@pytest.mark.parametrize("kind", TABLES)
-def test_an_unknown_group_is_refused(kind):
-    profile = TABLES[kind].sample_uniform(np.random.default_rng(0))
-    with pytest.raises(KeyError, match="flu"):
-        make_caption(kind, profile, np.random.default_rng(0), "flu")

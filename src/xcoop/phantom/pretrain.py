@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import logging
 import math
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -34,8 +33,6 @@ from xcoop.phantom.corpus import GROUP, TO_LEARN_FROM, Corpus, Sentences, Traini
 from xcoop.phantom.model import VOCAB, PhantomClip, Settings, image_tokens, normalise, optimizers, to_pixels
 from xcoop.phantom.probe import concept_aucs
 from xcoop.phantom.tables import TABLES
-
-log = logging.getLogger(__name__)
 
 COVERED = 0.05  # of a patch: from here on the concept counts as lying in it; a thin line covers little more
 SAVE_SECONDS = 180.0  # between two checkpoints
@@ -269,7 +266,7 @@ class Pretraining:
         for optimizer, state in zip(self.optimizers, content["optimizers"], strict=True):
             optimizer.load_state_dict(state)
         self.step, self.seconds = content["step"], content["seconds"]
-        log.info("going on from step %d of %s", self.step, self._checkpoint)
+        _say(f"going on from step {self.step} of {self._checkpoint}")
 
 
 def _cosine(progress: float) -> float:
@@ -283,9 +280,8 @@ def pretrain(
     work: str | os.PathLike[str] | None = None,
     check_every: int = 200,
     device: str | None = None,
-    say: Callable[[str], None] = log.info,
 ) -> dict[str, float]:
-    """Draws the images, trains, and writes the weights.
+    """Draws the images, trains, says how far it is, and writes the weights.
 
     Args:
         out: the safetensors file to write.
@@ -293,14 +289,13 @@ def pretrain(
         work: folder of checkpoint and images; None: `<out>.work`. It may be deleted afterwards.
         check_every: steps between two looks at the concept AUCs, the last of which are returned.
         device: see `Pretraining`.
-        say: takes the plain lines of progress.
     """
     folder = Path(work) if work else Path(f"{out}.work")
     folder.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
     run = Pretraining(settings, folder, device)
     size = sum(parameter.numel() for parameter in run.model.parameters())
-    say(f"images ready after {time.monotonic() - started:.0f} s; {size} parameters on {run.device}")
+    _say(f"images ready after {time.monotonic() - started:.0f} s; {size} parameters on {run.device}")
     saved = time.monotonic()
     with tqdm(total=settings.steps, initial=run.step, desc="pretraining", disable=None) as bar:
         while run.progress < 1:
@@ -308,14 +303,14 @@ def pretrain(
             bar.update()
             bar.set_postfix(loss=f"{parts['loss']:.3f}")
             if run.step % 50 == 0:
-                say(f"step {run.step} " + " ".join(f"{k} {v:.3f}" for k, v in parts.items()) + f" {run.seconds:.0f} s")
+                _say(f"step {run.step} " + " ".join(f"{k} {v:.3f}" for k, v in parts.items()) + f" {run.seconds:.0f} s")
             if run.step % check_every == 0 and run.progress < 1:
-                _check(run, say)
+                _check(run)
             if time.monotonic() - saved > SAVE_SECONDS:
                 run.save()
                 saved = time.monotonic()
     run.save()
-    aucs = _check(run, say)
+    aucs = _check(run)
     metadata = {
         "seed": str(settings.seed),
         "vocab": str(VOCAB),
@@ -327,12 +322,17 @@ def pretrain(
     return aucs
 
 
-def _check(run: Pretraining, say: Callable[[str], None]) -> dict[str, float]:
+def _check(run: Pretraining) -> dict[str, float]:
     aucs = run.check()
     lowest = ", ".join(f"{name} {aucs[name]:.3f}" for name in sorted(aucs, key=aucs.__getitem__)[:5])
     mean = sum(aucs.values()) / max(1, len(aucs))
-    say(f"step {run.step} mean concept AUC {mean:.3f}; lowest: {lowest or 'no concept could be checked'}")
+    _say(f"step {run.step} mean concept AUC {mean:.3f}; lowest: {lowest or 'no concept could be checked'}")
     return aucs
+
+
+def _say(line: str) -> None:
+    tqdm.write(line, file=sys.stdout)  # above the bar
+    sys.stdout.flush()
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -354,13 +354,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Carries out `xcoop phantom pretrain`; returns the exit code."""
     settings = Settings(args.seed, args.steps, args.minutes, args.images, batch=args.batch)
-
-    def say(line: str) -> None:
-        tqdm.write(line, file=sys.stdout)
-        sys.stdout.flush()
-
-    aucs = pretrain(args.out, settings, args.work, args.check_every, device=args.device, say=say)
-    say(f"wrote {args.out}")
+    aucs = pretrain(args.out, settings, args.work, args.check_every, device=args.device)
+    _say(f"wrote {args.out}")
     for name, auc in sorted(aucs.items()):
-        say(f"{auc:.3f} {name}")
+        _say(f"{auc:.3f} {name}")
     return 0

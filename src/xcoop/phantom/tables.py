@@ -197,9 +197,8 @@ def make_caption(kind: str, profile: Mapping[str, str], rng: np.random.Generator
 
     diagnosis = None
     frames = words()[kind]["frames"]
-    names = words()[kind]["diagnoses"][group] if group is not None else []
-    if names and rng.random() < DIAGNOSIS_RATE:
-        diagnosis = _pick(names, rng)
+    if group is not None and rng.random() < DIAGNOSIS_RATE:
+        diagnosis = _pick(words()[kind]["diagnoses"][group], rng)
         frames = [frame for frame in frames if "{s}" in frame or "{a}" in frame]
     findings = [_pick(term.wordings, rng) for term in said]
     if len(findings) > 1 and rng.random() < 0.5:
