@@ -7,11 +7,12 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from socketserver import TCPServer
 from typing import Any
 
+from file_server import running
 from pydantic import SecretStr
 
 from xcoop.cli import main
@@ -24,17 +25,28 @@ KEY = "sk-planted-0123456789"
 Act = Callable[["Handler"], None]
 
 
+@dataclass
+class ChatServer:
+    """What comes next (`script`; its last act stays), what was asked, and whether the test is over."""
+
+    script: list[Act]
+    requests: list[dict[str, Any]] = field(default_factory=list)
+    guard: Any = field(default_factory=threading.Lock)
+    over: threading.Event = field(default_factory=threading.Event)
+    url: str = ""
+
+
 class Handler(BaseHTTPRequestHandler):
-    """Notes each request, and does what the script says next; at its end, what it says last."""
+    """Notes each request, and does what the script says next."""
 
     protocol_version = "HTTP/1.1"
-    server: ChatServer
+    chat: ChatServer
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        with self.server.guard:
-            self.server.requests.append({"path": self.path, "key": self.headers["authorization"], **body})
-            script = self.server.script
+        with self.chat.guard:
+            self.chat.requests.append({"path": self.path, "key": self.headers["authorization"], **body})
+            script = self.chat.script
             act = script.pop(0) if len(script) > 1 else script[0]
         act(self)
 
@@ -49,45 +61,16 @@ class Handler(BaseHTTPRequestHandler):
         """Nothing is printed."""
 
 
-class ChatServer(ThreadingHTTPServer):
-    """What was asked (`requests`), and what comes next (`script`)."""
-
-    daemon_threads = True
-    block_on_close = False
-
-    def __init__(self, *script: Act) -> None:
-        self.script = list(script)
-        self.requests: list[dict[str, Any]] = []
-        self.guard = threading.Lock()
-        self.over = threading.Event()
-        super().__init__(("127.0.0.1", 0), Handler)
-
-    def server_bind(self) -> None:
-        """Without the look-up of the host's name, which can take seconds."""
-        TCPServer.server_bind(self)
-        self.server_name, self.server_port = "localhost", self.server_address[1]
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/v1"
-
-    def handle_error(self, *_: Any) -> None:
-        """A client that went away is no news."""
-
-
 @contextmanager
 def serving(*script: Act) -> Iterator[ChatServer]:
     """The server while it runs."""
-    server = ChatServer(*script)
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.over.set()
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    chat = ChatServer(list(script))
+    with running(type("Own", (Handler,), {"chat": chat})) as address:
+        chat.url = f"{address}/v1"
+        try:
+            yield chat
+        finally:
+            chat.over.set()
 
 
 def completion(text: str | None) -> bytes:
@@ -115,7 +98,7 @@ def sends(body: bytes, kind: str = "application/json") -> Act:
 
 
 def hangs(handler: Handler) -> None:
-    handler.server.over.wait(20)
+    handler.chat.over.wait(20)
 
 
 def floods(status: int) -> Act:
@@ -124,7 +107,7 @@ def floods(status: int) -> Act:
     def act(handler: Handler) -> None:
         handler.wfile.write(f"HTTP/1.1 {status} x\r\ncontent-type: application/json\r\n\r\n".encode())
         with suppress(OSError):
-            while not handler.server.over.is_set():
+            while not handler.chat.over.is_set():
                 handler.wfile.write(b" " * (1 << 16))
         handler.close_connection = True
 
@@ -137,7 +120,7 @@ def drips(status: int, head: str) -> Act:
     def act(handler: Handler) -> None:
         handler.wfile.write(f"HTTP/1.1 {status} x\r\n{head}".encode())
         with suppress(OSError):
-            while not handler.server.over.wait(0.05):
+            while not handler.chat.over.wait(0.05):
                 handler.wfile.write(b"y")
         handler.close_connection = True
 

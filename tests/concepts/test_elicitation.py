@@ -162,7 +162,7 @@ def test_answers_are_not_mixed(tmp_path: Path) -> None:
 DRIVER = """
 import sys
 from pathlib import Path
-sys.path.insert(0, {tests!r})
+sys.path[:0] = {tests!r}
 from chat_server import NO_KEY, QUERY, Client, Tally, ask_all, open_store
 with open_store(Path({path!r}), QUERY, resume=True) as store:
     ask_all(Client({url!r}, "tiny", NO_KEY, 60, 0), store, 3, 1, Tally())
@@ -172,7 +172,9 @@ with open_store(Path({path!r}), QUERY, resume=True) as store:
 def test_killed_and_resumed_without_asking_twice(tmp_path: Path) -> None:
     path = tmp_path / "bank.answers.jsonl"
     with serving(says(GOOD), says(GOOD), hangs) as server:
-        code = DRIVER.format(tests=str(Path(__file__).parent), url=server.url, path=str(path))
+        code = DRIVER.format(
+            tests=[str(folder) for folder in Path(__file__).parents[:2]], url=server.url, path=str(path)
+        )
         process = subprocess.Popen([sys.executable, "-c", code])
         deadline = time.monotonic() + 60
         while len(server.requests) < 3 and process.poll() is None and time.monotonic() < deadline:

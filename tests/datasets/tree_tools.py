@@ -79,6 +79,12 @@ def edit(path: Path, old: str, new: str) -> None:
     path.write_text(text.replace(old, new), encoding="utf-8")
 
 
+def empty(folder: Path, pattern: str = "*") -> None:
+    """Removes the files of a folder, or some of them."""
+    for path in folder.glob(pattern):
+        path.unlink()
+
+
 def npz(path: Path, **changed: np.ndarray | None) -> None:
     """Changes arrays of an npz file; None removes one."""
     with np.load(path) as file:

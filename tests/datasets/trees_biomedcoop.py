@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tree_tools import Damages, Layout, config, edit, picture
+from tree_tools import Damages, Layout, config, edit, empty, picture
 
 NAMES = {
     **{"btmri": "BTMRI", "chmnist": "CHMNIST", "covid_19": "COVID_19", "ctkidney": "CTKidney"},
@@ -65,11 +65,6 @@ def swap(tree: dict[str, Any]) -> None:
             entry[1] = {0: 1, 1: 0}.get(entry[1], entry[1])
 
 
-def remove_images(source: Path) -> None:
-    for path in sorted((source.parent / source.stem.removeprefix("split_")).glob("glioma_tumor/*")):
-        path.unlink()
-
-
 LAYOUTS = {name: layout(name) for name in NAMES}
 
 DAMAGES: dict[str, Damages] = {name: [(change(swap), "has other classes.*there: .*published: ")] for name in NAMES}
@@ -94,7 +89,10 @@ DAMAGES["btmri"] += [
     (lambda f: edit(f, "glioma tumor", "glioma"), "there: .*0: 'glioma', .*published: 0: 'glioma tumor'"),
     (change(lambda tree: [tree[split].pop() for split in ("train",) * 4 + ("val",) * 2 + ("test",)]), "published: "),
     (row("glioma_tumor/lost.png", 0, "glioma tumor"), r"1 of the 28 images .* are not in .*glioma_tumor/lost\.png"),
-    (remove_images, r"7 of the 28 images that .*split_BTMRI\.json lists are not in .*\.\.\. and 2 more"),
+    (
+        lambda f: empty(f.parent / "BTMRI" / "glioma_tumor"),
+        r"7 of the 28 images that .*split_BTMRI\.json lists are not in .*\.\.\. and 2 more",
+    ),
     (lambda f: (f.parent / "BTMRI").rename(f.parent / "images"), r"was not found. Looked for.*BTMRI/BTMRI"),
     (lambda f: next((f.parent / "BTMRI").rglob("*.png")).write_bytes(b"x"), "1 of 28 images cannot be read"),
 ]

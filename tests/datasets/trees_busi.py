@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from tree_tools import Damages, Layout, picture
+from tree_tools import Damages, Layout, empty, picture
 
 COUNTS = {"benign": 10, "malignant": 10, "normal": 7}
 
@@ -33,16 +33,11 @@ LAYOUTS = {
 }
 
 
-def only_masks(folder: Path) -> None:
-    for path in folder.glob("*).png"):
-        path.unlink()
-
-
 DAMAGES: dict[str, Damages] = {
     "busi": [
         (shutil.rmtree, "was not found"),
         (lambda f: (f / "benign").rename(f / "begnin"), "benign is missing: the set has the folders benign, mal"),
-        (lambda f: only_masks(f / "normal"), "normal holds no images"),
+        (lambda f: empty(f / "normal", "*).png"), "normal holds no images"),
         (lambda f: (f / "malignant/malignant (3).png").write_bytes(b""), r"malignant \(3\)\.png: the file is empty"),
         (lambda f: (f / "benign/benign (2).png").write_text("<html>"), r"1 of 27 images.*benign \(2\)\.png: no known"),
     ],

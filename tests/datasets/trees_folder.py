@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from tree_tools import Damages, Layout, edit, picture, write_csv
+from tree_tools import Damages, Layout, edit, empty, picture, write_csv
 
 CLASSES = ("leaf", "root", "stem")
 NAME = "my_images"
@@ -49,15 +50,9 @@ def on_table(*changes: tuple[str, str]) -> Callable[[Path], None]:
     return damage
 
 
-def without_class(folder: Path, name: str = "leaf") -> None:
-    for path in (folder / name).iterdir():
-        path.unlink()
-
-
 def one_class(folder: Path) -> None:
     for name in CLASSES[1:]:
-        without_class(folder, name)
-        (folder / name).rmdir()
+        shutil.rmtree(folder / name)
 
 
 LAYOUTS = {
@@ -71,7 +66,7 @@ LAYOUTS = {
 
 DAMAGES: dict[str, Damages] = {
     "folder": [
-        (without_class, r"my_images/leaf holds no image: fill it or remove it"),
+        (lambda f: empty(f / "leaf"), r"my_images/leaf holds no image: fill it or remove it"),
         (one_class, r"has one class only, 'leaf'"),
         (lambda f: (f / "train" / "x").mkdir(parents=True), r"directories of splits \(train\) beside others: \['leaf'"),
         (lambda f: (f / "leaf").rename(f / "ROOT"), "the classes 'ROOT' and 'root' are one"),

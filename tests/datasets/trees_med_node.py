@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from tree_tools import Damages, Layout, picture
+from tree_tools import Damages, Layout, empty, picture
 
 
 def med_node(root: Path) -> Path:
@@ -30,7 +30,7 @@ DAMAGES: dict[str, Damages] = {
     "med_node": [
         (shutil.rmtree, "was not found"),
         (lambda f: (f / "naevus").rename(f / "nevi"), "naevus is missing: the set has the folders naevus, melanoma"),
-        (lambda f: [path.unlink() for path in (f / "melanoma").iterdir()], "melanoma holds no images"),
+        (lambda f: empty(f / "melanoma"), "melanoma holds no images"),
         (lambda f: (f / "melanoma/701.jpg").write_bytes(b""), r"701\.jpg: the file is empty"),
         (lambda f: (f / "naevus/1001.jpg").write_text("<html>"), r"1 of 17 images.*1001\.jpg: no known"),
     ],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tree_tools import Damages, Layout, picture
+from tree_tools import Damages, Layout, empty, picture
 
 
 def pneumonia(root: Path) -> Path:
@@ -37,11 +37,6 @@ def phantom_chest(root: Path) -> Path:
     return folder / "chest_xray"
 
 
-def remove_images(folder: Path) -> None:
-    for path in folder.iterdir():
-        path.unlink()
-
-
 # Of 48 training images a class at least 4.8 are carved, in whole patients of 2.
 COUNTS = ({"normal": 42, "pneumonia": 42}, {"normal": 6, "pneumonia": 6}, {"normal": 12, "pneumonia": 12})
 
@@ -51,7 +46,7 @@ DAMAGES: dict[str, Damages] = {
     "pneumonia": [
         (lambda f: (f / "test").rename(f / "tset"), "was not found"),
         (lambda f: (f / "train/NORMAL").rename(f / "train/HEALTHY"), r"train/NORMAL is missing"),
-        (lambda f: remove_images(f / "test/PNEUMONIA"), r"test/PNEUMONIA holds no images"),
+        (lambda f: empty(f / "test/PNEUMONIA"), r"test/PNEUMONIA holds no images"),
         (lambda f: (f / "test/NORMAL/IM-0020-0000.jpeg").write_bytes(b"<html>"), r"IM-0020-0000\.jpeg: no known"),
     ],
 }

@@ -44,15 +44,14 @@ LAYOUTS = {
 }
 
 
-def without_images(folder: Path) -> None:
-    shutil.rmtree(folder / "fitzpatrick17k")
-
-
 DAMAGES: dict[str, Damages] = {
     "skincon": [
         (lambda f: (f / ANNOTATIONS).unlink(), "was not found"),
         (lambda f: (f / "fitzpatrick17k.csv").unlink(), r"fitzpatrick17k\.csv is missing: it holds the groups"),
-        (without_images, r"holds none of the 30 images of annotations_fitzpatrick17k\.csv"),
+        (
+            lambda f: shutil.rmtree(f / "fitzpatrick17k"),
+            r"holds none of the 30 images of annotations_fitzpatrick17k\.csv",
+        ),
         (lambda f: edit(f / ANNOTATIONS, FLAG, "Skip"), rf"lacks the columns \['{FLAG}'\]"),
         (lambda f: edit(f / ANNOTATIONS, f"{md5(0)}.jpg,0,", f"{md5(0)}.jpg,x,"), r"line 2: .*\{'Papule': 'x'\}"),
         (lambda f: edit(f / ANNOTATIONS, f"{md5(1)}.jpg", ""), "line 3: the column 'ImageID' must not be empty"),
