@@ -92,24 +92,17 @@ def test_all_seeds_then_the_table(launch: Launch, tmp_path: Path, capsys: pytest
     assert (found["seed"], found["shots"]) == (3, 4)
 
 
-def test_the_end_names_the_command_that_compares(
-    launch: Launch, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+def test_the_hints_at_the_end_can_be_pasted(
+    tmp_path: Path, training: Training, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SEEDS", raising=False)
-    for seeds, ending in (("1 2 3", ""), ("2", " --seeds 2"), ("2,3", " --seeds '2 3'")):
-        assert launch("phantom", "4", "CoOp", seeds=seeds) == 0
-        *_, line, _ = capsys.readouterr().out.splitlines()
-        assert line.endswith(f": xcoop results {tmp_path / 'out'}{ending}")
-
-
-def test_the_hints_at_the_end_can_be_pasted(
-    tmp_path: Path, training: Training, capsys: pytest.CaptureFixture[str]
-) -> None:
     out = str(tmp_path / "my runs")
-    words = ["phantom", "4", "CoOp", "--out", out, "--data", str(tmp_path / "data"), "--seeds", "1"]
-    assert main(["run", *words]) == 0
-    hint = next(line for line in capsys.readouterr().out.splitlines() if "xcoop table" in line)
-    command = shlex.split(hint.partition(": ")[2].replace(" --format ...", ""))
+    for seeds, ending in (("1 2 3", []), ("2", ["--seeds", "2"]), ("2,3", ["--seeds", "2 3"])):
+        words = ["phantom", "4", "CoOp", "--out", out, "--data", str(tmp_path / "data"), "--seeds", seeds]
+        assert main(["run", *words]) == 0
+        *_, table, results, _ = capsys.readouterr().out.splitlines()
+        assert shlex.split(results.partition(": ")[2]) == ["xcoop", "results", out, *ending]
+    command = shlex.split(table.partition(": ")[2].replace(" --format ...", ""))
     assert command == ["xcoop", "table", "phantom", "4", "--out", out]
     assert main(command[1:]) == 0
 
@@ -292,17 +285,8 @@ def test_workers_that_are_no_forks_know_what_a_run_needs(
         for number in range(8):
             Image.new("L", (32, 32), level + number).save(tmp_path / "images" / name / f"{number}.png")
     monkeypatch.setattr(launcher, "start_method", lambda slots: "spawn")
-    words = ["run", "folder", "1", "CoOp", "vit_b16", "DATASET.PATH", str(tmp_path / "images"), "MODEL.BACKBONE.PATH"]
-    words += [
-        str(tiny_weights_file),
-        "INPUT.SIZE",
-        "(32, 32)",
-        "OPTIM.MAX_EPOCH",
-        "1",
-        "--seeds",
-        "1",
-        "--out",
-        str(tmp_path / "out"),
-    ]
-    assert main(words) == 0
+    pairs = {"DATASET.PATH": str(tmp_path / "images"), "MODEL.BACKBONE.PATH": str(tiny_weights_file),
+             "INPUT.SIZE": "(32, 32)", "OPTIM.MAX_EPOCH": "1"}  # fmt: skip
+    words = ["run", "folder", "1", "CoOp", "vit_b16", *(word for pair in pairs.items() for word in pair)]
+    assert main([*words, "--seeds", "1", "--out", str(tmp_path / "out")]) == 0
     assert [read_run(path.parent) is not None for path in (tmp_path / "out").rglob("results.json")] == [True]

@@ -181,10 +181,7 @@ def test_everything_is_put_back(crash: bool, tmp_path: Path) -> None:
 PEAKS = """
 import torch
 from xcoop.results.record import peak_memory_mb
-from xcoop.concepts.bank import BankError
-from xcoop.runs import train
-from xcoop.sweep.worker import FAILED, Job
-from xcoop.sweep.worker import Runner, isolated
+from xcoop.sweep.worker import isolated
 with isolated():
     pass  # what the first one imports stays
 with isolated():

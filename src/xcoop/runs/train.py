@@ -12,7 +12,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from xcoop.utils.console import Parser, UserError, guarded, say, unknown
 
@@ -164,8 +164,7 @@ def check_values(cfg: CfgNode) -> None:
     from xcoop.utils.rules import one_of
 
     check_trainer(cfg.TRAINER.NAME)
-    if cfg.DATASET.NAME not in DATASET_REGISTRY.registered_names():
-        raise UserError(_missing_name("dataset", "--dataset-config-file", cfg.DATASET.NAME, DATASET_REGISTRY))
+    _require_known("dataset", "--dataset-config-file", cfg.DATASET.NAME, DATASET_REGISTRY.registered_names())
     try:
         check_settings(cfg)
         if tasks := getattr(DATASET_REGISTRY.get(cfg.DATASET.NAME), "tasks", {}):
@@ -184,32 +183,36 @@ def check_trainer(name: str) -> None:
     from xcoop.config.plugins import load_plugins
 
     load_plugins()
-    if name not in TRAINER_REGISTRY.registered_names():
-        raise UserError(_missing_name("trainer", "--trainer", name, TRAINER_REGISTRY))
+    _require_known("trainer", "--trainer", name, TRAINER_REGISTRY.registered_names())
 
 
-def _missing_name(kind: str, flag: str, name: str, registry: Any) -> str:
+def _require_known(kind: str, flag: str, name: str, known: Sequence[str]) -> None:
     if not name:
-        return f"no {kind} is given: use {flag}. Known: {', '.join(sorted(registry.registered_names()))}."
-    return unknown(kind, name, registry.registered_names())
+        raise UserError(f"no {kind} is given: use {flag}. Known: {', '.join(sorted(known))}.")
+    if name not in known:
+        raise UserError(unknown(kind, name, known))
 
 
 def _train_or_evaluate(cfg: CfgNode, args: argparse.Namespace, origin: Origin) -> None:
     """Builds, and trains or evaluates; the run folder is ours by now."""
     import torch
     from dassl.engine import build_trainer
-    from dassl.utils import set_random_seed
+    from dassl.utils import collect_env_info, set_random_seed
 
     from xcoop.engine.data import require_validation
     from xcoop.results.folder import save_config
     from xcoop.training.trainer import PromptTrainer
+    from xcoop.utils.process_cache import fact
 
     if cfg.SEED >= 0:
         say(f"Setting fixed seed: {cfg.SEED}")
         set_random_seed(cfg.SEED)
     if torch.cuda.is_available() and cfg.USE_CUDA:
         torch.backends.cudnn.benchmark = True
-    _say_head_of_log(cfg, args)
+    flags = [f"{key}: {value}" for key, value in sorted(vars(args).items())]  # as CoOp's logs begin
+    say("***************", "** Arguments **", "***************", *flags)
+    say("************", "** Config **", "************", str(cfg))
+    say("Collecting env info ...", f"** System info **\n{fact('environment', collect_env_info)}\n")
     trainer = build_trainer(cfg)
     trainer.origin = origin  # for the record; a trainer of another programme makes none
     require_validation(cfg, trainer.val_loader)  # which trainers of other programmes do not ask for
@@ -221,18 +224,6 @@ def _train_or_evaluate(cfg: CfgNode, args: argparse.Namespace, origin: Origin) -
         trainer.test()
     elif not args.no_train:
         trainer.train()
-
-
-def _say_head_of_log(cfg: CfgNode, args: argparse.Namespace) -> None:
-    """Arguments, config and environment, as CoOp prints them at the head of a log."""
-    from dassl.utils import collect_env_info
-
-    from xcoop.utils.process_cache import fact
-
-    flags = [f"{key}: {value}" for key, value in sorted(vars(args).items())]
-    say("***************", "** Arguments **", "***************", *flags)
-    say("************", "** Config **", "************", str(cfg))
-    say("Collecting env info ...", f"** System info **\n{fact('environment', collect_env_info)}\n")
 
 
 def _check_weights(args: argparse.Namespace) -> None:
