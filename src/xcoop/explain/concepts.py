@@ -127,17 +127,10 @@ def decompose(prompts: Tensor, concepts: Tensor) -> Decomposition:
 
 
 class HeldConcepts:
-    """A model that is asked again while one class keeps only some of the concepts that it holds.
-
-    Attributes:
-        model: what is asked.
-        held: which of the J concepts each class holds, C of them.
-        count: J.
-    """
+    """A model that is asked again while one class keeps only some of the concepts that it holds."""
 
     model: PromptModel
-    held: list[list[int]]
-    count: int
+    held: list[list[int]]  # which of the J concepts each class holds, C of them
 
     def logits(self, features: ImageFeatures, label: int, kept: Collection[int]) -> Tensor:
         """Of B images, (B, C), where a class keeps only these of its concepts."""
@@ -188,7 +181,7 @@ class SentenceConcepts(HeldConcepts):
     """A model that `holds_concepts`, in the clinical sentences of its classes: it is given a changed bank."""
 
     def __init__(self, model: PromptModel, bank: ConceptBank, concepts: ConceptSet) -> None:
-        self.model, self.bank, self.texts, self.count = model, bank, concepts.texts, len(concepts.texts)
+        self.model, self.bank, self.texts = model, bank, concepts.texts
         self.held = [own.nonzero()[:, 0].tolist() for own in concepts.own]
         self._known: dict[tuple[int, frozenset[int]], Tensor] = {}  # class features: each choice is encoded once
 
@@ -206,7 +199,7 @@ class SentenceConcepts(HeldConcepts):
     def contributions(self, features: ImageFeatures, control: int | None = None) -> Tensor:
         """Asks without each concept of each class; for the control, with one unrelated phrase more in its place."""
         whole = self.model.logits(features)  # (B, C)
-        moved = whole.new_zeros(*whole.shape, self.count)
+        moved = whole.new_zeros(*whole.shape, len(self.texts))
         if control is None:
             for label, own in enumerate(self.held):
                 for j in own:
@@ -230,7 +223,7 @@ class PartConcepts(HeldConcepts):
     """A model without concepts: they are parts of its class vectors, (C, D), by their decomposition."""
 
     def __init__(self, model: PromptModel, vectors: Tensor, parts: Decomposition) -> None:
-        self.model, self.vectors, self.parts, self.count = model, unit(vectors), parts, len(parts.directions)
+        self.model, self.vectors, self.parts = model, unit(vectors), parts
         self.held = [(own > 0).nonzero()[:, 0].tolist() for own in parts.weights]
 
     @torch.no_grad()
@@ -271,17 +264,11 @@ _SEED = [0, 20240611]  # of the null
 
 @dataclass(frozen=True)
 class TokenWords:
-    """The words nearest to one context vector.
+    """The words nearest to one context vector."""
 
-    Attributes:
-        index: where the vector stands among the leading axes of the context, e.g. (token,) or (class, token).
-        words: (word, Euclidean distance), the nearest first.
-        null_low: the 5 % quantile of the distance from a random vector of equal norm to its nearest word.
-    """
-
-    index: tuple[int, ...]
-    words: tuple[tuple[str, float], ...]
-    null_low: float
+    index: tuple[int, ...]  # where it stands among the leading axes of the context, e.g. (token,) or (class, token)
+    words: tuple[tuple[str, float], ...]  # with their Euclidean distances, the nearest first
+    null_low: float  # the 5 % quantile of the distance from a random vector of equal norm to its nearest word
 
 
 @torch.no_grad()

@@ -58,14 +58,8 @@ def serve(
 ) -> None:
     """Serves the page until interrupted (Ctrl-C) or told to end (SIGTERM); the next one need not wait for its close.
 
-    To be called from the main thread, which alone gets signals.
-
-    Args:
-        explain: see `demo`.
-        host: see `launch`.
-        port: see `launch`.
-        is_phantom: see `demo`.
-        ready: is told the page's address when it can be opened.
+    To be called from the main thread, which alone gets signals. `ready` is told the page's address when it can be
+    opened; for the rest see `demo` and `launch`.
     """
     page = demo(explain, is_phantom)
     url = launch(page, host, port)
@@ -84,12 +78,9 @@ def serve(
 
 
 def launch(page: Any, host: str, port: int) -> str:
-    """Starts to serve the page, and returns its address.
+    """Starts to serve the page on a port (0: a free one), and returns its address.
 
-    Args:
-        page: see `demo`.
-        host: listened on; other machines reach the page only if this is not a loopback address.
-        port: 0 for a free one.
+    Other machines reach it only if the host is not a loopback address.
 
     Raises:
         OSError: it cannot listen there.

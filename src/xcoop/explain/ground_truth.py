@@ -86,12 +86,7 @@ class Truth:
 
 
 def truth_of(dataset: Any, bank: ConceptBank | None = None) -> Truth | None:
-    """What a loaded dataset knows of its images; None if it has neither concept labels nor masks.
-
-    Args:
-        dataset: a `MedicalDataset`.
-        bank: whose concepts are looked for; by default the dataset's own.
-    """
+    """What a loaded dataset knows of its images, by a bank (else its own); None if it has neither labels nor masks."""
     if not hasattr(dataset, "concept_labels"):  # a dataset of the programme that trained
         return None
     folder, files = Path(dataset.dataset_dir), mask_files(dataset)

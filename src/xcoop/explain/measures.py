@@ -121,15 +121,10 @@ CHUNK = 64  # images that are scored at once
 
 @dataclass(frozen=True)
 class Curves:
-    """Scores while patches are replaced, most relevant first.
+    """Scores while patches are replaced, most relevant first, (B, steps + 1)."""
 
-    Attributes:
-        deletion: (B, steps + 1), from the full image to the baseline.
-        insertion: (B, steps + 1), from the baseline to the full image.
-    """
-
-    deletion: Tensor
-    insertion: Tensor
+    deletion: Tensor  # from the full image to the baseline
+    insertion: Tensor  # from the baseline to the full image
 
     def deletion_auc(self) -> Tensor:
         """Mean height of the deletion curve, (B,): lower is better."""

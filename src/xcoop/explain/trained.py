@@ -55,15 +55,10 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model makes of some images.
+    """What a model makes of some images."""
 
-    Attributes:
-        probabilities: (B, C), each row sums to one.
-        classnames: C names, in the order of the columns.
-    """
-
-    probabilities: NDArray[np.float64]
-    classnames: tuple[str, ...]
+    probabilities: NDArray[np.float64]  # (B, C), each row sums to one
+    classnames: tuple[str, ...]  # C names, in the order of the columns
 
     @property
     def labels(self) -> list[str]:
@@ -73,28 +68,18 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What is said of one image.
+    """What is said of one image, by the names of classes and concepts."""
 
-    Attributes:
-        predicted: the most probable class.
-        probabilities: by class.
-        methods: of the class maps, and of the concept maps.
-        class_maps: by class, where the tower looked for its logit, raw; (gh, gw), finer for methods at half a patch;
-            higher = more relevant.
-        concept_maps: the same by concept.
-        concept_scores: by concept, the cosine of the image with its sentence.
-        contributions: by concept, and by class that it bears on: logit with the concept less logit without it.
-        text: sentences, each with its number.
-    """
-
-    predicted: str
+    predicted: str  # the most probable class
     probabilities: dict[str, float]
-    methods: Methods
+    methods: Methods  # of the class maps, and of the concept maps
+    # Where the tower looked for a logit, raw: (gh, gw), finer for methods at half a patch; higher = more relevant.
     class_maps: dict[str, HeatMap]
     concept_maps: dict[str, HeatMap]
-    concept_scores: dict[str, float]
+    concept_scores: dict[str, float]  # the cosine of the image with the concept's sentence
+    # By concept, and by class that it bears on: logit with the concept less logit without it.
     contributions: dict[str, dict[str, float]]
-    text: list[str]
+    text: list[str]  # sentences, each with its number
 
 
 class TrainedModel:

@@ -40,31 +40,17 @@ Found = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Sample:
-    """The images that are asked; the run was not trained on them.
-
-    Attributes:
-        paths: B of them.
-        images: preprocessed, (B, 3, S, S).
-        patients: who is shown, B; images of one patient are drawn together by the bootstrap.
-        truth: what is known of them; None if nothing is.
-        labels: the class of each, B names; () if they are not known.
-    """
+    """The B images that are asked; the run was not trained on them."""
 
     paths: Sequence[str]
-    images: Tensor
-    patients: Sequence[str]
-    truth: Truth | None = None
-    labels: Sequence[str] = ()
+    images: Tensor  # preprocessed, (B, 3, S, S)
+    patients: Sequence[str]  # who is shown; images of one patient are drawn together by the bootstrap
+    truth: Truth | None = None  # what is known of them
+    labels: Sequence[str] = ()  # the class of each; () if they are not known
 
 
 def trust_table(run: TrainedModel, sample: Sample, methods: Methods) -> list[Trust]:
-    """Every measure that the run and the images allow, in the order of the page.
-
-    Args:
-        run: the trained model.
-        sample: the images that are asked.
-        methods: of the maps.
-    """
+    """Every measure that the run and the images that are asked allow, in the order of the page."""
     predicted = torch.as_tensor(run.predict(sample.images).probabilities.argmax(1))
     maps = _class_maps(run.model, sample.images, predicted, methods.of_class)
     others = _class_maps(run.model, sample.images, (predicted + 1) % len(run.classnames), methods.of_class)
@@ -237,13 +223,7 @@ def _localised(sample: Sample, maps: Tensor, masks: Tensor, which: list[int], su
 
 
 def concept_rows(run: TrainedModel, sample: Sample, labels: Tensor) -> list[Trust]:
-    """What can be measured of a run's concepts; [] without any.
-
-    Args:
-        run: the trained model.
-        sample: the images that are asked.
-        labels: the predicted class of each, (B,).
-    """
+    """What can be measured of a run's concepts, by the predicted class of each image, (B,); [] without any."""
     if run.concepts is None:
         return []
     features = run.features(sample.images)
