@@ -102,10 +102,8 @@ def show_info(arguments: argparse.Namespace) -> int:
             say(f"  {split}: " + ", ".join(f"{number} {each}" for each, number in classes.items()))
     say(f"Splits are kept apart by: {facts.grouping or 'not stated'}")
     say("Augmentations that keep the labels:", *(f"  {kind}: {why}" for kind, why in facts.keeps_labels.items()))
-    say(
-        "Augmentations that do not, and are left out:",
-        *(f"  {kind}: {why}" for kind, why in facts.changes_labels.items()),
-    )
+    left_out = (f"  {kind}: {why}" for kind, why in facts.changes_labels.items())
+    say("Augmentations that do not, and are left out:", *left_out)
     say(*([f"Caution: {facts.caution}"] if facts.caution else []))
     say(*([f"A phantom in its place (drawn, not clinical): {facts.phantom}"] if facts.phantom else []))
     say(f"There below {arguments.root}: {_there(facts, Path(arguments.root))}")

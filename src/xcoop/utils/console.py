@@ -46,9 +46,13 @@ def closest(word: str, options: Iterable[str]) -> str | None:
 def unknown(kind: str, word: str, options: Iterable[str]) -> str:
     """The message for an unknown name: what was asked, the nearest, and all that there are."""
     known = sorted(options)
-    near = closest(word, known)
-    hint = f" Did you mean {near!r}?" if near else ""
-    return f"Unknown {kind} {shown(word)}.{hint} Known: {', '.join(known) or 'none'}."
+    return f"Unknown {kind} {shown(word)}.{names_like(word, known)} Known: {', '.join(known) or 'none'}."
+
+
+def names_like(word: str, options: Iterable[str]) -> str:
+    """` Did you mean 'x'?`, or nothing."""
+    near = closest(word, options)
+    return f" Did you mean {near!r}?" if near else ""
 
 
 # Control characters, halves of surrogate pairs (how Python spells bytes that are no UTF-8), and what ends or turns a
@@ -196,9 +200,3 @@ def numbers(text: str, name: str) -> list[int]:
     if not found or len(set(found)) < len(found) or min(found) < 0:
         raise UserError(f"{name} must be different integers >= 0, such as '1 2 3', not {shown(text)}")
     return found
-
-
-def names_like(word: str, options: Iterable[str]) -> str:
-    """` Did you mean 'x'?`, or nothing."""
-    near = closest(word, options)
-    return f" Did you mean {near!r}?" if near else ""

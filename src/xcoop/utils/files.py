@@ -81,10 +81,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
 def staging(final: Path) -> Iterator[Path]:
     """A new folder to be filled, of one process at a time; gone at the end, with what is still in it.
 
-    It is never made a second time: whoever finds it gone must fail.
-
-    Args:
-        final: what is to be made of it. It is not touched, but another process may have made it meanwhile.
+    It is never made a second time: whoever finds it gone must fail. `final`, what is to be made of it, is not touched,
+    but another process may have made it meanwhile.
     """
     final.parent.mkdir(parents=True, exist_ok=True)
     sweep(final.parent)
@@ -98,11 +96,7 @@ def staging(final: Path) -> Iterator[Path]:
 
 
 def make_folder(final: Path, write: Callable[[Path], int]) -> None:
-    """Makes a folder that is whole or absent.
-
-    Args:
-        final: it must be absent or empty; its parents are made.
-        write: fills the folder that it is given (another name for `final`); returns how many files it wrote.
+    """Makes a folder that is whole or absent: `write` fills one under another name, and says how many files it wrote.
 
     Raises:
         FileExistsError: `final` holds something.
@@ -146,9 +140,7 @@ def sweep(folder: Path) -> None:
 def require_ours(*paths: Path, kind: str = "") -> None:
     """Raises FileExistsError for the first of these files that is not one that we wrote: it must not be replaced.
 
-    Args:
-        paths: what would be written; what is absent or empty is free, a link is not.
-        kind: a key of `OURS`; "" is the file's own name.
+    What is absent or empty is free, a link is not. `kind` is a key of `OURS`; "" is the file's own name.
     """
     for path in paths:
         if not os.path.lexists(path):
@@ -247,12 +239,7 @@ def unlinked(path: str, flags: int) -> int:
 def held(path: Path, wait: bool = True) -> Iterator[bool | None]:
     """Holds a lock file that is there only as long as somebody does.
 
-    Args:
-        path: made if it is missing, and removed at the end; its folder is there.
-        wait: for the process that has it.
-
-    Yields:
-        What `take` answered; False only where it is not waited for.
+    Yields what `take` answered; False, that another process has it, only without `wait`.
     """
     said = False
     while True:
@@ -287,8 +274,7 @@ def is_at(handle: int, path: Path) -> bool:
 def unguarded(folder: Path) -> str:
     """That nothing keeps two processes out of a folder's runs, and what to do; "" where there are locks.
 
-    Args:
-        folder: it need not be there yet; nothing stays in it, or in what is above it.
+    The folder need not be there yet; nothing stays in it, or in what is above it.
     """
     place = folder.expanduser().absolute()
     while not place.is_dir() and place != place.parent:

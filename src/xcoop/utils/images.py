@@ -57,12 +57,6 @@ def is_image_name(name: str) -> bool:
 def open_image(path: PathLike) -> Image.Image:
     """An image as 8-bit RGB, upright, by the rule above; the EXIF orientation is applied, the first frame is read.
 
-    Args:
-        path: a file in one of `FORMATS`.
-
-    Returns:
-        The image, mode RGB, fully loaded (the file is closed).
-
     Raises:
         FileNotFoundError: there is no such file.
         ImageError: the file cannot be read as an image, or only wrong, or has more than `MAX_PIXELS` pixels.
@@ -125,13 +119,9 @@ def from_array(array: np.ndarray) -> Image.Image:
 
 
 def reason_unreadable(path: PathLike, data: bytes | None = None) -> str:
-    """Why an image cannot be read; empty if it can.
+    """Why an image cannot be read; empty if it can. `data` is the file's content, if it has been read already.
 
     The whole file is decoded (a truncated file has a good header), at the coarsest scale that its decoder offers.
-
-    Args:
-        path: the file.
-        data: its content, if the caller has read it already.
     """
     return _tried(path, lambda: _probe(Path(path).read_bytes() if data is None else data))[1]
 
@@ -158,11 +148,8 @@ def header(path: PathLike) -> tuple[int, int, str] | None:
 def stretch(values: np.ndarray, black: np.ndarray | None = None) -> np.ndarray:
     """Greys of any depth as 8 bits: smallest to 0, largest to 255, linear between.
 
-    An image of one value has no range: it keeps its brightness if it is within 0..255, else it becomes white.
-
-    Args:
-        values: (H, W).
-        black: (H, W), what becomes 0 and has no part in the range, beside what is not finite.
+    An image of one value has no range: it keeps its brightness if it is within 0..255, else it becomes white. What is
+    `black` (H, W), or not finite, becomes 0 and has no part in the range.
     """
     values = values.astype(np.float64)
     shown = np.isfinite(values) if black is None else np.isfinite(values) & ~black

@@ -61,11 +61,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
 
 
 def parse_yaml(data: bytes, where: str) -> Any:
-    """Plain data from YAML in UTF-8.
-
-    Args:
-        data: the text.
-        where: the file, for messages.
+    """Plain data from YAML in UTF-8; `where` is the file, for messages.
 
     Raises:
         ValueError: it is no YAML, has a key twice (YAML would drop the first), refers to itself, or goes beyond the
@@ -150,15 +146,10 @@ class _Loader(yaml.SafeLoader):
 
 @dataclass(frozen=True)
 class Line:
-    """One row of a table.
+    """One row of a table."""
 
-    Attributes:
-        number: of its first line in the file, from 1.
-        cells: by the names of the header, without blanks around them.
-    """
-
-    number: int
-    cells: dict[str, str]
+    number: int  # of its first line in the file, from 1
+    cells: dict[str, str]  # by the names of the header, without blanks around them
 
 
 def read_csv(path: Path, columns: Iterable[str], delimiter: str = ",") -> list[dict[str, str]]:
@@ -176,11 +167,9 @@ def read_csv(path: Path, columns: Iterable[str], delimiter: str = ",") -> list[d
 def read_table(path: Path, delimiter: str = "") -> tuple[list[str], list[Line]]:
     """The header and the rows of a CSV file; blank rows are left out, and a short row has empty values.
 
-    pandas would guess types, mangle repeated names and forget the numbers of the lines, which messages name.
-
-    Args:
-        path: a text file in UTF-8, with or without a byte-order mark, or in UTF-16 with one.
-        delimiter: between the fields; "" is the one that stands most often in the header.
+    pandas would guess types, mangle repeated names and forget the numbers of the lines, which messages name. The file
+    is a text in UTF-8, with or without a byte-order mark, or in UTF-16 with one. The delimiter "" is the one that
+    stands most often in the header.
 
     Raises:
         DatasetError: the file is no such text, a quote is never closed, or a row has more fields than the header.

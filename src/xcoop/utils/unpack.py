@@ -49,17 +49,11 @@ class ArchiveError(ValueError):
 
 @dataclass(frozen=True)
 class Limits:
-    """How much may come out of an archive.
-
-    Attributes:
-        members: their number.
-        total: bytes of all of them.
-        ratio: of the unpacked to the packed size; images are near 1, tables near 10.
-    """
+    """How much may come out of an archive."""
 
     members: int = 1_000_000
-    total: int = 1 << 38
-    ratio: int = 200
+    total: int = 1 << 38  # bytes of all of them
+    ratio: int = 200  # of the unpacked to the packed size; images are near 1, tables near 10
 
 
 @dataclass(frozen=True)
@@ -81,13 +75,8 @@ def unpack(archives: Sequence[Path], target: Path, limits: Limits = DEFAULT) -> 
     They are unpacked under a temporary name and moved into place. Links, devices, owners, modes and times are not taken
     over: what comes out are plain files and folders of this user.
 
-    Args:
-        archives: the parts of one tree, which must not hold a name twice.
-        target: the folder; it and its parents are made if they are missing.
-        limits: how much each archive may hold.
-
-    Returns:
-        What was made at the top of the target, sorted.
+    The archives are the parts of one tree, which must not hold a name twice; `limits` hold for each. The folder and its
+    parents are made if they are missing. Returns what was made at the top of the target, sorted.
 
     Raises:
         FileExistsError: the target holds a name that an archive has at its top; nothing was changed.
