@@ -136,11 +136,6 @@ def test_what_cannot_be_told_is_refused_by_name(tmp_path: Path, text: str | byte
         read_own(table(tmp_path, text))
 
 
-def test_a_number_and_a_name_of_the_same_class_are_one_label(tmp_path: Path) -> None:
-    own = read_own(table(tmp_path, lines("image,class_id,class_name", "{i}.png,{3},g{3}")))
-    assert own.classes == ("g0", "g1", "g2")
-
-
 def test_a_fold_that_names_no_split_is_left_with_a_word(tmp_path: Path) -> None:
     own = read_own(table(tmp_path, lines("image,label,fold", "{i}.png,{a},{3}")))
     assert not own.splits.divided
@@ -283,10 +278,6 @@ def test_words_for_missing_are_no_values(tmp_path: Path, word: str) -> None:
         read_own(tmp_path / "t.csv")
 
 
-def test_a_list_of_one_label_is_that_label(tmp_path: Path) -> None:
-    assert read_own(labelled(tmp_path, "['a']", '["b c"]', "[d]", "a")).classes == ("a", "b c", "d")
-
-
 @pytest.mark.parametrize(("columns", "row"), [("is_train", "1"), ("is_valid", "False"), ("train,test", "1,0")])
 def test_splits_in_columns_of_yes_and_no_are_refused(tmp_path: Path, columns: str, row: str) -> None:
     with pytest.raises(DatasetError, match=f"'{columns.split(',')[0]}'.* tell the split by yes and no"):
@@ -296,8 +287,12 @@ def test_splits_in_columns_of_yes_and_no_are_refused(tmp_path: Path, columns: st
                    .replace("10.png,a," + row + ",train", "10.png,a," + row + ",test")))  # fmt: skip
 
 
-def test_grades_stand_in_the_order_of_their_values(tmp_path: Path) -> None:
+def test_what_the_classes_are(tmp_path: Path) -> None:
+    """Grades stand in the order of their values, a list of one label is that label, a number is less than a name."""
     assert read_own(labelled(tmp_path, "10.0", "2.0", "0.0")).classes == ("0.0", "2.0", "10.0")
+    assert read_own(labelled(tmp_path, "['a']", '["b c"]', "[d]", "a")).classes == ("a", "b c", "d")
+    both = table(tmp_path, lines("image,class_id,class_name", "{i}.png,{3},g{3}"))
+    assert read_own(both).classes == ("g0", "g1", "g2")
 
 
 @pytest.mark.parametrize(

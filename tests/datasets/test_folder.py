@@ -119,12 +119,9 @@ def test_read_only_data_have_their_split_in_the_cache(root: Path, tmp_path: Path
     assert not list(folder.glob("*.json"))
 
 
-def test_without_a_path_it_is_asked_for() -> None:
+def test_without_a_path_it_is_asked_for_and_an_empty_folder_is_named(root: Path) -> None:
     with pytest.raises(DatasetError, match=r"DATASET\.PATH my_images"):
         load("folder", "nowhere")
-
-
-def test_an_empty_folder_is_named(root: Path) -> None:
     root.mkdir()
     with pytest.raises(DatasetError, match="holds no image; put those of each class"):
         own(root)
