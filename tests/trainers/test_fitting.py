@@ -49,8 +49,8 @@ def test_what_is_in_the_test_split_changes_nothing(
     first = usual(name).trainer if selection == "last_step" else tiny_run.trained(make_cfg(name, *pairs))
     other = tiny_run.trained(make_cfg(name, *pairs, "DATASET.ROOT", str(planted), output="planted"))
     assert state(first).keys() == state(other).keys()
-    for key, tensor in state(first).items():
-        assert torch.equal(tensor, state(other)[key]), key
+    # Where in memory a tensor lies may change how its sums are rounded; a label that leaked would change far more.
+    torch.testing.assert_close(state(other), state(first), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", FITTED)
