@@ -79,6 +79,7 @@ def test_a_page_of_test_images(run: Path, tmp_path: Path, capsys: pytest.Capture
         ("LinearProbe", "class vector", "What the class vectors learned", ["Learned", "Weight"]),
         ("LPPlusPlus", "class vector", "What the class vectors learned",
          ["Before training", "Learned", "Shift", "Weight"]),
+        ("PCBM", "class vector", "What the class vectors learned", ["Learned", "Weight"]),
         ("CLIPAdapter", "text feature", "What images are compared with", ["Cosine", "Weight"]),
         ("TipAdapter", "text feature", "What images are compared with", ["Cosine", "Weight"]),
         ("ZeroshotCLIP", "text feature", "What images are compared with", ["Cosine", "Weight"]),

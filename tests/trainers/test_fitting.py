@@ -16,7 +16,7 @@ from xcoop.backbones import LabelledFeatures
 from xcoop.config.plugins import trainer_names, trains
 
 LEARNING = [name for name in trainer_names() if trains(name)]
-FITTED = ["TipAdapter", "TipAdapterF", "LinearProbe", "LPPlusPlus"]
+FITTED = ["TipAdapter", "TipAdapterF", "LinearProbe", "LPPlusPlus", "PCBM"]
 
 
 @pytest.fixture
