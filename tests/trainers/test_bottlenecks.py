@@ -16,7 +16,9 @@ from tiny_run import ConfigMaker
 
 from xcoop.concepts import ConceptBank, load_bank
 from xcoop.concepts.bank import Concept
-from xcoop.trainers.pcbm import DEFAULTS, PCBMModel, elastic_net, largest_lambda
+from xcoop.trainers import labo
+from xcoop.trainers.labo import LaBoModel
+from xcoop.trainers.pcbm import DEFAULTS, ConceptBottleneck, PCBMModel, elastic_net, largest_lambda
 
 NAMES = ["a", "blue_b", "c"]
 LISTS = {"a": ("round", "dark"), "blue_b": ("dark", "pale blue"), "c": ("rough edge",)}
@@ -32,6 +34,10 @@ def bank(pictures: Path) -> ConceptBank:
 
 def pcbm(bank: ConceptBank, **changes: object) -> PCBMModel:
     return PCBMModel(tiny_backbone(), NAMES, bank, settings(DEFAULTS, **changes))
+
+
+def labo_model(bank: ConceptBank, unit: bool, **changes: object) -> LaBoModel:
+    return LaBoModel(tiny_backbone(), NAMES, bank, settings(labo.DEFAULTS, UNIT_FEATURES=unit, **changes))
 
 
 def scored(classes: int, n: int = 30, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -56,17 +62,21 @@ def test_each_concept_is_scored_once_whoever_lists_it(bank: ConceptBank) -> None
     np.testing.assert_allclose(model.scores(images), want, rtol=1e-4, atol=1e-5)
 
 
-def test_contributions_and_offset_add_up_to_the_logit(bank: ConceptBank) -> None:
-    model, images = pcbm(bank, LAMBDA=1e-3), clusters(2, 9).features
+@pytest.mark.parametrize("name", ["PCBM", "LaBo", "LaBo, unit"])
+@torch.no_grad()
+def test_contributions_and_offset_add_up_to_the_logit(name: str, bank: ConceptBank) -> None:
+    images = clusters(2, 9).features
+    model: ConceptBottleneck = pcbm(bank, LAMBDA=1e-3) if name == "PCBM" else labo_model(bank, name == "LaBo, unit")
     model.prepare(clusters(1, 24), None)
     parts, logits = model.contributions(images), model.logits(images)
     assert parts.shape == (9, 3, 4)
     assert parts.abs().max() > 0.1
-    assert model.offset().abs().max() > 0.1
-    assert (logits - parts.sum(-1) - model.offset()).abs().max() < 1e-5
+    assert bool(model.offset().abs().max() > 0.1) is (name == "PCBM")
+    error = (logits - parts.sum(-1) - model.offset()).abs().max() / logits.abs().max().clamp(min=1)
+    assert error < 1e-5
     # The same as a comparison with vectors: what explanations ask.
     angles = torch.cosine_similarity(images.pooled[:, None], model.text_features()[None], dim=-1)
-    torch.testing.assert_close(model.temperature(images) * angles + model.offset(), logits, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(model.temperature(images) * angles + model.offset(), logits, atol=1e-3, rtol=1e-4)
 
 
 def test_without_concepts_the_plain_sentences_are_scored(make_cfg: ConfigMaker) -> None:
@@ -180,3 +190,67 @@ def test_without_validation_the_configured_lambda_holds(why: str, bank: ConceptB
     np.testing.assert_allclose(model.weight, weight, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(model.bias, bias, rtol=1e-5, atol=1e-5)
     assert 0 < np.count_nonzero(weight) < weight.size
+
+
+# LaBo.
+
+
+def test_the_weights_start_from_what_the_bank_lists(bank: ConceptBank) -> None:
+    """Also of a concept that two classes list."""
+    e = math.exp(0.7)
+    want = [[e / (2 * e + 2), e / (2 * e + 2), 1 / (2 * e + 2), 1 / (2 * e + 2)],
+            [1 / (2 * e + 2), e / (2 * e + 2), e / (2 * e + 2), 1 / (2 * e + 2)],
+            [1 / (e + 3), 1 / (e + 3), 1 / (e + 3), e / (e + 3)]]  # fmt: skip
+    model = labo_model(bank, True, INIT=0.7, SCALE=10.0)
+    np.testing.assert_allclose(model.concept_weights().detach(), 10 * np.array(want), rtol=1e-5)
+    blind = labo_model(bank, True, INIT=0.0).logits(clusters(1, 5).features)
+    torch.testing.assert_close(blind, blind[:, :1].expand(blind.shape))  # without the prior all classes are alike
+
+
+@pytest.mark.parametrize("unit", [True, False])
+def test_logits_compare_an_image_with_the_mean_of_its_concepts(unit: bool, bank: ConceptBank) -> None:
+    model, images = labo_model(bank, unit, SCALE=30.0), clusters(1, 5).features
+    with torch.no_grad():
+        model.weight.copy_(torch.randn(3, 4, generator=torch.Generator().manual_seed(4)))
+    length = one if unit else lambda x: x
+    text = model.backbone.encode_text(list(TEXTS)).detach().double().numpy()
+    for image, got in zip(images.pooled.double().numpy(), model.logits(images).tolist(), strict=True):
+        for row, logit in zip(model.weight.detach().double().numpy(), got, strict=True):
+            share = np.exp(row) / np.exp(row).sum()
+            mean = sum(s * length(t) for s, t in zip(share, text, strict=True))
+            assert logit == pytest.approx(30 * float(length(image) @ mean), rel=1e-4, abs=1e-4)
+
+
+def test_training_turns_to_the_concepts_that_images_show(bank: ConceptBank) -> None:
+    """What the prior says of them is unlearned."""
+    model = labo_model(bank, True, SCALE=5.0)
+    model.vectors = torch.eye(4, model.backbone.embed_dim)
+    shown = [3, 0, 2]  # what the images of each class show; none of it is listed for the class
+    features = clusters(1, 3).features
+    features = replace(features, pooled=model.vectors[shown])
+    optimiser = torch.optim.Adam(model.trained_parameters().values(), lr=0.05)
+    before = model.concept_weights().detach()
+    for _ in range(200):
+        optimiser.zero_grad()
+        model.losses(features, torch.arange(3))["ce"].backward()
+        optimiser.step()
+    after = model.concept_weights().detach()
+    assert before.argmax(1).tolist() != shown
+    assert after.argmax(1).tolist() == shown
+    torch.testing.assert_close(after.sum(1), torch.full((3,), 5.0))
+
+
+def test_shuffled_knowledge_is_another_prior(make_cfg: ConfigMaker) -> None:
+    own, other = (
+        tiny_run.build(make_cfg("LaBo", "TRAINER.LABO.KNOWLEDGE", kind)).model for kind in ("bank", "shuffled")
+    )
+    told = [{model.concepts.texts[j] for j in model.weight[0].nonzero()[:, 0]} for model in (own, other)]
+    assert told == [{"low brightness", "deep shadow"}, {"high brightness", "white glow"}]
+
+
+def test_weights_of_other_classes_are_refused(make_cfg: ConfigMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = tiny_run.trained(make_cfg("LaBo"))
+    monkeypatch.setattr(tiny_run, "NAMES", tiny_run.NAMES[::-1])
+    other = tiny_run.build(make_cfg("LaBo", output="other"))
+    with pytest.raises(ValueError, match=r"of the classes \['dark_spot', 'bright spot'\]"):
+        other.load_model(trained.output_dir)

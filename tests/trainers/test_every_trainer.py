@@ -168,6 +168,8 @@ REFUSED = [
     ("TipAdapter", "TEMPLATES", ["a {}", "a thing"], "is 'a thing'; it must be a sentence with {} for"),
     ("ZeroshotCLIP", "TEMPLATE", "a thing", "is 'a thing'; it must be a sentence with {} for"),
     ("LPPlusPlus", "ALPHA_EVERY", 0, "is 0; it must be a whole number of at least 1"),
+    ("LaBo", "INIT", -0.1, "of at least 0"),
+    ("LaBo", "SCALE", 0.0, "above 0"),
     ("PCBM", "LAMBDA", 0.0, "above 0"),
     ("PCBM", "L1_RATIO", 0.0, r"in \(0, 1\]"),
     ("PCBM", "KNOWLEDGE", "shufled", "Did you mean 'shuffled'"),

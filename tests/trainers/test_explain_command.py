@@ -80,6 +80,8 @@ def test_a_page_of_test_images(run: Path, tmp_path: Path, capsys: pytest.Capture
         ("LPPlusPlus", "class vector", "What the class vectors learned",
          ["Before training", "Learned", "Shift", "Weight"]),
         ("PCBM", "class vector", "What the class vectors learned", ["Learned", "Weight"]),
+        ("LaBo", "class vector", "What the class vectors learned",
+         ["Before training", "Learned", "Shift", "Weight"]),
         ("CLIPAdapter", "text feature", "What images are compared with", ["Cosine", "Weight"]),
         ("TipAdapter", "text feature", "What images are compared with", ["Cosine", "Weight"]),
         ("ZeroshotCLIP", "text feature", "What images are compared with", ["Cosine", "Weight"]),
