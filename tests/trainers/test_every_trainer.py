@@ -173,6 +173,7 @@ REFUSED = [
     ("PCBM", "LAMBDA", 0.0, "above 0"),
     ("PCBM", "L1_RATIO", 0.0, r"in \(0, 1\]"),
     ("PCBM", "KNOWLEDGE", "shufled", "Did you mean 'shuffled'"),
+    ("TaskRes", "RESIDUAL_SCALE", 0.0, "is 0.0; it must be a number above 0"),
     ("KgCoOp", "W", -1.0, "of at least 0"),
     ("KgCoOp", "TEMPLATE", "a scan.", "with {} for"),
     ("ProGrad", "LAMBDA", 1.5, r"a number in \[0, 1\]"),

@@ -14,7 +14,7 @@ from xcoop.concepts import load_bank
 from xcoop.concepts.sentences import clinical_features
 from xcoop.methods.model import best_setting, validation_scores
 
-METHODS = ["ZeroshotCLIP", "CLIPAdapter", "TipAdapter", "TipAdapterF", "LPPlusPlus"]
+METHODS = ["ZeroshotCLIP", "CLIPAdapter", "TipAdapter", "TipAdapterF", "LPPlusPlus", "TaskRes"]
 
 
 def text_of(make_cfg: ConfigMaker, name: str, **keys: object) -> tuple[torch.Tensor, object]:
