@@ -26,7 +26,7 @@ from xcoop.trainers.maple import MaPLeModel, split_words
 from xcoop.trainers.promptsrc import DEFAULTS as PROMPTSRC
 from xcoop.trainers.promptsrc import BothFeatures, PromptSRCModel, gaussian_weights
 
-BOTH = ["MaPLe", "PromptSRC"]
+INSIDE = ["MaPLe", "PromptSRC", "CLIPLoRA"]  # the towers
 
 
 def grown(model: PromptModel) -> PromptModel:
@@ -193,9 +193,9 @@ def test_a_checkpoint_without_the_mean_is_nothing_to_resume_from(make_cfg: Confi
 # What is refused, and what runs and explanations make of it.
 
 
-@pytest.mark.parametrize("name", BOTH)
+@pytest.mark.parametrize("name", INSIDE)
 def test_a_resnet_is_refused_by_name_and_by_weights(name: str, make_cfg: ConfigMaker, tmp_path: Path) -> None:
-    message = f"{name} puts prompts among the tokens of a vision transformer; {{}} has a ResNet"
+    message = f"{name} works inside the blocks of a vision transformer; {{}} has a ResNet"
     with pytest.raises(ValueError, match=message.format("RN50")):
         tiny_run.build(make_cfg(name, "MODEL.BACKBONE.NAME", "RN50", "MODEL.BACKBONE.PATH", ""))
     path = tmp_path / "resnet.safetensors"
@@ -211,8 +211,8 @@ def test_more_layers_than_there_are_mean_all_of_them(make_cfg: ConfigMaker, capl
     assert model.vision_prompts().shape == (3, 2, 128)
 
 
-@pytest.mark.parametrize("name", BOTH)
-def test_a_loaded_run_sees_images_through_its_prompts(name: str, make_cfg: ConfigMaker, pictures: Path) -> None:
+@pytest.mark.parametrize("name", INSIDE)
+def test_a_loaded_run_sees_images_as_it_was_trained_to(name: str, make_cfg: ConfigMaker, pictures: Path) -> None:
     run = xcoop.load_run(finished(make_cfg, name, "OPTIM.LR", 1.0), device="cpu")
     images = run.preprocess(sorted((pictures / "test").glob("*.png"))[:3])
     with torch.no_grad():

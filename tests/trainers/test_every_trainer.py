@@ -183,6 +183,8 @@ REFUSED = [
     ("LASP", "LASP_PROMPTS", ["a"], "with {} for"),
     ("MaPLe", "PROMPT_DEPTH", 0, "is 0; .*at least 1"),
     ("MaPLe", "N_CTX", 0, r"is 0; .*in \[1, 1000\]"),
+    ("CLIPLoRA", "R", 0, "is 0; it must be a whole number of at least 1"),
+    ("CLIPLoRA", "DROPOUT", 1.0, r"is 1.0; it must be a number in \[0, 1\)"),
     ("PromptSRC", "PROMPT_DEPTH_TEXT", 0, "at least 1"),
     ("PromptSRC", "PROMPT_DEPTH_VISION", -1, "at least 0"),
     ("PromptSRC", "GPA_STD", 0.0, "above 0"),

@@ -84,6 +84,8 @@ def test_a_page_of_test_images(run: Path, tmp_path: Path, capsys: pytest.Capture
          ["Before training", "Learned", "Shift", "Weight"]),
         ("TaskRes", "class vector", "What the class vectors learned",
          ["Before training", "Learned", "Shift", "Weight"]),
+        ("CLIPLoRA", "text feature", "What the text features learned",
+         ["Before training", "Learned", "Shift", "Weight"]),
         ("CLIPAdapter", "text feature", "What images are compared with", ["Cosine", "Weight"]),
         ("TipAdapter", "text feature", "What images are compared with", ["Cosine", "Weight"]),
         ("ZeroshotCLIP", "text feature", "What images are compared with", ["Cosine", "Weight"]),

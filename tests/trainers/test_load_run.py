@@ -24,6 +24,7 @@ VARIANTS = [(name, ()) for name in TRAINERS] + [
     ("XCoOp", ("TRAINER.XCOOP.VARIANT", "released")),
     ("XCoOp", ("TRAINER.XCOOP.TUNE_NORMS", True)),
     ("CoOp", ("TRAINER.COOP.CSC", True)),
+    ("CLIPLoRA", ("TRAINER.CLIPLORA.CLINICAL", True)),
     ("ZeroshotCLIP", ("TRAINER.ZEROSHOTCLIP.CLINICAL", True)),
     ("ZeroshotCLIP", ("TRAINER.ZEROSHOTCLIP.ENSEMBLE", "templates")),
     ("TipAdapterF", ("TRAINER.TIPADAPTERF.ENSEMBLE", "concepts", "TEST.FINAL_MODEL", "best_val")),

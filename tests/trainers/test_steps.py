@@ -36,7 +36,7 @@ def test_half_precision_without_a_gpu_is_full_precision_and_says_so(
 
 
 STEPPED = ["CoOp", "CoCoOp", "XCoOp", "MaPLe", "PromptSRC", "KgCoOp", "ProGrad", "BiomedCoOp", "LASP", "XCoOpReleased",
-           "TaskRes"]  # fmt: skip
+           "TaskRes", "CLIPLoRA"]  # fmt: skip
 
 
 @pytest.mark.parametrize("name", STEPPED)

@@ -1,13 +1,15 @@
 """OpenAI's CLIP models, from the unmodified `clip` package, with a ViT or a ResNet as image tower.
 
 The towers are evaluated from the model's own modules: no hook is set and none replaced. A view of a model has learned
-tokens in its image tower, and its text tower takes some layer by layer, for methods with deep prompts.
+tokens in its image tower, and its text tower takes some layer by layer, for methods with deep prompts; another view has
+something added to the queries, keys and values of both.
 Symbols: N texts, L tokens, W text width, n context tokens; B images, T patches, V width of the image tower, m vision
 prompts; D joint width; J layers with prompts; h heads, d width of a head.
 """
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -285,19 +287,77 @@ class PromptedClip(ClipBackbone):
         self.__dict__["prompts"] = prompts  # a view does not own them: they are not among its parameters
 
 
+class AdaptedAttention(nn.Module):
+    """An `nn.MultiheadAttention`, all of whose tensors it shares, with something added to its projections.
+
+    Args:
+        plain: without dropout.
+        added: of the input (..., V) what is added to queries, keys and values, packed in this order: (..., 3 V).
+    """
+
+    added: Callable[[Tensor], Tensor]
+
+    def __init__(self, plain: Any, added: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.in_proj_weight, self.in_proj_bias = plain.in_proj_weight, plain.in_proj_bias
+        self.out_proj, self.num_heads = plain.out_proj, plain.num_heads
+        self.__dict__["added"] = added  # whoever trains it owns it
+
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, need_weights: bool = False, attn_mask: Tensor | None = None
+    ) -> tuple[Tensor, None]:
+        """As the blocks of `clip.model` call it: thrice the same (L, B, V), with a causal mask or none."""
+        return self_attention(self, query.transpose(0, 1), attn_mask is not None).transpose(0, 1), None
+
+
+class AdaptedClip(ClipBackbone):
+    """A CLIP with something added to the attention of all blocks; a view that shares all tensors with the plain one.
+
+    Args:
+        backbone: with a ViT.
+        text: one a block of the text tower; see `AdaptedAttention`.
+        image: one a block of the image tower.
+    """
+
+    def __init__(
+        self,
+        backbone: ClipBackbone,
+        text: Sequence[Callable[[Tensor], Tensor]],
+        image: Sequence[Callable[[Tensor], Tensor]],
+    ) -> None:
+        trained, model = backbone.trained_ids, backbone.model
+        visual = _sharing(model.visual, transformer=_adapted(model.visual.transformer, image))
+        model = _sharing(model, transformer=_adapted(model.transformer, text), visual=visual)
+        super().__init__(backbone.name, model, None if trained is None else list(trained))
+
+
+def _adapted(transformer: Any, added: Sequence[Callable[[Tensor], Tensor]]) -> Any:
+    """A tower's `clip.model.Transformer` with something added in each block."""
+    pairs = zip(transformer.resblocks, added, strict=True)
+    blocks = [_sharing(block, attn=AdaptedAttention(block.attn, more)) for block, more in pairs]
+    return _sharing(transformer, resblocks=nn.Sequential(*blocks))
+
+
+def _sharing(module: nn.Module, **replaced: nn.Module) -> Any:
+    """A copy of a module with its own tensors and modules, but for those that are replaced."""
+    own = copy.copy(module)
+    own._modules = {**module._modules, **replaced}
+    return own
+
+
 def vision_prompts(backbone: Backbone) -> Tensor | None:
     """The prompts in a backbone's image tower, (J, m, V); None for a plain one."""
     return backbone.prompts if isinstance(backbone, ClipBackbone) else None
 
 
 def require_vit(backbone: Backbone, method: str) -> ClipBackbone:
-    """The backbone, if tokens can be put into its image tower.
+    """The backbone, if a method can work inside both towers: put tokens among theirs, add to their attention.
 
     Raises:
-        ValueError: its image tower is a ResNet, which has no tokens, or its blocks are not OpenAI's.
+        ValueError: its image tower is a ResNet, or its blocks are not OpenAI's.
     """
     if not isinstance(backbone, ClipBackbone):
-        raise ValueError(f"{method} puts prompts into the blocks of OpenAI's CLIP; {backbone.name} is built otherwise")
+        raise ValueError(f"{method} works inside the blocks of OpenAI's CLIP; {backbone.name} is built otherwise")
     if not backbone.is_vit:
         raise ValueError(no_tokens(backbone.name, method))
     return backbone
@@ -306,7 +366,7 @@ def require_vit(backbone: Backbone, method: str) -> ClipBackbone:
 def no_tokens(name: str, method: str) -> str:
     """The message for a ResNet."""
     return (
-        f"{method} puts prompts among the tokens of a vision transformer; {name} has a ResNet for its image tower: "
+        f"{method} works inside the blocks of a vision transformer; {name} has a ResNet for its image tower: "
         "choose a ViT, e.g. ViT-B/16"
     )
 
@@ -385,12 +445,17 @@ def run_block(block: Any, x: Tensor) -> Tensor:
 def self_attention(attention: Any, x: Tensor, causal: bool = False) -> Tensor:
     """What an `nn.MultiheadAttention` without dropout makes of (B, L, V) as queries, keys and values."""
     B, L, V = x.shape
-    packed = F.linear(x, attention.in_proj_weight, attention.in_proj_bias)  # (B, L, 3 V)
-    heads = packed.view(B, L, 3, attention.num_heads, V // attention.num_heads)
+    heads = projected(attention, x).view(B, L, 3, attention.num_heads, V // attention.num_heads)
     query, key, value = heads.permute(2, 0, 3, 1, 4)  # each (B, h, L, d)
     mixed = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
     out: Tensor = attention.out_proj(mixed.transpose(1, 2).reshape(B, L, V))
     return out
+
+
+def projected(attention: Any, x: Tensor) -> Tensor:
+    """Queries, keys and values of (B, L, V) in an `nn.MultiheadAttention`, or an adapted one, packed: (B, L, 3 V)."""
+    packed = F.linear(x, attention.in_proj_weight, attention.in_proj_bias)
+    return packed + attention.added(x) if isinstance(attention, AdaptedAttention) else packed
 
 
 def resnet_map(visual: Any, images: Tensor) -> Tensor:

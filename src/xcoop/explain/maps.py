@@ -19,7 +19,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xcoop.backbones import Backbone, ImageFeatures
-from xcoop.backbones.openai import resnet_map, resnet_pooled, vision_prompts, vit_projected, vit_prompted, vit_tokens
+from xcoop.backbones.openai import (
+    projected,
+    resnet_map,
+    resnet_pooled,
+    vision_prompts,
+    vit_projected,
+    vit_prompted,
+    vit_tokens,
+)
 from xcoop.methods.alignment import unit
 from xcoop.methods.model import PromptModel
 from xcoop.utils.console import unknown
@@ -231,7 +239,7 @@ def trace(backbone: Backbone, images: Tensor) -> Trace:
 
 def attend(attn: Any, x: Tensor) -> Attention:
     """What an `nn.MultiheadAttention` makes of (B, L, V), before its output's projection."""
-    q, k, v = F.linear(x, attn.in_proj_weight, attn.in_proj_bias).chunk(3, dim=-1)
+    q, k, v = projected(attn, x).chunk(3, dim=-1)
     q, k, v = (part.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for part in (q, k, v))  # (B, h, L, d)
     probs = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
     return Attention(q, k, v, probs, (probs @ v).transpose(1, 2).flatten(2))
@@ -375,8 +383,7 @@ def maskclip(backbone: Backbone, images: Tensor, target: Target) -> Tensor:
     seen = trace(backbone, images)
     block, tokens = seen.visual.transformer.resblocks[-1], seen.tokens[-2][:, : seen.own]
     attn, width = block.attn, tokens.shape[-1]
-    bias = attn.in_proj_bias[2 * width :] if attn.in_proj_bias is not None else None
-    tokens = tokens + attn.out_proj(F.linear(block.ln_1(tokens), attn.in_proj_weight[2 * width :], bias))
+    tokens = tokens + attn.out_proj(projected(attn, block.ln_1(tokens))[..., 2 * width :])  # the values alone
     tokens = tokens + block.mlp(block.ln_2(tokens))
     text = target.direction(seen.features)  # (B, D)
     return as_grid(backbone, F.cosine_similarity(vit_projected(seen.visual, tokens).patches, text[:, None], dim=-1))
