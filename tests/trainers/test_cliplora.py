@@ -12,6 +12,7 @@ from helpers_clip import tiny_backbone, tiny_clip_state
 from small_cases import LABELS, NAMES, pictures, settings
 from tiny_run import ConfigMaker, Usual
 
+import xcoop
 from xcoop.backbones.clip_model import build_clip
 from xcoop.backbones.openai import AdaptedClip, ClipBackbone
 from xcoop.concepts import load_bank
@@ -153,3 +154,16 @@ def test_a_checkpoint_holds_the_low_rank_matrices_alone(usual: Usual) -> None:
     state = tiny_run.stored(usual("CLIPLoRA").trainer, 2)["state_dict"]
     assert state.keys() == {f"{tower}.{i}.{which}" for tower in TOWERS for i in range(3) for which in "AB"}
     assert sum(tensor.numel() for tensor in state.values()) == 3 * 3 * 2 * 2 * (64 + 128)
+
+
+@torch.no_grad()
+def test_concepts_of_an_explanation_are_told_by_the_text_tower_that_was_trained(usual: Usual) -> None:
+    run = xcoop.load_run(usual("CLIPLoRA").trainer.output_dir, device="cpu")
+    for name, parameter in run.model.named_parameters():
+        if name.endswith(".B"):
+            parameter.normal_(std=0.3)
+    sentences = [f"a photo of a {name}, low brightness." for name in ("dark spot", "bright spot")]
+    trained, plain = (unit(tower.encode_text(sentences)) for tower in (run.image_backbone, run.backbone))
+    vector = run.concepts.vectors[run.concepts.texts.index("low brightness")]
+    torch.testing.assert_close(vector, unit(trained.mean(0)), atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(vector, unit(plain.mean(0)), atol=1e-2)

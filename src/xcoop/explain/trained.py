@@ -271,7 +271,7 @@ class TrainedModel:
     @cached_property
     def concepts(self) -> ConceptSet | None:
         """The bank's concepts as vectors; None without any."""
-        return concept_set(self.backbone, self.bank) if self.bank and any(self.bank.classes.values()) else None
+        return concept_set(self.image_backbone, self.bank) if self.bank and any(self.bank.classes.values()) else None
 
     @cached_property
     def decomposition(self) -> Decomposition | None:
