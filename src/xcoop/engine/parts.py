@@ -1,4 +1,4 @@
-"""What a config chooses by name: transforms of images, the optimiser and its learning rates, the evaluator.
+"""What a config chooses by name: transforms of images, precision, the optimiser and its learning rates, the evaluator.
 
 A schedule is in closed form: what it must remember is the epoch, and nothing else. With e the number of finished
 epochs, T = MAX_EPOCH, W = WARMUP_EPOCH (0 without warm-up), the rate of a group of base rate b is
@@ -14,6 +14,7 @@ with s(e) = (1 + cos(pi e / T)) / 2 for `cosine`, and s(e) = GAMMA^(number of st
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 from collections import OrderedDict
@@ -35,6 +36,8 @@ from xcoop.engine.imports import needs_dassl
 from xcoop.engine.tools import Registry
 from xcoop.utils import files
 from xcoop.utils.console import unknown
+
+logger = logging.getLogger(__name__)
 
 EVALUATOR_REGISTRY = Registry("EVALUATOR")
 
@@ -178,6 +181,29 @@ def build_transform(
     for text, _ in chosen:
         print(f"+ {text}")
     return T.Compose([step for _, step in chosen])
+
+
+# What a training step computes in.
+
+PRECISIONS = ("fp32", "amp", "fp16", "bf16")
+
+
+def number_formats(name: str, device: torch.device) -> tuple[torch.dtype | None, Any]:
+    """What a training step computes in beside fp32, if anything, and its gradient scaler, which may be off.
+
+    `amp` and `fp16` autocast to 16-bit floats and scale the loss; what is trained stays in 32 bit, also for `fp16`
+    (CoOp keeps it in 16, where small updates are lost). `bf16` autocasts and needs no scaling. On a CPU `amp` and
+    `fp16` compute in 32 bit.
+
+    Args:
+        name: PREC, one of `PRECISIONS`.
+        device: where the step runs.
+    """
+    half = name in ("amp", "fp16") and device.type == "cuda"
+    if name in ("amp", "fp16") and not half:
+        logger.info("PREC %s needs a GPU: this run on the CPU computes in fp32", name)
+    scaler = torch.amp.GradScaler("cuda", enabled=half)
+    return torch.float16 if half else torch.bfloat16 if name == "bf16" else None, scaler
 
 
 # Optimisers and learning rates.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -126,16 +127,17 @@ def decompose(prompts: Tensor, concepts: Tensor) -> Decomposition:
 # The concepts that a model holds, and what it says without some of them.
 
 
-class HeldConcepts:
+class HeldConcepts(ABC):
     """A model that is asked again while one class keeps only some of the concepts that it holds."""
 
     model: PromptModel
     held: list[list[int]]  # which of the J concepts each class holds, C of them
 
+    @abstractmethod
     def logits(self, features: ImageFeatures, label: int, kept: Collection[int]) -> Tensor:
         """Of B images, (B, C), where a class keeps only these of its concepts."""
-        raise NotImplementedError
 
+    @abstractmethod
     def contributions(self, features: ImageFeatures, control: int | None = None) -> Tensor:
         """What each concept adds to a class's logit: with it less without it, (B, C, J); 0 where it is not held.
 
@@ -143,7 +145,6 @@ class HeldConcepts:
             features: of B images.
             control: a seed: unrelated phrases, or random directions, in the place of concepts.
         """
-        raise NotImplementedError
 
     @torch.no_grad()
     def effects(

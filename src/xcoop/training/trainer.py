@@ -27,6 +27,7 @@ from xcoop.concepts.bank import load_dataset_bank
 from xcoop.config.augmentation import FIXED, KEY, label_keeping
 from xcoop.config.plugins import check_settings, own_view
 from xcoop.engine.data import Seeded, begin_epoch, deploys_best, require_validation, with_workers_that_exist
+from xcoop.engine.parts import PRECISIONS, number_formats
 from xcoop.engine.tools import restore_rng, rng_state
 from xcoop.methods.model import PromptModel, Task
 from xcoop.methods.prompts import DEFAULT, POSITIONS
@@ -41,30 +42,9 @@ from xcoop.utils.rules import TEMPLATE, TEXT, Rule, number, one_of, whole
 
 logger = logging.getLogger(__name__)
 
-PRECISIONS = ("fp32", "amp", "fp16", "bf16")
-
 
 class Images(Seeded, DatasetWrapper):
     """The images of whichever engine runs, augmented by (SEED, epoch, index) alone, as `Seeded` draws them."""
-
-
-def number_formats(name: str, device: torch.device) -> tuple[torch.dtype | None, Any]:
-    """What a training step computes in beside fp32, if anything, and its gradient scaler, which may be off.
-
-    `amp` and `fp16` autocast to 16-bit floats and scale the loss; what is trained stays in 32 bit, also for `fp16`
-    (CoOp keeps it in 16, where small updates are lost). `bf16` autocasts and needs no scaling. On a CPU `amp` and
-    `fp16` compute in 32 bit.
-
-    Args:
-        name: PREC, one of `PRECISIONS`.
-        device: where the step runs.
-    """
-    half = name in ("amp", "fp16") and device.type == "cuda"
-    if name in ("amp", "fp16") and not half:
-        logger.info("PREC %s needs a GPU: this run on the CPU computes in fp32", name)
-    modern = hasattr(torch.amp, "GradScaler")  # torch 2.3
-    scaler = torch.amp.GradScaler("cuda", enabled=half) if modern else torch.cuda.amp.GradScaler(enabled=half)
-    return torch.float16 if half else torch.bfloat16 if name == "bf16" else None, scaler
 
 
 class PromptTrainer(TrainerX):
