@@ -1,12 +1,15 @@
-"""Small CLIPs with random weights, in OpenAI's state-dict format, built in milliseconds."""
+"""CLIPs with random weights: small ones, made in milliseconds, those of published shapes; OpenAI's form of file."""
 
 from __future__ import annotations
+
+import warnings
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from xcoop.backbones.clip_model import build_clip, import_clip
-from xcoop.backbones.openai import ClipBackbone
+from xcoop.backbones.clip_model import NOT_WEIGHTS, build_clip, import_clip
+from xcoop.backbones.openai import PUBLISHED, ClipBackbone
 
 VOCABULARY = 49408  # OpenAI's tokenizer
 
@@ -35,21 +38,40 @@ def tiny_clip_state(
         patch: side of a patch in pixels (ViT).
     """
     vit = vision == "vit"
+    pixels, blocks = (32, layers) if vit else (64, (1, 1, 1, 1))
+    width = vision_width or (128 if vit else 8)
+    return _state(seed, embed_dim, image_size or pixels, blocks, width, patch if vit else None, text_width, layers)
+
+
+def published_state(name: str, seed: int = 0) -> dict[str, Tensor]:
+    """The same in the shapes that OpenAI published under a name, and with the logit scale of its weights, 100."""
+    layers, width, patch, pixels, joint, text = PUBLISHED[name]
+    state = _state(seed, joint, pixels, layers, width, patch or None, text, 12)
+    return state | {"logit_scale": torch.tensor(100.0).log()}
+
+
+def _state(
+    seed: int, joint: int, pixels: int, blocks: object, width: int, patch: int | None, text: int, layers: int
+) -> dict[str, Tensor]:
+    """Random weights of the model that `clip.model.CLIP` makes of these sizes."""
     with torch.device("meta"):
-        model = import_clip().model.CLIP(
-            embed_dim,
-            image_size or (32 if vit else 64),
-            layers if vit else (1, 1, 1, 1),
-            vision_width or (128 if vit else 8),
-            patch if vit else None,
-            77,
-            VOCABULARY,
-            text_width,
-            text_width // 64,
-            layers,
-        )
+        model = import_clip().model.CLIP(joint, pixels, blocks, width, patch, 77, VOCABULARY, text, text // 64, layers)
     generator = torch.Generator().manual_seed(seed)
     return {name: _draw(name, tensor.shape, generator) for name, tensor in model.state_dict().items()}
+
+
+def save_archive(state: dict[str, Tensor], path: Path) -> None:
+    """A file like OpenAI's: a traced model in half precision, with three numbers beside its weights."""
+    model = build_clip(state, "random weights")
+    pixels = model.visual.input_resolution
+    for name, value in zip(NOT_WEIGHTS, (pixels, 77, VOCABULARY), strict=True):
+        delattr(model, name) if hasattr(model, name) else None
+        model.register_buffer(name, torch.tensor(value))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        image = torch.zeros(1, 3, pixels, pixels)
+        traced = torch.jit.trace_module(model, {"encode_image": image}, check_trace=False)
+        traced.half().save(str(path))
 
 
 def tiny_backbone(seed: int = 0, vision: str = "vit", **sizes: int) -> ClipBackbone:

@@ -20,7 +20,8 @@ times the shots (lora.py:73), whatever an epoch is: `OPTIM.MAX_EPOCH` = 500 shot
 On the phantom's backbone the released rate moves nothing in 50 epochs. `phantom.yaml` has the best of three settings
 (AdamW at 0.005 and 0.02, SGD at 1) on the whole validation splits of four sets at 1, 4 and 16 shots, one seed: AdamW at
 0.005, mean balanced accuracy 75.3 (72.7 and 72.4). Four lower rates (AdamW 0.0002, 0.001, SGD 0.01, 0.1) had fallen
-far behind it on X-rays at 1 and 4 shots and were given up. More epochs were not tried. Phantoms are not clinical.
+far behind it on X-rays at 1 and 4 shots and were given up. Of the twelve other settings in benchmarks/tune.py none was
+better. Phantoms are not clinical.
 
 Differences: s is the backbone's (there 100, as in OpenAI's weights); the rate falls after each epoch, to 0 (there,
 after each step, to 1e-6); every block is changed (there, that is the default of a choice). With CLINICAL a class has

@@ -37,7 +37,17 @@ from xcoop.backbones import Backbone, ImageFeatures, LabelledFeatures
 from xcoop.concepts import ConceptBank
 from xcoop.concepts.sentences import KNOWLEDGE, bank_or_control, fill
 from xcoop.config.plugins import register_trainer
-from xcoop.methods.model import ClassVector, PromptModel, Task, best_setting, validation_scores
+from xcoop.methods.model import (
+    ClassVector,
+    PromptModel,
+    PromptSum,
+    Task,
+    Told,
+    Usual,
+    best_setting,
+    usual_values,
+    validation_scores,
+)
 from xcoop.methods.prompts import sentence_features
 from xcoop.training.trainer import PromptTrainer
 from xcoop.utils.rules import Rule, number, one_of
@@ -85,15 +95,32 @@ class ConceptBottleneck(PromptModel):
         classnames: in the order of the labels.
         bank: of these classes.
         raw: text features as they come out of the tower, instead of unit.
+
+    Attributes:
+        typical: the mean score of each concept in the training images, every class counting alike, (J,).
+        deviation: the standard deviation of the same, (J,).
     """
 
+    sums_concepts = True
+    fitted = kept = ("typical", "deviation")  # what explanations measure an image against
     vectors: Tensor
+    typical: Tensor
+    deviation: Tensor
 
     def __init__(self, backbone: Backbone, classnames: list[str], bank: ConceptBank, raw: bool = False) -> None:
         super().__init__(backbone, classnames)
         self.concepts = bank_concepts(bank)
         vectors = sentence_features(backbone, [[text] for text in self.concepts.texts], raw)[:, 0]
         self.register_buffer("vectors", vectors, persistent=False)  # (J, D)
+        for name in ConceptBottleneck.kept:
+            self.register_buffer(name, vectors.new_zeros(len(vectors), dtype=torch.float32), persistent=False)
+
+    @torch.no_grad()
+    def prepare(self, training: LabelledFeatures, validation: LabelledFeatures | None) -> None:
+        """Keeps what training images show, against which explanations measure others; a subclass may fit more."""
+        found = usual_values(self.scores(training.features), training.labels)
+        self.typical.copy_(found.mean)
+        self.deviation.copy_(found.deviation)
 
     def concept_weights(self) -> Tensor:
         """How much each concept counts for each class, (C, J)."""
@@ -114,6 +141,25 @@ class ConceptBottleneck(PromptModel):
     def logits(self, features: ImageFeatures) -> Tensor:
         """Of the weighted scores, (B, C)."""
         return self.scores(features) @ self.concept_weights().T + self.offset()
+
+    # The same sum as explanations take it: one term a class and concept, those without a weight left out.
+
+    @property
+    def told(self) -> list[Told]:
+        """Class and concept of each term."""
+        return [Told(c, self.concepts.texts[j]) for c, j in self.concept_weights().nonzero().tolist()]
+
+    def prompt_sum(self, features: ImageFeatures) -> PromptSum:
+        """The weighted scores, (B, M), and the offsets, (C,)."""
+        return PromptSum(self.contributions(features)[:, self.concept_weights() != 0], self.offset())
+
+    @property
+    def usual(self) -> Usual:
+        """Of the training images; zeros before any were seen."""
+        weights = self.concept_weights()
+        return Usual(*((weights * scores)[weights != 0] for scores in (self.typical, self.deviation)))
+
+    # And as a comparison of vectors.
 
     def text_features(self) -> Tensor:
         """The classes as vectors, (C, D): each a weighted sum of the concepts' features."""
@@ -145,7 +191,7 @@ class BottleneckTrainer(PromptTrainer):
 class PCBMModel(ConceptBottleneck):
     """Sparse weights (C, J) and biases (C,); before they are fitted, all classes are equally probable."""
 
-    fitted = ("weight", "bias")
+    fitted = ("weight", "bias", *ConceptBottleneck.kept)
     class_vector = ClassVector(
         "class vector",
         learned=True,
@@ -170,6 +216,7 @@ class PCBMModel(ConceptBottleneck):
     @torch.no_grad()
     def prepare(self, training: LabelledFeatures, validation: LabelledFeatures | None) -> None:
         """Fits weights and biases, with the lambda that is best on the validation images."""
+        super().prepare(training, validation)
         scores = self.scores(training.features).double().cpu().numpy()
         target = np.eye(len(self.classnames))[training.labels.cpu().numpy()]  # (N, C), one-hot
         ratio = float(self.settings.L1_RATIO)

@@ -15,7 +15,8 @@ kept. What is unit here, clinical sentences and ensembles, gets the length of it
 shots, which is `OPTIM.MAX_EPOCH 100`). The released rate hardly moves residuals on the phantom. `phantom.yaml` has the
 best of eight settings of optimiser and rate over 100 epochs (Adam 0.0002, 0.002, 0.02, 0.1; SGD 0.002, 0.02, 0.2, 2),
 and Adam 0.02 over 200, on the whole validation splits of four sets at 1, 4 and 16 shots: SGD at 2, mean balanced
-accuracy 77.7, as with Adam at 0.1; 59.6 with the released rate. Phantom's backbone: nothing of it is clinical.
+accuracy 77.7, as with Adam at 0.1; 59.6 with the released rate. benchmarks/tune.py found nothing better. Phantom's
+backbone: nothing of it is clinical.
 
 Differences: no "enhanced base" (:144-178), whose text projection was trained on the same images before; a class has one
 sentence, not ten for ImageNet alone.

@@ -91,10 +91,10 @@ class TipAdapterModel(FixedTextModel):
         self.keys.data = unit(training.features.pooled).to(self.keys)
         self.values = F.one_hot(training.labels, len(self.classnames)).to(self.values)
         if not self.trains_keys:
-            self.conclude(validation)
+            self.conclude(training, validation)
 
     @torch.no_grad()
-    def conclude(self, validation: LabelledFeatures | None) -> None:
+    def conclude(self, training: LabelledFeatures, validation: LabelledFeatures | None) -> None:
         """Sets alpha and beta to the best pair of the grid, if there are images to tell; else they stay."""
         if validation is None or not self.settings.SEARCH_HP:
             return

@@ -1,247 +1,337 @@
-"""XCoOp: prompts tied to clinical concepts (Bie et al., MICCAI 2024, arXiv 2403.09410).
+"""XCoOp: every prompt is a clinical sentence whose words are learned, and the prompts decide.
 
-Each class has K prompts. The context of a prompt starts from the words of its share of the class's concepts, and is
-learned: t are the features of the prompts, h those of the clinical sentences that state the same concepts, u(.) is a
-vector's direction, f and f_p are the features of an image and of its patches, s is CLIP's inverse temperature.
+Each concept of a class makes one prompt, its clinical sentence ("a dermoscopic photo of a melanoma, irregular
+streaks."). The words of the sentence are learned; how far they may carry a prompt from its sentence, the labelled
+images decide. A class scores the mean over its prompts, so that a logit is a sum over concepts, to the last digit:
 
-    class features   z = u( corrected( (1 - a) (h + u(t) - u(t at the start)) + a h ) )
-    logits           s ( cos(f, z) + w pool_p cos(f_p, z) ) + offset, the mean over K prompts
-    loss             cross entropy + contrast of prompts and sentences + anchor loss, prompts' distance from their start
-                     + contrast of context tokens and concept tokens + prior of the corrections
+    prompt   t_j = u( text tower( e_j + d_j ) )        e: embeddings of the words, d: what was learned, 0 at first
+    logit    l_c = s sum_j w_j ( cos(f, t_j) + l pool_p cos(f_p, t_j) ) + b_c          over the prompts j of class c
+    loss     cross entropy + 1/N ( sum_j w_j s^2 |t_j - t_j at the start|^2 / (2 S^2) + |b|^2 / (2 S_b^2) )
 
-`methods/alignment.py` has the similarities and contrasts, `methods/corrections.py` what images correct in sentences;
-`docs/method.md` says where all this comes from. What the released code computes is in `trainers/xcoop_released.py`.
-Symbols: B images, C classes, K prompts a class, n context tokens, D joint width, W text width.
+u(.) is a vector's direction, f and f_p are the features of an image and of its patches, w_j is one over the number of
+prompts of the class, s is CLIP's inverse temperature, b the calibration of the class prior. S is the prior standard
+deviation, in logits, of what prompts learn: `methods/evidence.py` finds it in the labelled images.
+Three parts are off, because they changed nothing for the better that could be measured (docs/method.md): the local
+similarity, LOCAL_WEIGHT l; TOKEN_WEIGHT times the mean of |d|^2 / |e|^2 over the words; and CONTRAST_WEIGHT times the
+contrast between classes (`prompt_contrast`).
+The method as it was published is in `trainers/xcoop_published.py`, what its released code computes in
+`trainers/xcoop_released.py`; `docs/method.md` says where all this comes from.
+Symbols: B images, C classes, K prompts of the class that has most, M prompts in all, L tokens, D joint width, W text
+width, N training images.
 """
 
 from __future__ import annotations
 
-import copy
-import warnings
-from dataclasses import replace
+import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from xcoop.backbones import Backbone, ImageFeatures
+from xcoop.backbones import Backbone, ImageFeatures, LabelledFeatures
 from xcoop.concepts import ConceptBank
-from xcoop.concepts.sentences import (
-    KNOWLEDGE,
-    SENTENCES,
-    bank_or_control,
-    plain_template,
-    prompt_sentences,
-    shares,
-    single_features,
-    words_around_class,
-)
+from xcoop.concepts.sentences import KNOWLEDGE, bank_or_control, fill, plain_template
 from xcoop.config.plugins import register_trainer
-from xcoop.methods import alignment
-from xcoop.methods.alignment import unit
-from xcoop.methods.corrections import Corrections
-from xcoop.methods.model import ClassVector, PromptModel, Task, classification
-from xcoop.methods.prompts import PromptLearner, context_from_words, start_context
-from xcoop.trainers.xcoop_released import ReleasedModel
+from xcoop.methods.alignment import POOLINGS, prompt_contrast, prompt_similarities, unit
+from xcoop.methods.evidence import SPREADS, probable_spread
+from xcoop.methods.model import (
+    ClassVector,
+    LearnedSentence,
+    PromptModel,
+    PromptSum,
+    Task,
+    Told,
+    Usual,
+    classification,
+    usual_values,
+)
 from xcoop.training.trainer import PromptTrainer
-from xcoop.utils.rules import number, one_of, whole
-
-START_NOISE = 0.02  # tells prompts with equal words apart; the std of CLIP's own token embeddings
+from xcoop.utils.rules import number, one_of
 
 DEFAULTS = CfgNode(
     {
-        "VARIANT": "aligned",  # or `released`, as the trainer XCoOpReleased was called before
         "KNOWLEDGE": "bank",  # bank; or a control: shuffled (other classes' concepts), random (unrelated ones), none
         "PREC": "amp",  # fp32, amp, fp16, bf16
-        "N_PROMPTS": 3,  # K, prompts a class
-        "N_CTX": 8,  # n, context tokens a prompt
-        "CTX_INIT": "concepts",  # the words of the concepts; or other words; or "" for random vectors
-        "CLASS_TOKEN_POSITION": "end",  # end, middle, front
-        "SENTENCES": "both",  # of a prompt: its share, the whole class's, each concept alone, or both (share, each)
-        "CLINICAL_WEIGHT": 0.5,  # share of the clinical sentence in the class feature, in [0, 1]
-        "FROM_SENTENCE": True,  # prompts count by what they changed since the start: z starts at the sentence
-        "RESIDUAL_SPREAD": 2.0,  # prior std, in logits, of what images may correct in a class feature; 0 is off
-        "OFFSET_SPREAD": 3.0,  # that of a class's offset, in logits; 0 is off
-        "TRUST_SPREAD": 0.7,  # that of the trust in what the sentences say apart, around 1; 0 is off
-        "CORRECTION_LR_MULT": 100.0,  # learning rate of these three, as a multiple of OPTIM.LR
-        "LOCAL_WEIGHT": 0.1,  # of the pooled local similarity, beside 1 for the global one
+        "SPREAD": 0.0,  # S, in logits; 0: the labelled images choose it
+        "OFFSET_SPREAD": 12.0,  # S_b, the same of a class's offset; 0: no offset
+        "OFFSET_LR_MULT": 100.0,  # learning rate of the offsets, as a multiple of OPTIM.LR
+        "LOCAL_WEIGHT": 0.0,  # l, of the pooled local similarity, beside 1 for the global one
         "LOCAL_POOL": "softmax",  # mean, topk, softmax
-        "CONCEPT_WEIGHTING": 0.0,  # share, in [0, 1], of concepts weighted by the image in the similarity
-        "PROMPT_WEIGHT": 1.0,  # contrast between prompts and clinical sentences
-        "TETHER_WEIGHT": 8.0,  # anchor loss: 1 - cosine of prompt and its start, or (FROM_SENTENCE False) its sentence
-        "TOKEN_WEIGHT": 1.0,  # contrast between context tokens and concept tokens
-        "TOKEN_TEMPERATURE": 0.1,
+        "TOKEN_WEIGHT": 0.0,  # of the relative change of the words: each token is held to its word
+        "CONTRAST_WEIGHT": 0.0,  # of the contrast between classes: a class's sentences must find its own prompts
         "TUNE_NORMS": False,  # train ln_1 and ln_2 of the image tower, too
         "NORM_LR_MULT": 0.1,  # their learning rate, as a share of OPTIM.LR
-        "CLIP_GRAD_NORM": 1.0,  # in every precision; 0 is off
-        "VISUAL_FEATURES": 2,  # `released` only: M, the copies of the image feature that it sums
+        "CLIP_GRAD_NORM": 0.0,  # in every precision; 0 is off
     }
 )
+VALIDATION = 4  # images a class that choose S beside the training images: what CoOp's protocol has, min(shots, 4)
 RULES = {
-    "VARIANT": one_of("aligned", "released"),
     "KNOWLEDGE": one_of(*KNOWLEDGE),
-    "SENTENCES": one_of(*SENTENCES),
-    "LOCAL_POOL": one_of(*alignment.POOLINGS),
-    **dict.fromkeys(("N_PROMPTS", "VISUAL_FEATURES"), whole(1)),
-    **dict.fromkeys(("CLINICAL_WEIGHT", "CONCEPT_WEIGHTING"), number(0, 1)),
-    **dict.fromkeys(("RESIDUAL_SPREAD", "OFFSET_SPREAD", "TRUST_SPREAD", "CORRECTION_LR_MULT"), number(0)),
-    **dict.fromkeys(("LOCAL_WEIGHT", "PROMPT_WEIGHT", "TETHER_WEIGHT", "TOKEN_WEIGHT"), number(0)),
-    "TOKEN_TEMPERATURE": number(above=0),
+    "LOCAL_POOL": one_of(*POOLINGS),
+    **dict.fromkeys(("SPREAD", "OFFSET_SPREAD", "OFFSET_LR_MULT"), number(0)),
+    **dict.fromkeys(("LOCAL_WEIGHT", "TOKEN_WEIGHT", "CONTRAST_WEIGHT"), number(0)),
 }
 
 
-class AlignedModel(PromptModel):
-    """The method as it was meant: four alignments, each with its own weight, and what images correct in knowledge.
+class SentencePrompts(nn.Module):
+    """Clinical sentences, one a concept, whose words are learned.
+
+    A class without concepts has one prompt, its name in the bank's template.
+
+    Args:
+        backbone: gives tokens and their embeddings; it is not kept.
+        bank: of the classes, in the order of the labels.
+
+    Attributes:
+        told: the class and the concept of each of the M prompts, class by class; "" where a class has no concept.
+        texts: their sentences.
+        labels: the class of each, (M,).
+        words: what was learned of each word: (number of words, W), those of the first sentence first.
+
+    Raises:
+        ValueError: a sentence is longer than the backbone's context; the message names it.
+    """
+
+    labels: Tensor
+    embeddings: Tensor
+    learned: Tensor
+    end: Tensor
+
+    def __init__(self, backbone: Backbone, bank: ConceptBank) -> None:
+        super().__init__()
+        names, plain = list(bank.classes), plain_template(bank.template)
+        self.told = [(name, text) for name in names for text in bank.texts(name) or [""]]
+        self.texts = [
+            fill(bank.template if text else plain, name.replace("_", " "), [text]) for name, text in self.told
+        ]
+        for text in self.texts:
+            if backbone.count_tokens(text) > backbone.context_length:
+                raise ValueError(f"{bank.path}: {text!r} is longer than the context of this backbone; word it shorter")
+        tokens = backbone.tokenize(self.texts).to(backbone.logit_scale.device)
+        end = backbone.end_positions(tokens)  # (M,)
+        length = int(end.max()) + 1
+        with torch.no_grad():
+            embeddings = backbone.embed(tokens)[:, :length].clone()  # (M, L, W)
+        place = torch.arange(length, device=end.device)
+        learned = (place > 0) & (place < end[:, None])  # (M, L): what stands between start and end
+        self.words = nn.Parameter(embeddings.new_zeros(int(learned.sum()), embeddings.shape[-1], dtype=torch.float32))
+        labels = torch.tensor([names.index(name) for name, _ in self.told], device=end.device)
+        for name, tensor in {"labels": labels, "embeddings": embeddings, "learned": learned, "end": end}.items():
+            self.register_buffer(name, tensor, persistent=False)
+
+    def forward(self, words: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The prompts as embeddings, (M, L, W), and where their end tokens stand, (M,); `words` replace the learned."""
+        change = torch.zeros_like(self.embeddings, dtype=self.words.dtype)
+        change[self.learned] = self.words if words is None else words
+        return self.embeddings + change, self.end
+
+    def relative_change(self) -> Tensor:
+        """|d|^2 / |e|^2 of each word: how far it was moved, beside the length of its embedding; (number of words,)."""
+        return self.words.square().sum(-1) / self.embeddings[self.learned].square().sum(-1)
+
+    def words_of_prompts(self) -> dict[tuple[str, str], Tensor]:
+        """By class and concept, what was learned of each word of its sentence, (number of words, W): views."""
+        parts = self.words.split(self.learned.sum(1).tolist())
+        return dict(zip(self.told, parts, strict=True))
+
+
+class SentenceModel(PromptModel):
+    """Prompts that are clinical sentences with learned words; nothing else decides but an offset a class.
 
     Args:
         backbone: frozen.
         classnames: in the order of the labels.
-        bank: of these classes; the concepts that prompts are tied to.
+        bank: of these classes.
         settings: the node XCOOP.
-        train_images: N, over which the prior of the corrections is spread.
+        n_train: N, over which the prior is spread.
+
+    Attributes:
+        offset: b, (C,): the calibration of the class prior, in logits; None if there is none.
+        spread: S, a scalar.
+        typical: the mean contribution of each prompt in the training images, every class counting alike, (M,).
+        deviation: the standard deviation of the same, (M,).
+        place: which of the M prompts is the k-th of a class, (K, C); a class with fewer repeats its own.
+        weights: w, (K, C): one over the number of prompts of the class, 0 for repeated ones.
     """
 
-    clinical: Tensor
+    holds_concepts = True
+    sums_concepts = True
+    kept = ("typical", "deviation")  # what explanations measure an image against
     start: Tensor
+    spread: Tensor
+    typical: Tensor
+    deviation: Tensor
+    place: Tensor
+    weights: Tensor
 
     def __init__(
-        self, backbone: Backbone, classnames: list[str], bank: ConceptBank, settings: CfgNode, train_images: int = 1
+        self, backbone: Backbone, classnames: list[str], bank: ConceptBank, settings: CfgNode, n_train: int = 1
     ) -> None:
         super().__init__(backbone, classnames)
-        self.bank, self.settings, self.train_images = bank, settings, train_images
+        self.settings, self.n_train = settings, n_train
         self.needs_patches = settings.LOCAL_WEIGHT != 0
-        self.holds_concepts = settings.FROM_SENTENCE or settings.CLINICAL_WEIGHT > 0
-        context = starting_context(backbone, bank, settings)
-        self.prompt_learner = PromptLearner(backbone, classnames, context, settings.CLASS_TOKEN_POSITION)
-        self.register_buffer("clinical", self.sentences(bank), persistent=False)  # (K, C, D), unit
-        self.concepts = nn.ParameterList(  # per class (m_c, W); none at all without concepts
-            nn.Parameter(torch.cat([context_from_words(backbone, text) for text in bank.texts(name)]), False)
-            for name in classnames
-            if bank.classes[name]
-        )
-        single = single_features(backbone, bank) if settings.CONCEPT_WEIGHTING else []
-        self.single = nn.ParameterList(nn.Parameter(own, requires_grad=False) for own in single)  # per class (m_c, D)
-        stds = settings.RESIDUAL_SPREAD, settings.OFFSET_SPREAD, settings.TRUST_SPREAD
-        self.corrections = Corrections(len(classnames), backbone.embed_dim, *stds)
+        self.prompt_learner = SentencePrompts(backbone, bank)
+        offset = torch.zeros(len(classnames)) if settings.OFFSET_SPREAD else None
+        self.register_parameter("offset", None if offset is None else nn.Parameter(offset))
+        spread = torch.tensor(settings.SPREAD or math.sqrt(SPREADS[0] * SPREADS[-1]))  # until `prepare` knows better
+        self.register_buffer("spread", spread, persistent=False)
+        self.fitted = self.kept if settings.SPREAD else ("spread", *self.kept)
+        own = [(self.prompt_learner.labels == c).nonzero()[:, 0] for c in range(len(classnames))]
+        K = max(len(prompts) for prompts in own)
+        place = torch.stack([prompts[torch.arange(K) % len(prompts)] for prompts in own], dim=1)
+        counts = torch.tensor([len(prompts) for prompts in own])
+        weights = (torch.arange(K)[:, None] < counts) / counts
         with torch.no_grad():
-            start = unit(self.soft_features()) if settings.FROM_SENTENCE else self.clinical
-        self.register_buffer("start", start, persistent=False)  # (K, C, D): what the prompts are held to
-        self.kept = ("start",) if settings.FROM_SENTENCE else ()  # another bank or seed would start elsewhere
+            start = unit(self.prompts())  # (M, D)
+        buffers = {"place": place, "weights": weights.to(start), "start": start}
+        buffers |= {name: start.new_zeros(len(start), dtype=torch.float32) for name in self.kept}
+        for name, tensor in buffers.items():
+            self.register_buffer(name, tensor, persistent=False)
         if settings.TUNE_NORMS:
             self.tune_norms()
 
-    @property
-    def class_vector(self) -> ClassVector:
-        """A prompt; and how far the images back what the sentences say apart."""
-        trust = self.corrections.trust
-        if trust is None:
-            return super().class_vector
-        back = f"the training images back {trust.item():.2f} (1: as told, 0: nothing)"
-        about = f"Of what the bank's sentences say apart, {back}."
-        return ClassVector("prompt", learned=True, about=about)
-
-    def sentences(self, bank: ConceptBank) -> Tensor:
-        """Features of the clinical sentences that a bank makes for the K prompts, (K, C, D), unit."""
-        return prompt_sentences(self.backbone, bank, self.settings.N_PROMPTS, self.settings.SENTENCES)
-
-    def with_bank(self, bank: ConceptBank) -> AlignedModel:
-        """This model, with another bank's clinical sentences; a class without concepts keeps its plain sentence."""
-        if not self.holds_concepts:
-            return super().with_bank(bank)
-        clinical = self.sentences(bank)
-        bare = [label for label, concepts in enumerate(bank.classes.values()) if not concepts]
-        if bare:
-            plain = replace(bank, classes=dict.fromkeys(bank.classes, ()), template=plain_template(bank.template))
-            clinical[:, bare] = self.sentences(plain)[:, bare]
-        other = copy.copy(self)  # shares parameters and all other tensors
-        other._buffers = {**self._buffers, "clinical": clinical.to(self.clinical)}
-        other.bank = bank
-        return other
-
-    def soft_features(self) -> Tensor:
-        """Features of the learned prompts alone, (K, C, D), not normalised."""
+    def prompts(self) -> Tensor:
+        """Features of all prompts, (M, D), not normalised."""
         return self.encode_prompts(*self.prompt_learner())
 
-    def class_features(self, soft: Tensor) -> Tensor:
-        """Clinical sentences h, what the prompts learned, and what images correct: (K, C, D), unit.
-
-        z = u(trusted((1 - a) t' + a h) + r / s), where t' is u(t) or, FROM_SENTENCE, h + u(t) - u(t at the start).
-        """
-        a, learned = self.settings.CLINICAL_WEIGHT, unit(soft)
-        if self.settings.FROM_SENTENCE:
-            learned = self.clinical + learned - self.start
-        return unit(self.corrections.corrected((1 - a) * learned + a * self.clinical, self.scale))
-
     def text_features(self) -> Tensor:
-        """The class features z that images are compared with, (K, C, D)."""
-        return self.class_features(self.soft_features())
+        """The prompts of each class, (K, C, D); what stands there twice counts once (`weights`)."""
+        return self.prompts()[self.place]
+
+    def class_features(self) -> Tensor:
+        """The mean direction of each class's prompts, (C, D), unit."""
+        return self.mean_direction(self.text_features())
+
+    def mean_direction(self, text: Tensor) -> Tensor:
+        """Of the prompts of each class, (K, C, D) to (C, D), unit."""
+        return unit((self.weights[..., None] * unit(text)).sum(0))
 
     def compare(self, features: ImageFeatures, text: Tensor) -> Tensor:
-        """Global similarity plus the weighted, pooled local one, scaled: (B, C)."""
-        similarity = alignment.global_similarity(features.pooled, text)
-        if self.settings.LOCAL_WEIGHT:
-            local = alignment.local_similarity(features.patches, text, self.settings.LOCAL_POOL)
-            similarity = similarity + self.settings.LOCAL_WEIGHT * local
-        if v := self.settings.CONCEPT_WEIGHTING:
-            fitting = alignment.weighted_concept_similarity(features.pooled, list(self.single))
-            similarity = (1 - v) * similarity + v * fitting
-        return self.corrections.with_offset(self.scale * similarity)
+        """The scaled mean similarity of images with a class's prompts, and its offset: (B, C)."""
+        logits = self.contributions(features, text).sum(1)
+        return logits if self.offset is None else logits + self.offset
+
+    def contributions(self, features: ImageFeatures, text: Tensor) -> Tensor:
+        """What each prompt adds to the logit of its class, (B, K, C); with the offset they sum to it."""
+        settings = self.settings
+        similarity = prompt_similarities(features, text, settings.LOCAL_WEIGHT, settings.LOCAL_POOL)  # (B, K, C)
+        return self.scale * self.weights * similarity
+
+    @property
+    def told(self) -> list[Told]:
+        """Class and concept of each prompt."""
+        labels, told = self.prompt_learner.labels.tolist(), self.prompt_learner.told
+        return [Told(label, concept) for label, (_, concept) in zip(labels, told, strict=True)]
+
+    def prompt_sum(self, features: ImageFeatures) -> PromptSum:
+        """The logits as sums over prompts, each of which stands there once: (B, M) and (C,)."""
+        settings, labels = self.settings, self.prompt_learner.labels
+        prompts = self.prompts()[None]  # (1, M, D)
+        similarity = prompt_similarities(features, prompts, settings.LOCAL_WEIGHT, settings.LOCAL_POOL)[:, 0]
+        offsets = self.start.new_zeros(len(self.classnames)) if self.offset is None else self.offset
+        return PromptSum(self.scale * self.weights[0, labels] * similarity, offsets)
+
+    def learned_sentences(self) -> list[LearnedSentence]:
+        """Of each prompt its sentence, the embeddings of its words, and what was learned of them."""
+        own = self.prompt_learner
+        counts = own.learned.sum(1).tolist()
+        embeddings, changes = own.embeddings[own.learned].split(counts), own.words.detach().split(counts)
+        return [LearnedSentence(*one) for one in zip(own.texts, embeddings, changes, strict=True)]
+
+    def encode_changes(self, changes: Tensor) -> Tensor:
+        """Features of the prompts, had this been learned of their words, (M, D)."""
+        return self.encode_prompts(*self.prompt_learner(changes))
+
+    @property
+    def usual(self) -> Usual:
+        """Of the training images; zeros before any were seen."""
+        return Usual(self.typical, self.deviation)
+
+    @property
+    def class_vector(self) -> ClassVector:
+        """A prompt; and how far it may be from its sentence."""
+        allowed = f"The labelled images let a prompt move from its sentence by about {self.spread.item():.1f} logits."
+        return ClassVector("prompt", learned=True, about=allowed)
+
+    @property
+    def class_specific(self) -> bool:
+        """Always: each class has sentences of its own."""
+        return True
+
+    @torch.no_grad()
+    def with_bank(self, bank: ConceptBank) -> SentenceModel:
+        """This model with the sentences of another bank: those it has are as learned, others as they are written."""
+        other = SentenceModel(self.backbone, self.classnames, bank, self.settings, self.n_train)
+        own = self.prompt_learner.words_of_prompts()
+        where = {told: m for m, told in enumerate(own)}
+        for m, (told, words) in enumerate(other.prompt_learner.words_of_prompts().items()):
+            if told in own:
+                words.copy_(own[told])
+                other.typical[m], other.deviation[m] = self.typical[where[told]], self.deviation[where[told]]
+        other.spread.copy_(self.spread)
+        if self.offset is not None and other.offset is not None:
+            other.offset.copy_(self.offset)
+        return other.to(self.start.device).requires_grad_(False)
+
+    @torch.no_grad()
+    def prepare(self, training: LabelledFeatures, validation: LabelledFeatures | None) -> None:
+        """Asks the labelled images how far prompts may move.
+
+        Those of the training, and beside them a few of the validation split: as many a class, at most `VALIDATION`.
+        """
+        if not self.settings.SPREAD:
+            images = [training] if validation is None else [training, few_of(validation, training.labels)]
+            labels = torch.cat([part.labels for part in images])
+            pooled = torch.cat([part.features.pooled for part in images])
+            at_start = torch.cat([self.compare(part.features, self.start[self.place]) for part in images])
+            self.spread.fill_(probable_spread(pooled, at_start, labels, self.settings.OFFSET_SPREAD))
+        self.conclude(training, validation)  # of the start, should there be no epochs
+
+    @torch.no_grad()
+    def conclude(self, training: LabelledFeatures, validation: LabelledFeatures | None) -> None:
+        """Keeps what the prompts contribute in the training images, which explanations measure others against."""
+        found = usual_values(self.prompt_sum(training.features).parts, training.labels)
+        self.typical.copy_(found.mean)
+        self.deviation.copy_(found.deviation)
 
     def losses(self, features: ImageFeatures, labels: Tensor) -> dict[str, Tensor]:
-        """Image-prompt, prompt-level and token-level alignment, and the prior; a part of weight 0 is not computed."""
-        weights, soft = self.settings, self.soft_features()  # (K, C, D)
-        logits = self.compare(features, self.class_features(soft))
-        losses = classification(logits, labels)
-        if weights.PROMPT_WEIGHT:
-            sentence = self.clinical.mean(0)  # (C, D)
-            losses["prompt"] = weights.PROMPT_WEIGHT * alignment.prompt_contrast(soft, sentence, self.scale)
-        if weights.TETHER_WEIGHT:
-            losses["tether"] = weights.TETHER_WEIGHT * alignment.prompt_distance(soft, self.start)
-        if weights.TOKEN_WEIGHT and len(self.concepts):
-            contrast = alignment.token_contrast(self.prompt_learner.ctx, list(self.concepts), weights.TOKEN_TEMPERATURE)
-            losses["token"] = weights.TOKEN_WEIGHT * contrast
-        if self.corrections.trained:
-            losses["prior"] = self.corrections.negative_log_prior(self.train_images)
+        """Cross entropy, and the prior on what prompts and offsets learn; a part of weight 0 is not computed."""
+        settings, text, start = self.settings, self.text_features(), self.start[self.place]  # (K, C, D)
+        losses = classification(self.compare(features, text), labels)
+        moved = (unit(text) - start).square().sum(-1)  # (K, C)
+        prior = self.scale**2 * (self.weights * moved).sum() / (2 * self.spread**2)
+        if self.offset is not None:
+            prior = prior + self.offset.square().sum() / (2 * settings.OFFSET_SPREAD**2)
+        losses["prior"] = prior / self.n_train
+        if settings.TOKEN_WEIGHT:
+            losses["token"] = settings.TOKEN_WEIGHT * self.prompt_learner.relative_change().mean()
+        if settings.CONTRAST_WEIGHT:
+            contrast = prompt_contrast(self.mean_direction(text), self.mean_direction(start), self.scale)
+            losses["contrast"] = settings.CONTRAST_WEIGHT * contrast
         return losses
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
-        """Contexts at the full rate, corrections and norm layers at multiples of it."""
-        groups = [{"params": [self.prompt_learner.ctx], "lr": lr, "name": "prompts"}]
-        if self.corrections.trained:
-            rate = lr * self.settings.CORRECTION_LR_MULT
-            groups.append({"params": self.corrections.trained, "lr": rate, "name": "corrections"})
+        """Words at the full rate, offsets and norm layers at multiples of it."""
+        groups = [{"params": [self.prompt_learner.words], "lr": lr, "name": "prompts"}]
+        if self.offset is not None:
+            groups.append({"params": [self.offset], "lr": lr * self.settings.OFFSET_LR_MULT, "name": "offsets"})
         if self.settings.TUNE_NORMS:
             groups.append(self.norm_group(lr * self.settings.NORM_LR_MULT))
         return groups
 
 
-def starting_context(backbone: Backbone, bank: ConceptBank, settings: CfgNode) -> Tensor:
-    """Where the K prompts of each class start, (K, C, n, W); no two of a class are equal.
-
-    Without concepts, `CTX_INIT concepts` starts from the words round the class name, cut or repeated to n tokens, too.
-    """
-    K, C, n = settings.N_PROMPTS, len(bank.classes), settings.N_CTX
-    plain = words_around_class(bank.template)  # for banks without concepts
-    if settings.CTX_INIT == "concepts":
-        rows = []
-        for share in shares(bank, K):  # K banks, each with its share of every class's concepts
-            for name in bank.classes:
-                words = context_from_words(backbone, ", ".join(share.texts(name)) or plain)  # (m, W)
-                rows.append(words.repeat(-(-n // len(words)), 1)[:n])  # (n, W), repeated or cut
-        context = torch.stack(rows).unflatten(0, (K, C))
-        alike = min(len(bank.texts(name)) for name in bank.classes) < K
-    else:
-        context = start_context(backbone, settings.CTX_INIT, n, K, C)  # (n, W) of words, or (K, C, n, W)
-        context = context.expand(K, C, *context.shape[-2:])
-        alike = K > 1 and bool(settings.CTX_INIT)
-    noise = START_NOISE * torch.randn(context.shape) if alike else torch.zeros(())
-    return context + noise.to(context)
+def few_of(images: LabelledFeatures, training: Tensor) -> LabelledFeatures:
+    """The first images of each class, as many as it has among the training labels (N,), at most `VALIDATION`."""
+    counts = torch.bincount(training, minlength=int(images.labels.max()) + 1).clamp(max=VALIDATION)
+    chosen = torch.cat([(images.labels == c).nonzero()[:n, 0] for c, n in enumerate(counts.tolist())])
+    features = ImageFeatures(images.features.pooled[chosen], images.features.patches[chosen])
+    return LabelledFeatures(features, images.labels[chosen])
 
 
 @register_trainer("XCOOP", DEFAULTS, RULES)
 class XCoOp(PromptTrainer):
-    """Trains prompts that are tied to the concepts of a bank."""
+    """Trains the words of a bank's clinical sentences."""
 
     node = "XCOOP"
 
@@ -251,16 +341,11 @@ class XCoOp(PromptTrainer):
 
     @classmethod
     def learns_classes(cls, cfg: Any) -> bool:
-        return True  # each class has contexts of its own
+        return True  # each class has sentences of its own
 
     @classmethod
     def build_method(cls, cfg: Any, backbone: Backbone, task: Task) -> PromptModel:
-        """The model, tied to the bank or to what KNOWLEDGE puts in its place."""
+        """The model, with the sentences of the bank or of what KNOWLEDGE puts in its place."""
         settings = cfg.TRAINER.XCOOP
         bank = bank_or_control(task.bank, settings.KNOWLEDGE, cfg.SEED)
-        if settings.VARIANT == "released":
-            message = "TRAINER.XCOOP.VARIANT released is a trainer of its own now: XCoOpReleased"
-            warnings.warn(message, DeprecationWarning, stacklevel=2)
-            words = "a photo of a" if settings.CTX_INIT == "concepts" else settings.CTX_INIT
-            return ReleasedModel(backbone, task.classnames, bank, CfgNode({**settings, "CTX_INIT": words}))
-        return AlignedModel(backbone, task.classnames, bank, settings, max(1, task.n_train))
+        return SentenceModel(backbone, task.classnames, bank, settings, max(1, task.n_train))

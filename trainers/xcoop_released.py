@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from yacs.config import CfgNode
 
 from xcoop.backbones import Backbone, ImageFeatures
+from xcoop.backbones.openai import require_vit
 from xcoop.concepts import ConceptBank
 from xcoop.concepts.sentences import KNOWLEDGE, bank_or_control, bank_sentences
 from xcoop.config.plugins import register_trainer
@@ -127,6 +128,7 @@ class ReleasedModel(PromptModel):
     clinical: Tensor
 
     def __init__(self, backbone: Backbone, classnames: list[str], bank: ConceptBank, settings: CfgNode) -> None:
+        require_vit(backbone, "XCoOpReleased")
         super().__init__(backbone, classnames)
         self.settings = settings
         self.token_weight = settings.TOKEN_WEIGHT if any(bank.classes.values()) else 0.0  # no concepts, no such term

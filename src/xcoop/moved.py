@@ -72,7 +72,6 @@ _NOW = {  # today's name: the old ones, which go with version 0.2; all of them b
     "explain.trained": "explain.explanation explain.loading",
     "explain.trust": "explain.textual.plausibility explain.trust_concepts explain.trust_rows explain.trust_table",
     "methods.alignment": "alignment",
-    "methods.corrections": "corrections",
     "methods.model": "methods.selection model selection",
     "methods.prompts": "methods.distillation methods.templates prompts teachers templates",
     "page": "page.document page.markup page.style",

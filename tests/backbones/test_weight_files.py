@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pickle
 import tarfile
-import warnings
 import zipfile
 
 import pytest
 import torch
+from helpers_clip import save_archive
 from hostile_pickle import Exploit
 from yacs.config import CfgNode
 
@@ -32,16 +32,8 @@ def half_state(tiny_state):
 
 @pytest.fixture(scope="module")
 def archive(half_state, tmp_path_factory):
-    """A TorchScript archive like OpenAI's: a traced model in half precision, with three numbers beside its weights."""
-    model = build_clip(half_state, "test")
-    for name, value in (("input_resolution", 32), ("context_length", 77), ("vocab_size", 49408)):
-        delattr(model, name) if hasattr(model, name) else None
-        model.register_buffer(name, torch.tensor(value))
     path = tmp_path_factory.mktemp("jit") / "archive.pt"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        traced = torch.jit.trace_module(model, {"encode_image": torch.zeros(1, 3, 32, 32)}, check_trace=False)
-        traced.half().save(str(path))
+    save_archive(half_state, path)
     return path
 
 

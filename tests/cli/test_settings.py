@@ -36,11 +36,9 @@ CLOSED = [
     ("DATASET.SUBSAMPLE_CLASSES", "bass", "base"),
     ("DATASET.TASK", "five-group", "five-groups"),
     ("WANDB.MODE", "ofline", "offline"),
-    ("TRAINER.XCOOP.VARIANT", "release", "released"),
     ("TRAINER.XCOOP.KNOWLEDGE", "shufled", "shuffled"),
-    ("TRAINER.XCOOP.SENTENCES", "shar", "share"),
     ("TRAINER.XCOOP.LOCAL_POOL", "topkk", "topk"),
-    ("TRAINER.XCOOP.CLASS_TOKEN_POSITION", "midle", "middle"),
+    ("TRAINER.XCOOPPUBLISHED.CLASS_TOKEN_POSITION", "midle", "middle"),
     ("TRAINER.COOP.PREC", "fp61", "fp16"),
     ("TRAINER.ZEROSHOTCLIP.ENSEMBLE", "template", "templates"),
 ]
@@ -54,9 +52,9 @@ RANGES = [
     ("INPUT.PIXEL_MEAN", "['a', 'b', 'c']"), ("INPUT.PIXEL_STD", "[0, 1, 1]"), ("INPUT.PIXEL_STD", "[1e999, 1, 1]"),
     ("INPUT.GB_K", "4"), ("INPUT.RANDAUGMENT_M", "31"), ("INPUT.COLORJITTER_H", "0.6"),
     ("INPUT.RRCROP_SCALE", "[0, 1]"),
-    ("DATASET.CLASSES", "[1, 2]"), ("DATASET.SOURCE_DOMAINS", "[[]]"), ("TRAINER.XCOOP.N_PROMPTS", "0"),
-    ("TRAINER.XCOOP.CLINICAL_WEIGHT", "1.1"), ("TRAINER.XCOOP.TOKEN_TEMPERATURE", "0.0"), ("DATASET.ROOT", "'a\\0b'"),
-    ("TRAINER.XCOOP.RESIDUAL_SPREAD", "1e999"), ("TRAINER.KGCOOP.TEMPLATE", "a photo"), ("TRAINER.LASP.N_GROUPS", "0"),
+    ("DATASET.CLASSES", "[1, 2]"), ("DATASET.SOURCE_DOMAINS", "[[]]"), ("TRAINER.XCOOPPUBLISHED.N_PROMPTS", "0"),
+    ("TRAINER.XCOOP.SPREAD", "-0.1"), ("TRAINER.XCOOPPUBLISHED.TOKEN_TEMPERATURE", "0.0"), ("DATASET.ROOT", "'a\\0b'"),
+    ("TRAINER.XCOOP.OFFSET_SPREAD", "1e999"), ("TRAINER.KGCOOP.TEMPLATE", "a photo"), ("TRAINER.LASP.N_GROUPS", "0"),
     ("TRAINER.LASP.LASP_PROMPTS", "['a photo']"), ("TRAINER.TIPADAPTER.SEARCH_STEP", "[1]"), ("VERSION", "9" * 40),
     ("INPUT.RRCROP_SCALE", "(1.0, 0.1)"), ("INPUT.GB_K", "99999"), ("TRAINER.COOP.N_CTX", "999999999"),
 ]  # fmt: skip
@@ -160,7 +158,7 @@ def test_a_trainer_checks_by_itself_what_it_reads(tmp_path: Path) -> None:
         cfg.merge_from_list([word for key, value in keys.items() for word in (key.replace("__", "."), value)])
         CoOp.__new__(CoOp).check_cfg(cfg)
 
-    check(TRAINER__XCOOP__SENTENCES="nonsense")  # of another trainer's node, which may be another programme's
+    check(TRAINER__XCOOP__LOCAL_POOL="nonsense")  # of another trainer's node, which may be another programme's
     for key, value in (("TEST.SPLIT", "train"), ("TRAINER.COOP.PREC", "half"), ("INPUT.PIXEL_STD", ["a", "b", "c"])):
         with pytest.raises(ValueError, match=key):
             check(**{key.replace(".", "__"): value})

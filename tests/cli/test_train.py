@@ -391,6 +391,27 @@ def test_an_evaluation_has_the_classes_in_the_order_of_the_run(
     assert "['covid', 'Normal']" in error or "['Normal', 'covid']" in error
 
 
+def test_an_evaluation_has_the_concept_bank_of_the_run(words: list[str], tmp_path: Path) -> None:
+    """What was learned of a sentence belongs to it, not to what the bank of the other dataset says."""
+    bank = tmp_path / "mine.yaml"
+    bank.write_text(
+        "name: mine\nversion: '1'\ndataset: X\nreviewed_by: []\ntemplate: 'a photo of a {class}, {concepts}.'\n"
+        "sources: {me: Mine.}\nclasses:\n  normal:\n    - {concept: clear lungs, source: me}\n"
+        "  pneumonia:\n    - {concept: opacity, source: me}\n"
+    )
+    xcoop = [*words, "--trainer", "XCoOp"]
+    assert main([*xcoop, "DATASET.CONCEPT_BANK", str(bank), "--output-dir", str(tmp_path / "run")]) == 0
+    assert (
+        main([*xcoop, "--eval-only", "--model-dir", str(tmp_path / "run"), "--output-dir", str(tmp_path / "out")]) == 0
+    )
+    trained, found = read_run(tmp_path / "run"), read_run(tmp_path / "out")
+    assert trained is not None
+    assert found is not None
+    assert found["bank"] == trained["bank"]
+    assert found["bank"]["name"] == "mine"
+    assert found["predictions_sha256"] == trained["predictions_sha256"]
+
+
 @pytest.mark.parametrize(
     ("key", "value"), [("OUTPUT_DIR", "o\x1b[2Jx"), ("DATASET.ROOT", "d\udce9"), ("DATASET.PATH", "a\nb")]
 )

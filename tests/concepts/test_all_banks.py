@@ -116,7 +116,7 @@ def test_the_page_lists_no_other_bank() -> None:
 
 def test_the_released_config_says_the_released_sentences() -> None:
     cfg = get_cfg()
-    merge_file(cfg, plugin_path("configs", "trainers", "XCoOp", "released_vit_b16.yaml"))
+    merge_file(cfg, plugin_path("configs", "trainers", "XCoOpReleased", "pneumonia.yaml"))
     bank = load_bank(cfg.DATASET.CONCEPT_BANK).for_classes(["normal", "pneumonia"])
     said = [text for name in bank.classes for text in clinical_sentences(bank, name, lambda text: True)]
     digest = hashlib.sha256("\n".join(said).encode()).hexdigest()  # of its CLINICAL_PROMPTS with these class names

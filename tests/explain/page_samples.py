@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from xcoop.explain.html import Explanations, ImageEntry, thumbnail
+from xcoop.explain.figures import thumbnail
+from xcoop.explain.html import Explanations, ImageEntry
 
 HOSTILE = "<script>alert(1)</script>\"onload='x' & http"
 
@@ -32,8 +33,27 @@ def entry(number: int = 0, concepts: int = 6, evil: str = "", side: int = 224, g
         "maps": [{"target": name, "kind": kind, "values": rows.tolist()} for name, kind in targets],
         "masks": [{"concept": seen[0], "grid": mask.astype(float).tolist()}] if seen else [],
         "concepts": [
-            {"concept": name, "score": 0.2, "for": {names[0]: 0.12, names[1]: -0.3}, "label": (1, 0, None)[place % 3]}
+            {
+                "concept": name,
+                "score": 0.2,
+                "for": {names[0]: 0.12, names[1]: -0.3},
+                "label": (1, 0, None)[place % 3],
+                "seen": ("seen", "not seen", "")[place % 3],
+                "probability": (0.9, None, None)[place % 3],
+            }
             for place, name in enumerate(seen)
+        ],
+        "sums": [
+            {
+                "name": names[0],
+                "base": -1.0,
+                "logit": 1.0,
+                "parts": [
+                    {"concept": f"concept 0{evil}", "value": 2.5},
+                    {"concept": f"concept 1{evil}", "value": -0.5},
+                ],
+            },
+            {"name": names[1], "base": 0.5, "logit": 0.25, "parts": [{"concept": f"concept 2{evil}", "value": -0.25}]},
         ],
         "prose": [f"The image resembles {seen[0] if seen else 'nothing'}."],
     }
@@ -82,6 +102,24 @@ def content(images: int = 3, evil: str = "", phantom: bool = True, **options: An
                 "own_share": 0.7,
                 "words": [
                     {"name": f"prompt 1, {n}{evil}", "words": [word, {**word, "noise": False}]} for n in range(4)
+                ],
+                "sentences": [
+                    {
+                        "concept": f"streaks{evil}",
+                        "text": f"a nevus, streaks.{evil}",
+                        "moved": 1.5,
+                        "by_chance": 0.5,
+                        "words": [
+                            {
+                                "word": f"streaks{evil}",
+                                "change": 0.25,
+                                "nearest": "streaks",
+                                "towards": f"line{evil}",
+                                "cosine": 0.5,
+                                "by_chance": 0.3,
+                            }
+                        ],
+                    },
                 ],
                 "prose": [f"The prompt moved.{evil}"],
             }

@@ -8,7 +8,7 @@ from yacs.config import CfgNode
 
 from xcoop.backbones import Backbone, load_backbone
 from xcoop.backbones.phantom import pretrained_path
-from xcoop.explain.concepts import class_sentences, decompose, image_sentences, nearest_words
+from xcoop.explain.concepts import NO_SUM, class_sentences, decompose, image_sentences, nearest_words
 from xcoop.explain.trust import concept_auc, rank_agreement
 from xcoop.methods.alignment import unit
 
@@ -209,19 +209,21 @@ def test_the_phantom_knows_the_words_of_its_captions_alone():
 CHANGES = {"streaks": 0.5, "pigment network": 1.25, "symmetry": -0.75, "dots": 0.1, "veil": 0.2, "globules": 0.0}
 
 
-def test_for_and_against_the_strongest_first():
+def test_what_carries_a_class_and_what_does_not_the_strongest_first():
     assert image_sentences("melanoma", 0.874, CHANGES) == [
         "The model sees melanoma with a probability of 87%.",
-        "pigment network speaks for melanoma: without it the logit falls by 1.25.",
-        "streaks speaks for melanoma: without it the logit falls by 0.50.",
-        "veil speaks for melanoma: without it the logit falls by 0.20.",
-        "symmetry speaks against melanoma: without it the logit rises by 0.75.",
+        "pigment network carries melanoma: without it the logit falls by 1.25.",
+        "streaks carries melanoma: without it the logit falls by 0.50.",
+        "veil carries melanoma: without it the logit falls by 0.20.",
+        "symmetry does not carry melanoma here: without it the logit rises by 0.75.",
+        NO_SUM,
     ]
 
 
 def test_concepts_that_move_nothing_are_not_named():
     assert image_sentences("melanoma", 1.0, {"globules": 0.0})[1:] == [
-        "No concept of the bank moves the logit of melanoma."
+        "No concept of the bank moves the logit of melanoma.",
+        NO_SUM,
     ]
     assert image_sentences("melanoma", 1.0, {}) == image_sentences("melanoma", 1.0, {"globules": 0.0})
 

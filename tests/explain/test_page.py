@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import base64
+import io
 import itertools
 import re
 from html import unescape
@@ -13,19 +15,23 @@ import pytest
 from browser import dump, needs_browser, on_a_phone
 from html_page import Page
 from page_samples import HOSTILE, content, explanations, image
+from PIL import Image
 from pydantic import ValidationError
 
 from xcoop.explain import html as explain_html
+from xcoop.explain.figures import LESS, MORE, colours, heat_map, middle, outline, strongest
 from xcoop.explain.html import (
+    AT_START,
+    KNOWLEDGE,
+    LEARNED,
+    UNRELATED,
     Explanations,
     Trust,
-    colours,
+    headlines,
     image_page,
-    middle,
-    outline,
     reading,
     report,
-    strongest,
+    view_of,
 )
 
 
@@ -88,8 +94,8 @@ def test_the_structure_serves_keyboards_and_screen_readers(hostile: str) -> None
 
 def test_alt_texts_say_what_a_map_shows() -> None:
     html = image_page(image(), is_phantom=False)
-    assert 'aria-label="heat map for nevus: strongest in the upper left"' in html
-    assert "strongest in the upper left; the line is the known border of concept 0" in html
+    assert 'aria-label="heat map for nevus: most in the upper left"' in html
+    assert "most in the upper left; the line is the known border of concept 0" in html
     assert "known border of concept 0: 20 % of the image, around the centre" in html
     assert "<h1>images/case 0.jpg, explained</h1>" in html
 
@@ -170,15 +176,94 @@ def test_what_is_written_can_be_read_again() -> None:
     assert '"for": {' in made.to_json()
 
 
-def test_the_scale_rises_in_lightness_by_even_steps() -> None:
-    values = colours().astype(float) / 255
-    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
-    lightness = 116 * np.cbrt(np.maximum(linear @ [0.2126, 0.7152, 0.0722], 1e-9)) - 16  # CIE L*
-    assert np.all(np.diff(lightness[::3]) > 0)  # in 8 bits, neighbours differ by rounding, too
-    assert lightness[0] < 25
-    assert lightness[-1] > 90
-    rises = np.diff(lightness[::15])
-    assert rises.max() < 1.6 * rises.min()
+def test_the_scale_has_a_side_for_more_and_one_for_less_and_nothing_between() -> None:
+    table = colours().astype(int)
+    assert table[127, 3] == 0
+    assert table[0].tolist() == [*LESS, 255]
+    assert table[-1].tolist() == [*MORE, 255]
+    assert (np.diff(table[127:, 3]) > 0).all()
+    assert (table[::-1, 3] == table[:, 3]).all()
+    # Who sees no hue still tells them apart: over mid-grey one is lighter and the other darker.
+    luminance = [float(np.array(colour) @ [0.2126, 0.7152, 0.0722]) for colour in (LESS, MORE)]
+    assert luminance[0] < 115 < 140 < luminance[1]
+
+
+def pixels(uri: str) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("RGBA")).astype(int)
+
+
+def test_a_map_is_as_opaque_as_its_values_are_far_from_zero() -> None:
+    drawn = pixels(heat_map(np.array([[2.0, -1.0], [0.0, -4.0]]), limit=2.0))
+    corners = drawn[0, 0], drawn[0, -1], drawn[-1, 0], drawn[-1, -1]
+    assert [tuple(corner[:3]) for corner in corners if corner[3]] == [MORE, LESS, LESS]
+    assert [corner[3] for corner in corners] == [255, pytest.approx(127, abs=3), 0, 255]
+
+
+def test_all_maps_of_a_kind_share_one_scale() -> None:
+    made = content(images=1)
+    made["images"][0]["maps"] = [
+        {"target": "nevus", "kind": "class", "values": [[0.0, 3.0]]},
+        {"target": "melanoma", "kind": "class", "values": [[0.0, 1.0]]},
+        {"target": "concept 0", "kind": "concept", "values": [[5.0, 9.0]], "zero": 7.0},
+    ]
+    figures = view_of(Explanations.model_validate(made).images[0]).figures
+    assert [one.limit for one in figures[:3]] == [3.0, 3.0, 2.0]
+    assert pixels(figures[1].heat)[0, -1, 3] == pytest.approx(255 / 3, abs=3)
+    ends = pixels(figures[2].heat)[0, [0, -1]]
+    assert [tuple(end) for end in ends] == [(*LESS, 255), (*MORE, 255)]
+    assert "most in the middle right, least in the middle left" in figures[2].said
+
+
+def test_what_is_seen_of_a_picture_is_where_maps_lie() -> None:
+    made = content(images=1)
+    made["images"][0]["window"] = [0.25, 0.0, 0.5, 1.0]
+    html = image_page(Explanations.model_validate(made).images[0], is_phantom=False)
+    assert 'class="heat" x="56.0" y="0.0" width="112.0" height="224.0"' in html
+    assert "and what the model saw of it" in html
+    assert 'transform="translate(56 0) scale(4 8)"' in html
+
+
+def test_a_waterfall_starts_where_the_row_above_it_ended_and_adds_up() -> None:
+    logit, margin = view_of(image()).waterfalls
+    assert [(bar.title, bar.value, bar.total) for bar in logit.rows] == [
+        ("a typical training image", -1.0, -1.0), ("concept 0", 2.5, 1.5), ("concept 1", -0.5, 1.0),
+        ("logit of nevus", 1.0, 1.0),
+    ]  # fmt: skip
+    assert [bar.said for bar in logit.rows] == ["", "seen (90 %)", "not seen", ""]
+    assert round(logit.zero) == 40  # from -1 to 1.5
+    # From -1 to 1.5 the width is 2.5: the first step covers it, the second a fifth of it, from the right.
+    assert [(round(bar.left), round(bar.width)) for bar in logit.rows] == [(0, 40), (0, 100), (80, 20), (40, 40)]
+    assert [bar.title for bar in margin.rows][1:-1] == ["concept 0", "concept 1", "concept 2, of melanoma"]
+    assert margin.rows[0].value + sum(bar.value for bar in margin.rows[1:-1]) == margin.rows[-1].total == 0.75
+
+
+def test_a_concept_of_both_classes_stands_once_in_the_margin() -> None:
+    made = content(images=1)
+    made["images"][0]["sums"][1]["parts"][0]["concept"] = "concept 0"
+    rows = view_of(Explanations.model_validate(made).images[0]).waterfalls[1].rows
+    assert [(bar.title, bar.value) for bar in rows[1:-1]] == [("concept 0", 2.75), ("concept 1", -0.5)]
+
+
+def test_a_sum_that_is_none_is_refused() -> None:
+    made = content(images=1)
+    made["images"][0]["sums"][0]["logit"] = 1.1
+    with pytest.raises(ValidationError, match=r"parts of nevus sum to 1, not to its logit 1\.1"):
+        Explanations.model_validate(made)
+
+
+def test_what_makes_no_difference_stands_first() -> None:
+    row = {"metric": KNOWLEDGE, "direction": "higher", "unit": "", "value": 0.9, "low": 0.85, "high": 0.95, "n": 9,
+           "note": "", "controls": [{"name": UNRELATED, "value": 0.8, "low": 0.75, "high": 0.88}]}  # fmt: skip
+    other = row | {"metric": LEARNED, "controls": [{"name": AT_START, "value": 0.5, "low": 0.4, "high": 0.6}]}
+    (line,) = headlines([Trust.model_validate(one) for one in (row, other)])
+    assert "as they are written, are not clearly better than unrelated phrases" in line
+    (line,) = headlines([Trust.model_validate(other | {"low": 0.55})])
+    assert "what the prompts learned makes no clear difference" in line
+    made = content()
+    made["trust"].append(row)
+    html = report(Explanations.model_validate(made))
+    assert html.index("unrelated phrases") < html.index("Result on the test images")
+    assert headlines([Trust.model_validate(row | {"low": 0.89})]) == []
 
 
 def test_outline_and_places_by_hand() -> None:

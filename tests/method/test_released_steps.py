@@ -11,10 +11,7 @@ from helpers_clip import tiny_backbone
 from yacs.config import CfgNode
 
 from xcoop.concepts import load_bank
-from xcoop.config.plugins import get_cfg
-from xcoop.methods.model import Task
-from xcoop.trainers.xcoop import XCoOp
-from xcoop.trainers.xcoop_released import ReleasedModel, XCoOpReleased
+from xcoop.trainers.xcoop_released import ReleasedModel
 
 BANK = """
 name: toy
@@ -132,24 +129,6 @@ def test_predictions_depend_on_the_batch(bank):
     with torch.no_grad():
         alone = torch.cat([ours(image[None]) for image in images])
         assert (ours(images) - alone).abs().max() > 1e-4
-
-
-def test_the_variant_of_xcoop_is_this_trainer(bank):
-    cfg = get_cfg()
-    cfg.TRAINER.XCOOP.merge_from_list(
-        ["VARIANT", "released", *(part for key, value in settings().items() for part in (key, value))]
-    )
-    task, models = Task(["normal", "pneumonia"], bank), []
-    with pytest.warns(DeprecationWarning, match="XCoOpReleased"):
-        models.append(XCoOp.build_method(cfg, tiny_backbone(), task))
-    models.append(XCoOpReleased.build_method(cfg, tiny_backbone(), task))
-    images = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(2))
-    losses = []
-    for model in models:
-        torch.manual_seed(0)
-        losses.append(model.losses(model.encode_images(images), torch.tensor([0, 1, 1, 0])))
-    assert losses[0].keys() == losses[1].keys()
-    assert all(torch.equal(losses[0][name], losses[1][name]) for name in losses[0])
 
 
 def test_two_sentences_a_class_are_refused(bank, tmp_path: Path):

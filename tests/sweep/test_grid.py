@@ -222,8 +222,8 @@ def planned(tmp_path: Path, text: str) -> list[str]:
 
 
 def test_variants_are_crossed_with_everything_but_each_other_in_their_order(tmp_path: Path) -> None:
-    text = f"{HEAD}variants: [{{{X}.TOKEN_WEIGHT: 0.0, {X}.SENTENCES: share}}, {{}}, {{{X}.TUNE_NORMS: True}}]\n"
-    parts = ["_sentences-share_token_weight-0.0", "", "_tune_norms-true"]
+    text = f"{HEAD}variants: [{{{X}.SPREAD: 2.0, {X}.KNOWLEDGE: none}}, {{}}, {{{X}.TUNE_NORMS: True}}]\n"
+    parts = ["_knowledge-none_spread-2.0", "", "_tune_norms-true"]
     assert planned(tmp_path, text) == [f"phantom_{shots}shots{part}" for shots in (1, 4) for part in parts]
     crossed = planned(tmp_path, text.replace("shots: [1, 4]", "shots: [1]") + "OPTIM.LR: [0.1, 0.2]\n")
     assert [name.partition("_1shots_")[2] for name in crossed] == [
@@ -238,12 +238,12 @@ def test_variants_are_crossed_with_everything_but_each_other_in_their_order(tmp_
         ("[]", r"grid\.yaml: `variants:` takes a list of mappings .*, not \[\]"),
         ("[{}, 3]", r"grid\.yaml: variant 2: .*; this one is 3"),
         ("[{N_CTXX: 3}]", r"grid\.yaml: variant 1: Unknown key 'N_CTXX'.*written as A\.B: value"),
-        (f"[{{}}, {{{X}.N_CTXX: 3}}]", r"grid\.yaml: variant 2: unknown config key .*Did you mean .*XCOOP.N_CTX'"),
-        (f"[{{{X}.N_CTX: four}}]", r"grid\.yaml: variant 1: .*N_CTX takes a whole number"),
-        (f"[{{{X}.N_CTX: }}]", r"grid\.yaml: variant 1: .*N_CTX takes one value, not None"),
-        (f"[{{{X}: {{N_CTX: 4}}}}]", r"grid\.yaml: variant 1: .*takes one value, not \{'N_CTX': 4\}"),
+        (f"[{{}}, {{{X}.SPREDA: 3}}]", r"grid\.yaml: variant 2: unknown config key .*Did you mean .*XCOOP.SPREAD'"),
+        (f"[{{{X}.SPREAD: four}}]", r"grid\.yaml: variant 1: .*SPREAD takes a number"),
+        (f"[{{{X}.SPREAD: }}]", r"grid\.yaml: variant 1: .*SPREAD takes one value, not None"),
+        (f"[{{{X}: {{SPREAD: 4}}}}]", r"grid\.yaml: variant 1: .*takes one value, not \{'SPREAD': 4\}"),
         ("[{OPTIM.LR: 0.5, SEED: 3}]", "SEED is set by `xcoop sweep` itself"),
-        (f"[{{}}, {{{X}.SENTENCES: both}}]", r"\{\} and \{TRAINER.XCOOP.SENTENCES: both\} are the same run of XCoOp"),
+        (f"[{{}}, {{{X}.KNOWLEDGE: bank}}]", r"\{\} and \{TRAINER.XCOOP.KNOWLEDGE: bank\} are the same run of XCoOp"),
         ("[{TRAINER.COOP.N_CTX: 3}]", r"variant \{TRAINER.COOP.N_CTX: 3\} changes nothing in XCoOp"),
     ],
 )  # fmt: skip
@@ -253,9 +253,9 @@ def test_wrong_variants_are_named(variants: str, message: str, tmp_path: Path) -
 
 
 def test_the_same_variants_are_run_once(tmp_path: Path) -> None:
-    one, two = f"{X}.N_CTX: 3", "OPTIM.LR: 0.5"
+    one, two = f"{X}.SPREAD: 3.0", "OPTIM.LR: 0.5"
     text = f"{HEAD}variants: [{{}}, {{{one}, {two}}}, {{}}, {{{two}, {one}}}]\n"
-    parts = ["", "_lr-0.5_n_ctx-3"]
+    parts = ["", "_lr-0.5_spread-3.0"]
     assert planned(tmp_path, text) == [f"phantom_{shots}shots{part}" for shots in (1, 4) for part in parts]
 
 
@@ -297,10 +297,10 @@ def test_the_grid_of_everything_has_every_trainer() -> None:
 def test_the_ablation_has_every_part_of_its_table_once() -> None:
     (path,) = (path for path in GRIDS if path.stem == "ablation")
     names = [plan.folder.name for plan in plans(make_grid(read_grid_file(path), "data", "out"))]
-    assert len(set(names)) == len(names) == 3 * len(yaml.safe_load(path.read_text())["variants"]) == 66
-    assert names[:3] == ["phantom_1shots", "phantom_1shots_n_prompts-1", "phantom_1shots_ctx_init-a-photo-of-a"]
+    assert len(set(names)) == len(names) == 3 * len(yaml.safe_load(path.read_text())["variants"]) == 48
+    assert names[:3] == ["phantom_1shots", "phantom_1shots_spread-1.0", "phantom_1shots_spread-2.0"]
     section = (path.parents[2] / "docs" / "method.md").read_text().partition("### Ablation")[2].partition("\n### ")[0]
     rows = [line for line in section.splitlines() if line.startswith("|")]
     off = {key for line in rows for key in re.findall(r"TRAINER\.XCOOP\.([A-Z_]+)", line)}
     changed = {key.rpartition(".")[2] for one in yaml.safe_load(path.read_text())["variants"] for key in one}
-    assert changed == off | {"VARIANT"}
+    assert changed == off

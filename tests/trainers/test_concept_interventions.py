@@ -21,6 +21,7 @@ from xcoop.concepts import ConceptBank
 from xcoop.concepts.sentences import clinical_features
 from xcoop.explain.concepts import PartConcepts, SentenceConcepts, decompose, margin
 from xcoop.explain.ground_truth import Truth
+from xcoop.explain.html import SAME, UNRELATED
 from xcoop.explain.report import test_images as images_of
 from xcoop.explain.trained import TrainedModel
 from xcoop.explain.trust import OWN, Sample, concept_rows, row
@@ -55,6 +56,23 @@ def keeping(bank: ConceptBank, text: str) -> ConceptBank:
 
 
 # One concept.
+
+
+@torch.no_grad()
+def test_of_a_trained_run_contributions_and_base_sum_to_every_logit(asked: Asked) -> None:
+    run, sample = asked
+    features = run.features(sample.images)
+    logits = run.logits(features)
+    parts, base = run.held.parts(features)
+    for label in range(2):
+        own = [m for m, told in enumerate(run.model.told) if told.label == label]
+        assert (parts[:, own].sum(1) + base[label] - logits[:, label]).abs().max() < 1e-5
+    for one, own_logits in zip(run.explain(list(sample.paths)), logits.tolist(), strict=True):
+        for name, logit in zip(run.classnames, own_logits, strict=True):
+            assert abs(sum(one.parts(name).values()) + one.base[name] - logit) < 1e-5
+        assert one.seen.keys() == set(TEXTS)
+        assert "speaks" not in " ".join(one.text)
+    assert (run.model.deviation > 0).all()
 
 
 @torch.no_grad()
@@ -103,9 +121,49 @@ def test_a_plug_ins_method_that_holds_concepts_is_asked_as_ours_are(asked: Asked
 def test_the_control_adds_unrelated_phrases_and_repeats_itself(asked: Asked) -> None:
     run, sample = asked
     features = run.features(sample.images)
-    one, again, other = (run.held.contributions(features, control=seed) for seed in (0, 0, 1))
-    assert torch.equal(one, again)
-    assert not torch.equal(one, other)
+    for held in (run.held, SentenceConcepts(run.model, run.bank, run.concepts)):
+        one, again, other = (held.controls(features, seed)[UNRELATED] for seed in (0, 0, 1))
+        assert torch.equal(one, again)
+        assert not torch.equal(one, other)
+
+
+@torch.no_grad()
+def test_untrained_phrases_stand_beside_untrained_sentences(asked: Asked) -> None:
+    """Both measured alike: against their mean in the images that are asked, by CLIP's cosine and no more."""
+    run, sample = asked
+    features = run.features(sample.images)
+    with run.at_start(run.model.prompt_names()):
+        found = run.held.controls(features)
+    assert list(found) == [SAME, UNRELATED]
+    text = run.backbone.encode_text([f"a photo of a dark spot, {text}." for text in TEXTS[:2]])
+    parts = run.model.scale * cosine_similarity(features.pooled[:, None], text[None], dim=-1) / 2
+    torch.testing.assert_close(found[SAME][:, 0, :2], parts - parts.mean(0), atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(found[SAME], run.held.controls(features)[SAME])  # as trained
+    for moved in found.values():
+        assert moved.mean(0).abs().max() < 1e-4
+        assert (moved[:, 0, 2:] == 0).all()
+        assert (moved[:, 0, :2] != 0).any()
+
+
+@torch.no_grad()
+def test_knowledge_is_asked_of_sentences_that_are_not_trained(asked: Asked) -> None:
+    """No control is a trained prompt, and what they stand beside is none: whatever was learned changes nothing."""
+    run, sample = asked
+    predicted = torch.as_tensor(run.predict(sample.images).probabilities.argmax(1))
+    first = {one.metric: one for one in concept_rows(run, sample, predicted)}
+    learned = run.model.trained_state()
+    run.model.load_trained_state(learned | {"words": 3 * learned["words"]})
+    try:
+        second = {one.metric: one for one in concept_rows(run, sample, predicted)}
+    finally:
+        run.model.load_trained_state(learned)
+    title = "Knowledge of the untrained sentences"
+    assert first[title] == second[title]
+    assert first["Prompts as trained"].controls == second["Prompts as trained"].controls
+    controls = [{one.name: one for one in rows["Effect of the top concepts"].controls} for rows in (first, second)]
+    for name in (SAME, UNRELATED):
+        assert controls[0][name] == controls[1][name]
+    assert first["Effect of the top concepts"].value != second["Effect of the top concepts"].value
 
 
 @torch.no_grad()
@@ -154,9 +212,9 @@ def test_the_margin_is_that_over_the_largest_other_class() -> None:
 @torch.no_grad()
 def test_without_and_alone_are_asked_of_the_model_itself(asked: Asked) -> None:
     run, sample = asked
-    features = run.features(sample.images)
-    assert run.held.held[0] == [0, 1]
-    found = run.held.effects(features, [0] * len(sample.paths), [frozenset([1])] * len(sample.paths))
+    features, held = run.features(sample.images), SentenceConcepts(run.model, run.bank, run.concepts)
+    assert held.held[0] == [0, 1]
+    found = held.effects(features, [0] * len(sample.paths), [frozenset([1])] * len(sample.paths))
     whole = margin(run.logits(features), 0)
     for name, text in (("comprehensiveness", "low brightness"), ("sufficiency", "deep shadow")):
         other = run.model.with_bank(keeping(run.bank, text)).logits(features)
@@ -196,11 +254,13 @@ def test_rows_name_what_they_are_beside(asked: Asked) -> None:
     rows = {one.metric: one for one in concept_rows(run, known, predicted)}
     assert set(rows) == {
         "Effect of the top concepts", "Comprehensiveness of the top concepts", "Sufficiency of the top concepts",
-        "Knowledge intervention", "Concept AUC", "Rank agreement of prompts and log-odds",
+        "Prompts as trained", "Prompts as trained, accuracy", "Knowledge of the untrained sentences",
+        "Knowledge of the untrained sentences, accuracy", "Concept AUC",
+        "Rank agreement of prompts and log-odds",
     }  # fmt: skip
-    knowledge = rows["Knowledge intervention"]
-    assert knowledge.value == pytest.approx(run.results["metrics"]["macro_auc"])  # all test images are asked
-    assert knowledge.low <= knowledge.value <= knowledge.high
+    trained = rows["Prompts as trained"]
+    assert trained.value == pytest.approx(run.results["metrics"]["macro_auc"])  # all test images are asked
+    assert trained.low <= trained.value <= trained.high
     assert rows["Sufficiency of the top concepts"].direction == "lower"
     # The bank lists the concepts just as these labels have them: clinical sentences start in that order.
     ranks = rows["Rank agreement of prompts and log-odds"]
@@ -220,3 +280,51 @@ def test_a_row_of_unknown_values_says_so() -> None:
     made = row("x", "higher", "", {OWN: np.array([np.nan, np.nan]), "c": np.array([1.0, 3.0])}, ["a", "b"], "")
     assert (made.value, made.low, made.n) == (None, None, 0)
     assert made.controls[0].value == 2.0
+
+
+def test_what_is_seen_is_told_with_its_error(asked: Asked) -> None:
+    """Labels that the score of a concept gives: the curve that is fitted to them is right about them."""
+    run, sample = asked
+    scores = run.concept_scores(run.features(sample.images)).double().numpy()
+    table = (scores > np.median(scores, axis=0)).astype(float)
+    labels = {
+        text: {path: int(value) for path, value in zip(sample.paths, column, strict=True)}
+        for text, column in zip(TEXTS, table.T, strict=True)
+    }
+    truth = Truth(labels, {}, (), run.folder, lambda path, column: [])
+    np.testing.assert_array_equal(truth.table([*sample.paths, "other"], [*TEXTS, "unknown"])[:-1, :-1], table)
+    assert np.isnan(truth.table(["other"], TEXTS)).all()
+    known = Sample(sample.paths, sample.images, sample.patients, truth, sample.labels)
+    predicted = torch.as_tensor(run.predict(sample.images).probabilities.argmax(1))
+    assert not [one for one in concept_rows(run, known, predicted) if one.metric.startswith("Concepts seen")]
+    run.learn_to_see(sample.paths, table)
+    try:
+        rows = {one.metric: one for one in concept_rows(run, known, predicted)}
+        most, least = (
+            run.explain(sample.paths[int(i)]).seen[TEXTS[0]] for i in (scores[:, 0].argmax(), scores[:, 0].argmin())
+        )
+    finally:
+        run.seeing = None
+    brier = rows["Concepts seen, Brier score"]
+    assert brier.value < 0.1
+    assert brier.controls[0].value == pytest.approx(0.25)  # half of the images show it
+    assert "4 concepts" in brier.note
+    assert rows["Concepts seen, calibration error"].value < 0.3
+    assert "100% of these rightly" in rows["Concepts seen, calibration error"].note
+    assert (most.word, least.word) == ("seen", "not seen")
+    assert least.probability < 0.25 < 0.75 < most.probability
+
+
+@torch.no_grad()
+def test_prompts_put_back_are_the_only_thing_put_back(asked: Asked) -> None:
+    run, sample = asked
+    features, learned = run.features(sample.images), run.model.trained_state()
+    assert run.model.prompt_names() == ["words"]
+    with run.at_start(["words"]):
+        now = run.model.trained_state()
+        assert torch.equal(now["words"], run.start["words"])
+        assert torch.equal(now["offset"], learned["offset"])
+        assert not torch.equal(now["offset"], run.start["offset"])
+        put_back = run.logits(features)
+    assert torch.equal(run.model.trained_state()["words"], learned["words"])
+    assert not torch.allclose(put_back, run.logits(features))

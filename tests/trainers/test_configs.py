@@ -12,6 +12,7 @@ from xcoop.backbones import backbone_names
 from xcoop.cli import main
 from xcoop.config.merge import config_names, merge_file, method_files, method_names, read_config_tree
 from xcoop.config.plugins import get_cfg, trainer_names
+from xcoop.trainers.xcoop_released import LOCAL
 from xcoop.utils.console import UserError
 
 CONFIGS = [(trainer, name) for trainer in trainer_names() for name in method_names(trainer)]
@@ -58,6 +59,20 @@ def test_only_the_backbone_differs_between_those_of_a_kind(name: str) -> None:
         cfg.MODEL.BACKBONE.NAME = ""
     assert same[0] == same[1]
     assert same[2] == same[3]
+
+
+def test_as_published_has_the_settings_of_the_released_code_where_they_carry_over() -> None:
+    """Of the released configs/XCoOp/vit_b16_c4_batch32_pneumonia.yaml; that it selects by test images is not kept."""
+    released, published = config("XCoOpReleased", "vit_b16"), config("XCoOpPublished", "vit_b16")
+    assert published.OPTIM == released.OPTIM
+    assert (published.OPTIM.LR, published.OPTIM.MAX_EPOCH, published.OPTIM.WARMUP_EPOCH) == (0.032, 120, 5)
+    assert (published.OPTIM.MOMENTUM, published.OPTIM.WEIGHT_DECAY) == (0.9, 5e-4)
+    assert published.INPUT == released.INPUT
+    assert published.DATALOADER.TRAIN_X == released.DATALOADER.TRAIN_X
+    ours, theirs = published.TRAINER.XCOOPPUBLISHED, released.TRAINER.XCOOPRELEASED
+    shared = ours.keys() & theirs.keys()
+    assert {key: ours[key] for key in shared} == {key: theirs[key] for key in shared}
+    assert (ours.LOCAL_WEIGHT, ours.LOCAL_POOL) == (LOCAL, "mean")
 
 
 def test_by_path_as_coop_users_write_it() -> None:

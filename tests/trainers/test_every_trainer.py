@@ -9,9 +9,13 @@ import pytest
 import tiny_run
 import torch
 from dassl.engine import TRAINER_REGISTRY
+from helpers_clip import tiny_clip_state
+from safetensors.torch import save_file
 from tiny_run import ConfigMaker, Usual
 
+from xcoop.concepts import load_bank
 from xcoop.config.plugins import trainer_names, trains
+from xcoop.explain.exact import ExactConcepts
 from xcoop.results.record import read_run
 from xcoop.runs.plan import make_plans
 
@@ -76,6 +80,15 @@ def test_logits_of_an_image_do_not_depend_on_the_batch(name: str, usual: Usual) 
     torch.testing.assert_close(together, backwards, atol=1e-4, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", TRAINERS)
+def test_logits_of_a_model_that_stays_as_it_is(name: str, usual: Usual) -> None:
+    model = usual(name).trainer.model
+    images = next(iter(usual(name).trainer.dm.test_loader))["img"]
+    with torch.no_grad():
+        features = model.encode_images(images)
+        assert torch.equal(model.fixed_logits()(features), model.logits(features))
+
+
 @pytest.mark.parametrize(
     ("name", "augment"), [*((name, False) for name in LEARNING), ("CoOp", True), ("PromptSRC", True), ("XCoOp", True)]
 )
@@ -130,9 +143,29 @@ def test_the_record_of_the_run(name: str, usual: Usual) -> None:
     assert results["backbone_sha256"] == trainer.backbone.fingerprint()
     model = trainer.model
     expected = sum(parameter.numel() for parameter in model.trained_parameters().values())
-    expected += sum(getattr(model, name).numel() for name in {*model.fitted} - {"keys", "values"})
+    expected += sum(getattr(model, name).numel() for name in {*model.fitted} - {*model.kept, "keys", "values"})
     assert results["trained_parameters"] == expected
     assert bool(results["trained_parameters"]) is (name != "ZeroshotCLIP")
+
+
+@pytest.fixture(scope="module")
+def resnet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights with a small ResNet for their image tower."""
+    path = tmp_path_factory.mktemp("weights") / "resnet.safetensors"
+    save_file(tiny_clip_state(vision="resnet"), path)
+    return path
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_with_a_resnet_it_trains_or_says_that_it_cannot(name: str, make_cfg: ConfigMaker, resnet: Path) -> None:
+    size = ("INPUT.SIZE", [64, 64], "OPTIM.MAX_EPOCH", 1)
+    cfg = make_cfg(name, "MODEL.BACKBONE.NAME", "RN50", "MODEL.BACKBONE.PATH", str(resnet), *size)
+    if TRAINER_REGISTRY.get(name).needs_vit:
+        with pytest.raises(ValueError, match=f"^{name} works inside .* RN50 has a ResNet .* choose a ViT"):
+            tiny_run.build(cfg)
+        return
+    trainer = tiny_run.trained(cfg)
+    assert all(torch.isfinite(rows).all() for rows in trainer._probabilities)
 
 
 @pytest.mark.parametrize("name", TRAINERS)
@@ -144,14 +177,44 @@ def test_what_explanations_and_sweeps_ask_of_a_method(name: str, usual: Usual, t
     assert made.text.dim() in (2, 3)
     noun, learned, about = model.class_vector
     assert learned != torch.equal(model.text_features(), made.text)
-    assert (noun == "prompt") == any("ctx" in key for key in model.trained_parameters())
-    told = "training images back" in about  # XCoOp alone has something to say of its prompts: how far they are trusted
+    assert (noun == "prompt") == any("ctx" in key or key == "words" for key in model.trained_parameters())
+    told = "labelled images let" in about  # XCoOp alone has something to say of its prompts: how far they may move
     assert told == (name == "XCoOp")
     assert (noun == "prompt") == (told or not about)
     assert TRAINER_REGISTRY.get(name).learns_classes(made.trainer.cfg) == model.class_specific
     if trains(name):  # without epochs, too
         (plan,) = make_plans(["phantom", "4", name], "data", str(tmp_path), [1, 2])
         assert (plan.shots, plan.seeds) == (4, (1, 2))
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+@torch.no_grad()
+def test_a_logit_is_the_sum_over_concepts_that_a_method_says_it_is(name: str, usual: Usual) -> None:
+    """Also as explanations take it; a method that says nothing has no such sum."""
+    trainer = usual(name).trainer
+    model, test = trainer.model, torch.cat([batch["img"] for batch in trainer.dm.test_loader])
+    features = model.encode_images(test)
+    if not model.sums_concepts:
+        assert model.told == []
+        assert model.usual is None
+        with pytest.raises(ValueError, match="are no sums over concepts"):
+            model.prompt_sum(features)
+        return
+    bank = load_bank(trainer.dm.dataset.concept_bank).for_classes(tiny_run.NAMES)
+    held = ExactConcepts(model, list(dict.fromkeys(told.concept for told in model.told)), bank)
+    logits, found, (parts, base) = model(test).double(), model.prompt_sum(features), held.parts(features)
+    assert found.parts.shape == parts.shape == (len(test), len(model.told))
+    assert parts.abs().max() > 1e-3
+    labels = torch.tensor([told.label for told in model.told])
+    limit = 1e-5 * (logits.abs() / 100).clamp(min=1)  # a logit of 1,000, as LaBo has here, is rounded to 6e-5
+    for terms, start in ((found.parts.double(), found.offsets.double()), (parts, base)):
+        sums = start.repeat(len(test), 1).index_add(1, labels, terms)
+        assert ((sums - logits).abs() < limit).all()
+    training = trainer._training()  # as many images of each class: measured against them, no concept adds anything
+    assert held.parts(training.features)[0].mean(0).abs().max() < 1e-4
+    deviations = held.deviations(training.features)
+    assert deviations is not None
+    assert (deviations.square().mean(0).sqrt() - 1).abs().max() < 0.01
 
 
 # Settings that cannot work, refused before anything is loaded.

@@ -17,13 +17,13 @@ from xcoop.cli import main
 from xcoop.explain.html import Explanations
 from xcoop.explain.report import prompt_classes
 
+WORDS = ("seen", "not seen", "undecided")
+
 
 @pytest.fixture(scope="module")
 def run(pictures: Path, tiny_weights_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run with few context vectors: each is compared with a vocabulary of 30,000 words."""
-    few = ("TRAINER.XCOOP.N_PROMPTS", 2, "TRAINER.XCOOP.N_CTX", 2)
     out = tmp_path_factory.mktemp("run") / "out"
-    return finished(lambda name: tiny_run.config(name, pictures, tiny_weights_file, out, *few), "XCoOp")
+    return finished(lambda name: tiny_run.config(name, pictures, tiny_weights_file, out), "XCoOp")
 
 
 def test_files_of_somebody_else_are_not_replaced(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -56,21 +56,58 @@ def test_a_page_of_test_images(run: Path, tmp_path: Path, capsys: pytest.Capture
     ]
     side = found["methods"][0]["grid"]
     assert found["methods"][1]["grid"] == [2 * side[0], 2 * side[1]]
-    knowledge = rows["Knowledge intervention"]
-    names = [control["name"] for control in knowledge["controls"]]
-    assert names == ["no concepts", "another class's concepts", "unrelated phrases"]
+    named = {title: [control["name"] for control in row["controls"]] for title, row in rows.items()}
+    assert named["Prompts as trained"] == ["prompts put back to their start"]
+    assert named["Knowledge of the untrained sentences"] == [
+        "no concepts", "another class's concepts", "unrelated phrases, untrained",
+    ]  # fmt: skip
+    assert rows["Prompts as trained"]["controls"][0]["value"] == rows["Knowledge of the untrained sentences"]["value"]
     assert rows["Correlation with an untrained model's map"]["n"] == 6
     names = {entry["name"] for entry in found["classes"]}
     assert names == {"dark_spot", "bright spot"}
     assert all(len(entry["concepts"]) == 4 for entry in found["classes"])
-    vectors = found["classes"][0]["words"]
-    assert vectors[0]["name"] == "prompt 1, 1"
-    assert all(word["noise"] == (word["distance"] >= word["null_low"]) for one in vectors for word in one["words"])
+    sentences = found["classes"][0]["sentences"]
+    assert [one["text"].replace("_", " ") for one in sentences] == [
+        "a photo of a dark spot, low brightness.", "a photo of a dark spot, deep shadow.",
+    ]  # fmt: skip
+    assert all(one["moved"] > 0 and one["by_chance"] > 0 for one in sentences)
+    assert {word["word"] for word in sentences[0]["words"]} >= {"photo", "low", "brightness"}
+    for image in found["images"]:
+        assert image["sums"][0]["name"] == image["predicted"]
+        assert all(one["seen"] in WORDS for one in image["concepts"])
+        named = {one["target"] for one in image["maps"] if one["kind"] == "concept"}
+        assert named == {text for text in ("low brightness", "deep shadow", "high brightness", "white glow")
+                         if any(f"{text}: " in line for line in image["prose"])}  # fmt: skip
+        left, top, width, height = image["window"]  # 32 x 40 pixels, of which 32 x 32 are seen
+        assert (left, top, width, height) == (pytest.approx(0.1), 0, pytest.approx(0.8), 1)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert page.count("white glow") > 1
     assert "http://" not in page.replace("http://www.w3.org/2000/svg", "")
     assert "https://" not in page
     assert "Deletion AUC" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("trainer", ["PCBM", "LaBo", "CoOp"])
+def test_a_decision_that_is_a_sum_is_shown_as_one_and_another_said_to_be_none(
+    trainer: str, make_cfg: ConfigMaker
+) -> None:
+    run = finished(make_cfg, trainer)
+    assert main(["explain", str(run), "--images", "2", "--asked", "6"]) == 0
+    found = json.loads((run / "explanations" / "explanations.json").read_text(encoding="utf-8"))
+    page = (run / "explanations" / "report.html").read_text(encoding="utf-8")
+    is_sum = trainer != "CoOp"
+    assert found["is_sum"] is is_sum
+    assert ("decision is no sum over concepts" in page) is not is_sum
+    assert ("Each logit is a sum over concepts" in page) is is_sum
+    for image in found["images"]:
+        assert bool(image["sums"]) is is_sum
+        assert any("no sum over concepts" in line for line in image["prose"]) is not is_sum
+        assert ("In all, the logit" in image["prose"][-1]) is is_sum
+        used = {part["concept"] for one in image["sums"] for part in one["parts"]}  # what has a weight in PCBM
+        assert all(one["seen"] in WORDS for one in image["concepts"] if one["concept"] in used)
+    effect = next(row for row in found["trust"] if row["metric"] == "Effect of the top concepts")
+    names = [control["name"] for control in effect["controls"]]
+    assert names == (["random choice"] if is_sum else ["random directions", "random choice"])
 
 
 @pytest.mark.parametrize(

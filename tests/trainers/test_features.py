@@ -77,7 +77,9 @@ def test_augmented_training_images_are_encoded_anew_and_test_images_are_not(
 
 def test_a_tower_that_is_trained_is_never_cached(make_cfg: ConfigMaker, tmp_path: Path) -> None:
     cache = tmp_path / "cache"
-    trainer = tiny_run.trained(make_cfg("XCoOp", "TRAINER.XCOOP.TUNE_NORMS", True, "FEATURES.DIR", str(cache)))
+    trainer = tiny_run.trained(
+        make_cfg("XCoOpPublished", "TRAINER.XCOOPPUBLISHED.TUNE_NORMS", True, "FEATURES.DIR", str(cache))
+    )
     assert not list(tmp_path.rglob("*.safetensors"))
     assert not isinstance(trainer.test_loader, FeatureLoader)
 

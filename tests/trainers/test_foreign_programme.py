@@ -134,7 +134,7 @@ def test_a_folder_with_a_file_of_somebody_elses_is_refused(make_cfg: ConfigMaker
 def test_what_our_own_programme_sets_stays_as_it_is() -> None:
     cfg = get_cfg()
     cfg.merge_from_list(["DATASET.CLASSES", ("a", "b"), "DATASET.SIZE", 28, "WANDB.PROJECT", "p", "SEED", 3])
-    cfg.merge_from_list(["TRAINER.XCOOP.TOKEN_WEIGHT", 0.5, "TRAINER.NAME", "XCoOp"])
+    cfg.merge_from_list(["TRAINER.XCOOP.LOCAL_WEIGHT", 0.5, "TRAINER.NAME", "XCoOp"])
     assert plugins.own_view(cfg, "XCOOP") == cfg
 
 
@@ -189,7 +189,7 @@ def test_the_run_leaves_its_config_whoever_launched_it(make_cfg: ConfigMaker) ->
     assert {"config.yaml", "results.json", "predictions.csv"} <= {path.name for path in folder.iterdir()}
     assert config_hash(read_config(folder / "config.yaml")) == record["config_hash"] == config_hash(cfg)
     assert record["started"] <= record["finished"]
-    assert torch.equal(xcoop.load_run(folder).model.prompt_learner.ctx, trainer.model.prompt_learner.ctx)
+    assert torch.equal(xcoop.load_run(folder).model.prompt_learner.words, trainer.model.prompt_learner.words)
 
 
 def test_an_evaluation_says_whose_weights_it_is_of(make_cfg: ConfigMaker) -> None:

@@ -11,9 +11,8 @@ import tiny_run
 import torch
 from tiny_run import ConfigMaker
 
-from xcoop.concepts.sentences import KNOWLEDGE, clinical_features, shares
+from xcoop.concepts.sentences import KNOWLEDGE
 from xcoop.config.merge import config_hash
-from xcoop.methods.prompts import context_from_words
 from xcoop.results.benchmark import parse_folder
 from xcoop.runs.plan import make_plans
 
@@ -22,57 +21,42 @@ CONTROLS = [kind for kind in KNOWLEDGE if kind != "bank"]
 
 
 @pytest.mark.parametrize("knowledge", CONTROLS)
-def test_each_control_trains_and_is_recorded(knowledge: str, make_cfg: ConfigMaker) -> None:
-    trainer = tiny_run.trained(make_cfg("XCoOp", KEY, knowledge))
-    bank = tiny_run.build(make_cfg("XCoOp", output="bank"))
-    assert trainer.model.prompt_learner.ctx.shape == bank.model.prompt_learner.ctx.shape  # as many numbers to train
-    record = json.loads(Path(trainer.output_dir, "results.json").read_text())
-    assert record["config_hash"] == config_hash(trainer.cfg) != config_hash(bank.cfg)
+@pytest.mark.parametrize("trainer", ["XCoOp", "XCoOpPublished", "XCoOpReleased"])
+def test_each_control_trains_and_is_recorded(trainer: str, knowledge: str, make_cfg: ConfigMaker) -> None:
+    key = f"TRAINER.{trainer.upper()}.KNOWLEDGE"
+    made = tiny_run.trained(make_cfg(trainer, key, knowledge))
+    bank = tiny_run.build(make_cfg(trainer, output="bank"))
+    record = json.loads(Path(made.output_dir, "results.json").read_text())
+    assert record["config_hash"] == config_hash(made.cfg) != config_hash(bank.cfg)
     assert record["bank"]["sha256"] == bank.bank.sha256
 
 
-def test_swapped_concepts_reach_every_part_of_the_model(make_cfg: ConfigMaker) -> None:
-    pairs = ("TRAINER.XCOOP.N_PROMPTS", 1, "TRAINER.XCOOP.SENTENCES", "whole")
-    own = tiny_run.build(make_cfg("XCoOp", *pairs)).model
-    swapped = tiny_run.build(make_cfg("XCoOp", *pairs, KEY, "shuffled"))
-    model, words = swapped.model, "high brightness, white glow"
-    start = context_from_words(model.backbone, words)
-    assert torch.equal(model.prompt_learner.ctx[0, 0, : len(start)], start[:8])
-    assert torch.equal(model.concepts[0], own.concepts[1])
-    sentence = "a photo of a dark_spot, high brightness, white glow."
-    want = torch.nn.functional.normalize(model.backbone.encode_text([sentence]), dim=-1)[0]
-    for features in (model.clinical[0, 0], model.text_features()[0, 0]):
-        torch.testing.assert_close(features, want)
-    assert model.bank.texts("dark_spot") == ["high brightness", "white glow"]  # what explanations will speak of
+def test_the_sentences_are_those_of_the_knowledge_in_question(make_cfg: ConfigMaker) -> None:
+    def texts(knowledge: str, seed: int = 1) -> list[str]:
+        trainer = tiny_run.build(make_cfg("XCoOp", KEY, knowledge, "SEED", seed))
+        found: list[str] = trainer.model.prompt_learner.texts
+        return found
+
+    assert texts("bank")[:2] == ["a photo of a dark spot, low brightness.", "a photo of a dark spot, deep shadow."]
+    swapped = ["a photo of a dark spot, high brightness.", "a photo of a dark spot, white glow."]
+    assert texts("shuffled")[:2] == swapped
+    assert texts("none") == ["a photo of a dark spot.", "a photo of a bright spot."]
+    assert len(texts("random")) == 4
+    assert texts("random") == texts("random")
+    assert not set(texts("random")) & set(texts("bank"))
+    assert texts("random") != texts("random", seed=2)
 
 
-def test_unrelated_concepts_differ_with_the_seed(make_cfg: ConfigMaker) -> None:
-    pairs = (KEY, "random", "TRAINER.XCOOP.N_PROMPTS", 2, "TRAINER.XCOOP.SENTENCES", "share")
-    one, two = (tiny_run.build(make_cfg("XCoOp", *pairs, "SEED", seed)) for seed in (1, 2))
-    assert [len(one.model.bank.texts(name)) for name in tiny_run.NAMES] == [2, 2]
-    assert one.model.bank.classes != two.model.bank.classes
-    for k, share in enumerate(shares(one.model.bank, 2)):
-        torch.testing.assert_close(one.model.clinical[k], clinical_features(one.backbone, share))
-
-
-@pytest.mark.parametrize("variant", ["aligned", "released"])
-def test_without_concepts_there_is_no_token_term(variant: str, make_cfg: ConfigMaker) -> None:
-    pairs = ("TRAINER.XCOOP.VARIANT", variant, "TRAINER.XCOOP.TOKEN_WEIGHT", 5.0)
+@pytest.mark.parametrize("trainer", ["XCoOpPublished", "XCoOpReleased"])
+def test_without_concepts_there_is_no_token_term(trainer: str, make_cfg: ConfigMaker) -> None:
     found = {}
     for knowledge in ("bank", "none"):
-        trainer = tiny_run.build(make_cfg("XCoOp", *pairs, KEY, knowledge, output=f"{variant}-{knowledge}"))
-        features, labels = trainer.parse_batch_train(next(iter(trainer.train_loader_x)))
-        found[knowledge] = trainer.model.losses(features, labels)
+        made = tiny_run.build(make_cfg(trainer, f"TRAINER.{trainer.upper()}.KNOWLEDGE", knowledge, output=knowledge))
+        features, labels = made.parse_batch_train(next(iter(made.train_loader_x)))
+        found[knowledge] = made.model.losses(features, labels)
     assert found["bank"]["token"].item() != 0
     assert found["none"].get("token", torch.zeros(())).item() == 0
     assert found["none"]["prompt"].item() != 0
-
-
-def test_without_concepts_prompts_start_from_the_template_and_differ(make_cfg: ConfigMaker) -> None:
-    model = tiny_run.build(make_cfg("XCoOp", KEY, "none")).model
-    words = context_from_words(model.backbone, "a photo of a")
-    torch.testing.assert_close(model.prompt_learner.ctx[0, 0, : len(words)], words, atol=0.12, rtol=0)
-    assert not torch.equal(model.prompt_learner.ctx[0], model.prompt_learner.ctx[1])
 
 
 def test_the_kinds_stand_in_rows_of_their_own() -> None:

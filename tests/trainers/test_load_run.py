@@ -21,7 +21,6 @@ from xcoop.results.folder import occupied
 
 TRAINERS = trainer_names()
 VARIANTS = [(name, ()) for name in TRAINERS] + [
-    ("XCoOp", ("TRAINER.XCOOP.VARIANT", "released")),
     ("XCoOp", ("TRAINER.XCOOP.TUNE_NORMS", True)),
     ("CoOp", ("TRAINER.COOP.CSC", True)),
     ("CLIPLoRA", ("TRAINER.CLIPLORA.CLINICAL", True)),
@@ -133,12 +132,12 @@ def test_the_start_is_where_training_started(make_cfg: ConfigMaker) -> None:
     folder = finished(make_cfg, "XCoOp")
     run = xcoop.load_run(folder, device="cpu")
     fresh = tiny_run.build(make_cfg("XCoOp", output="fresh"))
-    assert torch.equal(run.start["ctx"], fresh.model.trained_state()["ctx"])
-    learned = run.model.trained_state()["ctx"]
+    assert torch.equal(run.start["words"], fresh.model.trained_state()["words"])
+    learned = run.model.trained_state()["words"]
     with run.at_start():
-        assert torch.equal(run.model.trained_state()["ctx"], run.start["ctx"])
-    assert torch.equal(run.model.trained_state()["ctx"], learned)
-    assert not torch.equal(learned, run.start["ctx"])
+        assert torch.equal(run.model.trained_state()["words"], run.start["words"])
+    assert torch.equal(run.model.trained_state()["words"], learned)
+    assert not torch.equal(learned, run.start["words"])
 
 
 def test_loading_leaves_the_random_numbers_alone(make_cfg: ConfigMaker) -> None:
@@ -200,3 +199,16 @@ def test_a_class_target_is_the_logit_that_the_model_uses(make_cfg: ConfigMaker, 
     target = class_target(run.model, 1)
     torch.testing.assert_close(target.score(features), run.model.logits(features)[:, 1])
     assert target.direction(features).norm(dim=1).tolist() == pytest.approx([1.0, 1.0])
+
+
+def test_a_map_of_a_class_encodes_the_prompts_once(
+    make_cfg: ConfigMaker, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A map asks for the score in each block; with many prompts, text would take most of the time."""
+    run = xcoop.load_run(finished(make_cfg, "XCoOp"), device="cpu")
+    images = run.preprocess(min((pictures / "test").glob("*.png")))
+    calls: list[int] = []
+    encode = run.backbone.encode_embeddings
+    monkeypatch.setattr(run.backbone, "encode_embeddings", lambda *args: (calls.append(1), encode(*args))[1])
+    run.class_maps(images, 0, "legrad")
+    assert len(calls) == 1

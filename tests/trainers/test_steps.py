@@ -11,6 +11,8 @@ import tiny_run
 import torch
 from tiny_run import ConfigMaker
 
+from xcoop.config.plugins import get_cfg, trainer_class, trainer_names
+
 PLAIN = ("OPTIM.MOMENTUM", 0.0, "OPTIM.WEIGHT_DECAY", 0.0, "OPTIM.WARMUP_EPOCH", -1, "OPTIM.MAX_EPOCH", 1)
 
 
@@ -35,8 +37,7 @@ def test_half_precision_without_a_gpu_is_full_precision_and_says_so(
     assert torch.equal(half.model.trained_state()["ctx"], full.model.trained_state()["ctx"])
 
 
-STEPPED = ["CoOp", "CoCoOp", "XCoOp", "MaPLe", "PromptSRC", "KgCoOp", "ProGrad", "BiomedCoOp", "LASP", "XCoOpReleased",
-           "TaskRes", "CLIPLoRA"]  # fmt: skip
+STEPPED = [name for name in trainer_names() if "PREC" in get_cfg().TRAINER[trainer_class(name).node]]
 
 
 @pytest.mark.parametrize("name", STEPPED)
@@ -70,7 +71,7 @@ def test_a_scaler_changes_no_step_and_an_overflow_skips_one(name: str, make_cfg:
 @pytest.mark.parametrize("scaled", [False, True])
 def test_clipping_limits_the_true_gradient(scaled: bool, make_cfg: ConfigMaker) -> None:
     """Without momentum a step is lr times the gradient; a scaler's factor must be gone before the norm is taken."""
-    pairs = (*PLAIN, "TRAINER.XCOOP.CORRECTION_LR_MULT", 1.0)  # one rate for all
+    pairs = (*PLAIN, "TRAINER.XCOOP.OFFSET_LR_MULT", 1.0)  # one rate for all
     free = tiny_run.build(make_cfg("XCoOp", *pairs, "TRAINER.XCOOP.CLIP_GRAD_NORM", 0.0))
     moved = one_step(free)
     limit = 0.25 * moved.norm().item() / 0.01
@@ -88,7 +89,7 @@ def test_each_group_has_its_own_rate_and_the_log_names_it(
     caplog.set_level("INFO")
     trainer = tiny_run.build(make_cfg("XCoOp", *PLAIN, "TRAINER.XCOOP.TUNE_NORMS", True, "OPTIM.LR", 0.02))
     rates = {group["name"]: group["lr"] for group in trainer.optim.param_groups}
-    assert rates == {"prompts": 0.02, "corrections": pytest.approx(2.0), "norm layers": pytest.approx(0.002)}
+    assert rates == {"prompts": 0.02, "offsets": pytest.approx(2.0), "norm layers": pytest.approx(0.002)}
     assert trainer.get_current_lr() == 0.02  # what the log shows, whatever the order of the groups
     assert "training prompts" in caplog.text
     assert "training norm layers: 1,536 parameters at lr 0.002" in caplog.text  # 3 blocks x 2 norms x 2 x 128

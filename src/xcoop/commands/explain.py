@@ -48,9 +48,12 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError(f"no such image: {', '.join(missing)}")
     import xcoop
     from xcoop.explain.maps import methods
+    from xcoop.explain.report import learn_from_dataset
 
     model = xcoop.load_run(arguments.run, arguments.device or None)
     methods(model.backbone, arguments.method)  # an unknown name ends here, before anything is computed
+    if arguments.paths or arguments.demo:  # test images bring their dataset
+        learn_from_dataset(model)
     return _demo(model, arguments) if arguments.demo else _page(model, arguments)
 
 

@@ -1,8 +1,9 @@
 """A model in words: what its prompts are made of, what changes without a concept, and which words lie near.
 
-Two kinds of models. XCoOp's `aligned` variant holds the clinical sentences of its classes: they are made anew from a
-changed bank, and the logits are the model's own. Every other model holds no concepts, only prompts: there the concept's
-part of the decomposed prompt is taken out, and the global similarity is computed again.
+Three kinds of models. Where logits are exact sums over concepts, nothing is left out: see `exact.py`.
+A model that holds the clinical sentences of its classes is made anew from a changed bank, and the logits are its own.
+Every other model holds no concepts, only prompts: there the concept's part of the decomposed prompt is taken out, and
+the global similarity is computed again.
 
 Symbols: B images, C classes, J concepts, K prompts a class, D joint width; n context tokens, W text width, N words.
 """
@@ -24,6 +25,7 @@ from xcoop.backbones import Backbone, ImageFeatures
 from xcoop.concepts import ConceptBank
 from xcoop.concepts.bank import Concept
 from xcoop.concepts.sentences import fill, unrelated_to
+from xcoop.explain.html import UNRELATED
 from xcoop.methods.alignment import unit
 from xcoop.methods.model import PromptModel
 
@@ -138,12 +140,14 @@ class HeldConcepts(ABC):
         """Of B images, (B, C), where a class keeps only these of its concepts."""
 
     @abstractmethod
-    def contributions(self, features: ImageFeatures, control: int | None = None) -> Tensor:
-        """What each concept adds to a class's logit: with it less without it, (B, C, J); 0 where it is not held.
+    def contributions(self, features: ImageFeatures) -> Tensor:
+        """What each concept adds to a class's logit: with it less without it, (B, C, J); 0 where it is not held."""
 
-        Args:
-            features: of B images.
-            control: a seed: unrelated phrases, or random directions, in the place of concepts.
+    @abstractmethod
+    def controls(self, features: ImageFeatures, seed: int = 0) -> dict[str, Tensor]:
+        """By name, the same of what stands in the place of concepts and knows nothing, (B, C, J) each.
+
+        The model is asked as it is: whoever compares untrained phrases with its sentences puts its prompts back first.
         """
 
     @torch.no_grad()
@@ -184,7 +188,8 @@ class SentenceConcepts(HeldConcepts):
     def __init__(self, model: PromptModel, bank: ConceptBank, concepts: ConceptSet) -> None:
         self.model, self.bank, self.texts = model, bank, concepts.texts
         self.held = [own.nonzero()[:, 0].tolist() for own in concepts.own]
-        self._known: dict[tuple[int, frozenset[int]], Tensor] = {}  # class features: each choice is encoded once
+        # For each choice of concepts the model that has them, and its class features: they are encoded once.
+        self._known: dict[tuple[int, frozenset[int]], tuple[PromptModel, Tensor]] = {}
 
     @torch.no_grad()
     def logits(self, features: ImageFeatures, label: int, kept: Collection[int]) -> Tensor:
@@ -193,28 +198,34 @@ class SentenceConcepts(HeldConcepts):
         if key not in self._known:
             name, texts = list(self.bank.classes)[label], {self.texts[j] for j in kept}
             some = tuple(concept for concept in self.bank.classes[name] if concept.text in texts)
-            self._known[key] = self._with(name, some).text_features()
-        return self.model.compare(features, self._known[key])
+            other = self._with(name, some)
+            self._known[key] = other, other.text_features()
+        other, text = self._known[key]
+        return other.compare(features, text)
 
     @torch.no_grad()
-    def contributions(self, features: ImageFeatures, control: int | None = None) -> Tensor:
-        """Asks without each concept of each class; for the control, with one unrelated phrase more in its place."""
+    def contributions(self, features: ImageFeatures) -> Tensor:
+        """Asks without each concept of each class."""
         whole = self.model.logits(features)  # (B, C)
         moved = whole.new_zeros(*whole.shape, len(self.texts))
-        if control is None:
-            for label, own in enumerate(self.held):
-                for j in own:
-                    less = self.logits(features, label, {*own} - {j})
-                    moved[:, label, j] = (whole - less)[:, label]
-            return moved
+        for label, own in enumerate(self.held):
+            for j in own:
+                less = self.logits(features, label, {*own} - {j})
+                moved[:, label, j] = (whole - less)[:, label]
+        return moved
+
+    @torch.no_grad()
+    def controls(self, features: ImageFeatures, seed: int = 0) -> dict[str, Tensor]:
+        """Asks with one unrelated phrase more in each concept's place."""
+        whole = self.model.logits(features)  # (B, C)
+        moved = whole.new_zeros(*whole.shape, len(self.texts))
         places = [(label, name, text) for label, name in enumerate(self.bank.classes) for text in self.bank.texts(name)]
-        phrases = random.Random(f"{control}|control").choices(unrelated_to(self.bank), k=len(places))
+        phrases = random.Random(f"{seed}|control").choices(unrelated_to(self.bank), k=len(places))
         for (label, name, text), phrase in zip(places, phrases, strict=True):
             unrelated = Concept(phrase, next(iter(self.bank.sources), ""))
             other = self._with(name, (*self.bank.classes[name], unrelated))
-            more = self.model.compare(features, other.text_features())
-            moved[:, label, self.texts.index(text)] = (more - whole)[:, label]
-        return moved
+            moved[:, label, self.texts.index(text)] = (other.logits(features) - whole)[:, label]
+        return {UNRELATED: moved}
 
     def _with(self, name: str, concepts: tuple[Concept, ...]) -> PromptModel:
         return self.model.with_bank(replace(self.bank, classes={**self.bank.classes, name: concepts}))
@@ -235,13 +246,20 @@ class PartConcepts(HeldConcepts):
         return self.model.temperature(features) * (unit(self.model.compared(features)) @ unit(vectors).T)
 
     @torch.no_grad()
-    def contributions(self, features: ImageFeatures, control: int | None = None) -> Tensor:
-        """Takes each part out by itself; for the control, as long a one in a random direction."""
+    def contributions(self, features: ImageFeatures) -> Tensor:
+        """Takes each part out by itself."""
+        return self._without(features, self.parts.directions)
+
+    @torch.no_grad()
+    def controls(self, features: ImageFeatures, seed: int = 0) -> dict[str, Tensor]:
+        """Takes out as long a part in a random direction."""
         directions = self.parts.directions
-        if control is not None:
-            generator = torch.Generator().manual_seed(control)
-            drawn = torch.randn(*self.parts.weights.shape, directions.shape[1], generator=generator)
-            directions = unit(drawn.to(directions))
+        generator = torch.Generator().manual_seed(seed)
+        drawn = torch.randn(*self.parts.weights.shape, directions.shape[1], generator=generator)
+        return {"random directions": self._without(features, unit(drawn.to(directions)))}
+
+    def _without(self, features: ImageFeatures, directions: Tensor) -> Tensor:
+        """What the logits lose without each part by itself, (B, C, J); directions (J, D) or (C, J, D)."""
         pieces = self.parts.weights[..., None] * directions  # (C, J, D)
         images = unit(self.model.compared(features))
         whole = images @ self.vectors.T  # (B, C)
@@ -309,11 +327,17 @@ def nearest_words(
 
 # Sentences: each says one thing, and the number that it rests on.
 
-SHOWN = 3  # concepts for, and against, that are named
+SHOWN = 3  # concepts that carry a class, and that do not, that are named
+NO_SUM = (
+    "This decision is no sum over concepts: each figure above is what changes without that concept alone, and together "
+    "they need not add up to the logit."
+)
 
 
 def image_sentences(predicted: str, probability: float, changes: Mapping[str, float]) -> list[str]:
-    """What speaks for and against the predicted class in an image, the strongest first, at most `SHOWN` on each side.
+    """What carries the predicted class in an image, and what does not, the strongest first, `SHOWN` of each at most.
+
+    That a class fits better without a concept is no finding against it: the image shows others of its concepts.
 
     Args:
         predicted: the class.
@@ -323,12 +347,12 @@ def image_sentences(predicted: str, probability: float, changes: Mapping[str, fl
     sentences = [f"The model sees {predicted} with a probability of {probability:.0%}."]
     ordered = sorted(changes.items(), key=lambda pair: -pair[1])
     for text, value in [pair for pair in ordered if pair[1] > 0][:SHOWN]:
-        sentences.append(f"{text} speaks for {predicted}: without it the logit falls by {value:.2f}.")
+        sentences.append(f"{text} carries {predicted}: without it the logit falls by {value:.2f}.")
     for text, value in [pair for pair in reversed(ordered) if pair[1] < 0][:SHOWN]:
-        sentences.append(f"{text} speaks against {predicted}: without it the logit rises by {-value:.2f}.")
+        sentences.append(f"{text} does not carry {predicted} here: without it the logit rises by {-value:.2f}.")
     if len(sentences) == 1:
         sentences.append(f"No concept of the bank moves the logit of {predicted}.")
-    return sentences
+    return [*sentences, NO_SUM]
 
 
 def class_sentences(

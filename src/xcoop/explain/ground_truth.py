@@ -77,6 +77,11 @@ class Truth:
         path = self._relative(impath)
         return read_masks(file for column in self.meanings[concept] for file in self.files(path, column))
 
+    def table(self, impaths: Sequence[str], concepts: Sequence[str]) -> NDArray[np.float64]:
+        """What N images show of J concepts, (N, J): 1 shown, 0 not, NaN unknown."""
+        rows = [[self.labels.get(text, {}).get(path, np.nan) for text in concepts] for path in impaths]
+        return np.array(rows, dtype=np.float64).reshape(len(impaths), len(concepts))
+
     def lesion_mask(self, impath: str) -> Mask | None:
         """Where the lesion lies, or in chest phantoms the lungs, (H, W) of the image on disk; None if unknown."""
         return read_masks(self.files(self._relative(impath), LESION))

@@ -1,7 +1,7 @@
 """`explanations.json`, what it holds, and its page for every reader. Plain data and images; no torch.
 
 The templates beside this file say what stands where: `report.html.j2`, with the card of one image in `card.html.j2`.
-What they cannot say is here: heat maps as small PNGs, borders as paths, and words for both.
+What they cannot say is here: what is laid over a picture, and how concepts add up. `figures.py` draws.
 
 Shares, probabilities and certainties are fractions in [0, 1]. A number that is not known is null (None). A grid is a
 list of rows, from the image's upper left. Whatever does not follow the types is refused; the message names the entry.
@@ -11,20 +11,18 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
 import math
-from collections.abc import Sequence
-from functools import cache
+from collections.abc import Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from xcoop.explain.figures import gradient, heat_map, middle, outline, strongest
 from xcoop.page import percent, render
 
-Floats = NDArray[np.float64]
-Bools = NDArray[np.bool_]
 Grid = list[list[float]]  # (gh, gw)
 Known = float | None
 
@@ -121,6 +119,27 @@ class Vector(Entry):
     words: list[Word]  # nearest first
 
 
+class MovedWord(Entry):
+    """A word of a learned sentence."""
+
+    word: str
+    change: float  # the length of what was learned, as a share of that of its embedding
+    nearest: str  # word of the vocabulary now; "" for none
+    towards: str  # the word that it moved towards; "" for none
+    cosine: float  # of the change and the way to that word
+    by_chance: float  # what the best word of a random direction seldom exceeds
+
+
+class Sentence(Entry):
+    """A prompt that is a sentence whose words are learned."""
+
+    concept: str  # "" for the name of the class alone
+    text: str
+    moved: float  # how far its feature moved, in logits
+    by_chance: float  # what a random change of the same size seldom exceeds
+    words: list[MovedWord]
+
+
 class PromptClass(Entry):
     """What the prompt of one class learned; in the methods without prompts, see `ClassVector.noun`."""
 
@@ -129,6 +148,7 @@ class PromptClass(Entry):
     explained_share: Known  # of what sets the learned prompt apart, by the sum of concepts
     own_share: Known  # of the weights, on the class's own concepts
     words: list[Vector]
+    sentences: list[Sentence] = []
     prose: list[str]
 
 
@@ -138,6 +158,7 @@ class HeatMap(Entry):
     target: str  # a class's or concept's name
     kind: Literal["class", "concept"]
     values: Grid  # raw; higher = more relevant
+    zero: float = 0.0  # the value that is neither more nor less: in maps whose 0 means nothing, their mean
 
 
 class Mask(Entry):
@@ -154,6 +175,37 @@ class SeenConcept(Entry):
     score: float
     adds: dict[str, Known] = Field(validation_alias="for", serialization_alias="for")  # to a class's score; if any
     label: Literal[0, 1] | None  # the expert's: 1 present, 0 absent, None not known
+    seen: Literal["seen", "not seen", "undecided", ""] = ""  # "" where that cannot be told
+    probability: Known = None  # that the image shows it, from labelled training images
+
+    @property
+    def said(self) -> str:
+        """Whether the image shows it, and with which probability; "" where that cannot be told."""
+        return self.seen if self.probability is None else f"{self.seen} ({chance(self.probability, ' %')})"
+
+
+class Part(Entry):
+    """What one concept adds to a logit, compared with a typical training image."""
+
+    concept: str  # "" for the name of the class alone
+    value: float
+
+
+class Sum(Entry):
+    """The logit of a class as a sum."""
+
+    name: str  # of the class
+    base: float  # its logit in a typical training image
+    parts: list[Part]
+    logit: float
+
+    @model_validator(mode="after")
+    def adds_up(self) -> Sum:
+        """Refuses a sum that is none."""
+        found = self.base + sum(part.value for part in self.parts)
+        if abs(found - self.logit) > 1e-4:
+            raise ValueError(f"base and parts of {self.name} sum to {found:.6g}, not to its logit {self.logit:.6g}")
+        return self
 
 
 class ImageEntry(Entry):
@@ -168,7 +220,14 @@ class ImageEntry(Entry):
     maps: list[HeatMap]
     masks: list[Mask]
     concepts: list[SeenConcept]
+    sums: list[Sum] = []  # of each class, the largest logit first; [] where logits are no exact sums
+    window: list[float] = [0.0, 0.0, 1.0, 1.0]  # left, top, width, height of what the model saw, as shares of `picture`
     prose: list[str]
+
+    @property
+    def name(self) -> str:
+        """The image's own name and that of its folder."""
+        return "/".join(self.path.replace("\\", "/").split("/")[-2:])
 
     @property
     def is_right(self) -> bool | None:
@@ -184,6 +243,7 @@ class Explanations(Entry):
     methods: list[Method]
     trust: list[Trust]
     class_vector: ClassVector = ClassVector()
+    is_sum: bool | None = None  # whether each logit is an exact sum over concepts; None in files of older versions
     classes: list[PromptClass]
     images: list[ImageEntry]
 
@@ -193,6 +253,25 @@ class Explanations(Entry):
 
 
 # The page.
+
+SURE = 0.75  # the probability from which a concept is seen; below 1 less this it is not seen
+LEARNED = "Prompts as trained"  # the rows whose controls are asked
+KNOWLEDGE = "Knowledge of the untrained sentences"
+SAME, UNRELATED = "the same sentences, untrained", "unrelated phrases, untrained"
+AT_START = "prompts put back to their start"
+HEADLINES = {
+    UNRELATED: "On these images the bank's sentences, as they are written, are not clearly better than unrelated "
+    "phrases in their place: do not read the prompts as medical knowledge.",
+    AT_START: "On these images what the prompts learned makes no clear difference: their sentences as written decide "
+    "as well.",
+}
+
+
+def chance(probability: float, sign: str = "%") -> str:
+    """A probability in percent; few labelled images tell no more of nearly sure ones than that they are."""
+    if not 0.01 <= probability <= 0.99:
+        return f"{'above 99' if probability > 0.5 else 'below 1'}{sign}"
+    return f"{100 * probability:.0f}{sign}"
 
 
 def report(content: Explanations) -> str:
@@ -206,10 +285,19 @@ def report(content: Explanations) -> str:
         content=content,
         images=images,
         metrics=[(metric_name(name, content.run), value) for name, value in content.run.metrics.items()],
+        headlines=headlines(content.trust),
         reading=reading,
+        SURE=SURE,
         view_of=view_of,
         gradient=gradient(),
     )
+
+
+def headlines(trust: Sequence[Trust]) -> list[str]:
+    """What a reader must know first: where right knowledge, or what was learned, makes no clear difference."""
+    controls = [(control.name, _beside(row, control)) for row in trust if row.metric in (LEARNED, KNOWLEDGE)
+                for control in row.controls]  # fmt: skip
+    return [HEADLINES[name] for name, found in controls if name in HEADLINES and found != "better"]
 
 
 def image_page(entry: ImageEntry, is_phantom: bool) -> str:
@@ -235,22 +323,24 @@ def reading(metric: Trust) -> str:
         return "no control"
     if metric.low is None or metric.high is None:
         return "no interval"
-    worse, unclear = [], []
-    for control in metric.controls:
-        low, high = (control.value, control.value) if control.low is None else (control.low, control.high)
-        if low is None or high is None or (metric.low <= high and metric.high >= low):
-            unclear.append(control.name)
-        elif (metric.low > high) != (metric.direction == "higher"):
-            worse.append(control.name)
+    worse = [control.name for control in metric.controls if _beside(metric, control) == "worse"]
+    unclear = [control.name for control in metric.controls if _beside(metric, control) == "unclear"]
     if worse:
         return f"worse than: {', '.join(worse)}"
     return f"not clear of: {', '.join(unclear)}" if unclear else "better than its controls"
 
 
+def _beside(metric: Trust, control: Control) -> Literal["better", "worse", "unclear"]:
+    low, high = (control.value, control.value) if control.low is None else (control.low, control.high)
+    if low is None or high is None or metric.low is None or metric.high is None:
+        return "unclear"
+    if metric.low <= high and metric.high >= low:
+        return "unclear"
+    return "better" if (metric.low > high) == (metric.direction == "higher") else "worse"
+
+
 # The figures of a card.
 
-SIDE = 160  # px, the longer side of a thumbnail
-FINE = 64  # px, about the longer side of a heat map's PNG
 COVERED = 0.5  # share of a mask's cell from which it counts as inside
 
 
@@ -262,18 +352,41 @@ class Figure(NamedTuple):
     said: str  # where it is strongest, or what it covers
     alt: str  # all of it in words
     heat: str = ""  # the heat map as a data URI; "" for none
-    ends: tuple[float, float] = (0.0, 0.0)  # the values of its first and last colour
+    limit: float = 0.0  # the value of its last colour, and less than nothing that of its first
     border: str = ""  # the mask's border as an SVG path; "" for none
-    scale: str = ""  # of that path, across and down, to the image
+    place: str = ""  # of that path in the picture, as an SVG transform
+
+
+class Bar(NamedTuple):
+    """A row of a waterfall."""
+
+    title: str
+    said: str  # whether the concept is seen; "" where there is nothing to say
+    value: float
+    total: float  # the sum up to here
+    left: float  # where its bar starts, in percent of the width
+    width: float
+    falls: bool
+    whole: bool  # a bar of the sum, from zero, and not a step
+
+
+class Waterfall(NamedTuple):
+    """How concepts add up, from the base to the decision."""
+
+    title: str
+    rows: Sequence[Bar]
+    zero: float  # where bars of sums begin, in percent of the width
 
 
 class View(NamedTuple):
     """What a card shows of an image beside its entry."""
 
-    width: int  # of the image, px
+    width: int  # of the picture, px
     height: int
+    window: tuple[float, float, float, float]  # left, top, width, height of what the model saw of it, px
     figures: Sequence[Figure]  # what is laid over it
     classes: Sequence[str]  # that some concept adds to
+    waterfalls: Sequence[Waterfall] = ()
 
     @property
     def for_classes(self) -> list[str]:
@@ -282,107 +395,78 @@ class View(NamedTuple):
 
 
 def view_of(entry: ImageEntry) -> View:
-    """Its heat maps, with the border of a mask of their name, then the masks."""
+    """Its heat maps, with the border of a mask of their name, then the masks; and how its concepts add up.
+
+    All maps of classes share one scale, and so do all of concepts: methods differ in their units.
+    """
     with Image.open(io.BytesIO(base64.b64decode(entry.picture.partition(",")[2])), formats=["JPEG", "PNG"]) as image:
         width, height = image.size
+    left, top, across, down = (share * side for share, side in zip(entry.window, (width, height) * 2, strict=True))
     borders = {}
     for mask in entry.masks:
         inside = np.asarray(mask.grid) >= COVERED
         said = f"{percent(float(inside.mean()))} of the image"
         where = f", around {middle(inside)}" if inside.any() else ""
         alt = f"known border of {mask.concept}: {said}{where}"
-        scale = f"{width / inside.shape[1]:.6g} {height / inside.shape[0]:.6g}"
-        borders[mask.concept] = Figure(mask.concept, "known border", said, alt, border=outline(inside), scale=scale)
+        place = f"translate({left:.6g} {top:.6g}) scale({across / inside.shape[1]:.6g} {down / inside.shape[0]:.6g})"
+        borders[mask.concept] = Figure(mask.concept, "known border", said, alt, border=outline(inside), place=place)
+    grids = [np.asarray(one.values, dtype=np.float64) - one.zero for one in entry.maps]
+    limits: dict[str, float] = {}
+    for one, values in zip(entry.maps, grids, strict=True):
+        limits[one.kind] = max(limits.get(one.kind, 0.0), float(np.abs(values).max()))
     drawn = []
-    for one in entry.maps:
-        values = np.asarray(one.values, dtype=np.float64)
-        low, high = float(values.min()), float(values.max())
-        said = f"strongest in {strongest(values)}" if high > low else "the same everywhere"
-        figure = Figure(one.target, one.kind, said, f"heat map for {one.target}: {said}", heat_map(values), (low, high))
+    for one, values in zip(entry.maps, grids, strict=True):
+        limit = limits[one.kind]
+        said = f"most in {strongest(values)}" if np.ptp(values) > 0 else "the same everywhere"
+        if np.ptp(values) > 0 and values.min() < 0:
+            said += f", least in {strongest(-values)}"
+        heat = heat_map(values, limit)
+        figure = Figure(one.target, one.kind, said, f"heat map for {one.target}: {said}", heat, limit)
         if known := borders.get(one.target):
             alt = f"{figure.alt}; the line is the known border of {one.target}"
-            figure = figure._replace(alt=alt, border=known.border, scale=known.scale)
+            figure = figure._replace(alt=alt, border=known.border, place=known.place)
         drawn.append(figure)
     classes = list(dict.fromkeys(name for one in entry.concepts for name in one.adds))
-    return View(width, height, [*drawn, *borders.values()], classes)
+    figures = [*drawn, *borders.values()]
+    return View(width, height, (left, top, across, down), figures, classes, waterfalls(entry))
 
 
-def thumbnail(image: Image.Image) -> str:
-    """An image as a data URI of a small JPEG.
-
-    Args:
-        image: what the model saw, that is, after resizing and cropping: the heat maps are laid over all of it. Smaller
-            ones than `SIDE` are not enlarged.
-    """
-    small = image.convert("RGB")
-    small.thumbnail((SIDE, SIDE), Image.Resampling.LANCZOS)
-    return _uri(small, "JPEG", quality=80, optimize=True)
-
-
-def heat_map(values: Floats) -> str:
-    """A map (gh, gw) as a data URI of a PNG: its smallest value is the first colour, its largest the last."""
-    low, high = float(values.min()), float(values.max())
-    even = (values - low) / (high - low) if high > low else np.zeros_like(values)
-    factor = max(1, FINE // max(values.shape))
-    size = (values.shape[1] * factor, values.shape[0] * factor)
-    fine = Image.fromarray(even.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
-    image = Image.fromarray(np.rint(np.clip(np.asarray(fine), 0, 1) * 255).astype(np.uint8))
-    image.putpalette(colours().tobytes())  # turns mode L into P
-    return _uri(image, "PNG", optimize=True)
+def waterfalls(entry: ImageEntry) -> list[Waterfall]:
+    """How concepts add up to the logit of the predicted class, and to its margin over the runner-up."""
+    if not entry.sums:
+        return []
+    own = next(one for one in entry.sums if one.name == entry.predicted)
+    steps = {part.concept: (part.concept or f"the name {own.name} alone", part.value) for part in own.parts}
+    found = [_waterfall(entry, f"To the logit of {own.name}", own.base, steps, f"logit of {own.name}")]
+    if rivals := [one for one in entry.sums if one is not own]:
+        rival, margin = max(rivals, key=lambda one: one.logit), dict(steps)
+        for part in rival.parts:
+            if part.concept and part.concept in margin:  # of both classes: what it adds to one more than to the other
+                margin[part.concept] = part.concept, margin[part.concept][1] - part.value
+            else:
+                title = f"{part.concept}, of {rival.name}" if part.concept else f"the name {rival.name} alone"
+                margin[part.concept or title] = title, -part.value
+        title = f"margin over {rival.name}"
+        found.append(_waterfall(entry, f"To its {title}", own.base - rival.base, margin, title))
+    return found
 
 
-def _uri(image: Image.Image, kind: str, **options: int) -> str:
-    data = io.BytesIO()
-    image.save(data, kind, **options)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(data.getvalue()).decode()}"
+def _waterfall(
+    entry: ImageEntry, title: str, base: float, parts: Mapping[str, tuple[str, float]], last: str
+) -> Waterfall:
+    """From a base to a sum; parts are by concept, with the words that stand for it, the largest first."""
+    seen = {one.concept: one for one in entry.concepts if one.seen}
+    steps = sorted(parts.items(), key=lambda pair: -abs(pair[1][1]))
+    totals = list(itertools.accumulate([base, *(value for _, (_, value) in steps)]))
+    low, high = min(0.0, *totals), max(0.0, *totals)
+    span = (high - low) or 1.0
 
+    def bar(title: str, said: str, value: float, start: float, total: float, whole: bool = False) -> Bar:
+        left, width = 100 * (min(start, total) - low) / span, 100 * abs(total - start) / span
+        return Bar(title, said, value, total, left, width, total < start, whole)
 
-@cache
-def colours() -> NDArray[np.uint8]:
-    """The scale of heat maps, dark violet over teal to yellow, sRGB, (256, 3).
-
-    Its steps look equally large; who sees no hue still sees the lightness rise.
-    """
-    from matplotlib import colormaps
-
-    rgb: NDArray[np.uint8] = colormaps["viridis"](np.arange(256), bytes=True)[:, :3]
-    return rgb
-
-
-def gradient() -> str:
-    """The scale as a CSS gradient from left to right."""
-    return f"linear-gradient(to right,{','.join('#' + bytes(colour).hex() for colour in colours()[::17])})"
-
-
-def outline(mask: Bools) -> str:
-    """The border of a mask (h, w) as an SVG path in units of its cells."""
-    inside = np.pad(mask, 1)
-    level = inside[1:, 1:-1] != inside[:-1, 1:-1]  # (h + 1, w): an edge above cell (y, x)
-    upright = inside[1:-1, 1:] != inside[1:-1, :-1]  # (h, w + 1): an edge left of cell (y, x)
-    across = [f"M{start} {y}h{length}" for y, row in enumerate(level) for start, length in _stretches(row)]
-    down = [f"M{x} {start}v{length}" for x, column in enumerate(upright.T) for start, length in _stretches(column)]
-    return "".join(across + down)
-
-
-def _stretches(row: Bools) -> list[tuple[int, int]]:
-    """Start and length of each stretch of true values."""
-    turns = np.flatnonzero(np.diff(np.pad(row, 1).astype(np.int8)))
-    return [(int(start), int(end - start)) for start, end in zip(turns[::2], turns[1::2], strict=True)]
-
-
-def strongest(values: Floats) -> str:
-    """Where a grid (gh, gw) is largest, in words: "the upper left", "the centre", ...; of equals, the first."""
-    row, column = np.unravel_index(int(values.argmax()), values.shape)
-    return _place((row + 0.5) / values.shape[0], (column + 0.5) / values.shape[1])
-
-
-def middle(mask: Bools) -> str:
-    """Where the middle of a mask (h, w) lies, in words; it must not be empty."""
-    rows, columns = np.nonzero(mask)
-    return _place((rows.mean() + 0.5) / mask.shape[0], (columns.mean() + 0.5) / mask.shape[1])
-
-
-def _place(down: float, across: float) -> str:
-    """Words for a place; both shares are in [0, 1), from the upper left."""
-    row, column = ("upper", "middle", "lower")[int(3 * down)], ("left", "centre", "right")[int(3 * across)]
-    return "the centre" if (row, column) == ("middle", "centre") else f"the {row} {column}"
+    rows = [bar("a typical training image", "", base, 0.0, base, True)]
+    for (concept, (words, value)), (start, total) in zip(steps, itertools.pairwise(totals), strict=True):
+        said = seen[concept].said if concept in seen else ""
+        rows.append(bar(words, said, value, start, total))
+    return Waterfall(title, [*rows, bar(last, "", totals[-1], 0.0, totals[-1], True)], -100 * low / span)

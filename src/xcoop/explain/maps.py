@@ -52,7 +52,8 @@ def class_target(model: PromptModel, label: int) -> Target:
         text = unit(unit(model.image_text_features(features)).mean(1))  # (B or 1, C, D)
         return text[:, label].expand(len(features.pooled), -1)
 
-    return Target(model.classnames[label], lambda features: model.logits(features)[:, label], direction)
+    logits = model.fixed_logits()  # methods ask for the score of one image many times
+    return Target(model.classnames[label], lambda features: logits(features)[:, label], direction)
 
 
 def concept_target(name: str, vector: Tensor, scale: Tensor | float) -> Target:
@@ -91,6 +92,7 @@ class Explainer(NamedTuple):
     class_specific: bool  # whether the map depends on what is explained
     summary: str  # one sentence for readers of its maps
     cost: str  # passes through the image tower, in words
+    relative: bool = False  # whether 0 means nothing in its maps, and a value must be compared with the map's mean
 
 
 EXPLAINERS: dict[str, Explainer] = {}
@@ -98,12 +100,12 @@ BOTH = ("vit", "resnet")
 
 
 def register_explainer(
-    name: str, towers: tuple[str, ...], summary: str, cost: str, class_specific: bool = True
+    name: str, towers: tuple[str, ...], summary: str, cost: str, class_specific: bool = True, relative: bool = False
 ) -> Callable[[Method], Method]:
     """Offers the decorated function as a visual method; see `Explainer`."""
 
     def collect(method: Method) -> Method:
-        EXPLAINERS[name] = Explainer(name, method, towers, class_specific, summary, cost)
+        EXPLAINERS[name] = Explainer(name, method, towers, class_specific, summary, cost, relative)
         return method
 
     return collect
@@ -318,10 +320,11 @@ def relevancy(backbone: Backbone, images: Tensor, target: Target) -> Tensor:
 def legrad(backbone: Backbone, images: Tensor, target: Target) -> Tensor:
     """LeGrad (Bousselham et al., "LeGrad: An Explainability Method for Vision Transformers", ICCV 2025).
 
-        S_l = score of the tokens that leave block l;   map = minmax( sum_l mean_{h, queries} relu( dS_l / dA_l ) )
+        S_l = score of the tokens that leave block l;   map = sum_l mean_{h, queries} relu( dS_l / dA_l )
 
     A_l: attention of block l, on its patch keys. Of each block, the mean of the projected tokens stands for the global
     feature and its projected patch tokens for the local ones, so the score is the same function in every block.
+    The paper stretches each map from 0 to 1; as they are, the maps of one image share a scale.
     """
     seen = trace(backbone, images)
     total = torch.zeros(len(images), seen.own - 1, device=images.device)  # (B, T)
@@ -331,7 +334,7 @@ def legrad(backbone: Backbone, images: Tensor, target: Target) -> Tensor:
         features = ImageFeatures(mean, vit_projected(seen.visual, own).patches)
         (gradient,) = torch.autograd.grad(target.score(features).sum(), [attention.probs], retain_graph=True)
         total = total + gradient.relu().mean((1, 2))[:, 1 : seen.own].float()
-    return as_grid(backbone, stretched(total))
+    return as_grid(backbone, total)
 
 
 # Methods without gradients.
@@ -355,7 +358,8 @@ def rollout(backbone: Backbone, images: Tensor, target: Target) -> Tensor:
     return as_grid(backbone, total[:, 0, 1 : seen.own])
 
 
-@register_explainer("similarity", BOTH, "How near each patch is to the text; may prefer the background.", "1 forward")
+@register_explainer("similarity", BOTH, "How near each patch is to the text; may prefer the background.", "1 forward",
+                    relative=True)  # fmt: skip
 @torch.no_grad()
 def similarity(backbone: Backbone, images: Tensor, target: Target) -> Tensor:
     """Raw similarity of each patch feature with the text, what XCoOp's own local term looks at: map_i = cos(f_i, t).
@@ -368,7 +372,7 @@ def similarity(backbone: Backbone, images: Tensor, target: Target) -> Tensor:
     return as_grid(backbone, F.cosine_similarity(features.patches, text[:, None], dim=-1))
 
 
-@register_explainer("maskclip", BOTH, "How near each patch's own value is to the text.", "1 forward")
+@register_explainer("maskclip", BOTH, "How near each patch's own value is to the text.", "1 forward", relative=True)
 @torch.no_grad()
 def maskclip(backbone: Backbone, images: Tensor, target: Target) -> Tensor:
     """MaskCLIP (Zhou et al., "Extract Free Dense Labels from CLIP", ECCV 2022): local similarity by the value path.
@@ -414,7 +418,8 @@ ON = 0.5
 _SEED = 20180617
 
 
-@register_explainer("rise", BOTH, "Where the score is high when a patch is in sight.", f"{MASKS} forward")
+@register_explainer("rise", BOTH, "Where the score is high when a patch is in sight.", f"{MASKS} forward",
+                    relative=True)  # fmt: skip
 @torch.no_grad()
 def rise(backbone: Backbone, images: Tensor, target: Target) -> Tensor:
     """RISE (Petsiuk et al., "RISE: Randomized Input Sampling for Explanation of Black-box Models", BMVC 2018).

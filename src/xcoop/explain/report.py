@@ -5,6 +5,8 @@ Symbols: B images, C classes, J concepts.
 
 from __future__ import annotations
 
+import logging
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,15 +20,21 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from xcoop.explain import html
 from xcoop.explain.concepts import class_sentences, nearest_words
+from xcoop.explain.exact import ExactConcepts, Seen
+from xcoop.explain.figures import thumbnail
 from xcoop.explain.ground_truth import Truth, fit_mask, truth_of
 from xcoop.explain.maps import FINER, Methods, explainer, methods
+from xcoop.explain.moved import SentenceChange, change_sentences, sentence_changes
 from xcoop.methods.alignment import unit
 from xcoop.results.record import now
-from xcoop.utils.images import open_bytes
+from xcoop.utils.images import open_bytes, open_image, upright
 
 if TYPE_CHECKING:
-    from xcoop.explain.trained import ImageLike, TrainedModel
+    from xcoop.explain.trained import Explanation, ImageLike, TrainedModel
 
+logger = logging.getLogger(__name__)
+
+LEARNED = 512  # training images that tell what is seen, at most
 ASKED = 200  # test images behind the trust table, at most
 STRONGEST = 3  # concepts that a class's sentences name
 CONCEPT_MAPS = 6  # concepts of an image that get a map: those that move its logits most
@@ -43,7 +51,7 @@ class Known:
 
 
 def test_images(run: TrainedModel) -> tuple[list[Known], Truth | None]:
-    """The test images of the run's dataset, and what is known of them.
+    """The test images of the run's dataset, and what is known of them; the run learns to see from its training images.
 
     Raises:
         ValueError: the dataset is not here: it belongs to the programme that trained the run.
@@ -59,7 +67,20 @@ def test_images(run: TrainedModel) -> tuple[list[Known], Truth | None]:
     dataset: Any = build_dataset(run.cfg)
     patients = getattr(dataset, "patients", None) or {}
     items = [Known(item.impath, item.classname, str(patients.get(item.impath) or item.impath)) for item in dataset.test]
-    return items, truth_of(dataset, run.bank)
+    truth = truth_of(dataset, run.bank)
+    if truth is not None and truth.labels and run.concepts is not None:
+        # Few-shot subsets are drawn by the seed: these are the images that the run was trained on.
+        paths = [dataset.train_x[i].impath for i in spread(len(dataset.train_x), LEARNED)]
+        run.learn_to_see(paths, truth.table(paths, run.concepts.texts))
+    return items, truth
+
+
+def learn_from_dataset(run: TrainedModel) -> None:
+    """Lets a run learn to see from its training images, if its dataset is at hand; else it goes without."""
+    try:
+        test_images(run)
+    except (OSError, ValueError) as error:
+        logger.info("what is seen is told without probabilities: %s", error)
 
 
 def report_of(
@@ -96,6 +117,7 @@ def report_of(
         methods=[_described(run, used.of_class, "class"), _described(run, used.of_concept, "concept")],
         trust=table,
         class_vector=html.ClassVector(noun=noun, learned=learned, about=about),
+        is_sum=isinstance(run.held, ExactConcepts),
         classes=prompt_classes(run),
         images=[image_entry(run, item, item.path, used, truth) for item in shown],
     )
@@ -149,14 +171,14 @@ def _described(run: TrainedModel, name: str, kind: Literal["class", "concept"]) 
 def prompt_classes(run: TrainedModel) -> list[html.PromptClass]:
     """What each class's learned prompt says, in concepts and in words."""
     known, parts = run.concepts, run.decomposition
-    vectors = run.learned_vectors()
+    vectors = run.class_vectors()
     with run.at_start():
-        start = run.learned_vectors()
+        start = run.class_vectors()
     texts, listed = (known.texts, known.own) if known else ((), vectors[:0])
     directions = unit(known.vectors) if known else vectors[:0]  # (J, D)
     after, before = unit(vectors) @ directions.T, unit(start) @ directions.T  # (C, J)
     shares = parts.own_share(listed) if parts else None
-    words = context_words(run)
+    words, changes = context_words(run), sentence_changes(run.model)
     found = []
     for label, name in enumerate(run.classnames):
         began = bool(before[label].any())  # weights of a probe that is not fitted yet are zero
@@ -179,6 +201,8 @@ def prompt_classes(run: TrainedModel) -> list[html.PromptClass]:
         own = [vector for place, vector in words if not run.model.class_specific or place[-2] == label]
         noise = (sum(vector.words[0].noise for vector in own), len(own)) if own else None
         noun = run.model.class_vector.noun
+        moved = [one for one in changes if one.told.label == label]
+        prose = class_sentences(name, explained, share, strongest, noise, noun)
         found.append(
             html.PromptClass(
                 name=name,
@@ -186,10 +210,17 @@ def prompt_classes(run: TrainedModel) -> list[html.PromptClass]:
                 explained_share=explained,
                 own_share=share,
                 words=own,
-                prose=class_sentences(name, explained, share, strongest, noise, noun),
+                sentences=[_sentence(one) for one in moved],
+                prose=change_sentences(moved) + prose,
             )
         )
     return found
+
+
+def _sentence(change: SentenceChange) -> html.Sentence:
+    words = [html.MovedWord(**vars(word)) for word in change.words]
+    return html.Sentence(concept=change.told.concept, text=change.text, moved=change.moved,
+                         by_chance=change.by_chance, words=words)  # fmt: skip
 
 
 def context_words(run: TrainedModel) -> list[tuple[tuple[int, ...], html.Vector]]:
@@ -222,30 +253,77 @@ def image_entry(
     tensor = run.preprocess([image])  # (1, 3, S, S)
     texts = run.concepts.texts if run.concepts else ()
     labels = {text: truth.labels.get(text, {}).get(item.path) if truth else None for text in texts}
-    # Maps are made of concepts that are known to be there, then of those that move the logits most.
-    moved = dict.fromkeys(texts, 0.0)
-    if run.held:
-        added = run.held.contributions(run.features(tensor))[0]  # (C, J)
-        moved = dict(zip(texts, added.abs().amax(0).tolist(), strict=True))
-    order = sorted(texts, key=lambda text: (labels[text] != 1, 0.0 if labels[text] == 1 else -moved[text]))
-    (said,) = run.explained(tensor, used, order[:CONCEPT_MAPS])
-    maps = [html.HeatMap(target=name, kind="class", values=_grid(values)) for name, values in said.class_maps.items()]
-    maps += [html.HeatMap(target=t, kind="concept", values=_grid(values)) for t, values in said.concept_maps.items()]
+    wanted = None
+    if not isinstance(run.held, ExactConcepts):
+        # Maps are made of concepts that are known to be there, then of those that move the logits most.
+        moved = dict.fromkeys(texts, 0.0)
+        if run.held:
+            added = run.held.contributions(run.features(tensor))[0]  # (C, J)
+            moved = dict(zip(texts, added.abs().amax(0).tolist(), strict=True))
+        order = sorted(texts, key=lambda text: (labels[text] != 1, 0.0 if labels[text] == 1 else -moved[text]))
+        wanted = order[:CONCEPT_MAPS]
+    (said,) = run.explained(tensor, used, wanted)
+    maps = [_heat_map(name, "class", values, used.of_class) for name, values in said.class_maps.items()]
+    maps += [_heat_map(text, "concept", values, used.of_concept) for text, values in said.concept_maps.items()]
+    original = _original(image)
+    height, width = tensor.shape[2:]
+    concepts = []
+    for text, score in said.concept_scores.items():
+        seen = said.seen.get(text, Seen(""))
+        concepts.append(html.SeenConcept(
+            concept=text, score=score, adds=dict(said.contributions.get(text, {})),
+            label=labels[text], seen=seen.word, probability=seen.probability,  # type: ignore[arg-type]
+        ))  # fmt: skip
     return html.ImageEntry(
         path=item.path,
         label=item.label,
         predicted=said.predicted,
         probabilities=said.probabilities,
         certainty=max(said.probabilities.values()),
-        picture=html.thumbnail(as_seen(run, tensor[0])),
+        picture=thumbnail(as_seen(run, tensor[0]) if original is None else original),
+        window=[0.0, 0.0, 1.0, 1.0] if original is None else window(original.size, (width, height)),
         maps=maps,
-        masks=_masks(truth, item.path, (tensor.shape[2], tensor.shape[3])),
-        concepts=[
-            html.SeenConcept(concept=t, score=score, adds=dict(said.contributions.get(t, {})), label=labels[t])  # type: ignore[arg-type]
-            for t, score in said.concept_scores.items()
-        ],
+        masks=_masks(truth, item.path, (height, width)),
+        concepts=concepts,
+        sums=_sums(run, said),
         prose=said.text,
     )
+
+
+def _sums(run: TrainedModel, said: Explanation) -> list[html.Sum]:
+    """The logit of each class as the sum that it is, the largest first; [] where it is none."""
+    found = []
+    for name, base in said.base.items():
+        parts = [html.Part(concept=text, value=value) for text, value in said.parts(name).items()]
+        logit = base + sum(part.value for part in parts)
+        found.append(html.Sum(name=name, base=base, parts=parts, logit=logit))
+    return sorted(found, key=lambda one: -one.logit)
+
+
+def _original(image: ImageLike) -> Image.Image | None:
+    """The image as it was taken; None if there is nothing but what the model sees."""
+    if isinstance(image, (str, os.PathLike)):
+        return open_image(image)
+    return upright(image) if isinstance(image, Image.Image) else None
+
+
+def window(size: tuple[int, int], seen: tuple[int, int]) -> list[float]:
+    """What the model sees of an image, as shares of it: left, top, width, height.
+
+    The smaller edge is resized to the larger side of what is seen, which is then cut out of the centre.
+
+    Args:
+        size: width and height of the image.
+        seen: width and height of what the model takes.
+    """
+    scale = max(seen) / min(size)
+    width, height = (min(1.0, part / (scale * whole)) for part, whole in zip(seen, size, strict=True))
+    return [(1 - width) / 2, (1 - height) / 2, width, height]
+
+
+def _heat_map(target: str, kind: Literal["class", "concept"], values: NDArray[Any], method: str) -> html.HeatMap:
+    zero = float(values.mean()) if explainer(method).relative else 0.0
+    return html.HeatMap(target=target, kind=kind, values=_grid(values), zero=zero)
 
 
 def _grid(values: NDArray[Any]) -> html.Grid:

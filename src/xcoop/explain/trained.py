@@ -8,7 +8,7 @@ from __future__ import annotations
 import io
 import logging
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import cached_property
@@ -36,6 +36,7 @@ from xcoop.explain.concepts import (
     decompose,
     image_sentences,
 )
+from xcoop.explain.exact import Decision, ExactConcepts, Seeing, Seen, in_words
 from xcoop.explain.maps import Methods, class_target, concept_target, explain_maps, methods
 from xcoop.methods.alignment import unit
 from xcoop.methods.model import PromptModel, Task
@@ -77,9 +78,16 @@ class Explanation:
     class_maps: dict[str, HeatMap]
     concept_maps: dict[str, HeatMap]
     concept_scores: dict[str, float]  # the cosine of the image with the concept's sentence
-    # By concept, and by class that it bears on: logit with the concept less logit without it.
+    # By concept, and by class that it bears on: what it adds to the logit. If there is a `base`, exactly, and compared
+    # with a typical training image ("" is what prompts without a concept add); else logit with it less logit without.
     contributions: dict[str, dict[str, float]]
+    base: dict[str, float]  # by class: with its contributions it sums to the logit; {} if logits are no such sums
+    seen: dict[str, Seen]  # by concept: whether the image shows it, as far as that is known
     text: list[str]  # sentences, each with its number
+
+    def parts(self, label: str) -> dict[str, float]:
+        """By concept, what adds to the logit of a class."""
+        return {text: own[label] for text, own in self.contributions.items() if label in own}
 
 
 class TrainedModel:
@@ -97,6 +105,7 @@ class TrainedModel:
         classnames: C names, in the order of the labels.
         mixes_batches: whether an image's logits depend on what else is in its batch: then images are taken one at a
             time.
+        seeing: turns concept scores into probabilities; None until labelled images were seen (`learn_to_see`).
     """
 
     def __init__(
@@ -114,6 +123,7 @@ class TrainedModel:
         self.folder, self.cfg, self.results = folder, cfg, results
         self.model, self.start, self.bank, self.device = model, start, bank, device
         self.backbone, self.classnames, self.mixes_batches = model.backbone, model.classnames, model.mixes_batches
+        self.seeing: Seeing | None = None
         with redirect_stdout(io.StringIO()):  # Dassl's own tells its steps, on the standard output
             self._transform: Any = build_transform(cfg, is_train=False)
 
@@ -182,7 +192,12 @@ class TrainedModel:
     @torch.no_grad()
     def features(self, images: ImageLike | Iterable[ImageLike]) -> ImageFeatures:
         """Global and local features of images, (B, D) and (B, T, D)."""
-        parts = [self.image_backbone.encode_image(x, patches=True) for x in self.preprocess(images).split(BATCH)]
+        return self.encoded(self.preprocess(images))
+
+    @torch.no_grad()
+    def encoded(self, images: Tensor) -> ImageFeatures:
+        """The same of preprocessed images, (B, 3, S, S), whatever their values: an erased one is 0 all over."""
+        parts = [self.image_backbone.encode_image(part, patches=True) for part in images.to(self.device).split(BATCH)]
         return ImageFeatures(torch.cat([part.pooled for part in parts]), torch.cat([part.patches for part in parts]))
 
     @torch.no_grad()
@@ -207,7 +222,7 @@ class TrainedModel:
             images: one image, or several.
             method: of all heat maps, see `xcoop.explain.maps.explainers`; "" is the backbone's default, one for
                 classes and one for concepts.
-            concepts: for which of the bank's concepts maps are made; None: for all.
+            concepts: for which of the bank's concepts maps are made; None: for all. See `explained`.
 
         Returns:
             An explanation; a list of them if several images were given.
@@ -224,32 +239,87 @@ class TrainedModel:
         found = [one for part in parts for one in self.explained(part, chosen, wanted)]
         return found[0] if _is_one(images) else found
 
-    def explained(self, images: Tensor, chosen: Methods, wanted: Sequence[str]) -> Iterator[Explanation]:
-        """Explains preprocessed images, (B, 3, S, S), by methods that there are, with maps of the wanted concepts."""
+    def explained(self, images: Tensor, chosen: Methods, wanted: Sequence[str] | None = None) -> Iterator[Explanation]:
+        """Explains preprocessed images, (B, 3, S, S), by methods that there are.
+
+        Maps are made of the wanted concepts; None: of those that the text of any of these images names, where logits
+        are exact sums, else of none.
+        """
         features = self.features(images)
         probabilities = self.logits(features).double().softmax(1).tolist()  # (B, C)
+        texts, scores = self.concepts.texts if self.concepts else (), self.concept_scores(features)
+        added, base = self._added(features)
+        falling = self.held.falling if isinstance(self.held, ExactConcepts) else ()
+        lower = {(self.classnames[label], text) for label, text in falling}
+        seen = self.seen(features)
+        decisions = []
+        for row, own, shown in zip(probabilities, added, seen, strict=True):
+            parts = {name: {text: of[name] for text, of in own.items() if name in of} for name in self.classnames}
+            shares = dict(zip(self.classnames, row, strict=True))
+            decisions.append(Decision(self.classnames[int(np.argmax(row))], shares, parts, base, shown, lower))
+        if wanted is None:
+            named = [text for one in decisions for _, text in (one.named() if base else ())]
+            wanted = [text for text in dict.fromkeys(named) if text in texts]
         class_maps = [self.class_maps(images, label, chosen.of_class) for label in range(len(self.classnames))]
         concept_maps = [self.concept_maps(images, text, chosen.of_concept) for text in wanted]
-        texts, scores = self.concepts.texts if self.concepts else (), self.concept_scores(features)
-        added = self.held.contributions(features) if self.held else None  # (B, C, J)
-        for index, row in enumerate(probabilities):
-            predicted = self.classnames[int(np.argmax(row))]
-            contributions: dict[str, dict[str, float]] = {}
-            if added is not None:
-                for text, values in zip(texts, added[index].T.tolist(), strict=True):
-                    named = zip(self.classnames, values, strict=True)
-                    contributions[text] = {name: value for name, value in named if abs(value) > NOTHING}
-            of_predicted = {text: own[predicted] for text, own in contributions.items() if predicted in own}
+        for index, one in enumerate(decisions):
+            predicted, shares = one.predicted, dict(one.probabilities)
+            changes = one.parts[predicted]
+            said = one.sentences() if base else image_sentences(predicted, shares[predicted], changes)
             yield Explanation(
                 predicted=predicted,
-                probabilities=dict(zip(self.classnames, row, strict=True)),
+                probabilities=shares,
                 methods=chosen,
                 class_maps=dict(zip(self.classnames, (_values(maps[index]) for maps in class_maps), strict=True)),
                 concept_maps=dict(zip(wanted, (_values(maps[index]) for maps in concept_maps), strict=True)),
                 concept_scores=dict(zip(texts, scores[index].tolist(), strict=True)),
-                contributions=contributions,
-                text=image_sentences(predicted, max(row), of_predicted),
+                contributions=added[index],
+                base=base,
+                seen=seen[index],
+                text=said,
             )
+
+    def _added(self, features: ImageFeatures) -> tuple[list[dict[str, dict[str, float]]], dict[str, float]]:
+        """Of each image by concept and class what adds to a logit; and by class the base, if that makes it a sum."""
+        count = len(features.pooled)
+        found: list[dict[str, dict[str, float]]] = [{} for _ in range(count)]
+        if isinstance(self.held, ExactConcepts):
+            parts, base = self.held.parts(features)
+            for one, row in zip(found, parts.tolist(), strict=True):
+                for told, value in zip(self.model.told, row, strict=True):
+                    own = one.setdefault(told.concept, {})
+                    own[self.classnames[told.label]] = own.get(self.classnames[told.label], 0.0) + value
+            return found, dict(zip(self.classnames, base.tolist(), strict=True))
+        if self.held is not None and self.concepts is not None:
+            moved = self.held.contributions(features).tolist()  # (B, C, J)
+            for one, rows in zip(found, moved, strict=True):
+                for text, values in zip(self.concepts.texts, zip(*rows, strict=True), strict=True):
+                    pairs = zip(self.classnames, values, strict=True)
+                    one[text] = {name: value for name, value in pairs if abs(value) > NOTHING}
+        return found, {}
+
+    def seen(self, features: ImageFeatures) -> list[dict[str, Seen]]:
+        """Of each image by concept whether it shows it, as far as that can be told; see `xcoop.explain.exact`."""
+        texts = self.concepts.texts if self.concepts else ()
+        scores = self.concept_scores(features).double().cpu().numpy()  # (B, J)
+        probabilities = self.seeing.probabilities(scores) if self.seeing else np.full(scores.shape, np.nan)
+        found = self.held.deviations(features) if isinstance(self.held, ExactConcepts) else None
+        deviations = np.full(scores.shape, np.nan) if found is None else found.cpu().numpy()
+        rows = [
+            {text: in_words(*pair) for text, *pair in zip(texts, *each, strict=True)}
+            for each in zip(probabilities.tolist(), deviations.tolist(), strict=True)
+        ]
+        return [{text: one for text, one in row.items() if one is not None} for row in rows]
+
+    def learn_to_see(self, images: Sequence[ImageLike], labels: NDArray[np.float64]) -> None:
+        """Calibrates what is seen on images whose concepts are known.
+
+        Args:
+            images: N of them, which the run may have been trained on; never those that are to be judged.
+            labels: of the J concepts, (N, J): 1 shown, 0 not, NaN unknown.
+        """
+        scores = self.concept_scores(self.features(images))
+        self.seeing = Seeing.fit(scores.double().cpu().numpy(), labels)
 
     def class_maps(self, images: Tensor, label: int, method: str) -> Tensor:
         """Maps (B, gh, gw) of the logit that the model uses for a class, of preprocessed images."""
@@ -278,41 +348,32 @@ class TrainedModel:
         """The learned prompts as sums of concepts; None with fewer than two concepts."""
         if self.concepts is None or len(self.concepts.texts) < 2:
             return None
-        return decompose(self.learned_vectors(), self.concepts.vectors)
+        return decompose(self.class_vectors(), self.concepts.vectors)
 
     @cached_property
     def held(self) -> HeldConcepts | None:
-        """The concepts in the clinical sentences of a method that holds them, else in its decomposed prompts."""
+        """The concepts whose sums logits are, or else a method's clinical sentences; else its decomposed prompts."""
+        if self.model.sums_concepts and self.bank and self.concepts:
+            return ExactConcepts(self.model, self.concepts.texts, self.bank)
         if self.model.holds_concepts and self.bank and self.concepts:
             return SentenceConcepts(self.model, self.bank, self.concepts)
         return PartConcepts(self.model, self.class_vectors(), self.decomposition) if self.decomposition else None
 
     @torch.no_grad()
-    def learned_vectors(self) -> Tensor:
-        """The learned prompts alone, without the clinical sentences that XCoOp adds to them: (C, D), unit."""
-        soft_features: Any = getattr(self.model, "soft_features", self.model.text_features)
-        return _mean_of_prompts(soft_features())
-
-    @torch.no_grad()
     def class_vectors(self) -> Tensor:
         """What images are compared with, one unit vector a class: (C, D); before an image shifts them, if it does."""
-        return _mean_of_prompts(self.model.text_features())
+        return self.model.class_features()
 
     @contextmanager
-    def at_start(self) -> Iterator[None]:
-        """While it is open, the model is as it was before training."""
+    def at_start(self, names: Collection[str] | None = None) -> Iterator[None]:
+        """While it is open, the model is as it was before training; or only what is called so in a checkpoint."""
         learned = self.model.trained_state()
-        self.model.load_trained_state(self.start)
+        changed = self.start if names is None else {name: self.start[name] for name in names}
+        self.model.load_trained_state({**learned, **changed})
         try:
             yield
         finally:
             self.model.load_trained_state(learned)
-
-
-def _mean_of_prompts(text: Tensor) -> Tensor:
-    """(C, D) or (K, C, D) to (C, D), unit."""
-    text = unit(text)
-    return unit(text.mean(0)) if text.dim() == 3 else text
 
 
 def _values(maps: Tensor) -> HeatMap:

@@ -5,6 +5,7 @@ Symbols: B images, S their side, C classes, J concepts, gh x gw patches.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -19,7 +20,7 @@ from xcoop.evaluation.metrics import log_odds
 from xcoop.evaluation.statistics import image_intervals, mean_of_known
 from xcoop.explain.concepts import HeldConcepts, margin
 from xcoop.explain.ground_truth import Mask, Truth, fit_mask
-from xcoop.explain.html import Control, Trust
+from xcoop.explain.html import AT_START, KNOWLEDGE, LEARNED, SURE, UNRELATED, Control, Trust
 from xcoop.explain.maps import Methods, class_target, explain_maps
 from xcoop.explain.measures import CHUNK, Floats, control_maps, curves, localise, randomised, rank_correlation
 from xcoop.methods.model import PromptModel
@@ -28,11 +29,13 @@ if TYPE_CHECKING:
     from xcoop.explain.trained import TrainedModel
 
 OWN = ""  # among the values of a row, those of what is asked; the others are its controls
+RANDOM = "random choice"  # any of a class's concepts
 STEPS = 8  # of the deletion and insertion curves
 TOP = 3  # concepts that are taken away, or kept
 FEWEST = 5  # positives, and negatives, below which an AUC says nothing
 FEWEST_PAIRS = 3  # of a rank correlation
-KINDS = {"none": "no concepts", "shuffled": "another class's concepts", "random": "unrelated phrases"}
+BINS = 10  # of a calibration error
+KINDS = {"none": "no concepts", "shuffled": "another class's concepts", "random": UNRELATED}
 Better = Literal["higher", "lower"]
 Found = tuple[float, float, float]
 """A value and the ends of its 95 % interval; NaN where not known."""
@@ -140,7 +143,7 @@ def _perturbation(run: TrainedModel, sample: Sample, labels: Tensor, maps: Tenso
 
         def of_label(which: Tensor, label: int) -> Tensor:
             def score(batch: Tensor) -> Tensor:
-                return margin(run.logits(run.features(batch)), label)
+                return margin(run.logits(run.encoded(batch)), label)
 
             given = curves(score, sample.images[which], maps[which], baseline, steps, chunk)
             return torch.stack([given.deletion_auc(), given.insertion_auc()], dim=1).cpu()
@@ -227,22 +230,26 @@ def concept_rows(run: TrainedModel, sample: Sample, labels: Tensor) -> list[Trus
     if run.concepts is None:
         return []
     features = run.features(sample.images)
-    rows = _need(run.held, sample, labels, features) if run.held else []
+    rows = _need(run, run.held, sample, labels, features) if run.held else []
     rows += _knowledge(run, sample, features)
     if sample.truth is not None:
         rows += _aucs(sample, sample.truth, run.concepts.texts, run.concept_scores(features).cpu())
+        rows += _seeing(run, sample, sample.truth, features)
         rows += _ranks(run, sample, sample.truth)
     return rows
 
 
-def _need(held: HeldConcepts, sample: Sample, labels: Tensor, features: ImageFeatures) -> list[Trust]:
-    """How far logit and margin of the predicted class move with the concepts that speak most for it."""
-    change, values = held.contributions(features), {}
-    for kind, added in ((OWN, change), ("unrelated phrases", held.contributions(features, control=0))):
-        moved = added[torch.arange(len(labels)), labels].abs()  # (B, J)
+def _need(
+    run: TrainedModel, held: HeldConcepts, sample: Sample, labels: Tensor, features: ImageFeatures
+) -> list[Trust]:
+    """How far logit and margin of the predicted class move with the concepts that add most to it."""
+    change = held.contributions(features)  # (B, C, J)
+    with run.at_start(run.model.prompt_names()):  # phrases that are not trained stand beside sentences that are not
+        controls = held.controls(features)
+    values, own_change = {}, change[torch.arange(len(labels)), labels].abs()  # (B, J)
+    for kind, added in ((OWN, change), *controls.items()):
+        moved = added[torch.arange(len(labels)), labels].abs()
         values[kind] = moved.topk(min(TOP, moved.shape[1]), dim=1).values.mean(1).double().cpu().numpy()
-    note = f"Mean change of the predicted class's logit without each of the {TOP} concepts that move it most."
-    rows = [row("Effect of the top concepts", "higher", "logit", values, sample.patients, note)]
     rng = np.random.default_rng(0)
     top, drawn = [], []
     for image, label in enumerate(labels.tolist()):
@@ -250,9 +257,13 @@ def _need(held: HeldConcepts, sample: Sample, labels: Tensor, features: ImageFea
         count = max(0, min(TOP, len(own) - 1))
         top.append(frozenset(sorted(own, key=lambda j: -float(change[image, label, j]))[:count]))
         drawn.append(frozenset(rng.permutation(own)[:count].tolist()))
+    some = [own_change[image, sorted(few)].double().mean().item() for image, few in enumerate(drawn)]
+    values[RANDOM] = np.array(some)  # NaN of none
+    note = f"Mean change of the predicted class's logit without each of the {TOP} concepts that move it most."
+    rows = [row("Effect of the top concepts", "higher", "logit", values, sample.patients, note)]
     found = {kind: held.effects(features, labels.tolist(), some)
-             for kind, some in ((OWN, top), ("random choice", drawn))}  # fmt: skip
-    note = f"Of the {TOP} concepts that speak most for the predicted class; the control takes any of its concepts. "
+             for kind, some in ((OWN, top), (RANDOM, drawn))}  # fmt: skip
+    note = f"Of the {TOP} concepts that add most to the predicted class; the control takes any of its concepts. "
     said: tuple[tuple[str, Better, str], ...] = (
         ("comprehensiveness", "higher", "How far its margin falls without them."),
         ("sufficiency", "lower", "How far its margin falls if the class keeps them alone."),
@@ -266,21 +277,77 @@ def _need(held: HeldConcepts, sample: Sample, labels: Tensor, features: ImageFea
 
 
 def _knowledge(run: TrainedModel, sample: Sample, features: ImageFeatures) -> list[Trust]:
-    """Macro-AUC of the run as it is, and with other knowledge in its clinical sentences."""
+    """Macro-AUC and balanced accuracy: what prompts learned, and what their sentences know before they learn.
+
+    Two questions, each of like beside like: trained prompts beside the same ones put back to their start; and the
+    sentences as they are written beside other sentences as they are written.
+    """
     if run.bank is None or not run.model.holds_concepts or set(sample.labels) != set(run.classnames):
         return []
+    learned = run.model.prompt_names()
+    with run.at_start(learned):
+        written = {OWN: run.logits(features)}
+        for kind, name in KINDS.items():
+            other = run.model.with_bank(bank_or_control(run.bank, kind, run.results["seed"]))
+            written[name] = other.logits(features).detach()
+    questions = {KNOWLEDGE: (written, "Sentences as they are written, beside others so; all else as learned.")}
+    if learned:
+        trained = {OWN: run.logits(features), AT_START: written[OWN]}
+        questions = {LEARNED: (trained, "For the control, prompts alone are as before training."), **questions}
     truth = np.array([run.classnames.index(name) for name in sample.labels])
-    logits = {OWN: run.logits(features)}
-    for kind, name in KINDS.items():
-        other = bank_or_control(run.bank, kind, run.results["seed"])
-        logits[name] = run.model.with_bank(other).logits(features).detach()
-    found: dict[str, Found] = {}
-    for name, given in logits.items():
-        probabilities = given.double().softmax(1).cpu().numpy()
-        interval = image_intervals(truth, probabilities, list(sample.patients), metrics=("macro_auc",))["macro_auc"]
-        found[name] = interval or (np.nan, np.nan, np.nan)  # None where a draw may lack a class
-    note = "Macro-AUC of the trained model on these images; for the controls, its clinical sentences are exchanged."
-    return [entry("Knowledge intervention", "higher", "", found, len(truth), note)]
+    metrics = {"macro_auc": "macro-AUC", "balanced_accuracy": "balanced accuracy"}
+    rows = []
+    for title, (logits, note) in questions.items():
+        found: dict[str, dict[str, Found]] = {metric: {} for metric in metrics}
+        for kind, given in logits.items():
+            probabilities = given.double().softmax(1).cpu().numpy()
+            intervals = image_intervals(truth, probabilities, list(sample.patients), metrics=tuple(metrics))
+            for metric in metrics:  # None where a draw may lack a class
+                found[metric][kind] = intervals[metric] or (np.nan, np.nan, np.nan)
+        for metric, suffix in (("macro_auc", ""), ("balanced_accuracy", ", accuracy")):
+            rows.append(entry(title + suffix, "higher", metrics[metric], found[metric], len(truth), note))
+    return rows
+
+
+def _seeing(run: TrainedModel, sample: Sample, truth: Truth, features: ImageFeatures) -> list[Trust]:
+    """Whether the probabilities of concepts are right, where labelled training images gave them."""
+    if run.seeing is None or run.concepts is None:
+        return []
+    given = run.seeing.probabilities(run.concept_scores(features).double().cpu().numpy())  # (B, J)
+    labels = truth.table(sample.paths, run.concepts.texts)
+    known = ~np.isnan(given) & ~np.isnan(labels)
+    if not known.any():
+        return []
+    counts = np.where(known.any(1), known.sum(1), np.nan)
+    brier = {
+        name: np.where(known, (chance - labels) ** 2, 0).sum(1) / counts
+        for name, chance in ((OWN, given), ("share in the training images", run.seeing.shares))
+    }
+    note = f"Mean squared error of the probabilities of {int(known.any(0).sum())} concepts."
+    rows = [row("Concepts seen, Brier score", "lower", "", brier, sample.patients, note)]
+    sure = known & ((given >= SURE) | (given <= 1 - SURE))
+    right = float(((given > 0.5) == labels)[sure].mean()) if sure.any() else math.nan
+    error = calibration_error(given[known], labels[known])
+    note = (
+        f"Expected calibration error in {BINS} bins. Of all concepts and images {sure.sum() / known.sum():.0%} are "
+        f"seen or not seen, {right:.0%} of these rightly; the rest are undecided."
+    )
+    found: dict[str, Found] = {OWN: (error, np.nan, np.nan)}
+    return [*rows, entry("Concepts seen, calibration error", "lower", "", found, len(sample.paths), note)]
+
+
+def calibration_error(probabilities: Floats, labels: Floats) -> float:
+    """The mean distance of probabilities from shares in `BINS` equal bins, weighted by their content; in [0, 1].
+
+    Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
+
+    Args:
+        probabilities: (N,), in [0, 1].
+        labels: (N,), 0 or 1.
+    """
+    bins = np.minimum((probabilities * BINS).astype(int), BINS - 1)
+    gaps = np.bincount(bins, weights=probabilities - labels, minlength=BINS)
+    return float(np.abs(gaps).sum() / len(probabilities))
 
 
 def _aucs(sample: Sample, truth: Truth, texts: Sequence[str], scores: Tensor) -> list[Trust]:
@@ -319,10 +386,10 @@ def _ranks(run: TrainedModel, sample: Sample, truth: Truth) -> list[Trust]:
             odds[j, c] = log_odds(*counts)[0]
     places = [run.concepts.texts.index(text) for text in texts]
     compared = run.model.class_vector
-    vectors = {OWN: run.learned_vectors()}
+    vectors = {OWN: run.class_vectors()}
     if compared.learned:
         with run.at_start():
-            vectors["before training"] = run.learned_vectors()
+            vectors["before training"] = run.class_vectors()
     means: dict[str, Found] = {}
     for kind, given in vectors.items():
         near = given @ run.concepts.vectors[places].T  # (C, J)

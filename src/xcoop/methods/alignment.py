@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from xcoop.backbones import ImageFeatures
+
 POOLINGS = ("mean", "topk", "softmax")
 
 
@@ -64,6 +66,25 @@ def local_similarity(patches: Tensor, text: Tensor, pool: str = "mean", sharpnes
     if pool == "softmax":
         return (similarity * (sharpness * similarity).softmax(1)).sum(1)
     raise ValueError(f"unknown pooling {pool!r}; known: {', '.join(POOLINGS)}")
+
+
+def prompt_similarities(features: ImageFeatures, text: Tensor, local_weight: float, pool: str = "softmax") -> Tensor:
+    """Each image beside each prompt: their cosine, plus the weighted one with its patches, pooled for each prompt.
+
+    Args:
+        features: of B images; their patches are needed if they count.
+        text: prompt features, (K, C, D).
+        local_weight: of the pooled local cosine, beside 1 for the global one; 0 leaves it out.
+        pool: see `local_similarity`.
+
+    Returns:
+        (B, K, C).
+    """
+    flat = text.flatten(0, 1)[None]  # (1, K C, D): as if each prompt were a class
+    similarity = global_similarity(features.pooled, flat)
+    if local_weight:
+        similarity = similarity + local_weight * local_similarity(features.patches, flat, pool)
+    return similarity.unflatten(1, text.shape[:2])
 
 
 def weighted_concept_similarity(image: Tensor, concepts: Sequence[Tensor], sharpness: float = 10.0) -> Tensor:

@@ -58,6 +58,59 @@ class ClassVector(NamedTuple):
 Compared = ClassVector  # its name in version 0.1
 
 
+class Told(NamedTuple):
+    """What one term of a logit tells: a prompt, or a concept with its weight.
+
+    Attributes:
+        label: of the class to whose logit it adds.
+        concept: in the bank's words; "" if it tells no more than the name of its class.
+    """
+
+    label: int
+    concept: str
+
+
+class PromptSum(NamedTuple):
+    """Logits of B images as exact sums over M terms, prompts or concepts.
+
+        l_bc = sum over the terms m of class c of parts_bm + offsets_c
+
+    Attributes:
+        parts: what each term contributes to the logit of its class, (B, M).
+        offsets: what does not depend on the image, (C,).
+    """
+
+    parts: Tensor
+    offsets: Tensor
+
+
+class LearnedSentence(NamedTuple):
+    """A prompt that is a sentence with learned words.
+
+    Attributes:
+        text: the sentence as it is written.
+        embeddings: of its n tokens between start and end, (n, W).
+        changes: what was learned of each, (n, W).
+    """
+
+    text: str
+    embeddings: Tensor
+    changes: Tensor
+
+
+class Usual(NamedTuple):
+    """What the terms contribute in training images, every class counting alike.
+
+    Attributes:
+        mean: (M,).
+        deviation: how far a contribution goes with one standard deviation of what images show of the concept, (M,);
+            below 0 where it falls the more they show.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+
 class PromptModel(nn.Module):
     """Base of the methods. One states `text_features`, and overrides what differs from plain CLIP.
 
@@ -70,6 +123,7 @@ class PromptModel(nn.Module):
     image_tower_frozen: bool = True  # then image features can be computed once
     mixes_batches: bool = False  # whether an image's logits depend on the others of its batch
     holds_concepts: bool = False  # whether the logits depend on clinical sentences; see `with_bank`
+    sums_concepts: bool = False  # whether each logit is an exact sum over concepts; see `prompt_sum`
     reported: tuple[str, ...] = ("acc",)  # entries of `losses` that are shown, and are not part of the sum
     fitted: tuple[str, ...] = ()  # names of tensors that `prepare` or `conclude` set
     per_image: tuple[str, ...] = ()  # those of them with one row a training image, which is none before `prepare`
@@ -86,6 +140,11 @@ class PromptModel(nn.Module):
         """The features of the prompts, not normalised: (C, D), or (K, C, D). A method must say which."""
         raise NotImplementedError(f"{type(self).__name__} has to say by text_features() what images are compared with")
 
+    def class_features(self) -> Tensor:
+        """One unit vector a class, the mean direction of its prompts: (C, D)."""
+        text = unit(self.text_features())
+        return unit(text.mean(0)) if text.dim() == 3 else text
+
     def logits(self, features: ImageFeatures) -> Tensor:
         """Of the images, (B, C)."""
         return self.compare(features, self.text_features())
@@ -97,6 +156,14 @@ class PromptModel(nn.Module):
         would have made of the class features.
         """
         return self.scale * unit(self.compared(features)) @ unit(text).T
+
+    def fixed_logits(self) -> Callable[[ImageFeatures], Tensor]:
+        """`logits` of the model as it is now, for many images: prompts are encoded once, if that is all they need."""
+        if type(self).logits is not PromptModel.logits:  # these may depend on the image
+            return self.logits
+        with torch.no_grad():
+            text = self.text_features()
+        return lambda features: self.compare(features, text)
 
     def losses(self, features: ImageFeatures, labels: Tensor) -> dict[str, Tensor]:
         """The weighted parts of the loss by name; their sum is minimised. What `reported` names is only shown.
@@ -157,8 +224,13 @@ class PromptModel(nn.Module):
             validation: None if there is no such split. The test split is never seen here.
         """
 
-    def conclude(self, validation: LabelledFeatures | None) -> None:
-        """Sets what remains to be set after the last epoch; called if there are `fitted` tensors, and epochs."""
+    def conclude(self, training: LabelledFeatures, validation: LabelledFeatures | None) -> None:
+        """Sets what remains to be set after the last epoch; called if there are `fitted` tensors, and epochs.
+
+        Args:
+            training: as `prepare` gets them, seen by the model as it is now.
+            validation: the same of the validation images.
+        """
 
     # The towers.
 
@@ -196,6 +268,36 @@ class PromptModel(nn.Module):
     def temperature(self, features: ImageFeatures) -> Tensor:
         """What multiplies the cosine of an image with a class in the logit: a scalar, or (B, C)."""
         return self.scale
+
+    @property
+    def told(self) -> list[Told]:
+        """What each of the M terms tells whose sums the logits are (`prompt_sum`); [] if they are no such sums."""
+        return []
+
+    def prompt_sum(self, features: ImageFeatures) -> PromptSum:
+        """The logits as sums over the terms in `told`; a model that `sums_concepts` states both.
+
+        Raises:
+            ValueError: they are no such sums.
+        """
+        raise ValueError(f"the logits of {type(self).__name__} are no sums over concepts")
+
+    @property
+    def usual(self) -> Usual | None:
+        """What the terms in `told` contribute in the training images; None if that is not known."""
+        return None
+
+    def learned_sentences(self) -> list[LearnedSentence]:
+        """The prompts in `told`, if they are sentences whose words are learned; [] if they are not."""
+        return []
+
+    def encode_changes(self, changes: Tensor) -> Tensor:
+        """Features of `learned_sentences`, had this been learned of all their tokens in order, (N, W): (M, D).
+
+        Raises:
+            ValueError: there are none.
+        """
+        raise ValueError(f"{type(self).__name__} learns no words of sentences")
 
     @property
     def image_backbone(self) -> Backbone:
@@ -236,6 +338,13 @@ class PromptModel(nn.Module):
     def state_tensors(self) -> dict[str, Tensor]:
         """What a checkpoint holds, by name: trained parameters, fitted tensors, and the buffers in `kept`."""
         return {**self.trained_parameters(), **{name: getattr(self, name) for name in (*self.fitted, *self.kept)}}
+
+    def prompt_names(self) -> list[str]:
+        """What is trained in the group of the prompts, by its names in a checkpoint."""
+        prompts = {
+            id(p) for group in self.parameter_groups(1.0) if group.get("name") == "prompts" for p in group["params"]
+        }
+        return [name for name, parameter in self.state_tensors().items() if id(parameter) in prompts]
 
     def count_trained(self) -> int:
         """How many numbers are trained or fitted; training images and labels that are only stored do not count."""
@@ -288,6 +397,19 @@ def classification(logits: Tensor, labels: Tensor) -> dict[str, Tensor]:
 def accuracy(logits: Tensor, labels: Tensor) -> Tensor:
     """Percentage of rows whose largest logit is the label's, a scalar in [0, 100]."""
     return 100.0 * (logits.detach().argmax(1) == labels).float().mean()
+
+
+def usual_values(values: Tensor, labels: Tensor) -> Usual:
+    """Mean and standard deviation over images, every class that has any counting alike.
+
+    Args:
+        values: of N images, (N, M).
+        labels: (N,).
+    """
+    weights = 1 / labels.bincount()[labels].to(values)
+    weights = (weights / weights.sum())[:, None]  # (N, 1)
+    mean = (weights * values).sum(0)
+    return Usual(mean, (weights * (values - mean).square()).sum(0).sqrt())
 
 
 def validation_scores(logits: Tensor, labels: Tensor) -> Tensor:

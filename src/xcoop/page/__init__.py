@@ -41,7 +41,7 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters |= {"number": number, "percent": percent, "interval": interval}
+    made.filters |= {"number": number, "signed": signed, "percent": percent, "interval": interval}
     made.globals["DRAWN"] = DRAWN
     return made
 
@@ -61,6 +61,11 @@ def number(value: float | None, digits: int = 3) -> str:
     if value == int(value) and abs(value) < 1e6:
         return str(int(value)).replace("-", "\N{MINUS SIGN}")
     return f"{value:.{digits}g}".replace("-", "\N{MINUS SIGN}")
+
+
+def signed(value: float) -> str:
+    """A number with its sign and two decimals, so that those of a sum stand in line."""
+    return f"{value:+.2f}".replace("-", "\N{MINUS SIGN}")
 
 
 def percent(share: float | None) -> str:

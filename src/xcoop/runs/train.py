@@ -82,7 +82,7 @@ def run(args: argparse.Namespace, words: Sequence[str], cfg: CfgNode | None = No
         _check_weights(args)
         evaluated_from = args.model_dir or (UNTRAINED if trains(cfg.TRAINER.NAME) else None)
         if args.model_dir:
-            cfg = _with_classes_of_run(cfg, Path(args.model_dir))
+            cfg = _as_trained(cfg, Path(args.model_dir))
     origin = Origin(
         cfg=Path(args.config_file).stem or None,
         command=shlex.join(["train.py", *words]),
@@ -136,20 +136,28 @@ def merged(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
-def _with_classes_of_run(cfg: CfgNode, trained: Path) -> CfgNode:
-    """The config of an evaluation, with the classes of the run where the dataset has the same ones spelled otherwise.
+def _as_trained(cfg: CfgNode, trained: Path) -> CfgNode:
+    """The config of an evaluation on the classes of the run: spelled and ordered as there, and with its concept bank.
 
-    "Otherwise" is another order, too: what was learned for the first class belongs to the first class.
+    What was learned for the first class belongs to the first class, and what was learned of a sentence to its words,
+    whatever the bank of another dataset says. A stated DATASET.CONCEPT_BANK stays.
     """
+    from dassl.data.datasets import DATASET_REGISTRY
+
     from xcoop.data.dataset import class_names, same_classes
     from xcoop.results.record import read_run
 
-    own, of_run = class_names(cfg), (read_run(trained) or {}).get("classnames", ())
-    if not own or list(own) == list(of_run) or not same_classes(own, of_run):
+    own, record = class_names(cfg), read_run(trained) or {}
+    of_run = record.get("classnames", ())
+    if not own or not same_classes(own, of_run):
         return cfg
     cfg = cfg.clone()
     cfg.defrost()
-    cfg.DATASET.CLASSES = list(of_run)
+    if list(own) != list(of_run):
+        cfg.DATASET.CLASSES = list(of_run)
+    own_bank = getattr(DATASET_REGISTRY.get(cfg.DATASET.NAME), "concept_bank", "")
+    if record.get("bank") and not cfg.DATASET.CONCEPT_BANK and record["concept_bank"] != own_bank:
+        cfg.DATASET.CONCEPT_BANK = record["concept_bank"]
     cfg.freeze()
     return cfg
 

@@ -300,14 +300,7 @@ class PromptTrainer(TrainerX):
         """Fits before the epochs, unless a checkpoint holds the result; without epochs, that is the whole training."""
         if not self.model.fitted or self._to_resume(self.cfg.RESUME or self.cfg.OUTPUT_DIR):
             return
-        images = build_data_loader(  # each training image once, preprocessed as the test images are
-            self._given,
-            data_source=self.dm.dataset.train_x,
-            batch_size=self.cfg.DATALOADER.TEST.BATCH_SIZE,
-            tfm=self.test_loader.dataset.transform,
-            is_train=False,
-        )
-        self.model.prepare(self._labelled(images), self._validation())
+        self.model.prepare(self._training(), self._validation())
         shapes = ", ".join(f"{name} {tuple(getattr(self.model, name).shape)}" for name in self.model.fitted)
         logger.info("fitted to %d training images: %s", len(self.dm.dataset.train_x), shapes)
         if not self.max_epoch:
@@ -319,9 +312,20 @@ class PromptTrainer(TrainerX):
             name = checkpoints.BEST if deploys_best(self.cfg) else checkpoints.epoch_name(self.max_epoch)
             path = Path(self.output_dir, "prompt_learner", name)
             content = self._load(path)
-            self.model.conclude(self._validation())
+            self.model.conclude(self._training(), self._validation())
             checkpoints.write_checkpoint(path, content | {"state_dict": self.model.trained_state()})
         super().after_train()
+
+    def _training(self) -> LabelledFeatures:
+        """Each training image once, preprocessed as the test images are."""
+        images = build_data_loader(
+            self._given,
+            data_source=self.dm.dataset.train_x,
+            batch_size=self.cfg.DATALOADER.TEST.BATCH_SIZE,
+            tfm=self.test_loader.dataset.transform,
+            is_train=False,
+        )
+        return self._labelled(images)
 
     def _validation(self) -> LabelledFeatures | None:
         return None if self.val_loader is None else self._labelled(self.val_loader)
