@@ -54,7 +54,7 @@ def test_plug_ins_find_a_module_by_its_old_name(old: str) -> None:
 
 def test_an_old_module_takes_no_functions_place() -> None:
     """Python makes an imported module an attribute of its package, and the module of that name may have a function."""
-    with pytest.warns(DeprecationWarning, match="is xcoop.explain.maps now"):
+    with pytest.warns(DeprecationWarning, match="is xcoop.explain.tower now"):
         old = importlib.import_module("xcoop.explain.visual.trace")
     assert old.trace is not old
     assert old.trace.__name__ == "trace"

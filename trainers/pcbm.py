@@ -25,6 +25,7 @@ Symbols: B and N images, C classes, J concepts, D joint width.
 from __future__ import annotations
 
 import logging
+from abc import ABC, abstractmethod
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -87,7 +88,7 @@ def bank_concepts(bank: ConceptBank) -> BankConcepts:
     return BankConcepts(texts, torch.tensor([[text in own for text in texts] for own in lists]))
 
 
-class ConceptBottleneck(PromptModel):
+class ConceptBottleneck(PromptModel, ABC):
     """Logits that are sums over concepts; a subclass says with which `concept_weights` and `offset`.
 
     Args:
@@ -122,9 +123,9 @@ class ConceptBottleneck(PromptModel):
         self.typical.copy_(found.mean)
         self.deviation.copy_(found.deviation)
 
+    @abstractmethod
     def concept_weights(self) -> Tensor:
         """How much each concept counts for each class, (C, J)."""
-        raise NotImplementedError(f"{type(self).__name__} has to say by concept_weights() how much concepts count")
 
     def offset(self) -> Tensor:
         """What a class has before any concept is looked at, (C,)."""

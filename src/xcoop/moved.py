@@ -63,12 +63,13 @@ _NOW = {  # today's name: the old ones, which go with version 0.2; all of them b
     "explain.ground_truth": "explain.masks explain.truth",
     "explain.html": "explain.page explain.schema",
     "explain.maps": (
-        "explain.attention explain.map_methods explain.target explain.visual explain.visual.finer "
+        "explain.map_methods explain.target explain.visual explain.visual.finer "
         "explain.visual.gradcam explain.visual.gradeclip explain.visual.legrad explain.visual.maskclip "
         "explain.visual.occlusion explain.visual.registry explain.visual.relevancy explain.visual.rise "
-        "explain.visual.rollout explain.visual.similarity explain.visual.trace"
+        "explain.visual.rollout explain.visual.similarity"
     ),
     "explain.measures": "explain.controls explain.faithfulness explain.localisation",
+    "explain.tower": "explain.attention explain.visual.trace",
     "explain.trained": "explain.explanation explain.loading",
     "explain.trust": "explain.textual.plausibility explain.trust_concepts explain.trust_rows explain.trust_table",
     "methods.alignment": "alignment",

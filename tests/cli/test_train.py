@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers_banks import toy_bank
 from PIL import Image
 
 from xcoop import load_run
@@ -393,14 +394,9 @@ def test_an_evaluation_has_the_classes_in_the_order_of_the_run(
 
 def test_an_evaluation_has_the_concept_bank_of_the_run(words: list[str], tmp_path: Path) -> None:
     """What was learned of a sentence belongs to it, not to what the bank of the other dataset says."""
-    bank = tmp_path / "mine.yaml"
-    bank.write_text(
-        "name: mine\nversion: '1'\ndataset: X\nreviewed_by: []\ntemplate: 'a photo of a {class}, {concepts}.'\n"
-        "sources: {me: Mine.}\nclasses:\n  normal:\n    - {concept: clear lungs, source: me}\n"
-        "  pneumonia:\n    - {concept: opacity, source: me}\n"
-    )
+    bank = toy_bank(tmp_path, {"normal": ["clear lungs"], "pneumonia": ["opacity"]})
     xcoop = [*words, "--trainer", "XCoOp"]
-    assert main([*xcoop, "DATASET.CONCEPT_BANK", str(bank), "--output-dir", str(tmp_path / "run")]) == 0
+    assert main([*xcoop, "DATASET.CONCEPT_BANK", str(bank.path), "--output-dir", str(tmp_path / "run")]) == 0
     assert (
         main([*xcoop, "--eval-only", "--model-dir", str(tmp_path / "run"), "--output-dir", str(tmp_path / "out")]) == 0
     )
@@ -408,7 +404,7 @@ def test_an_evaluation_has_the_concept_bank_of_the_run(words: list[str], tmp_pat
     assert trained is not None
     assert found is not None
     assert found["bank"] == trained["bank"]
-    assert found["bank"]["name"] == "mine"
+    assert found["bank"]["name"] == "toy"
     assert found["predictions_sha256"] == trained["predictions_sha256"]
 
 

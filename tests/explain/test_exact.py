@@ -8,27 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers_banks import toy_bank
 from helpers_clip import tiny_backbone
 from torch import Tensor
 
 from xcoop.backbones import ImageFeatures
-from xcoop.concepts import ConceptBank, load_bank
+from xcoop.concepts import ConceptBank
 from xcoop.explain.concepts import margin
 from xcoop.explain.exact import NOT_SEEN, SEEN, UNDECIDED, Decision, ExactConcepts, Seeing, Seen, in_words
 from xcoop.explain.trust import calibration_error
 from xcoop.methods.model import PromptModel, PromptSum, Told, Usual, usual_values
 
-BANK = """
-name: toy
-version: "1"
-dataset: Toy
-template: "a photo of a {class}, {concepts}."
-reviewed_by: []
-sources: {here: "this test"}
-classes:
-  nevus: [{concept: dots, source: here}, {concept: streaks, source: here}]
-  melanoma: [{concept: veil, source: here}, {concept: streaks, source: here}]
-"""
+CLASSES = {"nevus": ("dots", "streaks"), "melanoma": ("veil", "streaks")}
 TEXTS = ("dots", "streaks", "veil")
 
 
@@ -57,8 +48,7 @@ class Written(PromptModel):
 
 @pytest.fixture
 def bank(tmp_path: Path) -> ConceptBank:
-    (tmp_path / "toy.yaml").write_text(BANK)
-    return load_bank(tmp_path / "toy.yaml").for_classes(["nevus", "melanoma"])
+    return toy_bank(tmp_path, CLASSES)
 
 
 FEATURES = ImageFeatures(torch.tensor([[1.0, 2.0, 0.5, -2.0, 3.0], [0.0, 1.0, 1.5, 4.0, 0.0]]), torch.zeros(2, 0, 5))

@@ -23,8 +23,8 @@ from xcoop.explain.maps import (
     explainers,
     methods,
     random_masks,
-    trace,
 )
+from xcoop.explain.tower import trace
 from xcoop.methods.alignment import unit
 from xcoop.phantom.corpus import UNIFORM, draw_corpus
 from xcoop.phantom.model import normalise

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers_banks import toy_bank
 from helpers_clip import tiny_backbone
-from test_exact import BANK
 from torch.nn.functional import normalize
 
-from xcoop.concepts import load_bank
 from xcoop.explain.moved import change_sentences, sentence_changes, split_words
 from xcoop.methods.model import PromptModel
 from xcoop.trainers.xcoop import DEFAULTS, SentenceModel
@@ -19,8 +18,7 @@ from xcoop.trainers.xcoop import DEFAULTS, SentenceModel
 
 @pytest.fixture
 def model(tmp_path: Path) -> SentenceModel:
-    (tmp_path / "toy.yaml").write_text(BANK)
-    bank = load_bank(tmp_path / "toy.yaml").for_classes(["nevus", "melanoma"])
+    bank = toy_bank(tmp_path, {"nevus": ("dots", "streaks"), "melanoma": ("veil", "streaks")})
     return SentenceModel(tiny_backbone(), ["nevus", "melanoma"], bank, DEFAULTS.clone())
 
 

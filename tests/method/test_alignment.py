@@ -84,15 +84,3 @@ def test_token_contrast_by_hand():
     context = torch.stack([X, Y])[None, :, None]  # each class's one token is its own concept token
     loss = alignment.token_contrast(context, [X[None], Y[None]], temperature=0.5)
     assert loss.item() == pytest.approx(math.log(1 + math.exp(-2)), abs=1e-6)
-
-
-def test_concepts_weighted_by_the_image_by_hand():
-    image = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
-    first = torch.tensor([[1.0, 0.0], [0.6, 0.8]])
-    second = torch.tensor([[0.0, -3.0]])
-    got = alignment.weighted_concept_similarity(image, [first, second], sharpness=math.log(3) / 0.4)
-    # Image 1 fits the first class's concepts by 1 and 0.6: weights 3 to 1. Image 2 by 0 and 0.8: weights 1 to 9.
-    want = torch.tensor([[(3 * 1 + 0.6) / 4, 0.0], [9 * 0.8 / 10, -1.0]])
-    torch.testing.assert_close(got, want)
-    plain = alignment.weighted_concept_similarity(image, [first, second], sharpness=0.0)
-    torch.testing.assert_close(plain, torch.tensor([[0.8, 0.0], [0.4, -1.0]]))

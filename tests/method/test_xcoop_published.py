@@ -6,38 +6,27 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers_banks import toy_bank
 from helpers_clip import tiny_backbone
 from yacs.config import CfgNode
 
 from xcoop.backbones import ImageFeatures
-from xcoop.concepts import load_bank
 from xcoop.methods.prompts import context_from_words
 from xcoop.trainers.coop import DEFAULTS as COOP
 from xcoop.trainers.coop import CoOpModel
 from xcoop.trainers.xcoop_published import DEFAULTS, PublishedModel, starting_context
 
-BANK = """
-name: toy
-version: "1"
-dataset: Toy
-template: "a photo of a {class}, {concepts}."
-reviewed_by: []
-sources: {here: "this test"}
-classes:
-  nevus: [{concept: typical network, source: here}, {concept: even streaks, source: here}]
-  melanoma:
-    - {concept: blue veil, source: here}
-    - {concept: uneven streaks, source: here}
-    - {concept: atypical network, source: here}
-"""
-NAMES = ["nevus", "melanoma"]
+CLASSES = {
+    "nevus": ("typical network", "even streaks"),
+    "melanoma": ("blue veil", "uneven streaks", "atypical network"),
+}
+NAMES = list(CLASSES)
 LABELS = torch.tensor([0, 1, 1, 0, 1, 0])
 
 
 @pytest.fixture
 def bank(tmp_path: Path):
-    (tmp_path / "toy.yaml").write_text(BANK)
-    return load_bank(tmp_path / "toy.yaml").for_classes(NAMES)
+    return toy_bank(tmp_path, CLASSES)
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,6 @@ from xcoop.utils.reading import read_json, read_yaml
 if TYPE_CHECKING:
     from xcoop.backbones import Backbone
 
-SENTENCES = ("share", "whole", "each", "both")  # which concepts the clinical sentence of a prompt holds
 KNOWLEDGE = ("bank", "shuffled", "random", "none")  # the bank itself, or one of its controls
 UNRELATED = "unrelated"  # the source of unrelated concepts
 PLAIN = "a photo of a {class}."
@@ -132,36 +131,6 @@ def shares(bank: ConceptBank, prompts: int) -> list[ConceptBank]:
         )
         for k in range(prompts)
     ]
-
-
-def single_features(backbone: Backbone, bank: ConceptBank) -> list[Tensor]:
-    """Per class a sentence for each of its concepts, (m, D), unit; without any, its plain sentence alone."""
-    counts = [max(1, len(concepts)) for concepts in bank.classes.values()]
-    dealt = torch.stack([clinical_features(backbone, share) for share in shares(bank, max(counts))])  # (max m, C, D)
-    return [dealt[:count, c] for c, count in enumerate(counts)]
-
-
-def prompt_sentences(backbone: Backbone, bank: ConceptBank, prompts: int, kind: str = "share") -> Tensor:
-    """The clinical sentences of K prompts a class, as features.
-
-    Args:
-        backbone: encodes the sentences.
-        bank: of the dataset's classes, in label order.
-        prompts: K.
-        kind: `share`: prompt k's own concepts in one sentence; `whole`: all concepts of the class in one, the same for
-            every prompt; `each`: the mean of one sentence for each concept, the same for every prompt; `both`: the mean
-            of `share` and `each`. What a long sentence hides in a text tower, short ones say.
-
-    Returns:
-        (K, C, D), unit.
-    """
-    if kind == "whole":
-        return clinical_features(backbone, bank).repeat(prompts, 1, 1)
-    own = torch.stack([clinical_features(backbone, share) for share in shares(bank, prompts)])  # (K, C, D)
-    if kind == "share":
-        return own
-    each = normalize(torch.stack([features.mean(0) for features in single_features(backbone, bank)]), dim=-1)  # (C, D)
-    return each.repeat(prompts, 1, 1) if kind == "each" else normalize(own + each, dim=-1)
 
 
 # Controls.

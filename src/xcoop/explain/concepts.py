@@ -170,15 +170,15 @@ class HeldConcepts(ABC):
         groups: dict[tuple[int, frozenset[int]], list[int]] = {}
         for i, key in enumerate(zip(labels, chosen, strict=True)):
             groups.setdefault(key, []).append(i)
+        every = {label: frozenset(self.held[label]) for label in set(labels)}
+        whole = {label: margin(self.logits(features, label, own), label) for label, own in every.items()}  # each (B,)
         for (label, some), which in groups.items():
-            every = frozenset(self.held[label])
-            if not some or some == every:
+            if not some or some == every[label]:
                 continue
             own = ImageFeatures(features.pooled[which], features.patches[which])
-            whole = margin(self.logits(own, label, every), label)
-            for name, kept in (("comprehensiveness", every - some), ("sufficiency", some)):
+            for name, kept in (("comprehensiveness", every[label] - some), ("sufficiency", some)):
                 less = margin(self.logits(own, label, kept), label)
-                found[name][which] = (whole - less).double().cpu().numpy()
+                found[name][which] = (whole[label][which] - less).double().cpu().numpy()
         return found
 
 

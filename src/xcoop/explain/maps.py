@@ -1,7 +1,7 @@
 """Heat maps: where an image tower looked for what a target scores.
 
 First what is explained (`Target`), then methods by their names (`explain_maps`), then the methods: each is a function
-of backbone, images and target to raw maps, most of them over one pass that keeps what they read (`trace`).
+of backbone, images and target to raw maps, most of them over one pass that keeps what they read (`tower.trace`).
 
 Symbols: B images, S their side, C classes, K prompts a class; gh x gw patches, T = gh * gw; h heads, L tokens, d width
 of a head, V width of the tower, D joint width. Token 0 is the class token.
@@ -9,10 +9,9 @@ of a head, V width of the tower, D joint width. Token 0 is the class token.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,11 +22,9 @@ from xcoop.backbones.openai import (
     projected,
     resnet_map,
     resnet_pooled,
-    vision_prompts,
     vit_projected,
-    vit_prompted,
-    vit_tokens,
 )
+from xcoop.explain.tower import trace, visual_of
 from xcoop.methods.alignment import unit
 from xcoop.methods.model import PromptModel
 from xcoop.utils.console import unknown
@@ -173,78 +170,7 @@ def tower_of(backbone: Backbone) -> str:
     return "vit" if getattr(backbone, "is_vit", False) else "resnet"
 
 
-# One pass that keeps what the methods read.
-
-
-class Attention(NamedTuple):
-    """What passed through one block's attention; all of it is part of the graph."""
-
-    queries: Tensor  # (B, h, L, d), scaled by nothing
-    keys: Tensor  # (B, h, L, d)
-    values: Tensor  # (B, h, L, d)
-    probs: Tensor  # (B, h, L, L), each row sums to one
-    mixed: Tensor  # probs @ values with the heads side by side, (B, L, V): the output before its projection
-
-
-@dataclass(frozen=True)
-class Trace:
-    """What a pass left.
-
-    Attributes:
-        visual: the tower.
-        tokens: before the first block and after each, (B, L, V): the image's, class token first, L = 1 + T; where a
-            method put m prompts into the tower, they stand behind, L = 1 + T + m.
-        attention: of each block.
-        features: what the tower gives.
-        prompted: how many blocks have prompts of their own, which know nothing of the image when they enter.
-        own: how many tokens are the image's, 1 + T.
-    """
-
-    visual: Any
-    tokens: Sequence[Tensor]
-    attention: Sequence[Attention]
-    features: ImageFeatures
-    prompted: int
-    own: int
-
-
-def visual_of(backbone: Backbone) -> Any:
-    """The image tower of an OpenAI-style backbone.
-
-    Raises:
-        ValueError: this backbone keeps its image tower elsewhere, so its inside cannot be read here.
-    """
-    visual = getattr(getattr(backbone, "model", None), "visual", None)
-    if visual is None:
-        raise ValueError(f"{backbone.name}: only image towers at `model.visual` can be looked into")
-    return visual
-
-
-def trace(backbone: Backbone, images: Tensor) -> Trace:
-    """Encodes images (B, 3, S, S) as the tower does, step by step from its own modules; nothing of it is changed.
-
-    Gradients flow back to the tokens before the first block.
-    """
-    visual, prompts = visual_of(backbone), vision_prompts(backbone)
-    x = vit_tokens(visual, images).detach().requires_grad_()
-    own, tokens, seen = x.shape[1], [x], []
-    for index, block in enumerate(visual.transformer.resblocks):
-        x = vit_prompted(visual, x, own, prompts, index)
-        attention = attend(block.attn, block.ln_1(x))
-        x = x + block.attn.out_proj(attention.mixed)
-        x = x + block.mlp(block.ln_2(x))
-        seen.append(attention)
-        tokens.append(x)
-    prompted = 0 if prompts is None else len(prompts)
-    return Trace(visual, tokens, seen, vit_projected(visual, x[:, :own]), prompted, own)
-
-
-def attend(attn: Any, x: Tensor) -> Attention:
-    """What an `nn.MultiheadAttention` makes of (B, L, V), before its output's projection."""
-    q, k, v = projected(attn, x).chunk(3, dim=-1)
-    q, k, v = (part.unflatten(-1, (attn.num_heads, -1)).transpose(1, 2) for part in (q, k, v))  # (B, h, L, d)
-    probs = (q @ k.transpose(-1, -2) * q.shape[-1] ** -0.5).softmax(-1)
-    return Attention(q, k, v, probs, (probs @ v).transpose(1, 2).flatten(2))
+# What several methods do with what `trace` keeps.
 
 
 def as_grid(backbone: Backbone, relevance: Tensor) -> Tensor:

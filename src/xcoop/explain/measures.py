@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from xcoop.explain.maps import visual_of
+from xcoop.explain.tower import visual_of
 
 Floats = NDArray[np.float64]
 Model = TypeVar("Model", bound=nn.Module)

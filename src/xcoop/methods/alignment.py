@@ -87,27 +87,6 @@ def prompt_similarities(features: ImageFeatures, text: Tensor, local_weight: flo
     return similarity.unflatten(1, text.shape[:2])
 
 
-def weighted_concept_similarity(image: Tensor, concepts: Sequence[Tensor], sharpness: float = 10.0) -> Tensor:
-    """Cosine of each image with each class's concepts, those that fit the image best counting most.
-
-        q_bc = sum_j w_bcj cos(f_b, e_cj),   w_bcj = softmax_j( sharpness * cos(f_b, e_cj) )
-
-    A class is seldom seen with all of its concepts at once, and a mean over them blames an image for what it need not
-    show. Source of the idea, concepts weighted by the image: ClinCoCoOp (PRCV 2025); the formula is ours, that of the
-    `softmax` pool over patches.
-
-    Args:
-        image: global features, (B, D).
-        concepts: for each class the features of its concepts' sentences, (m_c, D).
-        sharpness: inverse temperature; 0 is the plain mean.
-
-    Returns:
-        (B, C), in [-1, 1].
-    """
-    fits = [unit(image) @ unit(own).T for own in concepts]  # each (B, m_c)
-    return torch.stack([(fit * (sharpness * fit).softmax(1)).sum(1) for fit in fits], dim=1)
-
-
 def prompt_contrast(soft: Tensor, clinical: Tensor, scale: Tensor | float) -> Tensor:
     """Prompt-level contrast: each clinical sentence must find the learned prompt of its own class.
 

@@ -181,10 +181,8 @@ class PromptTrainer(TrainerX):
         if cfg.MODEL.INIT_WEIGHTS:
             self._load(Path(cfg.MODEL.INIT_WEIGHTS))
         self.dtype, self.scaler = number_formats(self.settings.get("PREC", "fp32"), self.device)
-        self.store = FeatureStore(
-            backbone, self.device, self.model.needs_patches, cfg.DATALOADER.TEST.BATCH_SIZE, cfg.FEATURES
-        )
-
+        batch_size = cfg.DATALOADER.TEST.BATCH_SIZE
+        self.store = FeatureStore(backbone, self.device, self.model.needs_patches, batch_size, cfg.FEATURES)
         self.optim = self.sched = None
         groups = self.model.parameter_groups(cfg.OPTIM.LR)
         for group in groups:
@@ -197,6 +195,11 @@ class PromptTrainer(TrainerX):
         else:
             self.max_epoch = 0  # nothing to train in steps
         self.register_model("prompt_learner", self.model, self.optim, self.sched)
+
+    def _seed(self) -> None:
+        """Starts the generators anew, so that a run does not depend on what was drawn before (or found in a cache)."""
+        if self.cfg.SEED >= 0:
+            set_random_seed(self.cfg.SEED)
 
     # Training.
 
@@ -490,13 +493,6 @@ class PromptTrainer(TrainerX):
         if self.tracker is not None:
             self.tracker.finish()
             self.tracker = None
-
-    # Small things.
-
-    def _seed(self) -> None:
-        """Starts the generators anew, so that a run does not depend on what was drawn before (or found in a cache)."""
-        if self.cfg.SEED >= 0:
-            set_random_seed(self.cfg.SEED)
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
