@@ -40,9 +40,9 @@ OWN = {  # one or two weights of the method's own; what has none gets no more tr
     "LASP": ("LASP_LOSS_WEIGHT",),
     "LaBo": ("INIT",),
     "ProGrad": ("LAMBDA",),
-    "PromptSRC": ("TEXT_LOSS_WEIGHT", "IMAGE_LOSS_WEIGHT"),
+    "PromptSRC": ("TEXT_LOSS_WEIGHT",),  # IMAGE_LOSS_WEIGHT as in its release: its trials are the dearest of all
     "TaskRes": ("RESIDUAL_SCALE",),
-    "XCoOp": ("OFFSET_SPREAD",),
+    "XCoOp": ("OFFSET_SPREAD", "CONTRAST_WEIGHT"),
     "XCoOpPublished": ("PROMPT_WEIGHT", "TOKEN_WEIGHT"),
 }
 METHODS = (

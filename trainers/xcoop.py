@@ -7,13 +7,14 @@ images decide. A class scores the mean over its prompts, so that a logit is a su
     prompt   t_j = u( text tower( e_j + d_j ) )        e: embeddings of the words, d: what was learned, 0 at first
     logit    l_c = s sum_j w_j ( cos(f, t_j) + l pool_p cos(f_p, t_j) ) + b_c          over the prompts j of class c
     loss     cross entropy + 1/N ( sum_j w_j s^2 |t_j - t_j at the start|^2 / (2 S^2) + |b|^2 / (2 S_b^2) )
+             + CONTRAST_WEIGHT times the contrast: the clinical sentence of a class with all its concepts, h_c, must
+               find the mean direction of its own prompts (`prompt_contrast`)
 
 u(.) is a vector's direction, f and f_p are the features of an image and of its patches, w_j is one over the number of
 prompts of the class, s is CLIP's inverse temperature, b the calibration of the class prior. S is the prior standard
 deviation, in logits, of what prompts learn: `methods/evidence.py` finds it in the labelled images.
-Three parts are off, because they changed nothing for the better that could be measured (docs/method.md): the local
-similarity, LOCAL_WEIGHT l; TOKEN_WEIGHT times the mean of |d|^2 / |e|^2 over the words; and CONTRAST_WEIGHT times the
-contrast between classes (`prompt_contrast`).
+Two parts are off, because they changed nothing for the better that could be measured (docs/method.md): the local
+similarity, LOCAL_WEIGHT l; and TOKEN_WEIGHT times the mean of |d|^2 / |e|^2 over the words.
 The method as it was published is in `trainers/xcoop_published.py`, what its released code computes in
 `trainers/xcoop_released.py`; `docs/method.md` says where all this comes from.
 Symbols: B images, C classes, K prompts of the class that has most, M prompts in all, L tokens, D joint width, W text
@@ -31,7 +32,7 @@ from yacs.config import CfgNode
 
 from xcoop.backbones import Backbone, ImageFeatures, LabelledFeatures
 from xcoop.concepts import ConceptBank
-from xcoop.concepts.sentences import KNOWLEDGE, bank_or_control, fill, plain_template
+from xcoop.concepts.sentences import KNOWLEDGE, bank_or_control, clinical_features, fill, plain_template
 from xcoop.config.plugins import register_trainer
 from xcoop.methods.alignment import POOLINGS, prompt_contrast, prompt_similarities, unit
 from xcoop.methods.evidence import SPREADS, probable_spread
@@ -59,7 +60,7 @@ DEFAULTS = CfgNode(
         "LOCAL_WEIGHT": 0.0,  # l, of the pooled local similarity, beside 1 for the global one
         "LOCAL_POOL": "softmax",  # mean, topk, softmax
         "TOKEN_WEIGHT": 0.0,  # of the relative change of the words: each token is held to its word
-        "CONTRAST_WEIGHT": 0.0,  # of the contrast between classes: a class's sentences must find its own prompts
+        "CONTRAST_WEIGHT": 2.5,  # of the contrast between classes: a class's clinical sentence must find its prompts
         "TUNE_NORMS": False,  # train ln_1 and ln_2 of the image tower, too
         "NORM_LR_MULT": 0.1,  # their learning rate, as a share of OPTIM.LR
         "CLIP_GRAD_NORM": 0.0,  # in every precision; 0 is off
@@ -148,6 +149,7 @@ class SentenceModel(PromptModel):
 
     Attributes:
         offset: b, (C,): the calibration of the class prior, in logits; None if there is none.
+        clinical: h, of the sentences that name all concepts of a class, (C, D), unit.
         spread: S, a scalar.
         typical: the mean contribution of each prompt in the training images, every class counting alike, (M,).
         deviation: the standard deviation of the same, (M,).
@@ -159,6 +161,7 @@ class SentenceModel(PromptModel):
     sums_concepts = True
     kept = ("typical", "deviation")  # what explanations measure an image against
     start: Tensor
+    clinical: Tensor
     spread: Tensor
     typical: Tensor
     deviation: Tensor
@@ -185,6 +188,7 @@ class SentenceModel(PromptModel):
         with torch.no_grad():
             start = unit(self.prompts())  # (M, D)
         buffers = {"place": place, "weights": weights.to(start), "start": start}
+        buffers["clinical"] = clinical_features(backbone, bank)
         buffers |= {name: start.new_zeros(len(start), dtype=torch.float32) for name in self.kept}
         for name, tensor in buffers.items():
             self.register_buffer(name, tensor, persistent=False)
@@ -296,7 +300,7 @@ class SentenceModel(PromptModel):
         self.deviation.copy_(found.deviation)
 
     def losses(self, features: ImageFeatures, labels: Tensor) -> dict[str, Tensor]:
-        """Cross entropy, and the prior on what prompts and offsets learn; a part of weight 0 is not computed."""
+        """Cross entropy, the prior on what prompts and offsets learn, and the contrast; what weighs 0 is left out."""
         settings, text, start = self.settings, self.text_features(), self.start[self.place]  # (K, C, D)
         losses = classification(self.compare(features, text), labels)
         moved = (unit(text) - start).square().sum(-1)  # (K, C)
@@ -307,7 +311,7 @@ class SentenceModel(PromptModel):
         if settings.TOKEN_WEIGHT:
             losses["token"] = settings.TOKEN_WEIGHT * self.prompt_learner.relative_change().mean()
         if settings.CONTRAST_WEIGHT:
-            contrast = prompt_contrast(self.mean_direction(text), self.mean_direction(start), self.scale)
+            contrast = prompt_contrast(self.mean_direction(text), self.clinical, self.scale)
             losses["contrast"] = settings.CONTRAST_WEIGHT * contrast
         return losses
 

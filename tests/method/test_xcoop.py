@@ -177,6 +177,22 @@ def test_the_loss_by_hand(bank: ConceptBank, features: ImageFeatures) -> None:
     assert losses["ce"].item() == pytest.approx(F.cross_entropy(own.logits(features), LABELS).item(), rel=1e-5)
 
 
+def test_the_contrast_by_hand(bank: ConceptBank, features: ImageFeatures) -> None:
+    """Each class's sentence with all its concepts must find the mean direction of its own prompts."""
+    own = learned(model(bank, CONTRAST_WEIGHT=3.0))
+    whole = ["a photo of a nevus, typical network, even streaks."]
+    whole.append("a photo of a melanoma, blue veil, uneven streaks, atypical network.")
+    with torch.no_grad():
+        h = F.normalize(own.backbone.encode_text(whole), dim=-1)
+        t = F.normalize(own.prompts(), dim=-1)
+        z = F.normalize(torch.stack([t[:2].mean(0), t[2:].mean(0)]), dim=-1)
+    rows = [torch.logsumexp(own.scale * z @ h[d], 0) - own.scale * z[d] @ h[d] for d in range(2)]
+    got = own.losses(features, LABELS)["contrast"]
+    assert got.item() == pytest.approx(3 * sum(rows).item() / 2, rel=1e-4)
+    assert torch.autograd.grad(got, own.prompt_learner.words)[0].abs().sum() > 0
+    assert "contrast" not in model(bank, CONTRAST_WEIGHT=0.0).losses(features, LABELS)
+
+
 def test_at_the_start_the_prior_costs_nothing(bank: ConceptBank, features: ImageFeatures) -> None:
     own = model(bank, SPREAD=2.0)
     assert own.losses(features, LABELS)["prior"].item() == pytest.approx(0, abs=1e-9)
