@@ -130,7 +130,7 @@ class PlainReleasedXCoOp(nn.Module):
             hard = hard + 0.05 * torch.randn_like(hard)
         soft = text_features(self.model, self.embeddings(), self.prompts).view(N, C, -1).mean(0)
         soft = F.normalize(soft, dim=-1)[None]
-        target = torch.arange(C)[None]
+        target = torch.arange(C, device=hard.device)[None]
         prompt = F.cross_entropy(scale * soft @ hard.view(N, C, -1).mean(0, keepdim=True).transpose(1, 2), target)
         soft_tokens = F.normalize(self.embeddings(), dim=-1).view(N, C, -1).mean(0, keepdim=True)
         hard_tokens = F.normalize(self.hard_embedding, dim=-1).view(N, C, -1).mean(0, keepdim=True)

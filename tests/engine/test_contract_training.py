@@ -165,6 +165,19 @@ class TestLoop:
         assert re.search(r"^\* accuracy: \d+\.\d%$", text, re.M)
         assert re.search(r"^Elapsed: \d+:\d\d:\d\d$", text, re.M)
 
+    @pytest.mark.parametrize("frequency", [1, 2, 3, 9])
+    def test_tensors_are_shown_as_the_numbers_they_hold(
+        self, squares: Path, tmp_path: Path, capsys: Any, frequency: int
+    ) -> None:
+        options = ("OPTIM.MAX_EPOCH", 2, "DATALOADER.TRAIN_X.BATCH_SIZE", 4, "TRAIN.PRINT_FREQ", frequency)
+        texts = []
+        for name in ("Linear", "Unread"):  # 4 batches
+            train(make_cfg(squares, tmp_path / name, *options, "TRAINER.NAME", name))
+            texts.append(re.sub(r"(time|data) \S+ \S+|eta \S+", "", capsys.readouterr().out))
+        plain, unread = ([line for line in text.splitlines() if line.startswith("epoch")] for text in texts)
+        assert len(plain) == 2 * {1: 4, 2: 2, 3: 1, 9: 4}[frequency]
+        assert unread == plain
+
     def test_rate_of_each_epoch_and_of_its_last_line(self, finished: tuple[Any, Path]) -> None:
         trainer, _ = finished
         expected = [1e-5] + [0.002 * (1 + math.cos(math.pi * e / 6)) / 2 for e in range(5)]

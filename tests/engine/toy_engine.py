@@ -112,9 +112,16 @@ class Dying(Linear):
         return super().forward_backward(batch)
 
 
+class Unread(Linear):
+    """Gives scalar tensors, which nobody has read yet, in the place of numbers."""
+
+    def forward_backward(self, batch: Any) -> dict[str, Any]:
+        return {name: torch.tensor(value) for name, value in super().forward_backward(batch).items()}
+
+
 for _dataset in (Squares, SquaresWithoutVal):
     DATASET_REGISTRY.register(_dataset, force=True)
-for _trainer in (Linear, Dying):
+for _trainer in (Linear, Dying, Unread):
     TRAINER_REGISTRY.register(_trainer, force=True)
 
 

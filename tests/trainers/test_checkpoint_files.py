@@ -199,6 +199,29 @@ def test_a_loss_that_is_no_number_stops_the_run_and_loses_nothing(
     assert all(torch.isfinite(tensor).all() for tensor in trainer.model.trained_state().values())
 
 
+@pytest.mark.parametrize("every", [1, 2, 20])
+def test_where_a_look_waits_for_the_device_the_run_still_stops_before_it_saves(
+    every: int, make_cfg: ConfigMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Steps go on until the next look, which names the first bad one; as it is on any device but a CPU."""
+    trainer = tiny_run.build(make_cfg("CoOp", "OPTIM.MAX_EPOCH", 4, "TRAIN.PRINT_FREQ", every))
+    trainer.finite.at_once = False
+    losses = type(trainer.model).losses
+    steps = []
+
+    def poisoned(self: Any, *batch: Any) -> dict[str, torch.Tensor]:
+        steps.append((trainer.epoch, trainer.batch_idx))
+        poison = float("nan") if trainer.epoch == 2 and trainer.batch_idx == 0 else 1.0
+        return {key: value * poison for key, value in losses(self, *batch).items()}
+
+    monkeypatch.setattr(type(trainer.model), "losses", poisoned)
+    with pytest.raises(FloatingPointError, match=r"loss is nan in epoch 3, batch 1, with the images .*/train/0-\d\d"):
+        trainer.train()
+    assert steps[-1] == (2, 0 if every == 1 else 1)  # there are two batches
+    assert Path(trainer.output_dir, "prompt_learner/checkpoint").read_text() == "model.pth.tar-2\n"
+    assert not Path(trainer.output_dir, "results.json").exists()
+
+
 def test_a_gradient_that_is_no_number_stops_the_run_too(make_cfg: ConfigMaker) -> None:
     """The loss is a number, its derivative is not: the step must not be taken."""
     trainer = tiny_run.build(make_cfg("CoOp"))

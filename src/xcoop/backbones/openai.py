@@ -184,9 +184,8 @@ class ClipBackbone(Backbone):
         """Text features over the shortest prefix that holds every end token; see the base class.
 
         Attention is causal, so nothing after an end token can reach it: cropping is exact. The modules are called in
-        the order of CLIP's `encode_text` and `ResidualAttentionBlock.forward`. Only the mask is ours: each block keeps
-        one of full length, which clip-anytorch crops to its input and OpenAI's and CoOp's copies do not. Handing the
-        mask over leaves nothing to restore, whatever fails or runs beside it.
+        the order of CLIP's `encode_text` and `ResidualAttentionBlock.forward`; the mask is not the one that each block
+        keeps, which is of full length and which OpenAI's and CoOp's copies of `clip` do not crop to their input.
 
         Args:
             embeddings: (N, L, W), without positions; with prompts, the context stands right behind the start token.
@@ -203,16 +202,12 @@ class ClipBackbone(Backbone):
                 f"and a context of {self.context_length} tokens"
             )
         x = embeddings[:, :length].to(self.dtype) + model.positional_embedding[:length].to(self.dtype)  # (N, L, W)
-        x = x.transpose(0, 1)  # (L, N, W)
-        mask = torch.full((length, length), float("-inf"), dtype=x.dtype, device=x.device).triu_(1)
         for index, block in enumerate(model.transformer.resblocks):
             if prompts is not None and 0 < index <= len(prompts):
-                new = prompts[index - 1].to(x.dtype)[:, None].expand(-1, x.shape[1], -1)  # (n, N, W)
-                x = torch.cat([x[:1], new, x[1 + len(new) :]])
-            normed = block.ln_1(x)
-            x = x + block.attn(normed, normed, normed, need_weights=False, attn_mask=mask)[0]
-            x = x + block.mlp(block.ln_2(x))
-        x = x[end, torch.arange(len(end), device=x.device)]  # (N, W)
+                new = prompts[index - 1].to(x.dtype).expand(len(x), -1, -1)  # (N, n, W)
+                x = torch.cat([x[:, :1], new, x[:, 1 + new.shape[1] :]], dim=1)
+            x = run_block(block, x, causal=True)
+        x = x[torch.arange(len(end), device=x.device), end]  # (N, W)
         features: Tensor = model.ln_final(x) @ model.text_projection
         return features
 
@@ -416,29 +411,41 @@ def vit_projected(visual: Any, tokens: Tensor) -> ImageFeatures:
     return ImageFeatures(pooled=joint[:, 0], patches=joint[:, 1:])
 
 
-def run_block(block: Any, x: Tensor) -> Tensor:
-    """What `clip.model.ResidualAttentionBlock.forward` computes without a mask, batch first: the same, fewer copies.
+def run_block(block: Any, x: Tensor, causal: bool = False) -> Tensor:
+    """What `clip.model.ResidualAttentionBlock.forward` computes, batch first: the same, fewer copies.
 
     QuickGELU(h) = silu(1.702 h) / 1.702 takes fewer passes over the widest tensor there is, forward and backward, and
     keeps one tensor of its size for the backward pass instead of two.
 
     A block that somebody looks into, by a hook on any of its modules or by covering its method `attention` on the
-    instance, is called as it is, so that they see what CLIP would show them: (L, B, V).
+    instance, has its own modules called, so that they see what CLIP would show them: (L, B, V).
 
     Args:
         block: a `clip.model.ResidualAttentionBlock`.
         x: (B, L, V).
+        causal: whether tokens see none that stand behind them, as in the text tower.
 
     Returns:
         (B, L, V).
     """
     kinds = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
     if "attention" in vars(block) or any(getattr(module, kind) for module in block.modules() for kind in kinds):
-        called: Tensor = block(x.transpose(0, 1)).transpose(0, 1)
-        return called
-    x = x + self_attention(block.attn, block.ln_1(x))
+        return _looked_into(block, x.transpose(0, 1), causal).transpose(0, 1)
+    x = x + self_attention(block.attn, block.ln_1(x), causal)
     hidden = F.silu(QUICK * block.mlp.c_fc(block.ln_2(x))) / QUICK  # (B, L, 4 V)
     out: Tensor = x + block.mlp.c_proj(hidden)
+    return out
+
+
+def _looked_into(block: Any, x: Tensor, causal: bool) -> Tensor:
+    """The block's own modules on (L, B, V); with a mask of the length of x, which the block's own is not."""
+    if not causal:
+        called: Tensor = block(x)
+        return called
+    mask = torch.full((len(x), len(x)), float("-inf"), dtype=x.dtype, device=x.device).triu_(1)
+    normed = block.ln_1(x)
+    x = x + block.attn(normed, normed, normed, need_weights=False, attn_mask=mask)[0]
+    out: Tensor = x + block.mlp(block.ln_2(x))
     return out
 
 

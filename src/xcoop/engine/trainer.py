@@ -7,7 +7,7 @@ import os
 import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,6 +30,35 @@ def build_trainer(cfg: CfgNode) -> TrainerX:
     """The trainer that `cfg.TRAINER.NAME` names; ValueError if it is not registered."""
     trainer: TrainerX = TRAINER_REGISTRY.build(cfg.TRAINER.NAME, cfg)
     return trainer
+
+
+class Taken(NamedTuple):
+    """A step that was taken, and what is to be shown of it."""
+
+    step: int
+    numbers: Mapping[str, float | Tensor] | None
+    rate: float
+    before: str  # its line in the log: what stands before the numbers, and behind
+    after: str
+
+
+def with_numbers(taken: Sequence[Taken]) -> list[Taken]:
+    """The steps with numbers in the place of scalar tensors, all read at once: each reading waits for the device."""
+    waiting = [
+        (index, name, value)
+        for index, one in enumerate(taken)
+        if isinstance(one.numbers, Mapping)
+        for name, value in one.numbers.items()
+        if isinstance(value, Tensor)
+    ]
+    if not waiting:
+        return list(taken)
+    device = waiting[0][2].device
+    read = torch.stack([value.detach().to(device, torch.float64).reshape(()) for *_, value in waiting]).tolist()
+    plain = [dict(one.numbers or {}) for one in taken]
+    for (index, name, _), number in zip(waiting, read, strict=True):
+        plain[index][name] = number
+    return [one._replace(numbers=numbers) for one, numbers in zip(taken, plain, strict=True)]
 
 
 class TrainerX:
@@ -106,28 +135,41 @@ class TrainerX:
         losses, batch_time, data_time = MetricMeter(), AverageMeter(), AverageMeter()
         self.num_batches = len(self.train_loader_x)
         frequency = self.cfg.TRAIN.PRINT_FREQ
+        taken: list[Taken] = []
         end = time.time()
-        for index, batch in enumerate(self.train_loader_x):
-            self.batch_idx = index
-            data_time.update(time.time() - end)
-            losses.update(self.forward_backward(batch))
-            batch_time.update(time.time() - end)
-            if (self.batch_idx + 1) % frequency == 0 or self.num_batches < frequency:
-                left = (self.max_epoch - self.epoch) * self.num_batches - self.batch_idx - 1
-                print(  # the line that log parsers look for
+        try:
+            for index, batch in enumerate(self.train_loader_x):
+                self.batch_idx = index
+                data_time.update(time.time() - end)
+                numbers = self.forward_backward(batch)
+                batch_time.update(time.time() - end)
+                left = (self.max_epoch - self.epoch) * self.num_batches - index - 1
+                before = (
                     f"epoch [{self.epoch + 1}/{self.max_epoch}] "
-                    f"batch [{self.batch_idx + 1}/{self.num_batches}] "
+                    f"batch [{index + 1}/{self.num_batches}] "
                     f"time {batch_time.val:.3f} ({batch_time.avg:.3f}) "
                     f"data {data_time.val:.3f} ({data_time.avg:.3f}) "
-                    f"{losses} "
-                    f"lr {self.get_current_lr():.4e} "
-                    f"eta {datetime.timedelta(seconds=int(batch_time.avg * left))}"
                 )
-            step = self.epoch * self.num_batches + self.batch_idx
+                rate = self.get_current_lr()
+                after = f" lr {rate:.4e} eta {datetime.timedelta(seconds=int(batch_time.avg * left))}"
+                taken.append(Taken(self.epoch * self.num_batches + index, numbers, rate, before, after))
+                if len(taken) == frequency:
+                    self._show(taken, losses)
+                end = time.time()
+        finally:
+            self._show(taken, losses)
+
+    def _show(self, taken: list[Taken], losses: MetricMeter) -> None:
+        """Prints and writes what steps gave, and forgets it; their numbers may be on the device until here."""
+        frequency = self.cfg.TRAIN.PRINT_FREQ
+        for step, numbers, rate, before, after in with_numbers(taken):
+            losses.update(numbers)
+            if (step % self.num_batches + 1) % frequency == 0 or self.num_batches < frequency:
+                print(f"{before}{losses}{after}")  # the line that log parsers look for
             for name, meter in losses.meters.items():
                 self.write_scalar(f"train/{name}", meter.avg, step)
-            self.write_scalar("train/lr", self.get_current_lr(), step)
-            end = time.time()
+            self.write_scalar("train/lr", rate, step)
+        taken.clear()
 
     def after_epoch(self) -> None:
         """Validates if the best model is wanted, and writes the checkpoints that are due."""

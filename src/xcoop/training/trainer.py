@@ -36,6 +36,7 @@ from xcoop.results import checkpoints
 from xcoop.results.folder import check_free, save_config
 from xcoop.results.record import UNTRAINED, Origin, write_run
 from xcoop.training.feature_cache import FeatureStore
+from xcoop.training.finite import FiniteWatch, Noted
 from xcoop.training.tracking import Clock, Tracker, check_tracking
 from xcoop.utils.reading import read_json
 from xcoop.utils.rules import TEMPLATE, TEXT, Rule, number, one_of, whole
@@ -180,6 +181,7 @@ class PromptTrainer(TrainerX):
         self.model = self.build_method(cfg, backbone, task).to(self.device)
         if cfg.MODEL.INIT_WEIGHTS:
             self._load(Path(cfg.MODEL.INIT_WEIGHTS))
+        self.finite = FiniteWatch(self.device)
         self.dtype, self.scaler = number_formats(self.settings.get("PREC", "fp32"), self.device)
         batch_size = cfg.DATALOADER.TEST.BATCH_SIZE
         self.store = FeatureStore(backbone, self.device, self.model.needs_patches, batch_size, cfg.FEATURES)
@@ -235,24 +237,24 @@ class PromptTrainer(TrainerX):
         prompts = [group for group in groups if group.get("name") == "prompts"]
         return max(float(group["lr"]) for group in prompts or groups)
 
-    def forward_backward(self, batch: dict[str, Any]) -> dict[str, float]:
+    def forward_backward(self, batch: dict[str, Any]) -> dict[str, Any]:
         """One step: losses, gradients, clipping (TRAINER.<node>.CLIP_GRAD_NORM, 0 is off), update.
 
         Returns:
-            What the log shows: the loss, and its parts where there are several.
+            What the log shows, the loss and its parts where there are several: scalar tensors, numbers on a CPU.
         """
         features, labels = self.parse_batch_train(batch)
         with self.autocast():
             parts = self.model.losses(features, labels)
             loss = self.model.loss(parts)
-        self._require_finite(loss, "loss", batch)
+        self._note("loss", loss, batch)
 
         self.optim.zero_grad()
         self.model.backward(loss, parts, self._backward)
         self.scaler.unscale_(self.optim)
         norm = self.model.gradient_norm()
         if not self.scaler.is_enabled():  # a scaler skips overflown steps by itself
-            self._require_finite(norm, "gradient", batch)
+            self._note("gradient", norm, batch)
         if (limit := self.settings.get("CLIP_GRAD_NORM", 0.0)) > 0:
             factor = (limit / (norm + 1e-6)).clamp(max=1.0)
             for parameter in self.model.trained_parameters().values():
@@ -264,8 +266,9 @@ class PromptTrainer(TrainerX):
             self.update_lr()
 
         summed = parts.keys() - set(self.model.reported)
-        shown = [name for name in parts if len(summed) > 1 or name not in summed]
-        return {"loss": loss.item(), **{name: parts[name].item() for name in shown}}
+        shown = {"loss": loss} | {name: part for name, part in parts.items() if len(summed) > 1 or name not in summed}
+        free = self.device.type == "cpu"  # elsewhere, to read a number is to wait for the device
+        return {name: value.item() if free else value.detach() for name, value in shown.items()}
 
     def autocast(self) -> torch.autocast:
         """The context for forward passes of a training, in the precision of the run."""
@@ -274,12 +277,10 @@ class PromptTrainer(TrainerX):
     def _backward(self, loss: Tensor, retain_graph: bool = False) -> None:
         self.scaler.scale(loss).backward(retain_graph=retain_graph)
 
-    def _require_finite(self, value: Tensor, what: str, batch: dict[str, Any]) -> None:
-        if not torch.isfinite(value).all():
-            raise FloatingPointError(
-                f"{what} is {value.item()} in epoch {self.epoch + 1}, batch {self.batch_idx + 1}, with the images "
-                f"{', '.join(batch['impath'])}; nothing of this epoch was saved. A lower OPTIM.LR may help"
-            )
+    def _note(self, what: str, value: Tensor, batch: dict[str, Any]) -> None:
+        step = self.batch_idx + 1
+        due = step % self.cfg.TRAIN.PRINT_FREQ == 0 or step == self.num_batches  # before anything of an epoch is saved
+        self.finite.note(Noted(what, f"epoch {self.epoch + 1}, batch {step}", batch["impath"], value), due)
 
     def parse_batch_train(self, batch: dict[str, Any]) -> tuple[ImageFeatures, Tensor]:
         """Image features (computed here, or cached) and labels (B,)."""
