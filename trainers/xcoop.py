@@ -24,6 +24,8 @@ width, N training images.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -230,9 +232,16 @@ class SentenceModel(PromptModel):
 
     def prompt_sum(self, features: ImageFeatures) -> PromptSum:
         """The logits as sums over prompts, each of which stands there once: (B, M) and (C,)."""
+        return self._sum_over(self.prompts(), features)
+
+    @torch.no_grad()
+    def fixed_sum(self) -> Callable[[ImageFeatures], PromptSum]:
+        """The same of the prompts as they are now."""
+        return partial(self._sum_over, self.prompts())
+
+    def _sum_over(self, prompts: Tensor, features: ImageFeatures) -> PromptSum:
         settings, labels = self.settings, self.prompt_learner.labels
-        prompts = self.prompts()[None]  # (1, M, D)
-        similarity = prompt_similarities(features, prompts, settings.LOCAL_WEIGHT, settings.LOCAL_POOL)[:, 0]
+        similarity = prompt_similarities(features, prompts[None], settings.LOCAL_WEIGHT, settings.LOCAL_POOL)[:, 0]
         offsets = self.start.new_zeros(len(self.classnames)) if self.offset is None else self.offset
         return PromptSum(self.scale * self.weights[0, labels] * similarity, offsets)
 

@@ -124,6 +124,10 @@ def test_each_prompt_stands_once_in_the_sum(bank: ConceptBank, features: ImageFe
     for label, members in enumerate(([0, 1], [2, 3, 4])):
         want = found.parts[:, members].double().sum(1) + found.offsets[label]
         assert (own.logits(features)[:, label] - want).abs().max() < 1e-5
+    fixed = own.fixed_sum()
+    own.prompt_learner.words.zero_()
+    assert torch.equal(fixed(features).parts, found.parts)  # of the prompts as they were
+    assert (own.prompt_sum(features).parts - found.parts).abs().max() > 1e-3
     plain = learned(model(bank, OFFSET_SPREAD=0.0))
     assert plain.prompt_sum(features).offsets.tolist() == [0, 0]
 

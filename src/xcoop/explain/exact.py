@@ -17,6 +17,7 @@ Symbols: B images, C classes, J concepts, M terms.
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -48,6 +49,7 @@ class ExactConcepts(HeldConcepts):
 
     def __init__(self, model: PromptModel, texts: Sequence[str], bank: ConceptBank) -> None:
         self.model, self.texts, self.bank = model, tuple(texts), bank
+        self.sum_of = model.prompt_sum
         self.labels = torch.tensor([one.label for one in model.told], dtype=torch.long)  # (M,)
         self.places = {m: self.texts.index(one.concept) for m, one in enumerate(model.told) if one.concept in texts}
         held = [{j for m, j in self.places.items() if self.labels[m] == c} for c in range(len(model.classnames))]
@@ -56,7 +58,7 @@ class ExactConcepts(HeldConcepts):
     @torch.no_grad()
     def parts(self, features: ImageFeatures) -> tuple[Tensor, Tensor]:
         """v, (B, M), and the base of each class, (C,), in 64 bit: with the base, a class's v sum to its logit."""
-        found = self.model.prompt_sum(features)
+        found = self.sum_of(features)
         usual = self.model.usual
         mean = torch.zeros_like(found.parts[0]) if usual is None else usual.mean
         base = found.offsets.double().index_add(0, self.labels.to(mean.device), mean.double())
@@ -69,6 +71,14 @@ class ExactConcepts(HeldConcepts):
         moved[:, gone] = 0
         logits = base.expand(len(moved), -1).index_add(1, self.labels.to(base.device), moved)
         return logits.to(features.pooled.dtype)
+
+    def effects(
+        self, features: ImageFeatures, labels: Sequence[int], chosen: Sequence[frozenset[int]]
+    ) -> dict[str, Floats]:
+        """See the base class; it asks many times, so prompts are encoded once."""
+        as_it_is = copy.copy(self)
+        as_it_is.sum_of = self.model.fixed_sum()
+        return super(ExactConcepts, as_it_is).effects(features, labels, chosen)
 
     @torch.no_grad()
     def contributions(self, features: ImageFeatures) -> Tensor:
@@ -94,7 +104,7 @@ class ExactConcepts(HeldConcepts):
         seats = [m for label in range(len(self.held)) for m in self._seats(label)]  # in the order of the phrases
         phrases = [m for m, one in enumerate(other.told) if one.concept]
         parts[:, seats] = other.prompt_sum(features).parts[:, phrases]
-        found = {SAME: self.model.prompt_sum(features).parts, UNRELATED: parts}
+        found = {SAME: self.sum_of(features).parts, UNRELATED: parts}
         return {name: self._by_class(given - given.mean(0)) for name, given in found.items()}
 
     @torch.no_grad()

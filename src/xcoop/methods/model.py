@@ -282,6 +282,10 @@ class PromptModel(nn.Module):
         """
         raise ValueError(f"the logits of {type(self).__name__} are no sums over concepts")
 
+    def fixed_sum(self) -> Callable[[ImageFeatures], PromptSum]:
+        """`prompt_sum` of the model as it is now, for many images: a method that encodes prompts does so once."""
+        return self.prompt_sum
+
     @property
     def usual(self) -> Usual | None:
         """What the terms in `told` contribute in the training images; None if that is not known."""
