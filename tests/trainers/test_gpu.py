@@ -1,0 +1,109 @@
+"""Every trainer on a CUDA device: what it computes on a CPU, in every precision, resumed, and explained.
+
+XCOOP_TEST_GPU=1 bash scripts/test.sh -m gpu
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny_run
+import torch
+from tiny_run import ConfigMaker
+
+import xcoop
+from xcoop.config.plugins import trainer_names, trains
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+TRAINERS = trainer_names()
+LEARNING = [name for name in TRAINERS if trains(name)]
+ON_DEVICE = ("USE_CUDA", True)
+WITHOUT_STEPS = "it takes no steps"
+
+
+def precision(name: str, value: str) -> tuple[str, str]:
+    """The setting of a trainer's precision."""
+    return f"TRAINER.{name.upper()}.PREC", value
+
+
+def first_step(trainer: Any) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+    """The gradients and the numbers of a step on the first batch, on the CPU."""
+    trainer.before_train()
+    trainer.set_model_mode("train")
+    trainer.epoch, trainer.batch_idx, trainer.num_batches = 0, 0, 1
+    torch.manual_seed(0)
+    shown = trainer.forward_backward(next(iter(trainer.train_loader_x)))
+    trained = trainer.model.trained_parameters()
+    gradients = {key: parameter.grad.float().cpu() for key, parameter in trained.items()}
+    return gradients, {key: float(value) for key, value in shown.items()}
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_a_step_is_that_of_a_cpu(name: str, make_cfg: ConfigMaker) -> None:
+    here = tiny_run.build(make_cfg(name, output="cpu"))
+    if here.optim is None:
+        pytest.skip(WITHOUT_STEPS)
+    there = tiny_run.build(make_cfg(name, *ON_DEVICE))
+    there.model.load_trained_state(here.model.trained_state())  # random starts may differ between devices
+    (gradients, shown), (found, numbers) = first_step(here), first_step(there)
+    assert numbers == pytest.approx(shown, rel=1e-3, abs=1e-4)
+    for key, gradient in gradients.items():
+        assert (found[key] - gradient).norm() <= 1e-2 * gradient.norm(), key
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_a_run_predicts_what_it_predicts_on_a_cpu(name: str, make_cfg: ConfigMaker) -> None:
+    """A model that was trained on the device, loaded on both."""
+    run = tiny_run.trained(make_cfg(name, *ON_DEVICE))
+    folder, images = Path(run.output_dir), [item.impath for item in run.dm.dataset.test]
+    here, there = (xcoop.load_run(folder, device=device).predict(images).probabilities for device in ("cpu", None))
+    np.testing.assert_allclose(there, here, atol=1e-3)
+    if not run.model.mixes_batches:
+        np.testing.assert_allclose(torch.cat(run._probabilities).numpy(), here, atol=1e-3)
+
+
+@pytest.mark.parametrize("format_", ["amp", "bf16"])
+@pytest.mark.parametrize("name", LEARNING)
+def test_half_precision_has_the_losses_of_full_precision(name: str, format_: str, make_cfg: ConfigMaker) -> None:
+    full = tiny_run.build(make_cfg(name, *ON_DEVICE, output="fp32"))
+    if full.optim is None:
+        pytest.skip(WITHOUT_STEPS)
+    half = tiny_run.build(make_cfg(name, *ON_DEVICE, *precision(name, format_)))
+    half.model.load_trained_state(full.model.trained_state())
+    (_, shown), (_, numbers) = first_step(full), first_step(half)
+    assert numbers["loss"] == pytest.approx(shown["loss"], rel=0.1)
+    finished = tiny_run.trained(make_cfg(name, *ON_DEVICE, *precision(name, format_), output="trained"))
+    assert all(torch.isfinite(rows).all() for rows in finished._probabilities)
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_a_resumed_run_is_an_uninterrupted_one(name: str, make_cfg: ConfigMaker) -> None:
+    """Not bit for bit: sums on a device may come in another order."""
+    pairs = (*ON_DEVICE, "OPTIM.MAX_EPOCH", 4)
+    stopped = tiny_run.build(make_cfg(name, *pairs, output="stopped"))
+    if stopped.optim is None:
+        pytest.skip(WITHOUT_STEPS)
+    tiny_run.stop_in_the_third_epoch(stopped)
+    whole = tiny_run.trained(make_cfg(name, *pairs))
+    resumed = tiny_run.trained(make_cfg(name, *pairs, output="stopped"))
+    assert resumed.start_epoch == 2
+    rows = [torch.cat(run._probabilities) for run in (resumed, whole)]
+    torch.testing.assert_close(*rows, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_explanations_are_those_of_a_cpu(name: str, make_cfg: ConfigMaker) -> None:
+    run = tiny_run.trained(make_cfg(name, *ON_DEVICE))
+    image = run.dm.dataset.test[0].impath
+    here, there = (xcoop.load_run(Path(run.output_dir), device=device).explain(image) for device in ("cpu", None))
+    assert there.predicted == here.predicted
+    for text, own in here.contributions.items():
+        assert there.contributions[text] == pytest.approx(own, abs=0.01)
+    for text, part in here.base.items():
+        assert there.base[text] == pytest.approx(part, abs=0.01)
