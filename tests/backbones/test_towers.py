@@ -209,6 +209,36 @@ def test_mixed_precision_is_as_near_to_full_precision_as_the_model_itself():
         assert own < max(1.5 * theirs, 0.01)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("tower", ["vit", "resnet"])
+def test_weights_held_in_16_bit_give_what_autocast_gives_bit_for_bit(tower, dtype, request):
+    plain = request.getfixturevalue(tower)
+    own = plain.held_in(dtype)
+    x, tokens = images(plain), plain.tokenize(["a photo of a nevus.", "an x-ray"])
+    embeddings, end = plain.embed(tokens), plain.end_positions(tokens)
+    found = []
+    for backbone in (plain, own):
+        given = embeddings.clone().requires_grad_()
+        with torch.autocast("cpu", dtype=dtype):
+            features = backbone.encode_image(x, patches=True)
+            text = backbone.encode_embeddings(given, end)
+        (gradient,) = torch.autograd.grad(text.float().square().sum(), given)
+        found.append((features.pooled, features.patches, text, gradient))
+    assert text.dtype == dtype
+    for got, expected in zip(found[1], found[0], strict=True):
+        assert torch.equal(got, expected)
+    kinds = {name: parameter.dtype for name, parameter in own.model.named_parameters()}
+    assert kinds["transformer.resblocks.1.mlp.c_fc.weight"] == kinds["text_projection"] == dtype
+    assert kinds["transformer.resblocks.1.ln_1.weight"] == kinds["visual.conv1.weight"] == torch.float32
+    assert {parameter.dtype for parameter in plain.parameters()} == {torch.float32}
+
+
+def test_held_weights_share_what_is_trained():
+    backbone = tuned(seed=6)
+    own = backbone.held_in(torch.bfloat16)
+    assert [id(p) for p in own.image_norms()] == [id(p) for p in backbone.image_norms()]
+
+
 def test_a_covered_attention_is_called(vit):
     x = images(vit)
     block, expected = vit.image_blocks[1], vit.encode_image(x).pooled

@@ -13,6 +13,7 @@ from helpers_clip import tiny_clip_state
 from safetensors.torch import save_file
 from tiny_run import ConfigMaker, Usual
 
+from xcoop.backbones.openai import ClipBackbone
 from xcoop.concepts import load_bank
 from xcoop.config.plugins import trainer_names, trains
 from xcoop.explain.exact import ExactConcepts
@@ -106,6 +107,20 @@ def test_resumed_is_uninterrupted_bit_for_bit(name: str, augment: bool, make_cfg
     assert resumed.start_epoch == 2
     _same(tiny_run.stored(resumed, 4), tiny_run.stored(whole, 4), "")
     assert torch.equal(tiny_run.logits(resumed), tiny_run.logits(whole))
+
+
+@pytest.mark.parametrize("name", LEARNING)
+def test_frozen_weights_are_cast_once_and_change_nothing(
+    name: str, make_cfg: ConfigMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two epochs in bf16, beside plain autocast."""
+    if "PREC" not in tiny_run.build(make_cfg(name)).settings:
+        pytest.skip("fitted at once, without epochs")
+    key = (f"TRAINER.{name.upper()}.PREC", "bf16")
+    own = tiny_run.trained(make_cfg(name, *key))
+    monkeypatch.setattr(ClipBackbone, "held_in", lambda self, _: self)
+    plain = tiny_run.trained(make_cfg(name, *key, output="plain"))
+    _same(own.model.trained_state(), plain.model.trained_state(), "")
 
 
 @pytest.mark.parametrize("name", LEARNING)

@@ -150,6 +150,10 @@ class Backbone(nn.Module, ABC):
             ValueError: this image tower has none that can be tuned.
         """
 
+    def held_in(self, dtype: torch.dtype) -> Backbone:
+        """A view of it for forward passes under autocast to `dtype`: the same numbers, fewer casts. Here: itself."""
+        return self
+
     def encode_text(self, texts: str | Sequence[str]) -> Tensor:
         """Features of whole texts, (N, D), not normalised."""
         tokens = self.tokenize(texts).to(self.logit_scale.device)  # (N, L)

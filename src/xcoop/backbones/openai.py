@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from xcoop.backbones.base import Backbone, ImageFeatures, TextLimits, register_backbone
 from xcoop.backbones.clip_model import build_clip, fetch_openai, import_clip, read_state_dict
+from xcoop.backbones.held import held
 from xcoop.utils.console import SHOWN
 
 if TYPE_CHECKING:
@@ -240,6 +241,9 @@ class ClipBackbone(Backbone):
             )
         norms = [getattr(block, name) for block in self.image_blocks for name in ("ln_1", "ln_2")]
         return [parameter for norm in norms for parameter in (norm.weight, norm.bias)]
+
+    def held_in(self, dtype: torch.dtype) -> ClipBackbone:
+        return ClipBackbone(self.name, held(self.model, dtype))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Keeps in fp32 what CLIP keeps in fp32 in half precision too.

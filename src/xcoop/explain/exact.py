@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -33,7 +33,7 @@ from xcoop.concepts.bank import Concept
 from xcoop.concepts.sentences import unrelated_to
 from xcoop.explain.concepts import Floats, HeldConcepts
 from xcoop.explain.html import SAME, SURE, UNRELATED, chance
-from xcoop.methods.model import PromptModel
+from xcoop.methods.model import PromptModel, PromptSum
 
 TINY = 1e-6  # logits: a standard deviation below it is rounding
 
@@ -49,7 +49,7 @@ class ExactConcepts(HeldConcepts):
 
     def __init__(self, model: PromptModel, texts: Sequence[str], bank: ConceptBank) -> None:
         self.model, self.texts, self.bank = model, tuple(texts), bank
-        self.sum_of = model.prompt_sum
+        self.sum_of: Callable[[ImageFeatures], PromptSum] = model.prompt_sum
         self.labels = torch.tensor([one.label for one in model.told], dtype=torch.long)  # (M,)
         self.places = {m: self.texts.index(one.concept) for m, one in enumerate(model.told) if one.concept in texts}
         held = [{j for m, j in self.places.items() if self.labels[m] == c} for c in range(len(model.classnames))]

@@ -5,7 +5,8 @@ Symbols: B images, C classes, K prompts a class, D joint width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -133,6 +134,7 @@ class PromptModel(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.classnames = list(classnames)
+        self._held: tuple[torch.dtype, Backbone] | None = None  # what `computing_in` puts in the backbone's place
 
     # What is compared, and what is minimised.
 
@@ -238,6 +240,23 @@ class PromptModel(nn.Module):
     def scale(self) -> Tensor:
         """CLIP's learned inverse temperature, a scalar."""
         return self.backbone.logit_scale.exp()
+
+    @contextmanager
+    def computing_in(self, dtype: torch.dtype | None) -> Iterator[None]:
+        """Forward passes of a training: where autocast takes a matrix product, in 16 bit; None: all in 32.
+
+        Frozen weights of the towers are cast once, before the first of them; gradients may be asked for later.
+        """
+        device, plain = self.backbone.logit_scale.device.type, self.backbone
+        if dtype is not None:
+            if self._held is None or self._held[0] != dtype:
+                self._held = dtype, plain.held_in(dtype)
+            self.backbone = self._held[1]
+        try:
+            with torch.autocast(device, dtype, enabled=dtype is not None):
+                yield
+        finally:
+            self.backbone = plain
 
     def encode_images(self, images: Tensor) -> ImageFeatures:
         """Image features (B, ...); gradients flow only where the image tower is trained."""

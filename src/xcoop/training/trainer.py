@@ -244,7 +244,7 @@ class PromptTrainer(TrainerX):
             What the log shows, the loss and its parts where there are several: scalar tensors, numbers on a CPU.
         """
         features, labels = self.parse_batch_train(batch)
-        with self.autocast():
+        with self.model.computing_in(self.dtype):
             parts = self.model.losses(features, labels)
             loss = self.model.loss(parts)
         self._note("loss", loss, batch)
@@ -270,10 +270,6 @@ class PromptTrainer(TrainerX):
         free = self.device.type == "cpu"  # elsewhere, to read a number is to wait for the device
         return {name: value.item() if free else value.detach() for name, value in shown.items()}
 
-    def autocast(self) -> torch.autocast:
-        """The context for forward passes of a training, in the precision of the run."""
-        return torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None)
-
     def _backward(self, loss: Tensor, retain_graph: bool = False) -> None:
         self.scaler.scale(loss).backward(retain_graph=retain_graph)
 
@@ -284,7 +280,7 @@ class PromptTrainer(TrainerX):
 
     def parse_batch_train(self, batch: dict[str, Any]) -> tuple[ImageFeatures, Tensor]:
         """Image features (computed here, or cached) and labels (B,)."""
-        with self.autocast():
+        with self.model.computing_in(self.dtype):
             return self._features(batch), batch["label"].to(self.device)
 
     def _features(self, batch: dict[str, Any]) -> ImageFeatures:
