@@ -99,6 +99,7 @@ class SentencePrompts(nn.Module):
     labels: Tensor
     embeddings: Tensor
     learned: Tensor
+    places: Tensor
     end: Tensor
 
     def __init__(self, backbone: Backbone, bank: ConceptBank) -> None:
@@ -120,18 +121,20 @@ class SentencePrompts(nn.Module):
         learned = (place > 0) & (place < end[:, None])  # (M, L): what stands between start and end
         self.words = nn.Parameter(embeddings.new_zeros(int(learned.sum()), embeddings.shape[-1], dtype=torch.float32))
         labels = torch.tensor([names.index(name) for name, _ in self.told], device=end.device)
-        for name, tensor in {"labels": labels, "embeddings": embeddings, "learned": learned, "end": end}.items():
+        buffers = {"labels": labels, "embeddings": embeddings, "learned": learned, "end": end}
+        buffers["places"] = learned.nonzero().T  # (2, number of words): indexing with `learned` would wait for a GPU
+        for name, tensor in buffers.items():
             self.register_buffer(name, tensor, persistent=False)
 
     def forward(self, words: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The prompts as embeddings, (M, L, W), and where their end tokens stand, (M,); `words` replace the learned."""
         change = torch.zeros_like(self.embeddings, dtype=self.words.dtype)
-        change[self.learned] = self.words if words is None else words
+        change[tuple(self.places)] = self.words if words is None else words
         return self.embeddings + change, self.end
 
     def relative_change(self) -> Tensor:
         """|d|^2 / |e|^2 of each word: how far it was moved, beside the length of its embedding; (number of words,)."""
-        return self.words.square().sum(-1) / self.embeddings[self.learned].square().sum(-1)
+        return self.words.square().sum(-1) / self.embeddings[tuple(self.places)].square().sum(-1)
 
     def words_of_prompts(self) -> dict[tuple[str, str], Tensor]:
         """By class and concept, what was learned of each word of its sentence, (number of words, W): views."""

@@ -196,12 +196,14 @@ class ClipBackbone(Backbone):
         Raises:
             ValueError: an end token lies outside the embeddings, or beyond the model's context.
         """
-        model, length = self.model, int(end.max()) + 1
-        if length > min(embeddings.shape[1], self.context_length) or int(end.min()) < 0:
-            raise ValueError(
-                f"end tokens at {end.tolist()} do not lie within {embeddings.shape[1]} embeddings "
-                f"and a context of {self.context_length} tokens"
-            )
+        model, length = self.model, embeddings.shape[1]
+        if end.device.type == "cpu" or length >= self.context_length:  # else they are cropped: to look waits for a GPU
+            length = int(end.max()) + 1
+            if length > min(embeddings.shape[1], self.context_length) or int(end.min()) < 0:
+                raise ValueError(
+                    f"end tokens at {end.tolist()} do not lie within {embeddings.shape[1]} embeddings "
+                    f"and a context of {self.context_length} tokens"
+                )
         x = embeddings[:, :length].to(self.dtype) + model.positional_embedding[:length].to(self.dtype)  # (N, L, W)
         for index, block in enumerate(model.transformer.resblocks):
             if prompts is not None and 0 < index <= len(prompts):
