@@ -6,10 +6,11 @@ images decide. A class scores the mean over its prompts, so that a logit is a su
 
     prompt   t_j = u( text tower( e_j + d_j ) )        e: embeddings of the words, d: what was learned, 0 at first
     logit    l_c = s sum_j w_j ( cos(f, t_j) + l pool_p cos(f_p, t_j) ) + b_c          over the prompts j of class c
-    loss     cross entropy + 1/N ( sum_j w_j s^2 |t_j - t_j at the start|^2 / (2 S^2) + |b|^2 / (2 S_b^2) )
-             + CONTRAST_WEIGHT times the contrast: the clinical sentence of a class with all its concepts, h_c, must
-               find the mean direction of its own prompts (`prompt_contrast`)
+    loss     cross entropy + 1/N ( sum_j w_j s^2 |t_j - t_j at the start|^2 / (2 S^2) + |b|^2 / (2 S_b^2)
+                                   + CONTRAST_WEIGHT sum_c of the contrast of class c )
 
+The contrast asks that the clinical sentence of a class with all its concepts, h_c, finds the mean direction of the
+prompts of its own class among those of all (`prompt_contrast`): it counts as so many labelled images of its class.
 u(.) is a vector's direction, f and f_p are the features of an image and of its patches, w_j is one over the number of
 prompts of the class, s is CLIP's inverse temperature, b the calibration of the class prior. S is the prior standard
 deviation, in logits, of what prompts learn: `methods/evidence.py` finds it in the labelled images.
@@ -62,7 +63,7 @@ DEFAULTS = CfgNode(
         "LOCAL_WEIGHT": 0.0,  # l, of the pooled local similarity, beside 1 for the global one
         "LOCAL_POOL": "softmax",  # mean, topk, softmax
         "TOKEN_WEIGHT": 0.0,  # of the relative change of the words: each token is held to its word
-        "CONTRAST_WEIGHT": 2.5,  # of the contrast between classes: a class's clinical sentence must find its prompts
+        "CONTRAST_WEIGHT": 2.0,  # as how many labelled images of its class a clinical sentence counts
         "TUNE_NORMS": False,  # train ln_1 and ln_2 of the image tower, too
         "NORM_LR_MULT": 0.1,  # their learning rate, as a share of OPTIM.LR
         "CLIP_GRAD_NORM": 0.0,  # in every precision; 0 is off
@@ -324,7 +325,7 @@ class SentenceModel(PromptModel):
             losses["token"] = settings.TOKEN_WEIGHT * self.prompt_learner.relative_change().mean()
         if settings.CONTRAST_WEIGHT:
             contrast = prompt_contrast(self.mean_direction(text), self.clinical, self.scale)
-            losses["contrast"] = settings.CONTRAST_WEIGHT * contrast
+            losses["contrast"] = settings.CONTRAST_WEIGHT * len(self.classnames) * contrast / self.n_train
         return losses
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:

@@ -182,8 +182,8 @@ def test_the_loss_by_hand(bank: ConceptBank, features: ImageFeatures) -> None:
 
 
 def test_the_contrast_by_hand(bank: ConceptBank, features: ImageFeatures) -> None:
-    """Each class's sentence with all its concepts must find the mean direction of its own prompts."""
-    own = learned(model(bank, CONTRAST_WEIGHT=3.0))
+    """Each class's sentence with all its concepts must find its own prompts' mean direction, as 3 of 10 images must."""
+    own = learned(model(bank, n_train=10, CONTRAST_WEIGHT=3.0))
     whole = ["a photo of a nevus, typical network, even streaks."]
     whole.append("a photo of a melanoma, blue veil, uneven streaks, atypical network.")
     with torch.no_grad():
@@ -192,7 +192,7 @@ def test_the_contrast_by_hand(bank: ConceptBank, features: ImageFeatures) -> Non
         z = F.normalize(torch.stack([t[:2].mean(0), t[2:].mean(0)]), dim=-1)
     rows = [torch.logsumexp(own.scale * z @ h[d], 0) - own.scale * z[d] @ h[d] for d in range(2)]
     got = own.losses(features, LABELS)["contrast"]
-    assert got.item() == pytest.approx(3 * sum(rows).item() / 2, rel=1e-4)
+    assert got.item() == pytest.approx(3 / 10 * sum(rows).item(), rel=1e-4)
     assert torch.autograd.grad(got, own.prompt_learner.words)[0].abs().sum() > 0
     assert "contrast" not in model(bank, CONTRAST_WEIGHT=0.0).losses(features, LABELS)
 
