@@ -9,6 +9,11 @@ import yaml
 
 from xcoop.concepts import ConceptBank, load_bank
 
+SKIN = {
+    "nevus": ("typical network", "even streaks"),
+    "melanoma": ("blue veil", "uneven streaks", "atypical network"),
+}
+
 
 def toy_bank(folder: Path, classes: Mapping[str, Sequence[str]]) -> ConceptBank:
     """The bank `folder/toy.yaml` of these classes and their concepts, in their order."""

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-from helpers_banks import toy_bank
+from helpers_banks import SKIN
 from helpers_clip import tiny_backbone
 from torch.nn import functional as F
 from yacs.config import CfgNode
@@ -17,11 +16,7 @@ from xcoop.concepts import ConceptBank
 from xcoop.methods.evidence import probable_spread
 from xcoop.trainers.xcoop import DEFAULTS, SentenceModel, SentencePrompts
 
-CLASSES = {
-    "nevus": ("typical network", "even streaks"),
-    "melanoma": ("blue veil", "uneven streaks", "atypical network"),
-}
-NAMES = list(CLASSES)
+NAMES = list(SKIN)
 LABELS = torch.tensor([0, 1, 1, 0, 1, 0])
 SENTENCES = [
     "a photo of a nevus, typical network.",
@@ -30,18 +25,6 @@ SENTENCES = [
     "a photo of a melanoma, uneven streaks.",
     "a photo of a melanoma, atypical network.",
 ]
-
-
-@pytest.fixture
-def bank(tmp_path: Path) -> ConceptBank:
-    return toy_bank(tmp_path, CLASSES)
-
-
-@pytest.fixture(scope="module")
-def features() -> ImageFeatures:
-    images = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        return tiny_backbone().encode_image(images, patches=True)
 
 
 def model(bank: ConceptBank, n_train: int = 6, **changes: object) -> SentenceModel:

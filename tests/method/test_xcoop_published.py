@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
-from helpers_banks import toy_bank
+from helpers_banks import SKIN
 from helpers_clip import tiny_backbone
 from yacs.config import CfgNode
 
@@ -16,24 +14,8 @@ from xcoop.trainers.coop import DEFAULTS as COOP
 from xcoop.trainers.coop import CoOpModel
 from xcoop.trainers.xcoop_published import DEFAULTS, PublishedModel, starting_context
 
-CLASSES = {
-    "nevus": ("typical network", "even streaks"),
-    "melanoma": ("blue veil", "uneven streaks", "atypical network"),
-}
-NAMES = list(CLASSES)
+NAMES = list(SKIN)
 LABELS = torch.tensor([0, 1, 1, 0, 1, 0])
-
-
-@pytest.fixture
-def bank(tmp_path: Path):
-    return toy_bank(tmp_path, CLASSES)
-
-
-@pytest.fixture(scope="module")
-def features() -> ImageFeatures:
-    images = torch.randn(6, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        return tiny_backbone().encode_image(images, patches=True)
 
 
 def settings(**changes: object) -> CfgNode:
