@@ -153,23 +153,24 @@ class TrainerX:
                 rate = self.get_current_lr()
                 after = f" lr {rate:.4e} eta {datetime.timedelta(seconds=int(batch_time.avg * left))}"
                 taken.append(Taken(self.epoch * self.num_batches + index, numbers, rate, before, after))
-                if len(taken) == frequency:
+                waits = isinstance(numbers, Mapping) and any(isinstance(value, Tensor) for value in numbers.values())
+                if not waits or len(taken) == frequency:
                     self._show(taken, losses)
                 end = time.time()
         finally:
             self._show(taken, losses)
 
     def _show(self, taken: list[Taken], losses: MetricMeter) -> None:
-        """Prints and writes what steps gave, and forgets it; their numbers may be on the device until here."""
-        frequency = self.cfg.TRAIN.PRINT_FREQ
-        for step, numbers, rate, before, after in with_numbers(taken):
+        """Prints and writes what steps gave, and forgets them; their numbers may be on the device until here."""
+        frequency, shown = self.cfg.TRAIN.PRINT_FREQ, with_numbers(taken)
+        taken.clear()
+        for step, numbers, rate, before, after in shown:
             losses.update(numbers)
             if (step % self.num_batches + 1) % frequency == 0 or self.num_batches < frequency:
                 print(f"{before}{losses}{after}")  # the line that log parsers look for
             for name, meter in losses.meters.items():
                 self.write_scalar(f"train/{name}", meter.avg, step)
             self.write_scalar("train/lr", rate, step)
-        taken.clear()
 
     def after_epoch(self) -> None:
         """Validates if the best model is wanted, and writes the checkpoints that are due."""
