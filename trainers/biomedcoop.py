@@ -152,6 +152,8 @@ def in_force(cfg: Any) -> CfgNode:
 class BiomedCoOp(PromptTrainer):
     """Trains BiomedCoOp's contexts."""
 
+    side_by_side = True
+
     @classmethod
     def uses_bank(cls, cfg: Any) -> bool:
         """Unless a file has the sentences."""

@@ -42,6 +42,8 @@ class CoOpModel(PromptModel):
 class CoOp(PromptTrainer):
     """Trains CoOp's contexts."""
 
+    side_by_side = True
+
     @classmethod
     def build_method(cls, cfg: Any, backbone: Backbone, task: Task) -> PromptModel:
         return CoOpModel(backbone, task.classnames, cfg.TRAINER.COOP)

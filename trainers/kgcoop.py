@@ -59,6 +59,8 @@ class KgCoOpModel(CoOpModel):
 class KgCoOp(PromptTrainer):
     """Trains KgCoOp's contexts."""
 
+    side_by_side = True
+
     @classmethod
     def build_method(cls, cfg: Any, backbone: Backbone, task: Task) -> PromptModel:
         settings = cfg.TRAINER.KGCOOP

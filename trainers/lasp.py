@@ -124,6 +124,8 @@ class LASPModel(PromptModel):
 class LASP(PromptTrainer):
     """Trains LASP's contexts."""
 
+    side_by_side = True
+
     @classmethod
     def check_cfg(cls, cfg: Any) -> None:
         """Refuses settings that could not work."""

@@ -96,6 +96,8 @@ def _taken(parameters: Sequence[Tensor]) -> list[Tensor]:
 class ProGrad(PromptTrainer):
     """Trains ProGrad's contexts."""
 
+    side_by_side = True
+
     @classmethod
     def build_method(cls, cfg: Any, backbone: Backbone, task: Task) -> PromptModel:
         settings = cfg.TRAINER.PROGRAD

@@ -350,6 +350,7 @@ def few_of(images: LabelledFeatures, training: Tensor) -> LabelledFeatures:
 class XCoOp(PromptTrainer):
     """Trains the words of a bank's clinical sentences."""
 
+    side_by_side = True
     node = "XCOOP"
 
     @classmethod

@@ -144,6 +144,8 @@ def starting_context(backbone: Backbone, bank: ConceptBank, settings: CfgNode) -
 class XCoOpPublished(PromptTrainer):
     """Trains prompts that a bank's clinical sentences guide."""
 
+    side_by_side = True
+
     @classmethod
     def uses_bank(cls, cfg: Any) -> bool:
         return True

@@ -195,6 +195,7 @@ class ReleasedModel(PromptModel):
 class XCoOpReleased(PromptTrainer):
     """Trains what the released code trains; there to be compared with, not to be used."""
 
+    side_by_side = True
     needs_vit = True
     variants = ()  # `xcoop run ... all` leaves it out: it is no method of its own
 

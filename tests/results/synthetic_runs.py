@@ -47,6 +47,7 @@ def trainer(cfg: CfgNode, trained: int = 24) -> Any:
         device=torch.device("cpu"),
         origin=Origin("phantom", "train.py"),
         seconds={"train": 1.5},
+        runs_at_once=1,
         backbone=SimpleNamespace(fingerprint=lambda: "0" * 64),
         bank=None,
         model=SimpleNamespace(count_trained=lambda: trained),

@@ -1,6 +1,7 @@
 """Trainings of a second on the tiny dataset of the trainers' tests, and the programmes that run them.
 
 tiny_jobs.py launch DATA WEIGHTS OUT      a launcher of `three`, on two workers
+tiny_jobs.py beside DATA WEIGHTS OUT      the same of three seeds of one method, one of which diverges; how each ended
 tiny_jobs.py identical DATA WEIGHTS OUT   runs `mixed` alone and together, see `test_sharing.py`
 """
 
@@ -10,6 +11,7 @@ import json
 import os
 import sys
 from contextlib import redirect_stderr, redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +102,19 @@ if __name__ == "__main__":
     data, weights, out = map(Path, sys.argv[2:])
     if sys.argv[1] == "identical":
         told = identical(mixed(data, weights, out / "alone"), mixed(data, weights, out / "shared"))
+        sys.stdout.write(json.dumps(told) + "\n")
+    elif sys.argv[1] == "beside":
+        from xcoop.results.record import read_run
+        from xcoop.sweep import launcher
+
+        launcher.FEWEST = 2
+        choices = [("SEED", 1), ("SEED", 2), ("SEED", 3, "OPTIM.LR", 1e30)]
+        jobs = [
+            replace(job("CoOp", data, weights, out / str(n), *pairs), together="CoOp")
+            for n, pairs in enumerate(choices)
+        ]
+        ends = launcher.Launcher(jobs, launcher.make_slots(1, (), cores=1), str(out)).run()
+        told = [(ends[one.folder].state, (read_run(one.folder) or {}).get("runs_at_once")) for one in jobs]
         sys.stdout.write(json.dumps(told) + "\n")
     else:
         from xcoop.sweep.launcher import Launcher, make_slots

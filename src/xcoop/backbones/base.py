@@ -121,7 +121,6 @@ class Backbone(nn.Module, ABC):
     def embed(self, tokens: Tensor) -> Tensor:
         """Token embeddings without positions: (N, L) ids to (N, L, W)."""
 
-    @abstractmethod
     def encode_embeddings(self, embeddings: Tensor, end: Tensor) -> Tensor:
         """Text features from token embeddings, through which gradients flow.
 
@@ -132,6 +131,18 @@ class Backbone(nn.Module, ABC):
         Returns:
             (N, D), not normalised.
         """
+        return self.project_text(self.end_states(embeddings, end))
+
+    @abstractmethod
+    def end_states(self, embeddings: Tensor, end: Tensor) -> Tensor:
+        """What the text tower makes of each end token, normalised as the projection takes it: (N, V) for its width V.
+
+        See `encode_embeddings`. A row depends on its own text alone.
+        """
+
+    @abstractmethod
+    def project_text(self, states: Tensor) -> Tensor:
+        """`end_states` in the joint space: (N, V) to (N, D)."""
 
     @abstractmethod
     def encode_image(self, images: Tensor, patches: bool = False) -> ImageFeatures:
@@ -176,8 +187,13 @@ class Backbone(nn.Module, ABC):
         return tuple((tensor.data_ptr(), tensor._version, tensor.dtype) for tensor in tensors)
 
     def train(self, mode: bool = True) -> Self:
-        """Stays in evaluation mode, whatever the mode of the model it is a part of."""
-        return super().train(False)
+        """Stays in evaluation mode, whatever the mode of the model it is a part of.
+
+        Its hundreds of modules are gone through only if the first ones are not in that mode.
+        """
+        if self.training or any(child.training for child in self.children()):
+            super().train(False)
+        return self
 
 
 def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:

@@ -106,6 +106,7 @@ class ClipBackbone(Backbone):
         self.text_width, self.embed_dim = model.text_projection.shape
         side = self.input_size // (model.visual.conv1.kernel_size[0] if self.is_vit else 32)
         self.grid = (side, side)
+        self.training = model.training  # of a view of a model that is in evaluation mode nothing is gone through
         self.eval()
 
     @property
@@ -182,7 +183,14 @@ class ClipBackbone(Backbone):
         return self.model.token_embedding(tokens).to(self.dtype)
 
     def encode_embeddings(self, embeddings: Tensor, end: Tensor, prompts: Tensor | None = None) -> Tensor:
-        """Text features over the shortest prefix that holds every end token; see the base class.
+        """Text features; see the base class, and `end_states`."""
+        return self.project_text(self.end_states(embeddings, end, prompts))
+
+    def project_text(self, states: Tensor) -> Tensor:
+        return states @ self.model.text_projection
+
+    def end_states(self, embeddings: Tensor, end: Tensor, prompts: Tensor | None = None) -> Tensor:
+        """The end tokens' states over the shortest prefix that holds them all; see the base class.
 
         Attention is causal, so nothing after an end token can reach it: cropping is exact. The modules are called in
         the order of CLIP's `encode_text` and `ResidualAttentionBlock.forward`; the mask is not the one that each block
@@ -210,9 +218,8 @@ class ClipBackbone(Backbone):
                 new = prompts[index - 1].to(x.dtype).expand(len(x), -1, -1)  # (N, n, W)
                 x = torch.cat([x[:, :1], new, x[:, 1 + new.shape[1] :]], dim=1)
             x = run_block(block, x, causal=True)
-        x = x[torch.arange(len(end), device=x.device), end]  # (N, W)
-        features: Tensor = model.ln_final(x) @ model.text_projection
-        return features
+        states: Tensor = model.ln_final(x[torch.arange(len(end), device=x.device), end])  # (N, W)
+        return states
 
     def encode_image(self, images: Tensor, patches: bool = False) -> ImageFeatures:
         """Global and local features; see the base class.

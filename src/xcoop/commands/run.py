@@ -19,8 +19,9 @@ examples:
 
 environment (the options win): DATA, OUT, SEEDS.
 A finished seed is skipped, an interrupted one goes on, and nothing finished is overwritten. Runs with overrides go
-into folders of their own. Runs share processes, one a GPU or one for each group of cores, and what they load; what
-fails is tried once more in a fresh process. Exit code 1: a seed failed (the others were run all the same).
+into folders of their own. Runs share processes, one a GPU or one for each group of cores, and what they load; seeds
+of a method that passes a frozen text tower at each step are trained side by side, all prompts in one pass. What fails
+is tried once more, alone, in a fresh process. Exit code 1: a seed failed (the others were run all the same).
 """
 
 
@@ -40,6 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", default=defaults["data"], help="the data root (default: $DATA, else data)")
     parser.add_argument("--out", default=defaults["out"], help="the output root (default: $OUT, else output)")
     parser.add_argument("--seeds", default=defaults["seeds"], help='default: $SEEDS, else "1 2 3"')
+    parser.add_argument("--one-by-one", action="store_true", help="train no runs side by side")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -60,7 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
     start = time.monotonic()
     jobs = [training(plan, seed, plan.title(seed)) for plan in plans for seed in plan.seeds]
     todo = [job for job in jobs if not job.done()]
-    ends = Launcher(jobs, make_slots(most=len(todo)), arguments.out, each=True).run()
+    ends = Launcher(jobs, make_slots(most=len(todo)), arguments.out, True, arguments.one_by_one).run()
 
     folder, shots = plans[0].dataset_folder, int(arguments.words[1])
     given = " ".join(map(str, seeds))

@@ -43,7 +43,8 @@ Everything is crossed; words of the command line win over the file. What is to c
   variants: [{}, {KEY: value}, {KEY: value, KEY: value}]       {} is the method as it is; crossed with all the rest
 
 Runs lie where `xcoop run` puts them. What is finished is skipped, what was interrupted goes on, what fails is tried
-once more in a fresh process. Several launchers may work on one output folder. Exit code 1: a run failed.
+once more in a fresh process. Runs of a method that passes a frozen text tower at each step are trained side by side,
+all prompts in one pass. Several launchers may work on one output folder. Exit code 1: a run failed.
 """
 
 
@@ -64,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", default=defaults["out"], help="the output root (default: $OUT, else output)")
     parser.add_argument("--workers", type=int, help="processes (default: one a GPU, or as cores and memory allow)")
     parser.add_argument("--gpus", help="ids of the GPUs to use (default: all that are visible)")
+    parser.add_argument("--one-by-one", action="store_true", help="train no runs side by side; on Slurm, none are")
     parser.add_argument("--dry-run", action="store_true", help="list the runs and what is done, and stop")
     group = parser.add_argument_group("on a Slurm cluster (see docs/slurm.md)")
     group.add_argument("--slurm", action="store_true", help="run as job arrays; needs submitit, and a login node")
@@ -104,7 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         gpus = None if arguments.gpus is None else words_of(arguments.gpus)
         slots = make_slots(arguments.workers, gpus, most=sum(job.state() != DONE for job in jobs))
-        launcher = Launcher(jobs, slots, grid.out)
+        launcher = Launcher(jobs, slots, grid.out, one_by_one=arguments.one_by_one)
         try:
             ends = launcher.run()
         finally:

@@ -20,6 +20,7 @@ from xcoop.backbones.clip_model import is_finite
 from xcoop.concepts import ConceptBank
 from xcoop.methods.alignment import unit
 from xcoop.methods.prompts import DEFAULT
+from xcoop.methods.together import Seat
 
 # CoOp stores these beside its contexts; they belong to the class names of the training, not to what was learned.
 NOT_LEARNED = ("token_prefix", "token_suffix")
@@ -135,6 +136,8 @@ class PromptModel(nn.Module):
         self.backbone = backbone
         self.classnames = list(classnames)
         self._held: tuple[torch.dtype, Backbone] | None = None  # what `computing_in` puts in the backbone's place
+        self._dtype: torch.dtype | None = None  # of `computing_in`, where it is not fp32
+        self.seat: Seat | None = None  # among the runs that are trained side by side, while this one is
 
     # What is compared, and what is minimised.
 
@@ -252,11 +255,12 @@ class PromptModel(nn.Module):
             if self._held is None or self._held[0] != dtype:
                 self._held = dtype, plain.held_in(dtype)
             self.backbone = self._held[1]
+        self._dtype = dtype
         try:
             with torch.autocast(device, dtype, enabled=dtype is not None):
                 yield
         finally:
-            self.backbone = plain
+            self.backbone, self._dtype = plain, None
 
     def encode_images(self, images: Tensor) -> ImageFeatures:
         """Image features (B, ...); gradients flow only where the image tower is trained."""
@@ -265,8 +269,12 @@ class PromptModel(nn.Module):
 
     def encode_prompts(self, embeddings: Tensor, end: Tensor) -> Tensor:
         """Text features of embedded prompts: (..., L, W) with end positions (...,) to (..., D)."""
-        flat = self.backbone.encode_embeddings(embeddings.flatten(0, -3), end.flatten())
-        return flat.unflatten(0, end.shape)
+        flat, ends = embeddings.flatten(0, -3), end.flatten()
+        if self.seat is not None and torch.is_grad_enabled() and flat.requires_grad:
+            features = self.seat.encode(self.backbone, flat, ends, self._dtype)
+        else:
+            features = self.backbone.encode_embeddings(flat, ends)
+        return features.unflatten(0, end.shape)
 
     # What explanations ask: the logit as a comparison of vectors.
 

@@ -181,6 +181,7 @@ def _describe(trainer: Any, labels: Ints, probabilities: Floats) -> dict[str, An
         "versions": fact("versions", versions),
         "hardware": hardware(trainer.device),
         "git": fact("git", git_revision),
+        "runs_at_once": trainer.runs_at_once,  # whose steps its seconds include
         "seconds": {phase: round(float(seconds), 3) for phase, seconds in trainer.seconds.items()},
         **peak_memory_mb(),
     }

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import gc
 import importlib
+import math
 import multiprocessing
 import os
 import shlex
@@ -54,6 +55,8 @@ MEMORY = 3 << 30  # bytes that a worker on a CPU is reckoned to need
 TICK = 0.2  # seconds between looks at everything
 LOOK = 1.0  # seconds between looks at runs that other launchers are at
 RETRIES = 1  # of a failed job
+MOST = 8  # runs that are trained side by side; each holds a copy of its backbone
+FEWEST = 4  # on a CPU, where less is gained than the turns of fewer cost
 EVERY = 15.0  # seconds between plain lines of a display
 # What a run imports when it needs it. A launcher that forks its workers does so once, before the first of them.
 MODULES = ("xcoop.runs.train", "xcoop.training.trainer", "xcoop.results.record", "torch.utils.tensorboard",
@@ -124,7 +127,7 @@ def start_method(slots: Sequence[Slot]) -> str:
     A fork begins at once, since all that a run imports is there already. A process that has looked for GPUs cannot hand
     them on to its forks, and of threads they would have nothing but the locks.
     """
-    on_gpus = any(slot.environment.get("CUDA_VISIBLE_DEVICES") for slot in slots)
+    on_gpus = any(slot.on_gpu for slot in slots)
     return "fork" if sys.platform == "linux" and threading.active_count() == 1 and not on_gpus else "spawn"
 
 
@@ -136,16 +139,24 @@ class Launcher:
         slots: where workers run.
         out: the output root.
         each: tell of each run by itself; see `Display`.
-        run: what runs one job in a worker; default: `worker.Runner`.
+        one_by_one: train no runs side by side.
+        run: what runs one job in a worker; default: `worker.Runner`, which alone can train several.
 
     Attributes:
         ends: how each ended so far, by its folder.
     """
 
     def __init__(
-        self, jobs: Sequence[Job], slots: Sequence[Slot], out: str, each: bool = False, run: Run | None = None
+        self,
+        jobs: Sequence[Job],
+        slots: Sequence[Slot],
+        out: str,
+        each: bool = False,
+        one_by_one: bool = False,
+        run: Run | None = None,
     ) -> None:
         self.slots, self.out, self.notes, self.run_job = slots, out, Path(out, NOTES), run
+        self.one_by_one = one_by_one or run is not None
         self.display = Display(len(jobs), len(slots), each)
         self.ends: dict[Path, Outcome] = {}
         self.failures: Counter[Path] = Counter()
@@ -194,7 +205,7 @@ class Launcher:
         """Gives a job to each worker that has none, and ends workers for which there is none."""
         for slot in self.slots:
             worker = self.workers.get(slot)
-            if worker and worker.job:
+            if worker and worker.jobs:
                 continue
             job = self._next(worker.group if worker else "")
             if job is None:
@@ -205,9 +216,26 @@ class Launcher:
                 self._retire(slot)
                 with uninterrupted():
                     worker = self.workers[slot] = Worker(slot, self.notes, self.run_job, self.context)
-            self.waiting.remove(job)
-            worker.give(job)
-            self.display.started(job)
+            jobs = [job, *self._companions(job, slot)]
+            self.waiting = [other for other in self.waiting if other not in jobs]
+            worker.give(jobs)
+            for job in jobs:
+                self.display.started(job, len(jobs))
+
+    def _companions(self, job: Job, slot: Slot) -> list[Job]:
+        """Others that may be trained beside a job, a worker's share of them; none of and for what has failed before."""
+        if self.one_by_one or not job.together or self.failures[job.folder]:
+            return []
+        others = [
+            other
+            for other in self.waiting
+            if other is not job
+            and other.together == job.together
+            and not self.failures[other.folder]
+            and (other.after not in self._folders or other.after in self.ends)
+        ]
+        count = min(MOST, math.ceil((1 + len(others)) / len(self.slots)))
+        return others[: count - 1] if slot.on_gpu or count >= FEWEST else []
 
     def _next(self, group: str) -> Job | None:
         """The next job for a worker: of the group that it has loaded, else of one that no other worker is at."""
@@ -219,7 +247,7 @@ class Launcher:
                 self._close(job, Outcome(FAILED, message="the run whose weights it evaluates failed", again=False))
             elif before or job.after not in self._folders:
                 ready.append(job)
-        taken = {worker.group for worker in self.workers.values() if worker.job}
+        taken = {worker.group for worker in self.workers.values() if worker.jobs}
         order = [(self.failures[job.folder], job.group != group, job.group in taken) for job in ready]
         return ready[order.index(min(order))] if ready else None
 
@@ -235,19 +263,17 @@ class Launcher:
         wait([worker.pipe for _, worker in workers], TICK)
         for slot, worker in workers:
             died = not worker.process.is_alive()  # asked before its last words are read
-            for said in worker.hear():
-                job = worker.job
-                if isinstance(said, Progress) and job:
+            for job, said in worker.hear():
+                if isinstance(said, Progress):
                     self.display.at(job, said)
-                elif isinstance(said, Outcome) and job:
-                    worker.job = None
-                    self._judge(job, said)
-                    if said.state == FAILED and said.again:  # whatever went wrong ends with the process
-                        self._retire(slot)
-            if died and self.workers.get(slot) is worker:
+                    continue
+                worker.jobs.remove(job)
+                worker.failed |= said.state == FAILED and said.again
+                self._judge(job, said)
+            if died or (worker.failed and not worker.jobs):  # whatever went wrong ends with the process
                 self._retire(slot)
-                if worker.job:
-                    self._judge(worker.job, Outcome(FAILED, message=worker.cause()))
+                for job in worker.jobs:
+                    self._judge(job, Outcome(FAILED, message=worker.cause()))
 
     def _judge(self, job: Job, outcome: Outcome) -> None:
         """Closes a job, or puts it back."""
@@ -344,13 +370,14 @@ class Display(Bar):
         self.total, self.workers, self.each, self.clock = total, workers, each, clock
         self.ends: Counter[str] = Counter()  # of closed jobs, by how they ended
         self.running: dict[Path, tuple[Job, float, float]] = {}  # job, since, part
+        self.among: dict[Path, int] = {}  # how many were started with it, itself included, to be run side by side
         self.seconds: defaultdict[str, list[float]] = defaultdict(list)  # of finished runs, by group
         self._told: dict[Path | None, float] = {None: clock()}  # when something was last said of a run; None: of all
         self._detail = self._error = ""
 
-    def started(self, job: Job) -> None:
-        """A worker was given a job."""
-        self._told[job.folder] = self.clock()
+    def started(self, job: Job, among: int = 1) -> None:
+        """A worker was given a job, as one of so many at once."""
+        self._told[job.folder], self.among[job.folder] = self.clock(), among
         self.running[job.folder] = (job, self.clock(), 0.0)
         if self.each and self.bar is None:
             say(f"{job.title}: started")
@@ -377,8 +404,9 @@ class Display(Bar):
         """A job is closed."""
         self.running.pop(job.folder, None)
         self.ends[outcome.state] += 1
+        seconds = outcome.seconds / self.among.get(job.folder, 1)
         if outcome.state == FINISHED:
-            self.seconds[job.group].append(outcome.seconds)
+            self.seconds[job.group].append(seconds)
         if outcome.state == FAILED and self.each:
             message = "(the same error)" if outcome.message == self._error else outcome.message
             self._error = outcome.message
@@ -390,7 +418,7 @@ class Display(Bar):
             self.say(f"{job.title}: finished before, in {job.folder}")
         elif self.each and (record := read_run(job.folder)):
             accuracy = 100 * record["metrics"]["accuracy"]
-            self.say(f"{job.title}: accuracy {accuracy:.1f}% ({outcome.seconds:.0f} s)")
+            self.say(f"{job.title}: accuracy {accuracy:.1f}% ({seconds:.0f} s)")
         if self.bar is not None:
             self.bar.update()
 
@@ -423,7 +451,7 @@ class Display(Bar):
         usual = statistics.fmean(known)
         begun = 0.0  # runs' worth of work that is left of those in flight
         for job, since, part in self.running.values():
-            own = statistics.fmean(self.seconds.get(job.group, known))
+            own = self.among[job.folder] * statistics.fmean(self.seconds.get(job.group, known))
             begun += 1 - max(part, min(0.95, (self.clock() - since) / own if own else 0.0))
         rest = self.total - self.ends.total() - len(self.running)
         return usual * (rest + begun) / max(1, min(self.workers, rest + len(self.running)))

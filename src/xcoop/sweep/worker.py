@@ -9,6 +9,7 @@ import logging
 import multiprocessing
 import os
 import platform
+import random
 import re
 import signal
 import sys
@@ -16,7 +17,7 @@ import threading
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -54,6 +55,7 @@ class Job:
         folder: where its results go; the same as `--output-dir`.
         title: its name in messages.
         group: backbone, dataset and input size; jobs of one group share what they load.
+        together: what jobs have in common that may be trained side by side (see `xcoop.methods.together`); "": no job.
         after: the folder of a run that must be done first (the one whose weights are evaluated), if there is one.
         cfg: its merged config.
     """
@@ -63,6 +65,7 @@ class Job:
     title: str
     group: str
     after: Path | None = None
+    together: str = ""
     cfg: CfgNode | None = field(default=None, compare=False, repr=False)
 
     @property
@@ -107,7 +110,8 @@ def training(plan: Plan, seed: int, title: str) -> Job:
     """The run of one seed; UserError if its folder holds a run with other settings."""
     folder, cfg = plan.seed_folder(seed), plan.config(seed)
     check_free(folder, cfg, Origin())
-    return Job(tuple(plan.words(seed)), folder, title, group_of(cfg), cfg=cfg)
+    group = group_of(cfg)
+    return Job(tuple(plan.words(seed)), folder, title, group, together=together_of(cfg, group), cfg=cfg)
 
 
 def group_of(cfg: CfgNode) -> str:
@@ -116,6 +120,14 @@ def group_of(cfg: CfgNode) -> str:
     parts = [backbone.NAME, backbone.get("PATH", ""), dataset.NAME, dataset.get("SET", ""), dataset.get("PATH", ""),
              "x".join(map(str, cfg.INPUT.SIZE))]  # fmt: skip
     return " ".join(str(part) for part in parts if part)
+
+
+def together_of(cfg: CfgNode, group: str) -> str:
+    """The method and what it is trained on, if a step of it is a pass of the text tower and little else."""
+    from dassl.engine import TRAINER_REGISTRY
+
+    asked = getattr(TRAINER_REGISTRY.get(cfg.TRAINER.NAME), "side_by_side", False)  # another programme's does not say
+    return f"{cfg.TRAINER.NAME} {group}" if asked else ""
 
 
 # What does a job.
@@ -144,9 +156,32 @@ class Runner:
 
     def __call__(self, job: Job) -> Outcome:
         """Runs one; what it changed in this process is put back."""
+        with isolated():
+            return self._run(job)
+
+    def side_by_side(
+        self, jobs: Sequence[Job], tell: Callable[[Job, Outcome], None], output: Callable[[Job], Any]
+    ) -> None:
+        """Runs several that are `together`, with one pass of the text tower for all at each step.
+
+        Args:
+            jobs: the runs.
+            tell: is told how each ended, when it has.
+            output: gives the standard output of each.
+        """
+        from xcoop.methods.together import Meeting
+
+        def attempted(job: Job) -> None:
+            sys.stdout = output(job)
+            tell(job, attempt(job, self._run))
+
+        with isolated():
+            Meeting([partial(attempted, job) for job in jobs], process_state).run()
+
+    def _run(self, job: Job) -> Outcome:
         from xcoop.runs import train
 
-        with sharing(self.shared), isolated():
+        with sharing(self.shared):
             try:
                 code = train.run(train.parser().parse_intermixed_args(list(job.words)), job.words, job.cfg, once=True)
             except BusyError as error:
@@ -169,21 +204,36 @@ class Runner:
 
 @contextmanager
 def isolated() -> Iterator[None]:
-    """Puts everything that a run may have changed in this process back as it was, also after an exception.
+    """Puts everything that runs may have changed in this process back as it was, also after an exception.
 
-    What the run held is freed, and the most memory that was used is counted anew: a run records it as its own.
+    What they held is freed, and the most memory that was used is counted anew: a run records it as its own.
     """
-    import numpy as np
     import torch
-
-    from xcoop.engine.tools import restore_rng, rng_state
 
     with suppress(OSError), open("/proc/self/clear_refs", "w", encoding="ascii") as file:
         file.write("5")  # where the system can
     if torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.reset_peak_memory_stats()
+    put_back = process_state()
+    try:
+        yield
+    finally:
+        # Trainers hold themselves, and with them a backbone, until they are collected; what that frees may still print.
+        gc.collect()
+        gc.freeze()  # modules, and what is shared: it stays, and need not be looked through after the next run
+        if torch.cuda.is_available() and torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+        put_back()
 
-    generators, filters, environment = rng_state(), list(warnings.filters), dict(os.environ)
+
+def process_state() -> Callable[[], None]:
+    """Notes all that a run may change in this process; what it gives puts it back."""
+    import numpy as np
+    import torch
+
+    of_python, of_numpy, of_torch = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    of_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+    filters, environment = list(warnings.filters), dict(os.environ)
     cudnn, loggers = torch.backends.cudnn, (logging.getLogger(), logging.getLogger("xcoop"))
     handlers = [list(logger.handlers) for logger in loggers]
     attributes = [
@@ -208,15 +258,13 @@ def isolated() -> Iterator[None]:
         (torch.get_deterministic_debug_mode, torch.set_deterministic_debug_mode),
     ]
     before = [get() for get, _ in switches]
-    try:
-        yield
-    finally:
-        # Trainers hold themselves, and with them a backbone, until they are collected; what that frees may still print.
-        gc.collect()
-        gc.freeze()  # modules, and what is shared: it stays, and need not be looked through after the next run
-        if torch.cuda.is_available() and torch.cuda.is_initialized():
-            torch.cuda.empty_cache()
-        restore_rng(generators)
+
+    def put_back() -> None:
+        random.setstate(of_python)
+        np.random.set_state(of_numpy)
+        torch.set_rng_state(of_torch)
+        if of_gpus:
+            torch.cuda.set_rng_state_all(of_gpus)
         warnings.filters[:] = filters  # type: ignore[index]
         for logger, kept in zip(loggers, handlers, strict=True):
             logger.handlers[:] = kept
@@ -226,6 +274,8 @@ def isolated() -> Iterator[None]:
         for (get, put), value in zip(switches, before, strict=True):
             if get() != value:
                 put(value)
+
+    return put_back
 
 
 # The process, and how its launcher sees it.
@@ -243,6 +293,11 @@ class Slot:
     name: str
     environment: Mapping[str, str] = field(default_factory=dict, hash=False)
 
+    @property
+    def on_gpu(self) -> bool:
+        """Whether its runs see one."""
+        return bool(self.environment.get("CUDA_VISIBLE_DEVICES"))
+
 
 class Progress(NamedTuple):
     """How far a run is: the part of it in [0, 1], and the same in words."""
@@ -252,17 +307,18 @@ class Progress(NamedTuple):
 
 
 class Console(io.TextIOBase):
-    """A standard output that only looks for the lines that tell how far a training is: each run has a log of its own.
+    """The standard output of a run, which only looks for the lines that tell how far its training is: it has a log.
 
     Args:
-        pipe: is given the `Progress`.
+        job: the run.
+        pipe: is given its folder and `Progress`.
     """
 
     encoding = "utf-8"
 
-    def __init__(self, pipe: Connection) -> None:
+    def __init__(self, job: Job, pipe: Connection) -> None:
         super().__init__()
-        self._pipe = pipe
+        self._job, self._pipe = job, pipe
         self._told = 0.0
 
     def writable(self) -> bool:
@@ -276,7 +332,7 @@ class Console(io.TextIOBase):
             epoch, epochs, batch, batches = map(int, found.groups()[:4])
             loss = f"loss {told[1]}, " if (told := LOSS.search(text)) else ""
             shown = f"epoch {epoch} of {epochs}, {loss}eta {found[5]}"
-            self._pipe.send(Progress((epoch - 1 + batch / batches) / epochs, shown))
+            self._pipe.send((self._job.folder, Progress((epoch - 1 + batch / batches) / epochs, shown)))
         return len(text)
 
 
@@ -284,7 +340,8 @@ def serve(pipe: Connection, environment: Mapping[str, str], log: Path, run: Run 
     """What a worker process does: it runs the jobs that come through the pipe until None comes, or its launcher ends.
 
     Args:
-        pipe: takes jobs in; gives `Progress` while one runs, and its `Outcome`.
+        pipe: takes jobs in, one or several to be run side by side; gives, with its folder, each one's `Progress` while
+            it runs, and its `Outcome`.
         environment: what it is to have in its environment, `THREADS` among it.
         log: gets what is written to the standard error; it has nothing to say unless something goes wrong.
         run: what runs one job; default: `Runner`.
@@ -301,7 +358,7 @@ def serve(pipe: Connection, environment: Mapping[str, str], log: Path, run: Run 
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         os.dup2(file, number)
         os.close(file)
-    sys.stdout, sys.stderr = Console(pipe), open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
     os.environ.update(environment)  # before torch is imported; in a fork it is there already
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(int(environment[THREADS[0]]))
@@ -309,10 +366,22 @@ def serve(pipe: Connection, environment: Mapping[str, str], log: Path, run: Run 
     launcher = multiprocessing.parent_process()
     assert launcher is not None  # noqa: S101 - a worker is a child of its launcher
     threading.Thread(target=_end_with, args=(launcher,), daemon=True).start()
-    run = run or Runner()
+    runner = Runner()
+    run = run or runner
+
+    def output(job: Job) -> Console:
+        return Console(job, pipe)
+
+    def tell(job: Job, outcome: Outcome) -> None:
+        pipe.send((job.folder, outcome))
+
     try:
-        while launcher.sentinel not in wait([pipe, launcher.sentinel]) and (job := pipe.recv()) is not None:
-            pipe.send(attempt(job, run))
+        while launcher.sentinel not in wait([pipe, launcher.sentinel]) and (jobs := pipe.recv()) is not None:
+            if len(jobs) > 1:
+                runner.side_by_side(jobs, tell, output)
+            else:
+                sys.stdout = output(jobs[0])
+                tell(jobs[0], attempt(jobs[0], run))
     except (KeyboardInterrupt, BrokenPipeError):
         sys.exit(INTERRUPTED)
 
@@ -329,13 +398,14 @@ class Worker:
     """A worker process, as its launcher sees it.
 
     Attributes:
-        job: what it runs now; None: nothing.
+        jobs: what it runs now.
         group: of its last job; "" before the first.
+        failed: whether something went wrong in it; it is given no more then.
     """
 
     def __init__(self, slot: Slot, notes: Path, run: Run | None, context: Any) -> None:
-        self.job: Job | None = None
-        self.group = ""
+        self.jobs: list[Job] = []
+        self.group, self.failed = "", False
         notes.mkdir(parents=True, exist_ok=True)
         self.log = notes / f"worker-{platform.node()}-{os.getpid()}-{re.sub(r'[^A-Za-z0-9]+', '', slot.name)}.log"
         self.log.unlink(missing_ok=True)
@@ -346,17 +416,18 @@ class Worker:
         self.process.start()
         theirs.close()
 
-    def give(self, job: Job) -> None:
-        """Hands it a job; if it has just died, that is found out as of any other worker."""
-        self.job, self.group = job, job.group
+    def give(self, jobs: Sequence[Job]) -> None:
+        """Hands it jobs of one group; if it has just died, that is found out as of any other worker."""
+        self.jobs, self.group = list(jobs), jobs[0].group
         with suppress(OSError):
-            self.pipe.send(job)
+            self.pipe.send(tuple(jobs))
 
-    def hear(self) -> Iterator[Progress | Outcome]:
-        """What it has said; nothing of a worker that is silent or dead."""
+    def hear(self) -> Iterator[tuple[Job, Progress | Outcome]]:
+        """What it has said of which job; nothing of a worker that is silent or dead."""
         with suppress(EOFError, OSError):
             while self.pipe.poll():
-                yield self.pipe.recv()
+                folder, said = self.pipe.recv()
+                yield next(job for job in self.jobs if job.folder == folder), said
 
     def cause(self) -> str:
         """How it died."""
@@ -368,7 +439,7 @@ class Worker:
 
     def dismiss(self) -> None:
         """Asks it to end; a job that it runs is given up."""
-        if self.job:
+        if self.jobs:
             self.process.terminate()
         else:
             with suppress(OSError):

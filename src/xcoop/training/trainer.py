@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,6 +30,7 @@ from xcoop.config.plugins import check_settings, own_view
 from xcoop.engine.data import Seeded, begin_epoch, deploys_best, require_validation, with_workers_that_exist
 from xcoop.engine.parts import PRECISIONS, number_formats
 from xcoop.engine.tools import restore_rng, rng_state
+from xcoop.methods import together
 from xcoop.methods.model import PromptModel, Task
 from xcoop.methods.prompts import DEFAULT, POSITIONS
 from xcoop.moved import accept_instance_build
@@ -37,6 +39,7 @@ from xcoop.results.folder import check_free, save_config
 from xcoop.results.record import UNTRAINED, Origin, write_run
 from xcoop.training.feature_cache import FeatureStore
 from xcoop.training.finite import FiniteWatch, Noted
+from xcoop.training.step import Step
 from xcoop.training.tracking import Clock, Tracker, check_tracking
 from xcoop.utils.reading import read_json
 from xcoop.utils.rules import TEMPLATE, TEXT, Rule, number, one_of, whole
@@ -64,6 +67,9 @@ class PromptTrainer(TrainerX):
 
     node: str = ""
     trains: bool = True  # whether it learns from images, in epochs or at once
+    side_by_side: bool = (
+        False  # whether a step is a pass through a frozen text tower, by `encode_prompts`, and little else
+    )
     needs_vit: bool = False  # whether the method works inside a vision transformer: it has no configs for ResNets
     node_rules: ClassVar[dict[str, Rule]] = {  # what keys take that mean the same in every node
         "PREC": one_of(*PRECISIONS),
@@ -137,6 +143,12 @@ class PromptTrainer(TrainerX):
         return self.cfg.TRAINER[self.node]
 
     @property
+    def runs_at_once(self) -> int:
+        """How many runs were trained side by side, this one included; see `xcoop.methods.together`."""
+        seat = self.model.seat
+        return 1 if seat is None else len(seat.meeting.seats)
+
+    @property
     def seconds(self) -> dict[str, float]:
         """Wall time by phase: build, features, train, test."""
         return self.clock.seconds
@@ -208,6 +220,7 @@ class PromptTrainer(TrainerX):
     def train(self) -> None:
         """All epochs, then the test."""
         self._evaluated = None
+        self.model.seat = together.current() if self.side_by_side else None
         with self.clock.phase("train"):
             super().train()
 
@@ -238,42 +251,19 @@ class PromptTrainer(TrainerX):
         return max(float(group["lr"]) for group in prompts or groups)
 
     def forward_backward(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """One step: losses, gradients, clipping (TRAINER.<node>.CLIP_GRAD_NORM, 0 is off), update.
+        """One step (`xcoop.training.step`); TRAINER.<node>.CLIP_GRAD_NORM limits the gradients, 0 is off.
 
         Returns:
             What the log shows, the loss and its parts where there are several: scalar tensors, numbers on a CPU.
         """
-        features, labels = self.parse_batch_train(batch)
-        with self.model.computing_in(self.dtype):
-            parts = self.model.losses(features, labels)
-            loss = self.model.loss(parts)
-        self._note("loss", loss, batch)
-
-        self.optim.zero_grad()
-        self.model.backward(loss, parts, self._backward)
-        self.scaler.unscale_(self.optim)
-        norm = self.model.gradient_norm()
-        if not self.scaler.is_enabled():  # a scaler skips overflown steps by itself
-            self._note("gradient", norm, batch)
-        if (limit := self.settings.get("CLIP_GRAD_NORM", 0.0)) > 0:
-            factor = (limit / (norm + 1e-6)).clamp(max=1.0)
-            for parameter in self.model.trained_parameters().values():
-                if parameter.grad is not None:
-                    parameter.grad.mul_(factor)
-        self.scaler.step(self.optim)
-        self.scaler.update()
+        step = Step(self.model, self.optim, self.dtype, self.scaler, self.settings.get("CLIP_GRAD_NORM", 0.0))
+        shown = step(*self.parse_batch_train(batch), partial(self._note, batch))
         if self.batch_idx + 1 == self.num_batches:
             self.update_lr()
-
-        summed = parts.keys() - set(self.model.reported)
-        shown = {"loss": loss} | {name: part for name, part in parts.items() if len(summed) > 1 or name not in summed}
         free = self.device.type == "cpu"  # elsewhere, to read a number is to wait for the device
-        return {name: value.item() if free else value.detach() for name, value in shown.items()}
+        return {name: value.item() for name, value in shown.items()} if free else shown
 
-    def _backward(self, loss: Tensor, retain_graph: bool = False) -> None:
-        self.scaler.scale(loss).backward(retain_graph=retain_graph)
-
-    def _note(self, what: str, value: Tensor, batch: dict[str, Any]) -> None:
+    def _note(self, batch: dict[str, Any], what: str, value: Tensor) -> None:
         step = self.batch_idx + 1
         due = step % self.cfg.TRAIN.PRINT_FREQ == 0 or step == self.num_batches  # before anything of an epoch is saved
         self.finite.note(Noted(what, f"epoch {self.epoch + 1}, batch {step}", batch["impath"], value), due)
