@@ -220,6 +220,9 @@ def test_an_archive_with_a_broken_list_of_contents(tmp_path):
     [
         (torch.full((64,), float("nan")), "finite"),
         (torch.full((64,), float("inf"), dtype=torch.float16), "finite"),
+        (torch.cat([torch.zeros(63), torch.tensor([float("nan")])]), "finite"),
+        (torch.full((64,), -float("inf"), dtype=torch.bfloat16), "finite"),
+        (torch.full((64,), 1e39, dtype=torch.float64), "finite"),  # not in 32 bits, in which the model has it
         (torch.zeros(64, dtype=torch.complex64), "finite"),
         (torch.zeros(64, dtype=torch.int8), "finite"),
         (torch.zeros(64, device="meta"), "finite"),

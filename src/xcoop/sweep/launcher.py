@@ -56,8 +56,7 @@ LOOK = 1.0  # seconds between looks at runs that other launchers are at
 RETRIES = 1  # of a failed job
 EVERY = 15.0  # seconds between plain lines of a display
 # What a run imports when it needs it. A launcher that forks its workers does so once, before the first of them.
-MODULES = ("xcoop.runs.train", "xcoop.training.trainer", "xcoop.results.record", "torch.utils.tensorboard",
-           "torch.utils.collect_env")  # fmt: skip
+MODULES = ("xcoop.runs.train", "xcoop.training.trainer", "xcoop.results.record", "torch.utils.tensorboard")
 
 
 def make_slots(
