@@ -144,8 +144,10 @@ class Runner:
 
     def __call__(self, job: Job) -> Outcome:
         """Runs one; what it changed in this process is put back."""
+        from xcoop.config.plugins import load_plugins
         from xcoop.runs import train
 
+        load_plugins()  # all that a run imports: at once, before `isolated` imports torch alone
         with sharing(self.shared), isolated():
             try:
                 code = train.run(train.parser().parse_intermixed_args(list(job.words)), job.words, job.cfg, once=True)
