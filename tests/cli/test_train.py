@@ -55,7 +55,7 @@ def words(data: Path, tiny_weights_file: Path) -> list[str]:
 
 @pytest.fixture(autouse=True, scope="module")
 def _pip_is_not_asked() -> Iterator[None]:
-    """torch's report on the environment has pip list all packages, which takes as long as all else before a step."""
+    """torch's report on the environment has pip list all packages, more than half a second of a start."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("torch.utils.collect_env.get_env_info", lambda: pytest.fail("torch was asked for its report"))
         yield

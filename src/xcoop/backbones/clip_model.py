@@ -364,7 +364,7 @@ def _weights(whole: Any, listed: dict[str, set[str]]) -> dict[str, Tensor]:
 def read_clip(path: str | Path) -> Any:
     """The model of a weights file: `build_clip` of `read_state_dict`, which raise what is wrong with it.
 
-    A tensor of the file is let go as soon as its copy is made, so that the file is never in memory beside the model.
+    A tensor of the file is let go as soon as its copy is made, so that never all of both is in memory.
     """
     state = read_state_dict(path)
     return _build(((name, state.pop(name)) for name in list(state)), str(path))
@@ -418,7 +418,7 @@ def is_finite(tensor: Tensor) -> bool:
         return True
     if tensor.dtype.itemsize == 1:  # floats of 8 bits cannot be compared
         tensor = tensor.float()
-    # NaN passes through both. Asking every number with `torch.isfinite` takes 26 times as long.
+    # NaN passes through both. Asking each number with `torch.isfinite` takes ten times as long.
     return all(math.isfinite(end) for end in torch.aminmax(tensor.detach()))
 
 
