@@ -7,7 +7,7 @@ from pathlib import Path
 from xcoop.config.plugins import register_dataset
 from xcoop.data.dataset import SEED, DrawnDataset
 from xcoop.datasets.derm7pt import META, Derm7pt
-from xcoop.phantom.layouts import VERSION, write_derm7pt
+from xcoop.phantom import VERSION
 
 MIXES = {"mel-vs-nev": "balanced"}  # of the groups; the tasks that need all five take the real set's proportions
 
@@ -31,6 +31,8 @@ class Phantom(DrawnDataset, Derm7pt):
 
     def draw(self, out: Path, cases: int) -> None:
         """Draws the images and their masks."""
+        from xcoop.phantom.layouts import write_derm7pt  # it imports scipy, and is needed once
+
         write_derm7pt(out, cases, SEED, self.mix)
 
     def inside(self, folder: Path) -> Path | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from xcoop.config.plugins import register_dataset
 from xcoop.data.dataset import SEED, DrawnDataset
 from xcoop.datasets.pneumonia import Pneumonia
-from xcoop.phantom.layouts import VERSION, write_chest
+from xcoop.phantom import VERSION
 
 
 @register_dataset()
@@ -22,6 +22,8 @@ class PhantomChest(DrawnDataset, Pneumonia):
 
     def draw(self, out: Path, cases: int) -> None:
         """Draws the images and their masks."""
+        from xcoop.phantom.layouts import write_chest  # it imports scipy, and is needed once
+
         write_chest(out, cases, SEED)
 
     def inside(self, folder: Path) -> Path | None:

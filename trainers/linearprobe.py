@@ -16,8 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 from yacs.config import CfgNode
 
@@ -98,6 +96,9 @@ class LinearProbeModel(PromptModel):
         return validation_scores(self.logits(validation.features)[None], validation.labels)[0]
 
     def _fit(self, training: LabelledFeatures, C: float) -> None:
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.linear_model import LogisticRegression
+
         x, y = self.compared(training.features).double().cpu().numpy(), training.labels.cpu().numpy()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # weakly regularised fits of a sweep; MAX_ITER is told

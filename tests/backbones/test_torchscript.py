@@ -184,6 +184,30 @@ def test_what_is_no_module_of_tensors_is_named(data: bytes, says: str, tmp_path:
         read_state_dict(by_hand(data, tmp_path / "m.pt"))
 
 
+def test_numbers_that_changed_on_the_disk_are_noticed(outer: Path) -> None:
+    with zipfile.ZipFile(outer) as archive:
+        numbers = archive.read("outer/data/0")
+    content = bytearray(outer.read_bytes())
+    content[content.index(numbers)] ^= 1
+    outer.write_bytes(content)
+    with pytest.raises(ValueError, match=r"outer\.pt .*Bad CRC-32 for file 'outer/data/0'"):
+        read_state_dict(outer)
+
+
+def test_numbers_that_end_before_the_stated_size_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.pt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in {"data.pkl": one(), "constants.pkl": b"", "data/0": bytes(8)}.items():
+            archive.writestr(f"m/{name}", content)
+    content = bytearray(path.read_bytes())
+    entry = content.rindex(b"PK\1\2")  # of data/0, in the list at the end: 24 bytes on, its size
+    assert content[entry + 24] == 8
+    content[entry + 24] = 16
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"m\.pt .*data/0 ends 8 bytes early"):
+        read_state_dict(path)
+
+
 def test_a_module_that_stands_twice_in_itself_many_times_over_is_refused(tmp_path: Path) -> None:
     layers = b"c__torch__\nM\n)\x81q\x00}(X\x01\0\0\0w" + FOUR + b"ub"
     for number in range(1, 40):  # each holds the one before twice: 2^40 weights

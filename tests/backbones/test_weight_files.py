@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import tarfile
+import weakref
 import zipfile
 
 import pytest
@@ -12,8 +13,8 @@ from helpers_clip import save_archive
 from hostile_pickle import Exploit
 from yacs.config import CfgNode
 
-from xcoop.backbones import load_backbone, openai
-from xcoop.backbones.clip_model import build_clip, import_clip, read_state_dict
+from xcoop.backbones import clip_model, load_backbone, openai
+from xcoop.backbones.clip_model import build_clip, import_clip, is_finite, read_clip, read_state_dict
 from xcoop.backbones.phantom import load_state_dict, pretrained_path, save_state_dict
 
 
@@ -220,6 +221,9 @@ def test_an_archive_with_a_broken_list_of_contents(tmp_path):
     [
         (torch.full((64,), float("nan")), "finite"),
         (torch.full((64,), float("inf"), dtype=torch.float16), "finite"),
+        (torch.cat([torch.zeros(63), torch.tensor([float("nan")])]), "finite"),
+        (torch.full((64,), -float("inf"), dtype=torch.bfloat16), "finite"),
+        (torch.full((64,), 1e39, dtype=torch.float64), "finite"),  # not in 32 bits, in which the model has it
         (torch.zeros(64, dtype=torch.complex64), "finite"),
         (torch.zeros(64, dtype=torch.int8), "finite"),
         (torch.zeros(64, device="meta"), "finite"),
@@ -230,6 +234,33 @@ def test_an_archive_with_a_broken_list_of_contents(tmp_path):
 def test_weights_that_are_no_numbers_are_named(tiny_state, bad, says):
     with pytest.raises(ValueError, match=rf"some.pt: 'ln_final.bias' .*{says}"):
         build_clip(tiny_state | {"ln_final.bias": bad}, "some.pt")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.float8_e4m3fn])
+def test_one_number_that_is_none_among_many(dtype):
+    numbers = torch.linspace(-2, 2, 1001)
+    assert is_finite(numbers.to(dtype))
+    for place in (0, 500, 1000):
+        bad = numbers.clone()
+        bad[place] = float("nan")
+        assert not is_finite(bad.to(dtype))
+    assert is_finite(numbers[:0].to(dtype))
+
+
+def test_a_tensor_of_the_file_is_let_go_when_its_copy_is_made(tiny_weights_file, monkeypatch):
+    """Else all weights would be in memory twice."""
+    state = {name: tensor.clone() for name, tensor in read_state_dict(tiny_weights_file).items()}
+    there = [weakref.ref(tensor) for tensor in state.values()]
+    counts, own = [], clip_model._own
+
+    def counting(*given):
+        counts.append(sum(tensor() is not None for tensor in there))
+        return own(*given)
+
+    monkeypatch.setattr(clip_model, "read_state_dict", lambda path: state)
+    monkeypatch.setattr(clip_model, "_own", counting)
+    read_clip(tiny_weights_file)
+    assert counts == list(range(len(there), 0, -1))
 
 
 def test_a_file_cannot_ask_for_a_mask_of_gigabytes(tiny_state):

@@ -42,9 +42,31 @@ def test_help_of_every_command(words: list[str], capsys: pytest.CaptureFixture[s
     assert len(shown.splitlines()) > 4
 
 
-def test_the_command_is_light() -> None:
-    code = "import sys, xcoop.cli; xcoop.cli.parser(); sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+def packages_after(code: str) -> set[str]:
+    """The packages from outside of Python's own library that a fresh process has after some code."""
+    count = "import sys; print(*{name.partition('.')[0] for name in sys.modules} - set(sys.stdlib_module_names))"
+    done = subprocess.run([sys.executable, "-c", f"{code}\n{count}"], check=True, capture_output=True, text=True)
+    return {name for name in done.stdout.splitlines()[-1].split() if not name.startswith("_")}
+
+
+HELP = """
+from xcoop.cli import main
+try:
+    main([*{}, "--help"])
+except SystemExit:
+    pass
+"""
+
+
+@pytest.mark.parametrize("code", ["import xcoop", HELP.format([])], ids=["import", "help"])
+def test_what_is_asked_first_imports_nothing_but_the_package(code: str) -> None:
+    assert packages_after(code) == {"xcoop"}
+
+
+@pytest.mark.parametrize("command", ["run", "sweep", "train", "explain", "data list"])
+def test_the_help_of_a_command_is_light(command: str) -> None:
+    heavy = {"torch", "torchvision", "numpy", "scipy", "sklearn", "pandas", "matplotlib", "PIL", "pydantic", "jinja2"}
+    assert not packages_after(HELP.format(command.split())) & heavy
 
 
 def test_list_names_everything_that_can_be_named(capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,7 @@ import io
 import json
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,10 +54,10 @@ def words(data: Path, tiny_weights_file: Path) -> list[str]:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _no_list_of_packages() -> Iterator[None]:
-    """The environment report asks pip for its list, which takes seconds."""
+def _pip_is_not_asked() -> Iterator[None]:
+    """torch's report on the environment has pip list all packages, more than half a second of a start."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("torch.utils.collect_env.get_pip_packages", lambda *ignored: ("pip", ""))
+        patch.setattr("torch.utils.collect_env.get_env_info", lambda: pytest.fail("torch was asked for its report"))
         yield
 
 
@@ -193,6 +194,30 @@ def test_a_run_from_end_to_end(finished: Path) -> None:
     for line in ("** Arguments **", "** Config **", "** System info **", "Finish training", "* accuracy: "):
         assert line in log
     assert log.index("** Arguments **") < log.index("** Config **") < log.index("Finish training")
+    system = log[log.index("** System info **") : log.index("Building transform_train")]
+    for name in ("python", "torch", "numpy", "device", "processor", "threads"):
+        assert re.search(rf"^{name}: \S", system, re.M), name
+    assert f"torch: {found['versions']['torch']}\n" in system
+
+
+def test_a_training_imports_nothing_heavy_that_it_does_not_use(words: list[str], tmp_path: Path) -> None:
+    """torch itself, and with it sympy, is there: its optimisers and torchvision import its compiler."""
+    script = Path(train.__file__).parents[3] / "train.py"
+    code = f"""
+import gc, runpy, sys
+sys.argv = {[str(script), *words, "--output-dir", str(tmp_path / "run")]!r}
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+except SystemExit as end:
+    print("ended", end.code)
+print("collects", gc.isenabled(), "frozen", gc.get_freeze_count() > 100_000)
+print("loaded", *{{name.partition(".")[0] for name in sys.modules}})
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    *_, ended, collects, loaded = done.stdout.splitlines()
+    assert (ended, collects) == ("ended 0", "collects True frozen True")
+    heavy = {"sklearn", "scipy", "pandas", "matplotlib", "jinja2", "submitit", "captum", "wandb", "gradio", "openai"}
+    assert not heavy & set(loaded.split()[1:])
 
 
 def test_coops_own_parser_finds_what_it_looks_for(finished: Path) -> None:

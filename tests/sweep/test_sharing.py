@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -44,6 +45,23 @@ def test_a_fault_of_the_data_is_not_tried_again(
     outcome = Runner()(Job(("--trainer", "CoOp"), tmp_path, "a run", "tiny"))
     assert (outcome.state, outcome.again) == (FAILED, again)
     assert "what is wrong" in outcome.message
+
+
+@pytest.mark.parametrize("collecting", [True, False])
+def test_what_is_imported_for_good_is_not_looked_through(collecting: bool) -> None:
+    before = gc.isenabled()
+    try:
+        (gc.enable if collecting else gc.disable)()
+        frozen = gc.get_freeze_count()
+        with contextlib.suppress(ImportError), sharing.imported_for_good():
+            assert not gc.isenabled()
+            made = [[number] for number in range(1000)]
+            raise ImportError("no such module")
+        assert gc.isenabled() is collecting
+        assert gc.get_freeze_count() >= frozen + len(made)
+    finally:
+        (gc.enable if before else gc.disable)()
+        gc.unfreeze()
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import math
 import pickle
 import re
 import sys
@@ -17,7 +18,7 @@ import tarfile
 import threading
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.metadata import PackageNotFoundError, distribution
 from io import BytesIO
 from pathlib import Path
@@ -185,6 +186,7 @@ def _read_pickle(path: Path) -> Any:
 # which attributes of a class are parameters and buffers.
 
 MOST_WEIGHTS, DEEPEST = 100_000, 50  # tensors, and modules within each other; CLIP has some hundreds, and six
+PIECE = 1 << 20  # bytes
 
 # What TorchScript's own pickler writes; all else of the language of pickles is left out.
 _OPCODES = (
@@ -273,9 +275,18 @@ class _Unpickler(_Base):
         if kind != "storage" or dtype is None:
             raise ValueError(f"its storage {str(key)[:50]!r} is of the kind {str(name)[:100]!r}")
         if key not in self.storages:
-            data = bytearray(self.archive.read(f"{self.top}data/{key}"))
-            if len(data) != count * dtype.itemsize:
-                raise ValueError(f"data/{key} has {len(data):,} bytes, and {count:,} numbers of {dtype} are stated")
+            entry = self.archive.getinfo(f"{self.top}data/{key}")
+            size = entry.file_size
+            if size != count * dtype.itemsize:
+                raise ValueError(f"data/{key} has {size:,} bytes, and {count:,} numbers of {dtype} are stated")
+            data = bytearray(size)  # `check_archive` has held the sum of these against the size of the file
+            done = 0
+            with self.archive.open(entry) as file:  # in pieces, so that it is not there twice
+                while piece := file.read(PIECE):
+                    data[done : done + len(piece)] = piece
+                    done += len(piece)
+            if done != size:
+                raise ValueError(f"data/{key} ends {size - done:,} bytes early")
             self.storages[key] = torch.frombuffer(data, dtype=dtype) if data else torch.zeros(0, dtype=dtype)
         return self.storages[key]
 
@@ -350,7 +361,16 @@ def _weights(whole: Any, listed: dict[str, set[str]]) -> dict[str, Tensor]:
 # The model that holds them.
 
 
-def build_clip(state: dict[str, Tensor], source: str) -> Any:
+def read_clip(path: str | Path) -> Any:
+    """The model of a weights file: `build_clip` of `read_state_dict`, which raise what is wrong with it.
+
+    A tensor of the file is let go as soon as its copy is made, so that never all of both is in memory.
+    """
+    state = read_state_dict(path)
+    return _build(((name, state.pop(name)) for name in list(state)), str(path))
+
+
+def build_clip(state: Mapping[str, Tensor], source: str) -> Any:
     """An unmodified `clip.model.CLIP` in fp32 that holds a copy of these weights; their shapes decide its sizes.
 
     `clip.model.build_model` is asked for the model's shape alone, on the meta device: nothing is drawn at random only
@@ -364,7 +384,11 @@ def build_clip(state: dict[str, Tensor], source: str) -> Any:
     Raises:
         ValueError: the names or shapes are not those of a CLIP, or a tensor holds anything but finite numbers.
     """
-    weights = {name: _own(tensor, name, source) for name, tensor in state.items() if name not in NOT_WEIGHTS}
+    return _build(state.items(), source)
+
+
+def _build(state: Iterable[tuple[str, Tensor]], source: str) -> Any:
+    weights = {name: _own(tensor, name, source) for name, tensor in state if name not in NOT_WEIGHTS}
     build_model = import_clip().model.build_model
     try:
         with torch.device("meta"), warnings.catch_warnings():
@@ -388,8 +412,14 @@ def build_clip(state: dict[str, Tensor], source: str) -> Any:
 
 def is_finite(tensor: Tensor) -> bool:
     """Whether a tensor of a file holds plain floating-point numbers, and neither NaN nor infinity."""
-    plain = tensor.layout is torch.strided and not tensor.is_meta and tensor.is_floating_point()
-    return plain and bool(torch.isfinite(tensor).all())
+    if tensor.layout is not torch.strided or tensor.is_meta or not tensor.is_floating_point():
+        return False
+    if not tensor.numel():
+        return True
+    if tensor.dtype.itemsize == 1:  # floats of 8 bits cannot be compared
+        tensor = tensor.float()
+    # NaN passes through both. Asking each number with `torch.isfinite` takes ten times as long.
+    return all(math.isfinite(end) for end in torch.aminmax(tensor.detach()))
 
 
 def _own(tensor: Tensor, name: str, source: str) -> Tensor:
@@ -397,6 +427,7 @@ def _own(tensor: Tensor, name: str, source: str) -> Tensor:
     if tensor.layout is torch.strided and tensor.numel() > tensor.untyped_storage().nbytes():
         # A view that repeats a few numbers: it could claim any size.
         raise ValueError(f"{source}: {name!r} of shape {tuple(tensor.shape)} is larger than what is stored of it")
-    if not (is_finite(tensor) or name.endswith(COUNTS)):
+    own = tensor.detach().to(torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True)
+    if not (is_finite(own) or name.endswith(COUNTS)):  # as they are used: of 64 bits, they may be too large for 32
         raise ValueError(f"{source}: {name!r} does not hold finite numbers")
-    return tensor.detach().to(torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True)
+    return own

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xcoop.backbones.base import Backbone, ImageFeatures, TextLimits, register_backbone
-from xcoop.backbones.clip_model import build_clip, fetch_openai, import_clip, read_state_dict
+from xcoop.backbones.clip_model import fetch_openai, import_clip, read_clip
 from xcoop.backbones.held import held
 from xcoop.utils.console import SHOWN
 
@@ -70,7 +70,7 @@ def load_openai(name: str, path: str) -> Backbone:
     A file of another architecture is taken, since only these names are to be had; it is said, here and in the record.
     """
     file = path or str(fetch_openai(name))
-    backbone = ClipBackbone(name, build_clip(read_state_dict(file), file))
+    backbone = ClipBackbone(name, read_clip(file))
     if not backbone.fits_name:
         logger.warning(
             "MODEL.BACKBONE.NAME is %s (%s), but %s holds another architecture (%s): it is used, and recorded as such",

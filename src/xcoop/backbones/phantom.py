@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from xcoop.backbones.base import Backbone, register_backbone
-from xcoop.backbones.clip_model import ROWS, build_clip, read_state_dict
+from xcoop.backbones.clip_model import ROWS, build_clip, read_clip
 from xcoop.backbones.openai import TEXT, ClipBackbone
 from xcoop.utils.console import shown
 from xcoop.utils.files import atomic_path, sha256_file
@@ -34,7 +34,7 @@ MOST_NUMBERS = 1 << 26
 def load_phantom(name: str, path: str) -> Backbone:
     """The shipped weights, or those of a local file."""
     if path:
-        return ClipBackbone(name, build_clip(read_state_dict(path), path))
+        return ClipBackbone(name, read_clip(path))
     shipped = pretrained_path()
     state = load_state_dict(shipped)
     if (found := sha256_file(shipped)) != SHIPPED:
@@ -42,10 +42,8 @@ def load_phantom(name: str, path: str) -> Backbone:
             f"{shipped} is not the file that comes with xcoop (its SHA-256 is {found[:12]}..., not {SHIPPED[:12]}...): "
             "install it anew; or name weights of your own with MODEL.BACKBONE.PATH"
         )
-    vocab, width = state[FULL].shape
-    # Rows that were never trained are drawn anew, so neither zero nor constant: only the draw tells them apart.
-    trained = (state[FULL] != untrained_rows(vocab, width, int(read_metadata(shipped)["seed"]))).any(dim=1)
-    return ClipBackbone(name, build_clip(state, str(shipped)), trained.nonzero().flatten().tolist())
+    # Rows that were never trained are drawn anew, so neither zero nor constant: the file tells which were.
+    return ClipBackbone(name, build_clip(state, str(shipped)), _read(shipped)[0][IDS].tolist())
 
 
 def pretrained_path() -> Path:

@@ -90,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
     options = slurm_options(arguments)
     grid = read_grid(arguments)
     jobs = jobs_of(grid)
-    for note in left_out(grid):
+    for note in left_out(grid, jobs):
         say(f"note: {note}")
     ledger = Path(grid.out, NOTES, "slurm")
     if arguments.dry_run:

@@ -11,6 +11,7 @@ import logging
 import pkgutil
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ from xcoop.config.augmentation import AUTO, KEY, KINDS
 from xcoop.engine.config import KEYS as ENGINE
 from xcoop.engine.config import flatten, node_of
 from xcoop.utils.console import shown, unknown
+from xcoop.utils.process_cache import imported_for_good
 from xcoop.utils.rules import SOUND, TEXT, Rule, each, one_of, whole
 
 logger = logging.getLogger(__name__)
@@ -122,12 +124,13 @@ def load_plugins() -> None:
 
     Under their own names; or, where the engine has another of that name, as `xcoop.<name>`.
     """
-    from dassl.data.datasets import DATASET_REGISTRY
-    from dassl.engine import TRAINER_REGISTRY
+    with nullcontext() if _trainers else imported_for_good():
+        from dassl.data.datasets import DATASET_REGISTRY
+        from dassl.engine import TRAINER_REGISTRY
 
-    for package in ("xcoop.trainers", "xcoop.datasets"):
-        for module in pkgutil.iter_modules(importlib.import_module(package).__path__, f"{package}."):
-            importlib.import_module(module.name)
+        for package in ("xcoop.trainers", "xcoop.datasets"):
+            for module in pkgutil.iter_modules(importlib.import_module(package).__path__, f"{package}."):
+                importlib.import_module(module.name)
     _register(TRAINER_REGISTRY, _trainers)
     _register(DATASET_REGISTRY, _datasets)
 

@@ -2,3 +2,6 @@
 
 Nothing measured on a phantom is a clinical result.
 """
+
+VERSION = 1
+"""Raised whenever equal seeds give other images."""

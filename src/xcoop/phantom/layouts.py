@@ -37,15 +37,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from xcoop.phantom import VERSION
 from xcoop.phantom.chest import draw_chest
 from xcoop.phantom.dermoscopy import draw_clinical, draw_dermoscopy
 from xcoop.phantom.drawing import Mask, draw_cases
 from xcoop.phantom.tables import CHEST_TABLE, DERM_TABLE, DRAWN, BestReachable, best_reachable, seven_point_score
 from xcoop.utils.console import UserError, say, unknown
 from xcoop.utils.files import make_folder
-
-VERSION = 1
-"""Raised whenever equal seeds give other images."""
 
 
 class Summary(NamedTuple):

@@ -205,22 +205,26 @@ def _train_or_evaluate(cfg: CfgNode, args: argparse.Namespace, origin: Origin) -
     """Builds, and trains or evaluates; the run folder is ours by now."""
     import torch
     from dassl.engine import build_trainer
-    from dassl.utils import collect_env_info, set_random_seed
+    from dassl.utils import set_random_seed
 
     from xcoop.engine.data import require_validation
     from xcoop.results.folder import save_config
+    from xcoop.results.record import hardware, versions
     from xcoop.training.trainer import PromptTrainer
     from xcoop.utils.process_cache import fact
 
     if cfg.SEED >= 0:
         say(f"Setting fixed seed: {cfg.SEED}")
         set_random_seed(cfg.SEED)
-    if torch.cuda.is_available() and cfg.USE_CUDA:
+    device = torch.device("cuda" if torch.cuda.is_available() and cfg.USE_CUDA else "cpu")
+    if device.type == "cuda":
         torch.backends.cudnn.benchmark = True
     flags = [f"{key}: {value}" for key, value in sorted(vars(args).items())]  # as CoOp's logs begin
     say("***************", "** Arguments **", "***************", *flags)
     say("************", "** Config **", "************", str(cfg))
-    say("Collecting env info ...", f"** System info **\n{fact('environment', collect_env_info)}\n")
+    # As the record has it. What CoOp shows here has pip list the packages, in a process of its own, on every start.
+    system = fact("versions", versions) | hardware(device)
+    say("** System info **", *(f"{name}: {value}" for name, value in system.items()), "")
     trainer = build_trainer(cfg)
     trainer.origin = origin  # for the record; a trainer of another programme makes none
     require_validation(cfg, trainer.val_loader)  # which trainers of other programmes do not ask for

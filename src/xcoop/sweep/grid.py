@@ -208,11 +208,16 @@ def jobs(grid: Grid) -> list[Job]:
     return found
 
 
-def left_out(grid: Grid) -> list[str]:
-    """What a reader must know that the jobs do not tell: methods without an evaluation on new classes."""
+def left_out(grid: Grid, found: Sequence[Job]) -> list[str]:
+    """What a reader must know that the jobs do not tell: methods without an evaluation on new classes.
+
+    Args:
+        grid: the axes.
+        found: what `jobs` makes of them.
+    """
     if grid.setting != BASE_TO_NEW:
         return []
-    alone = sorted({plan.trainer for plan in plans(grid) if not transfers(plan.merged)})
+    alone = sorted({job.cfg.TRAINER.NAME for job in found if job.cfg and not job.after and not transfers(job.cfg)})
     return [f"{name}: what it learns belongs to its classes, so it is not evaluated on new ones" for name in alone]
 
 

@@ -59,8 +59,7 @@ MOST = 8  # runs that are trained side by side; each holds a copy of its backbon
 FEWEST = 4  # on a CPU, where less is gained than the turns of fewer cost
 EVERY = 15.0  # seconds between plain lines of a display
 # What a run imports when it needs it. A launcher that forks its workers does so once, before the first of them.
-MODULES = ("xcoop.runs.train", "xcoop.training.trainer", "xcoop.results.record", "torch.utils.tensorboard",
-           "torch.utils.collect_env")  # fmt: skip
+MODULES = ("xcoop.runs.train", "xcoop.training.trainer", "xcoop.results.record", "torch.utils.tensorboard")
 
 
 def make_slots(

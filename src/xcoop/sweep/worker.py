@@ -156,6 +156,7 @@ class Runner:
 
     def __call__(self, job: Job) -> Outcome:
         """Runs one; what it changed in this process is put back."""
+        _import_all()
         with isolated():
             return self._run(job)
 
@@ -169,6 +170,7 @@ class Runner:
             tell: is told how each ended, when it has.
             output: gives the standard output of each.
         """
+        _import_all()
         from xcoop.methods.together import Meeting
 
         def attempted(job: Job) -> None:
@@ -200,6 +202,13 @@ class Runner:
             return Outcome(FINISHED)
         message = f"it ended (code {code}) without a results.json (TEST.NO_TEST?)"
         return Outcome(FAILED, message=message, again=False)
+
+
+def _import_all() -> None:
+    """All that a run imports, at once: before `isolated` imports torch alone."""
+    from xcoop.config.plugins import load_plugins
+
+    load_plugins()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""What several runs in one process may share: backbone weights, image features, what they run on.
+"""What several runs in one process may share: backbone weights, image features, what they run on; and its imports.
 
 Nothing is shared outside the scope that `sharing` opens. Inside it, each run gets a backbone of its own (a copy of
 the loaded one), so that what a run changes in it ends with the run.
@@ -6,6 +6,7 @@ the loaded one), so that what a run changes in it ends with the run.
 
 from __future__ import annotations
 
+import gc
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
@@ -58,3 +59,21 @@ def fact(key: Hashable, make: Callable[[], Thing]) -> Thing:
         shared.facts[key] = make()
     found: Thing = shared.facts[key]
     return found
+
+
+@contextmanager
+def imported_for_good() -> Iterator[None]:
+    """Imports inside stay for the life of the process, so the garbage collector does not look through them.
+
+    With torch they make more than half a million objects, and Python would look through all of them several times
+    while they come, and again in every full collection afterwards.
+    """
+    gc.collect()  # what is garbage by now must not stay for good, too
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        if collecting:
+            gc.enable()
