@@ -97,6 +97,17 @@ def test_a_resumed_run_is_an_uninterrupted_one(name: str, make_cfg: ConfigMaker)
     torch.testing.assert_close(*rows, atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_features_gathered_on_the_device_are_those_of_a_cpu(workers: int, make_cfg: ConfigMaker) -> None:
+    pairs = ("DATALOADER.NUM_WORKERS", workers, "FEATURES.CACHE", False)
+    here, there = (tiny_run.build(make_cfg("XCoOp", *pairs, *more)) for more in ((), ON_DEVICE))
+    assert there.store._place(1000) == there.device
+    ours, theirs = (trainer.store._compute(trainer.test_loader) for trainer in (here, there))
+    for own, other in ((ours.pooled, theirs.pooled), (ours.patches, theirs.patches)):
+        assert other.device.type == "cuda"
+        torch.testing.assert_close(other.cpu(), own, atol=1e-4, rtol=1e-3)
+
+
 @pytest.mark.parametrize("name", TRAINERS)
 def test_explanations_are_those_of_a_cpu(name: str, make_cfg: ConfigMaker) -> None:
     run = tiny_run.trained(make_cfg(name, *ON_DEVICE))

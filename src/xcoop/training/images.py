@@ -20,6 +20,7 @@ class Images(Seeded, DatasetWrapper):
     """The images of whichever engine runs, augmented by (SEED, epoch, index) alone, as `Seeded` draws them."""
 
     _memory: ImageMemory | None = None
+    _kept_for: Any = None  # the transform
 
     def keep_in(self, memory: ImageMemory) -> None:
         """Keeps them as the first steps of the present transform leave them, up to where it begins to draw.

@@ -285,7 +285,7 @@ class PromptTrainer(TrainerX):
 
     def _features(self, batch: dict[str, Any]) -> ImageFeatures:
         cached: ImageFeatures | None = batch.get("features")
-        return self.model.encode_images(batch["img"].to(self.device)) if cached is None else cached
+        return self.model.encode_images(batch["img"].to(self.device, non_blocking=True)) if cached is None else cached
 
     def _cached(self, loader: Any, fixed: bool = True, again: bool = True) -> Any:
         """A loader of features in the place of one of images, where the config and the method allow it.
