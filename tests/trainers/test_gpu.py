@@ -68,7 +68,7 @@ def test_a_run_predicts_what_it_predicts_on_a_cpu(name: str, make_cfg: ConfigMak
         np.testing.assert_allclose(torch.cat(run._probabilities).numpy(), here, atol=1e-3)
 
 
-@pytest.mark.parametrize("format_", ["amp", "bf16"])
+@pytest.mark.parametrize("format_", ["amp", "bf16", "auto"])
 @pytest.mark.parametrize("name", LEARNING)
 def test_half_precision_has_the_losses_of_full_precision(name: str, format_: str, make_cfg: ConfigMaker) -> None:
     full = tiny_run.build(make_cfg(name, *ON_DEVICE, output="fp32"))
