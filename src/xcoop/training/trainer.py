@@ -170,6 +170,7 @@ class PromptTrainer(TrainerX):
         """Loads the backbone, makes the method, and hands what it trains to optimiser and schedule."""
         cfg, dataset = self.cfg, self.dm.dataset
         backbone = self.backbone = backbone_of(cfg, self.device)
+        backbone.recompute = cfg.TRAIN.RECOMPUTE_TOWER
         check_input(cfg, backbone)
         classnames = list(dataset.classnames)
         if self.uses_bank(cfg):
@@ -440,8 +441,7 @@ class PromptTrainer(TrainerX):
         if (split or self.cfg.TEST.SPLIT) == "val":
             self.val_loader = self._cached(self.val_loader)
         else:
-            others = process_cache.current() is not None  # runs that share the images
-            self.test_loader = self._cached(self.test_loader, again=others)
+            self.test_loader = self._cached(self.test_loader, again=process_cache.current() is not None)  # others'
         self._labels: list[Tensor] = []
         self._probabilities: list[Tensor] = []
         self._paths: list[str] = []
