@@ -109,8 +109,11 @@ def test_what_begins_with_a_resize_is_kept_small(own_pictures: Path, make_cfg: C
 
 
 @pytest.mark.parametrize("name", ["CoOp", "PromptSRC"])  # an image tower that is frozen, and one that is not
-def test_every_epoch_after_the_first_decodes_nothing(name: str, make_cfg: ConfigMaker, decoded: list[str]) -> None:
+def test_every_epoch_after_the_first_decodes_nothing(
+    name: str, make_cfg: ConfigMaker, tmp_path: Path, decoded: list[str]
+) -> None:
     pairs = ("INPUT.TRANSFORMS", CROPPED, "OPTIM.MAX_EPOCH", 3, "DATALOADER.TRAIN_X.BATCH_SIZE", 20)
+    pairs += ("FEATURES.DIR", str(tmp_path / "features"))
     run = tiny_run.trained(make_cfg(name, *pairs, "TEST.FINAL_MODEL", "best_val"))
     splits = (run.dm.dataset.train_x, run.dm.dataset.val, run.dm.dataset.test)
     files = sorted(Path(item.impath).name for split in splits for item in split)
