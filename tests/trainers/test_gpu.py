@@ -97,6 +97,20 @@ def test_a_resumed_run_is_an_uninterrupted_one(name: str, make_cfg: ConfigMaker)
     torch.testing.assert_close(*rows, atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("format_", ["fp32", "auto"])
+@pytest.mark.parametrize("name", ["MaPLe", "PromptSRC", "CLIPLoRA", "XCoOpReleased"])
+def test_a_tower_that_computes_twice_has_the_same_gradients(name: str, format_: str, make_cfg: ConfigMaker) -> None:
+    runs = [
+        tiny_run.build(make_cfg(name, *ON_DEVICE, *precision(name, format_), "TRAIN.RECOMPUTE_TOWER", twice))
+        for twice in (False, True)
+    ]
+    runs[1].model.load_trained_state(runs[0].model.trained_state())
+    (once, shown), (twice, numbers) = first_step(runs[0]), first_step(runs[1])
+    assert numbers == pytest.approx(shown, rel=1e-3, abs=1e-4)
+    for key, gradient in once.items():
+        assert (twice[key] - gradient).norm() <= 1e-2 * gradient.norm(), key
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_features_gathered_on_the_device_are_those_of_a_cpu(workers: int, make_cfg: ConfigMaker) -> None:
     pairs = ("DATALOADER.NUM_WORKERS", workers, "FEATURES.CACHE", False)

@@ -166,11 +166,10 @@ def test_a_worker_that_does_not_inherit_the_memory_keeps_nothing(make_cfg: Confi
     dataset, memory = tiny_run.build(make_cfg("PromptSRC")).test_loader.dataset, ImageMemory(MB)
     dataset.keep_in(memory)
     image = dataset[0]["img"]
-    copied = pickle.loads(pickle.dumps(memory))
-    assert copied.capacity == 0
-    dataset._memory = copied
-    assert torch.equal(dataset[0]["img"], image)
-    assert copied.used == 0
+    spawned = pickle.loads(pickle.dumps(dataset))
+    assert torch.equal(spawned[0]["img"], image)
+    assert torch.equal(spawned[0]["img"], image)
+    assert spawned._memory.used == spawned._memory.capacity == 0 < memory.used
 
 
 def test_runs_that_share_decode_once_together(make_cfg: ConfigMaker, decoded: list[str]) -> None:

@@ -109,9 +109,12 @@ class ImageMemory:
 
     def _image(self, path: str, form: str, prepare: Prepare, read: Reader) -> Image.Image:
         row = self._rows.get((path, form))
-        if row is None or not os.path.isfile(path):  # the reader says what is wrong
+        try:
+            status = os.stat(path)
+        except OSError:
+            row = None
+        if row is None:  # or no file: the reader says so
             return read(path)
-        status = os.stat(path)
         stamp = [status.st_size, status.st_mtime_ns]
         with self._lock:
             start, height, width, *known = self._table[row].tolist()
