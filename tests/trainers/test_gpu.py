@@ -119,7 +119,7 @@ def test_features_gathered_on_the_device_are_those_of_a_cpu(workers: int, make_c
     ours, theirs = (trainer.store._compute(trainer.test_loader) for trainer in (here, there))
     for own, other in ((ours.pooled, theirs.pooled), (ours.patches, theirs.patches)):
         assert other.device.type == "cuda"
-        torch.testing.assert_close(other.cpu(), own, atol=1e-4, rtol=1e-3)
+        torch.testing.assert_close(other.cpu(), own, atol=1e-2, rtol=1e-2)  # a GPU convolves in TF32
 
 
 @pytest.mark.parametrize("name", TRAINERS)
