@@ -24,7 +24,7 @@ from xcoop.utils.rules import number, whole
 DEFAULTS = CfgNode(
     {
         **TEXT,
-        "PREC": "fp32",  # fp32, amp, fp16, bf16
+        "PREC": "fp32",  # fp32, amp, fp16, bf16, auto
         "RATIO": 0.2,  # share of the adapted feature, in [0, 1]
         "REDUCTION": 4,  # D / width of the bottleneck
     }

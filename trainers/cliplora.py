@@ -53,7 +53,7 @@ DEFAULTS = CfgNode(
     {
         "TEMPLATE": "",  # with {} for the class name; "" is the dataset's `template`, else "a photo of a {}."
         "CLINICAL": False,  # the clinical sentences of the concept bank in the place of class names
-        "PREC": "amp",  # fp32, amp, fp16, bf16
+        "PREC": "amp",  # fp32, amp, fp16, bf16, auto
         "R": 2,  # rank of the changes
         "ALPHA": 1.0,  # their weight, before it is divided by the root of R
         "DROPOUT": 0.25,  # share of a block's input that the changes do not see in a step

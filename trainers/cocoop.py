@@ -22,7 +22,7 @@ DEFAULTS = CfgNode(
     {
         "N_CTX": 16,  # context tokens
         "CTX_INIT": "",  # words to start from
-        "PREC": "fp16",  # fp32, amp, fp16, bf16
+        "PREC": "fp16",  # fp32, amp, fp16, bf16, auto
         "SEQUENCES": 512,  # prompts (images x classes) encoded at once; more are done in parts, to save memory
     }
 )

@@ -18,7 +18,7 @@ DEFAULTS = CfgNode(
         "N_CTX": 16,  # context tokens
         "CSC": False,  # class-specific contexts
         "CTX_INIT": "",  # words to start from; one context for all classes, whatever CSC says
-        "PREC": "fp16",  # fp32, amp, fp16, bf16
+        "PREC": "fp16",  # fp32, amp, fp16, bf16, auto
         "CLASS_TOKEN_POSITION": "end",  # end, middle, front
     }
 )

@@ -40,7 +40,7 @@ from xcoop.utils.rules import number
 DEFAULTS = CfgNode(
     {
         **BOTTLENECK,
-        "PREC": "fp32",  # fp32, amp, fp16, bf16
+        "PREC": "fp32",  # fp32, amp, fp16, bf16, auto
         "INIT": 1.0,  # W at the start where the bank lists a concept for a class; 0 leaves the prior out
         "SCALE": 100.0,  # of the logits; that of CLIP
         "UNIT_FEATURES": False,  # images and concepts at length one; else as they come out of the towers

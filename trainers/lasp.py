@@ -24,7 +24,7 @@ DEFAULTS = CfgNode(
     {
         "N_CTX": 4,  # context tokens
         "CTX_INIT": "a photo of a",  # words to start from; "" for random vectors
-        "PREC": "amp",  # fp32, amp, fp16, bf16
+        "PREC": "amp",  # fp32, amp, fp16, bf16, auto
         "N_GROUPS": 1,  # G, contexts; each learns from its own share of the templates
         "LASP_PROMPTS": [],  # L templates with {} for the class name; [] is `xcoop.methods.prompts.ALL`
         "LASP_LOSS_WEIGHT": 5.0,  # of the text-to-text loss

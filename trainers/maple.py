@@ -29,7 +29,7 @@ DEFAULTS = CfgNode(
     {
         "N_CTX": 2,  # n, prompts of each layer, in either tower
         "CTX_INIT": "a photo of a",  # words to start from: the first n are learned, the rest stays; "" is random
-        "PREC": "fp16",  # fp32, amp, fp16, bf16
+        "PREC": "fp16",  # fp32, amp, fp16, bf16, auto
         "PROMPT_DEPTH": 9,  # J, layers with prompts of their own; a smaller tower has them in all its layers
     }
 )

@@ -36,7 +36,7 @@ DEFAULTS = CfgNode(
         "N_CTX_VISION": 4,  # m, prompts of each layer of the image tower
         "N_CTX_TEXT": 4,  # context tokens
         "CTX_INIT": "a photo of a",  # words to start from; "" is random
-        "PREC": "fp16",  # fp32, amp, fp16, bf16
+        "PREC": "fp16",  # fp32, amp, fp16, bf16, auto
         "PROMPT_DEPTH_VISION": 9,  # layers with prompts of their own, at most all; 0 leaves the image tower as it is
         "PROMPT_DEPTH_TEXT": 9,  # the same for the text tower, at least 1
         "TEXT_LOSS_WEIGHT": 25.0,  # w_t

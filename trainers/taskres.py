@@ -41,7 +41,7 @@ from xcoop.utils.rules import number
 DEFAULTS = CfgNode(
     {
         **TEXT,
-        "PREC": "fp32",  # fp32, amp, fp16, bf16
+        "PREC": "fp32",  # fp32, amp, fp16, bf16, auto
         "RESIDUAL_SCALE": 0.5,  # alpha
     }
 )

@@ -18,7 +18,7 @@ from yacs.config import CfgNode
 from xcoop.config.plugins import register_trainer
 from xcoop.trainers.tipadapter import CACHE, TipAdapter, TipAdapterModel
 
-DEFAULTS = CfgNode({**CACHE, "PREC": "fp32"})  # fp32, amp, fp16, bf16
+DEFAULTS = CfgNode({**CACHE, "PREC": "fp32"})  # fp32, amp, fp16, bf16, auto
 
 
 class TipAdapterFModel(TipAdapterModel):

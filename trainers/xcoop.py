@@ -56,7 +56,7 @@ from xcoop.utils.rules import number, one_of
 DEFAULTS = CfgNode(
     {
         "KNOWLEDGE": "bank",  # bank; or a control: shuffled (other classes' concepts), random (unrelated ones), none
-        "PREC": "amp",  # fp32, amp, fp16, bf16
+        "PREC": "amp",  # fp32, amp, fp16, bf16, auto
         "SPREAD": 0.0,  # S, in logits; 0: the labelled images choose it
         "OFFSET_SPREAD": 12.0,  # S_b, the same of a class's offset; 0: no offset
         "OFFSET_LR_MULT": 100.0,  # learning rate of the offsets, as a multiple of OPTIM.LR

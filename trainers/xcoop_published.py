@@ -35,7 +35,7 @@ START_NOISE = 0.02  # tells prompts with equal words apart; the std of CLIP's ow
 DEFAULTS = CfgNode(  # those of the released configs/XCoOp/vit_b16_c4_batch32_pneumonia.yaml where it has them
     {
         "KNOWLEDGE": "bank",  # bank; or a control: shuffled (other classes' concepts), random (unrelated ones), none
-        "PREC": "amp",  # fp32, amp, fp16, bf16
+        "PREC": "amp",  # fp32, amp, fp16, bf16, auto
         "N_PROMPTS": 4,  # K, prompts a class
         "N_CTX": 4,  # n, context tokens a prompt
         "CTX_INIT": "a photo of a",  # words; `concepts` for the words of the class's concepts; "" for random vectors

@@ -31,7 +31,7 @@ from xcoop.utils.rules import number, one_of, whole
 DEFAULTS = CfgNode(  # those of configs/XCoOp/vit_b16_c4_batch32_pneumonia.yaml
     {
         "KNOWLEDGE": "bank",  # bank; or a control: shuffled, random, none (see XCOOP)
-        "PREC": "amp",  # fp32, amp, fp16, bf16
+        "PREC": "amp",  # fp32, amp, fp16, bf16, auto
         "N_PROMPTS": 4,  # N, equal prompts a class
         "VISUAL_FEATURES": 2,  # M, equal image features that are summed
         "N_CTX": 4,  # n, context tokens

@@ -45,6 +45,7 @@ def trainer(cfg: CfgNode, trained: int = 24) -> Any:
         dm=SimpleNamespace(dataset=dataset),
         output_dir=cfg.OUTPUT_DIR,
         device=torch.device("cpu"),
+        dtype=torch.float16,
         origin=Origin("phantom", "train.py"),
         seconds={"train": 1.5},
         runs_at_once=1,

@@ -47,6 +47,7 @@ def test_holds_what_a_table_and_a_reader_need(tmp_path: Path) -> None:
         "dataset": "Phantom", "trainer": "CoOp", "shots": 4, "seed": 1, "n_train": 8, "n_val": 4, "n_test": 20,
         "classnames": ["nevus", "melanoma"], "is_phantom": True, "selection": "last_step", "seconds": {"train": 1.5},
         "trained_parameters": 24, "absent_classes": [], "bank": None, "cfg": "phantom", "command": "train.py",
+        "precision": "fp16",
     }  # fmt: skip
     assert {key: found[key] for key in expected} == expected
     assert found["metrics"]["accuracy"] == 0.75

@@ -75,6 +75,12 @@ def test_as_published_has_the_settings_of_the_released_code_where_they_carry_ove
     assert (ours.LOCAL_WEIGHT, ours.LOCAL_POOL) == (LOCAL, "mean")
 
 
+@pytest.mark.parametrize("trainer", ["MaPLe", "PromptSRC", "LASP"])
+def test_what_trains_inside_the_image_tower_computes_in_what_the_hardware_has(trainer: str) -> None:
+    assert config(trainer, "vit_b16").TRAINER[trainer.upper()].PREC == "auto"
+    assert config(trainer, "phantom").TRAINER[trainer.upper()].PREC == "fp32"
+
+
 def test_by_path_as_coop_users_write_it() -> None:
     assert method_files("configs/trainers/LASP/vit_b32.yaml", "") == method_files("vit_b32", "LASP")
     assert [path.name for path in method_files("vit_b32", "LASP")] == ["vit_b32.yaml", "vit.yaml"]

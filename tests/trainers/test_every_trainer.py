@@ -267,7 +267,7 @@ REFUSED = [
     ("PromptSRC", "PROMPT_DEPTH_VISION", -1, "at least 0"),
     ("PromptSRC", "GPA_STD", 0.0, "above 0"),
     ("XCoOp", "KNOWLEDGE", "randm", "Unknown value 'randm'. Did you mean 'random'"),
-    ("CoOp", "PREC", "fp8", r"Unknown value 'fp8'. Did you mean 'fp32'\? Known: amp, bf16, fp16, fp32"),
+    ("CoOp", "PREC", "fp8", r"Unknown value 'fp8'. Did you mean 'fp32'\? Known: amp, auto, bf16, fp16, fp32"),
 ]
 
 

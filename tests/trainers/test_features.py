@@ -192,3 +192,29 @@ def test_finding_features_leaves_the_random_generators_where_computing_them_does
         store.store.features(store.test_loader)
         states.append(torch.get_rng_state())
     assert torch.equal(*states)
+
+
+@pytest.mark.parametrize("patches", [False, True])
+def test_features_are_what_the_tower_makes_of_each_batch(patches: bool, make_cfg: ConfigMaker) -> None:
+    """Bit for bit, in whatever precision it computes."""
+    trainer = tiny_run.build(make_cfg("CoOp"))
+    trainer.store.patches = patches
+    images = torch.stack([item["img"] for item in trainer.test_loader.dataset]).split(trainer.store.batch_size)
+    for backbone in (trainer.backbone, trainer.backbone.half()):
+        with torch.no_grad():
+            parts = [backbone.encode_image(batch, patches=patches) for batch in images]
+        found = trainer.store._compute(trainer.test_loader)
+        assert len(images[-1]) != len(images[0])
+        assert found.pooled.dtype == found.patches.dtype == torch.float32
+        assert torch.equal(found.pooled, torch.cat([part.pooled for part in parts]).float())
+        assert torch.equal(found.patches, torch.cat([part.patches for part in parts]).float())
+
+
+def test_features_are_gathered_on_the_device_where_there_is_room(
+    make_cfg: ConfigMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = tiny_run.build(make_cfg("CoOp")).store
+    assert store._place(1) == torch.device("cpu")
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (8000, 16000))  # bytes free, and of the whole
+    store.device = torch.device("cuda")
+    assert [store._place(numbers).type for numbers in (999, 1000)] == ["cuda", "cpu"]

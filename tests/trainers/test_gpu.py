@@ -68,7 +68,7 @@ def test_a_run_predicts_what_it_predicts_on_a_cpu(name: str, make_cfg: ConfigMak
         np.testing.assert_allclose(torch.cat(run._probabilities).numpy(), here, atol=1e-3)
 
 
-@pytest.mark.parametrize("format_", ["amp", "bf16"])
+@pytest.mark.parametrize("format_", ["amp", "bf16", "auto"])
 @pytest.mark.parametrize("name", LEARNING)
 def test_half_precision_has_the_losses_of_full_precision(name: str, format_: str, make_cfg: ConfigMaker) -> None:
     full = tiny_run.build(make_cfg(name, *ON_DEVICE, output="fp32"))
@@ -95,6 +95,31 @@ def test_a_resumed_run_is_an_uninterrupted_one(name: str, make_cfg: ConfigMaker)
     assert resumed.start_epoch == 2
     rows = [torch.cat(run._probabilities) for run in (resumed, whole)]
     torch.testing.assert_close(*rows, atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("format_", ["fp32", "auto"])
+@pytest.mark.parametrize("name", ["MaPLe", "PromptSRC", "CLIPLoRA", "XCoOpReleased"])
+def test_a_tower_that_computes_twice_has_the_same_gradients(name: str, format_: str, make_cfg: ConfigMaker) -> None:
+    runs = [
+        tiny_run.build(make_cfg(name, *ON_DEVICE, *precision(name, format_), "TRAIN.RECOMPUTE_TOWER", twice))
+        for twice in (False, True)
+    ]
+    runs[1].model.load_trained_state(runs[0].model.trained_state())
+    (once, shown), (twice, numbers) = first_step(runs[0]), first_step(runs[1])
+    assert numbers == pytest.approx(shown, rel=1e-3, abs=1e-4)
+    for key, gradient in once.items():
+        assert (twice[key] - gradient).norm() <= 1e-2 * gradient.norm(), key
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_features_gathered_on_the_device_are_those_of_a_cpu(workers: int, make_cfg: ConfigMaker) -> None:
+    pairs = ("DATALOADER.NUM_WORKERS", workers, "FEATURES.CACHE", False)
+    here, there = (tiny_run.build(make_cfg("XCoOp", *pairs, *more)) for more in ((), ON_DEVICE))
+    assert there.store._place(1000) == there.device
+    ours, theirs = (trainer.store._compute(trainer.test_loader) for trainer in (here, there))
+    for own, other in ((ours.pooled, theirs.pooled), (ours.patches, theirs.patches)):
+        assert other.device.type == "cuda"
+        torch.testing.assert_close(other.cpu(), own, atol=1e-2, rtol=1e-2)  # a GPU convolves in TF32
 
 
 @pytest.mark.parametrize("name", TRAINERS)

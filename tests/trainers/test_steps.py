@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from typing import Any
@@ -12,6 +13,7 @@ import torch
 from tiny_run import ConfigMaker
 
 from xcoop.config.plugins import get_cfg, trainer_class, trainer_names
+from xcoop.engine.parts import PRECISIONS, computed_in, number_formats
 
 PLAIN = ("OPTIM.MOMENTUM", 0.0, "OPTIM.WEIGHT_DECAY", 0.0, "OPTIM.WARMUP_EPOCH", -1, "OPTIM.MAX_EPOCH", 1)
 
@@ -35,6 +37,46 @@ def test_half_precision_without_a_gpu_is_full_precision_and_says_so(
     assert caplog.text.count(f"PREC {name} needs a GPU") == 1
     full = tiny_run.trained(make_cfg("CoOp", output="full"))
     assert torch.equal(half.model.trained_state()["ctx"], full.model.trained_state()["ctx"])
+
+
+@pytest.mark.parametrize(
+    ("name", "on_cpu", "on_gpu", "with_bf16"),
+    [
+        ("fp32", "fp32", "fp32", "fp32"),
+        ("amp", "fp32", "fp16", "fp16"),
+        ("fp16", "fp32", "fp16", "fp16"),
+        ("bf16", "bf16", "bf16", "bf16"),
+        ("auto", "fp32", "fp16", "bf16"),
+    ],
+)
+def test_what_a_precision_means_depends_on_device_and_hardware(
+    name: str, on_cpu: str, on_gpu: str, with_bf16: str
+) -> None:
+    assert [computed_in(name, "cpu", has_bf16) for has_bf16 in (False, True)] == [on_cpu, on_cpu]
+    assert [computed_in(name, "cuda", has_bf16) for has_bf16 in (False, True)] == [on_gpu, with_bf16]
+    assert name in PRECISIONS
+
+
+@pytest.mark.parametrize(("has_bf16", "dtype"), [(True, torch.bfloat16), (False, torch.float16)])
+def test_the_loss_is_scaled_in_fp16_alone(has_bf16: bool, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bf16)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)  # a scaler turns itself off without a GPU
+    used, scaler = number_formats("auto", torch.device("cuda"))
+    assert used == dtype
+    assert scaler.is_enabled() is not has_bf16
+    assert number_formats("auto", torch.device("cpu"))[0] is None
+
+
+@pytest.mark.parametrize(("value", "recorded"), [("bf16", "bf16"), ("auto", "fp32")])
+def test_the_record_says_what_was_computed_in(value: str, recorded: str, make_cfg: ConfigMaker) -> None:
+    run = tiny_run.trained(make_cfg("CoOp", "TRAINER.COOP.PREC", value))
+    record = json.loads(tiny_run.Path(run.output_dir, "results.json").read_text())
+    assert record["precision"] == recorded
+    assert value == run.cfg.TRAINER.COOP.PREC
+    tested = tiny_run.build(make_cfg("CoOp", "TRAINER.COOP.PREC", value, output="tested"))
+    tested.load_model(run.output_dir)
+    tested.test()
+    assert json.loads(tiny_run.Path(tested.output_dir, "results.json").read_text())["precision"] is None
 
 
 STEPPED = [name for name in trainer_names() if "PREC" in get_cfg().TRAINER[trainer_class(name).node]]

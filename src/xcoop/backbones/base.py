@@ -64,6 +64,8 @@ class Backbone(nn.Module, ABC):
         text_width: W, the width of a token embedding.
         embed_dim: D, the width of the joint space.
         grid: rows and columns of patches; T is their product, patches are in row-major order.
+        recompute: whether the blocks of the image tower keep no more than their inputs for a backward pass, and compute
+            the rest once more there. A tower without such blocks does not.
     """
 
     name: str
@@ -74,6 +76,7 @@ class Backbone(nn.Module, ABC):
     text_width: int
     embed_dim: int
     grid: tuple[int, int]
+    recompute: bool = False
 
     def __init__(self) -> None:
         super().__init__()

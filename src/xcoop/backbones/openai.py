@@ -21,6 +21,8 @@ from torch.nn import functional as F
 from xcoop.backbones.base import Backbone, ImageFeatures, TextLimits, register_backbone
 from xcoop.backbones.clip_model import fetch_openai, import_clip, read_clip
 from xcoop.backbones.held import held
+from xcoop.backbones.resnet import resnet_map, resnet_pooled
+from xcoop.backbones.saving import layer_norm, recomputed
 from xcoop.utils.console import SHOWN
 
 if TYPE_CHECKING:
@@ -238,7 +240,8 @@ class ClipBackbone(Backbone):
         x = vit_tokens(visual, images)
         own = x.shape[1]
         for index, block in enumerate(self.image_blocks):
-            x = run_block(block, vit_prompted(visual, x, own, self.prompts, index))
+            x = vit_prompted(visual, x, own, self.prompts, index)
+            x = recomputed(run_block, block, x) if self.recompute else run_block(block, x)
         return vit_projected(visual, x[:, : own if patches else 1])
 
     def image_norms(self) -> list[nn.Parameter]:
@@ -252,7 +255,9 @@ class ClipBackbone(Backbone):
         return [parameter for norm in norms for parameter in (norm.weight, norm.bias)]
 
     def held_in(self, dtype: torch.dtype) -> ClipBackbone:
-        return ClipBackbone(self.name, held(self.model, dtype))
+        view = ClipBackbone(self.name, held(self.model, dtype))
+        view.recompute = self.recompute
+        return view
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         """Keeps in fp32 what CLIP keeps in fp32 in half precision too.
@@ -292,6 +297,7 @@ class PromptedClip(ClipBackbone):
             raise ValueError(
                 f"vision prompts of shape {tuple(prompts.shape)} for {blocks} blocks of width {width} in {self.name}"
             )
+        self.recompute = backbone.recompute
         self.__dict__["prompts"] = prompts  # a view does not own them: they are not among its parameters
 
 
@@ -337,6 +343,7 @@ class AdaptedClip(ClipBackbone):
         visual = _sharing(model.visual, transformer=_adapted(model.visual.transformer, image))
         model = _sharing(model, transformer=_adapted(model.transformer, text), visual=visual)
         super().__init__(backbone.name, model, None if trained is None else list(trained))
+        self.recompute = backbone.recompute
 
 
 def _adapted(transformer: Any, added: Sequence[Callable[[Tensor], Tensor]]) -> Any:
@@ -444,8 +451,9 @@ def run_block(block: Any, x: Tensor, causal: bool = False) -> Tensor:
     kinds = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
     if "attention" in vars(block) or any(getattr(module, kind) for module in block.modules() for kind in kinds):
         return _looked_into(block, x.transpose(0, 1), causal).transpose(0, 1)
-    x = x + self_attention(block.attn, block.ln_1(x), causal)
-    hidden = F.silu(QUICK * block.mlp.c_fc(block.ln_2(x))) / QUICK  # (B, L, 4 V)
+    less = not causal  # of the image tower, which has by far more tokens
+    x = x + self_attention(block.attn, layer_norm(block.ln_1, x, less), causal)
+    hidden = F.silu(QUICK * block.mlp.c_fc(layer_norm(block.ln_2, x, less))) / QUICK  # (B, L, 4 V)
     out: Tensor = x + block.mlp.c_proj(hidden)
     return out
 
@@ -476,29 +484,3 @@ def projected(attention: Any, x: Tensor) -> Tensor:
     """Queries, keys and values of (B, L, V) in an `nn.MultiheadAttention`, or an adapted one, packed: (B, L, 3 V)."""
     packed = F.linear(x, attention.in_proj_weight, attention.in_proj_bias)
     return packed + attention.added(x) if isinstance(attention, AdaptedAttention) else packed
-
-
-def resnet_map(visual: Any, images: Tensor) -> Tensor:
-    """What leaves a ResNet's last stage, (B, V, S / 32, S / 32)."""
-    x = images
-    for index in (1, 2, 3):  # the stem: OpenAI's copies name its activations differently, and all are plain ReLUs
-        x = F.relu(getattr(visual, f"bn{index}")(getattr(visual, f"conv{index}")(x)))
-    x = visual.avgpool(x)
-    for layer in (visual.layer1, visual.layer2, visual.layer3, visual.layer4):
-        x = layer(x)
-    return x
-
-
-def resnet_pooled(visual: Any, x: Tensor, patches: bool) -> ImageFeatures:
-    """Feature of a ResNet's last map (B, V, S / 32, S / 32) and, if asked for, each position's way through the pool.
-
-    The pool returns c_proj(sum_i a_i v_proj(x_i + p_i)), with attention a_i that sums to one in each head. A position
-    that had all the attention would give c_proj(v_proj(x_i + p_i)): this is its local feature. (MaskCLIP, Zhou et al.,
-    ECCV 2022, reads CLIP's value path so.)
-    """
-    pool = visual.attnpool
-    pooled = pool(x)  # (B, D)
-    if not patches:
-        return ImageFeatures(pooled, pooled.new_empty(len(pooled), 0, pooled.shape[1]))
-    positions = x.flatten(2).transpose(1, 2) + pool.positional_embedding[1:].to(x.dtype)  # (B, T, V)
-    return ImageFeatures(pooled, pool.c_proj(pool.v_proj(positions)))

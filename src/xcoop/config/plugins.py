@@ -57,6 +57,10 @@ _SHARED_KEYS: dict[str, tuple[Any, Rule | None]] = {
     "MODEL.BACKBONE.PATH": ("", None),  # local weights of the backbone
     "FEATURES.CACHE": (True, None),  # features of a frozen image tower are computed once
     "FEATURES.DIR": ("", None),  # "" is the cache folder of this user
+    # the blocks of a trained image tower are computed again in the backward pass: less memory, more time
+    "TRAIN.RECOMPUTE_TOWER": (False, None),
+    # MiB of decoded images that a run and its workers keep together; 0 keeps none
+    "FEATURES.IMAGES_MB": (1024, whole(0)),
     "WANDB.PROJECT": ("", None),  # Weights & Biases, beside TensorBoard; "" does not track
     # files in the run's folder, or sent
     "WANDB.MODE": ("offline", one_of("offline", "online", "disabled")),

@@ -185,25 +185,43 @@ def build_transform(
 
 # What a training step computes in.
 
-PRECISIONS = ("fp32", "amp", "fp16", "bf16")
+PRECISIONS = ("fp32", "amp", "fp16", "bf16", "auto")
+FORMATS = {"fp32": None, "fp16": torch.float16, "bf16": torch.bfloat16}  # by name; None: nothing beside 32 bit
+
+
+def computed_in(name: str, device: str, has_bf16: bool) -> str:
+    """Which of `FORMATS` a PREC means on a kind of device.
+
+    `amp` and `fp16` are fp16 on a GPU; `auto` is bf16 there, which needs no scaling of the loss, if the hardware has
+    it, and fp16 if not. On a CPU all three are fp32. `bf16` and `fp32` are themselves everywhere.
+
+    Args:
+        name: PREC, one of `PRECISIONS`.
+        device: "cpu", "cuda", ...
+        has_bf16: whether the hardware computes in bf16 itself.
+    """
+    if name in ("fp32", "bf16"):
+        return name
+    if device != "cuda":
+        return "fp32"
+    return "bf16" if name == "auto" and has_bf16 else "fp16"
 
 
 def number_formats(name: str, device: torch.device) -> tuple[torch.dtype | None, Any]:
     """What a training step computes in beside fp32, if anything, and its gradient scaler, which may be off.
 
-    `amp` and `fp16` autocast to 16-bit floats and scale the loss; what is trained stays in 32 bit, also for `fp16`
-    (CoOp keeps it in 16, where small updates are lost). `bf16` autocasts and needs no scaling. On a CPU `amp` and
-    `fp16` compute in 32 bit.
+    See `computed_in`. The loss is scaled for fp16 alone; what is trained stays in 32 bit, also with PREC `fp16` (CoOp
+    keeps it in 16, where small updates are lost).
 
     Args:
         name: PREC, one of `PRECISIONS`.
         device: where the step runs.
     """
-    half = name in ("amp", "fp16") and device.type == "cuda"
-    if name in ("amp", "fp16") and not half:
+    has_bf16 = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    used = computed_in(name, device.type, has_bf16)
+    if name in ("amp", "fp16") and used == "fp32":
         logger.info("PREC %s needs a GPU: this run on the CPU computes in fp32", name)
-    scaler = torch.amp.GradScaler("cuda", enabled=half)
-    return torch.float16 if half else torch.bfloat16 if name == "bf16" else None, scaler
+    return FORMATS[used], torch.amp.GradScaler("cuda", enabled=used == "fp16")
 
 
 # Optimisers and learning rates.

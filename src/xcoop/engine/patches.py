@@ -164,8 +164,9 @@ def _patch_torchtools(module: Any) -> None:
 def _patch_tools(module: Any) -> None:
     def read_image(path: str) -> Any:
         from xcoop.engine.patches import read_any_depth as read
+        from xcoop.utils.image_memory import kept
 
-        return read(path)
+        return kept(path, read)
 
     become(module.read_image, read_image)
 

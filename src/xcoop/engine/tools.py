@@ -204,9 +204,10 @@ def write_json(obj: Any, fpath: str) -> None:
 
 def read_image(path: str) -> Image:
     """An image as 8-bit RGB; 16-bit greys are rescaled, not clipped. the error of an unreadable one names it."""
+    from xcoop.utils.image_memory import kept
     from xcoop.utils.images import open_image
 
-    return open_image(path)
+    return kept(path, open_image)
 
 
 def collect_env_info() -> str:

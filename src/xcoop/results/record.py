@@ -179,12 +179,19 @@ def _describe(trainer: Any, labels: Ints, probabilities: Floats) -> dict[str, An
         "config_hash": config_hash(cfg),
         **asdict(trainer.origin),
         "versions": fact("versions", versions),
+        "precision": None if trainer.origin.evaluated_from else _precision(trainer.dtype),  # of the training steps
         "hardware": hardware(trainer.device),
         "git": fact("git", git_revision),
         "runs_at_once": trainer.runs_at_once,  # whose steps its seconds include
         "seconds": {phase: round(float(seconds), 3) for phase, seconds in trainer.seconds.items()},
         **peak_memory_mb(),
     }
+
+
+def _precision(dtype: Any) -> str:
+    from xcoop.engine.parts import FORMATS
+
+    return next(name for name, known in FORMATS.items() if known is dtype)
 
 
 def _best_reachable(cfg: Any, dataset: Any) -> dict[str, float] | None:

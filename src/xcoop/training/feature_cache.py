@@ -136,13 +136,29 @@ class FeatureStore:
     @torch.no_grad()
     def _compute(self, loader: DataLoader[Any]) -> ImageFeatures:
         """Encodes all images once. The random generators are left as they were, as if the features had been there."""
-        ordered = DataLoader(loader.dataset, self.batch_size, shuffle=False, num_workers=loader.num_workers)
-        parts = []
+        n, on_gpu = len(loader.dataset), self.device.type == "cuda"  # type: ignore[arg-type]
+        workers = loader.num_workers
+        ordered = DataLoader(loader.dataset, self.batch_size, shuffle=False, num_workers=workers, pin_memory=on_gpu)
+        all_pooled = all_patches = torch.empty(0)
+        done = 0
         with torch.random.fork_rng(devices=[]):
             for batch in tqdm(ordered, desc="image features", disable=None):
-                part = self.backbone.encode_image(batch["img"].to(self.device), patches=self.patches)
-                parts.append(ImageFeatures(part.pooled.float().cpu(), part.patches.float().cpu()))
-        return ImageFeatures(torch.cat([p.pooled for p in parts]), torch.cat([p.patches for p in parts]))
+                images = batch["img"].to(self.device, non_blocking=True)
+                part = self.backbone.encode_image(images, patches=self.patches)
+                if not done:
+                    place = self._place(n * (part.pooled[0].numel() + part.patches[0].numel()))
+                    all_pooled, all_patches = (
+                        torch.empty(n, *some.shape[1:], device=place) for some in (part.pooled, part.patches)
+                    )
+                rows = slice(done, done + len(images))
+                all_pooled[rows], all_patches[rows] = part.pooled, part.patches
+                done += len(images)
+        return ImageFeatures(all_pooled, all_patches)
+
+    def _place(self, numbers: int) -> torch.device:
+        """Where so many numbers of 32 bits are gathered: a GPU does not wait if it is there, and half of it is free."""
+        free = torch.cuda.mem_get_info(self.device)[0] if self.device.type == "cuda" else 0
+        return self.device if 4 * numbers < free / 2 else torch.device("cpu")
 
     def _read(self, path: Path, n: int) -> ImageFeatures | None:
         """What a file holds for n images; None, and the file is removed, if it is not what was written for them."""
@@ -165,7 +181,7 @@ class FeatureStore:
             return None
 
     def _write(self, path: Path, features: ImageFeatures) -> None:
-        tensors = {"pooled": features.pooled.contiguous(), "patches": features.patches.contiguous()}
+        tensors = {"pooled": features.pooled.cpu(), "patches": features.patches.cpu()}
         try:
             with atomic_path(path) as temporary:
                 save_file(tensors, temporary, {"name": path.name, "sha256": tensors_sha256(tensors)})

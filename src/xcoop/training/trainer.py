@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
-from dassl.data import DataManager, DatasetWrapper
+from dassl.data import DataManager
 from dassl.data.data_manager import build_data_loader
 from dassl.data.transforms import build_transform
 from dassl.engine import TrainerX
@@ -27,7 +27,7 @@ from xcoop.concepts import ConceptBank
 from xcoop.concepts.bank import load_dataset_bank
 from xcoop.config.augmentation import FIXED, KEY, label_keeping
 from xcoop.config.plugins import check_settings, own_view
-from xcoop.engine.data import Seeded, begin_epoch, deploys_best, require_validation, with_workers_that_exist
+from xcoop.engine.data import begin_epoch, deploys_best, require_validation, with_workers_that_exist
 from xcoop.engine.parts import PRECISIONS, number_formats
 from xcoop.engine.tools import restore_rng, rng_state
 from xcoop.methods import together
@@ -39,16 +39,15 @@ from xcoop.results.folder import check_free, save_config
 from xcoop.results.record import UNTRAINED, Origin, write_run
 from xcoop.training.feature_cache import FeatureStore
 from xcoop.training.finite import FiniteWatch, Noted
+from xcoop.training.images import Images, decoded_once
 from xcoop.training.step import Step
 from xcoop.training.tracking import Clock, Tracker, check_tracking
+from xcoop.utils import process_cache
+from xcoop.utils.image_memory import image_memory
 from xcoop.utils.reading import read_json
 from xcoop.utils.rules import TEMPLATE, TEXT, Rule, number, one_of, whole
 
 logger = logging.getLogger(__name__)
-
-
-class Images(Seeded, DatasetWrapper):
-    """The images of whichever engine runs, augmented by (SEED, epoch, index) alone, as `Seeded` draws them."""
 
 
 class PromptTrainer(TrainerX):
@@ -183,6 +182,7 @@ class PromptTrainer(TrainerX):
         """Loads the backbone, makes the method, and hands what it trains to optimiser and schedule."""
         cfg, dataset = self.cfg, self.dm.dataset
         backbone = self.backbone = backbone_of(cfg, self.device)
+        backbone.recompute = cfg.TRAIN.RECOMPUTE_TOWER
         check_input(cfg, backbone)
         classnames = list(dataset.classnames)
         if self.uses_bank(cfg):
@@ -197,6 +197,7 @@ class PromptTrainer(TrainerX):
         self.dtype, self.scaler = number_formats(self.settings.get("PREC", "fp32"), self.device)
         batch_size = cfg.DATALOADER.TEST.BATCH_SIZE
         self.store = FeatureStore(backbone, self.device, self.model.needs_patches, batch_size, cfg.FEATURES)
+        self.images = image_memory(cfg.FEATURES.IMAGES_MB)
         self.optim = self.sched = None
         groups = self.model.parameter_groups(cfg.OPTIM.LR)
         for group in groups:
@@ -234,8 +235,8 @@ class PromptTrainer(TrainerX):
         if self.model.image_tower_frozen:  # cached features draw no seeds for workers, so images must not
             for loader in filter(None, (self.train_loader_x, self.val_loader, self.test_loader)):
                 loader.generator = torch.Generator()
-        if self.max_epoch and self.train_images_are_fixed:
-            self.train_loader_x = self._cached(self.train_loader_x)
+        if self.max_epoch:
+            self.train_loader_x = self._cached(self.train_loader_x, fixed=self.train_images_are_fixed)
 
     def before_epoch(self) -> None:
         """Tells the training images which epoch it is (Dassl does not), and writes each group's rate, if several."""
@@ -275,14 +276,17 @@ class PromptTrainer(TrainerX):
 
     def _features(self, batch: dict[str, Any]) -> ImageFeatures:
         cached: ImageFeatures | None = batch.get("features")
-        return self.model.encode_images(batch["img"].to(self.device)) if cached is None else cached
+        return self.model.encode_images(batch["img"].to(self.device, non_blocking=True)) if cached is None else cached
 
-    def _cached(self, loader: Any) -> Any:
-        """A loader of features in the place of one of images, where the config and the method allow it."""
-        if not self.model.image_tower_frozen:
-            return loader
-        with self.clock.phase("features"):
-            return self.store.loader(loader)
+    def _cached(self, loader: Any, fixed: bool = True, again: bool = True) -> Any:
+        """A loader of features in the place of one of images, where the config and the method allow it.
+
+        If they do not, or the images are not `fixed`, those that will be asked for `again` are decoded once.
+        """
+        if fixed and self.model.image_tower_frozen:
+            with self.clock.phase("features"):
+                loader = self.store.loader(loader)
+        return decoded_once(loader, self.images) if again else loader
 
     # Fitting: what a method computes from all training images, not batch by batch.
 
@@ -427,7 +431,7 @@ class PromptTrainer(TrainerX):
         if (split or self.cfg.TEST.SPLIT) == "val":
             self.val_loader = self._cached(self.val_loader)
         else:
-            self.test_loader = self._cached(self.test_loader)
+            self.test_loader = self._cached(self.test_loader, again=process_cache.current() is not None)  # others'
         self._labels: list[Tensor] = []
         self._probabilities: list[Tensor] = []
         self._paths: list[str] = []

@@ -1,4 +1,4 @@
-"""What several runs in one process may share: backbone weights, image features, what they run on; and its imports.
+"""What several runs in one process may share: weights, image features, images, what they run on; and its imports.
 
 Nothing is shared outside the scope that `sharing` opens. Inside it, each run gets a backbone of its own (a copy of
 the loaded one), so that what a run changes in it ends with the run.
@@ -24,11 +24,13 @@ class Shared:
     Attributes:
         backbones: as they were loaded, never handed out themselves; see `xcoop.backbones.base.backbone_of`.
         features: of image lists; the ones used last stand last; see `xcoop.training.feature_cache.shared_features`.
+        images: decoded ones; see `xcoop.utils.image_memory.image_memory`.
         facts: what is the same for all runs of a process, e.g. versions.
     """
 
     backbones: dict[Hashable, Any] = field(default_factory=dict)
     features: OrderedDict[Hashable, Any] = field(default_factory=OrderedDict)
+    images: Any = None
     facts: dict[Hashable, Any] = field(default_factory=dict)
 
 
