@@ -1,0 +1,75 @@
+"""The memory and the time of a CoCoOp step by how many prompts are encoded at once (TRAINER.COCOOP.SEQUENCES).
+
+    python benchmarks/cocoop_memory.py [--device cuda] [--precision bf16] [--sequences 256 512 1024] [--small]
+
+32 images of 100 classes, 16 context tokens, ViT-B/16's text tower with random weights: 3,200 prompts a step, each of
+its image. Forward, backward and one SGD step from image features. "memory" is what a step holds at its peak beyond
+the weights: of `torch.cuda.max_memory_allocated` on a GPU, of the process (Linux) on a CPU; "time" is that of the step
+whose memory was measured, beside the first row's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Sequence
+
+import torch
+from measuring import DEVICES, described, head, peak_memory, rows, wait
+from subjects import random_clip
+
+from xcoop.backbones import ImageFeatures
+from xcoop.backbones.openai import ClipBackbone
+from xcoop.config.plugins import get_cfg
+from xcoop.engine.parts import number_formats
+from xcoop.trainers.cocoop import CoCoOpModel
+
+B, C, N_CTX = 32, 100, 16
+
+
+def measured(size: str, sequences: int, precision: str, device: str) -> tuple[float, float]:
+    """Bytes and seconds of one step."""
+    settings = get_cfg().TRAINER.COCOOP
+    settings.merge_from_list(["SEQUENCES", sequences, "N_CTX", N_CTX])
+    backbone = ClipBackbone(size, random_clip(size)).to(device)
+    model = CoCoOpModel(backbone, [f"class {c:02d}" for c in range(C)], settings).to(device)
+    pooled = torch.randn(B, backbone.embed_dim, device=device)
+    features, labels = ImageFeatures(pooled, pooled[:, None][:, :0]), torch.arange(B, device=device) % C
+    optimiser = torch.optim.SGD(model.trained_parameters().values(), lr=1e-4, momentum=0.9)
+    dtype, scaler = number_formats(precision, torch.device(device))
+
+    def step() -> None:
+        with model.computing_in(dtype):
+            loss = model.loss(model.losses(features, labels))
+        optimiser.zero_grad()
+        scaler.scale(loss).backward()
+        scaler.step(optimiser)
+        scaler.update()
+
+    if device == "cuda":
+        step()  # loads kernels, and takes their workspace
+    start = time.perf_counter()
+    memory = peak_memory(step, device)
+    wait(device)
+    return memory, time.perf_counter() - start
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prints a row a setting."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", choices=DEVICES)
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "amp", "bf16"])
+    parser.add_argument("--sequences", type=int, nargs="+", default=[512, 256, 1024])
+    parser.add_argument("--small", action="store_true", help="a tiny CLIP, to see that it runs")
+    args = parser.parse_args(argv)
+    size, first = ("small" if args.small else "ViT-B/16"), 0.0
+    print(f"{described(args.device)}, {size}, {args.precision}, B = {B}, {C} classes, {N_CTX} context tokens")
+    print(head(["prompts at once", "memory, GB", "time, beside the first"]))
+    for sequences in args.sequences:
+        memory, seconds = measured(size, sequences, args.precision, args.device)
+        first = first or seconds
+        print(rows([[sequences, f"{memory / 1e9:.2f}", f"{seconds / first:.2f}"]]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,39 @@
+#!/usr/bin/env bash
+# All that a machine with a GPU is asked, in about eight minutes: the benchmarks, then the tests that need one.
+#
+#   bash benchmarks/gpu.sh OUT               what is said goes to text files in the folder OUT, as it is said
+#   bash benchmarks/gpu.sh OUT --small       on a CPU, with a tiny CLIP: to see that all of it runs
+#
+# Each part has its own limit of time, and a part that fails or is stopped leaves what it said; the parts that matter
+# most come first. PYTHON names an interpreter that has what xcoop needs; else that of scripts/env.sh is taken.
+set -uo pipefail
+cd -- "$(dirname -- "${BASH_SOURCE[0]}")/.."
+out=${1:?a folder for the text files}
+small=${2:-}
+mkdir -p -- "$out"
+out=$(cd -- "$out" && pwd -P)
+[ -n "${PYTHON:-}" ] || { set -e; source scripts/env.sh test; set +e; }
+export PYTHONPATH=$PWD/src${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
+
+device=cuda few=() sweep=(--trainers "XCoOp CoOp" --shots 16 --seeds "1 2 3") tests=(-m gpu)
+if [ -n "$small" ]; then
+    device=cpu few=(--small --rounds 1) sweep=(--trainers ZeroshotCLIP --shots 1 --seeds 1)
+    tests=(-k described)
+fi
+
+failed=0
+part() { # NAME SECONDS ARGUMENTS...: runs Python with these
+    local name=$1 limit=$2 status=0 start=$SECONDS
+    shift 2
+    timeout "$limit" "$PYTHON" "$@" >"$out/$name.txt" 2>&1 || status=$?
+    [ "$status" -eq 0 ] || failed=1
+    echo "$name: exit code $status after $((SECONDS - start)) s" | tee -a "$out/$name.txt"
+}
+
+part roofline 90 benchmarks/roofline.py --device "$device" "${few[@]}"
+part steps 120 benchmarks/steps.py --device "$device" "${few[@]}"
+part cocoop_memory 20 benchmarks/cocoop_memory.py --device "$device" ${small:+--small}
+part explanations 20 benchmarks/explanations.py --device "$device" "${few[@]}"
+part sweep 130 benchmarks/sweep.py --device "$device" --part "${sweep[@]}" --data "$out/data"
+XCOOP_TEST_GPU=1 part tests 120 -m pytest -q "${tests[@]}" tests/benchmarks tests/trainers/test_gpu.py
+exit "$failed"

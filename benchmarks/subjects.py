@@ -1,0 +1,153 @@
+"""What the benchmarks are made on: CLIPs with random weights, drawn JPEG files, and trainers over both.
+
+A trainer is built as a run builds it, by its name and configuration, and its own `forward_backward` is what is timed.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+
+import xcoop  # isort: skip  # first: it answers to `import dassl`  # noqa: F401
+
+from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
+from dassl.engine import build_trainer
+from dassl.utils import set_random_seed
+
+from xcoop.backbones import Backbone, register_backbone
+from xcoop.backbones.clip_model import import_clip
+from xcoop.backbones.openai import TEXT, ClipBackbone
+from xcoop.config.plugins import get_cfg
+from xcoop.utils.process_cache import Shared, sharing
+
+CLASSES = ["normal", "pneumonia"]  # of the bank `pneumonia`
+WORDS = "a photo of a"  # contexts start from them
+LR, MOMENTUM, DECAY = 1e-4, 0.9, 5e-4  # of SGD; every group of parameters at the full rate
+# Sizes of a CLIP: joint width, pixels, layers, width and patch of the image tower, width and layers of the text tower.
+SIZES = {"ViT-B/16": (512, 224, 12, 768, 16, 512, 12), "small": (64, 32, 2, 64, 8, 64, 2)}
+PHOTO = (600, 450)  # pixels of a drawn file, as those of ISIC 2018
+
+
+def random_clip(size: str = "ViT-B/16", seed: int = 0) -> Any:
+    """A frozen CLIP of one of `SIZES`, with random weights."""
+    torch.manual_seed(seed)
+    joint, pixels, layers, width, patch, text, depth = SIZES[size]
+    sizes = (joint, pixels, layers, width, patch, 77, 49408, text, text // 64, depth)
+    return import_clip().model.CLIP(*sizes).eval().requires_grad_(False)
+
+
+@register_backbone(*(f"random {size}" for size in SIZES), text=TEXT)
+def load_random(name: str, path: str) -> Backbone:
+    """`random ViT-B/16` and `random small`; no file is read."""
+    return ClipBackbone(name, random_clip(name.removeprefix("random ")))
+
+
+def draw_photos(folder: Path, count: int) -> list[str]:
+    """JPEG files of smooth colours with some noise, drawn anew into a folder; their paths."""
+    rng = np.random.default_rng(0)
+    paths = []
+    for number in range(count):
+        coarse = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8))
+        smooth = np.asarray(coarse.resize(PHOTO, Image.Resampling.BICUBIC), dtype=np.float64)
+        noisy = smooth + rng.normal(0, 8, smooth.shape)
+        path = folder / f"{number:04d}.jpg"
+        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(path, quality=90)
+        paths.append(str(path))
+    return paths
+
+
+class DrawnPhotos(DatasetBase):
+    """All JPEG files of DATASET.ROOT as training images, the first two as validation and test images."""
+
+    concept_bank = "pneumonia"
+    template = "a photo of a {}."
+    is_phantom = True
+    patients = None
+    split_hash = "drawn"
+    keeps_labels: ClassVar[dict[str, str]] = {}
+
+    def __init__(self, cfg: Any) -> None:
+        self.dataset_dir = cfg.DATASET.ROOT
+        paths = sorted(map(str, Path(cfg.DATASET.ROOT).glob("*.jpg")))
+        items = [Datum(impath=path, label=i % 2, classname=CLASSES[i % 2]) for i, path in enumerate(paths)]
+        super().__init__(train_x=items, val=items[:2], test=items[:2])
+
+
+DATASET_REGISTRY.register(DrawnPhotos)
+
+
+class Bench:
+    """Builds trainers whose runs share a loaded backbone, below a temporary folder; see `bench`."""
+
+    def __init__(self, folder: Path, size: str, device: str, photos: int) -> None:
+        self.folder, self.size, self.device = folder, size, device
+        self.pixels = SIZES[size][1]
+        self.files = folder / "photos"
+        self.files.mkdir()
+        draw_photos(self.files, photos)
+        self._built = 0
+
+    def trainer(self, name: str, precision: str, *pairs: object) -> Any:
+        """A trainer that stands before its first step; `pairs` are further KEY, VALUE, ..."""
+        cfg, pixels = get_cfg(), self.pixels
+        node, self._built = cfg.TRAINER[name.upper()], self._built + 1
+        usual = {"CTX_INIT": WORDS, "CLIP_GRAD_NORM": 0.0, "NORM_LR_MULT": 1.0, "OFFSET_LR_MULT": 1.0}
+        own = [part for key, value in usual.items() if key in node for part in (f"TRAINER.{name.upper()}.{key}", value)]
+        cfg.merge_from_list(
+            [
+                *("TRAINER.NAME", name, f"TRAINER.{name.upper()}.PREC", precision, *own, "SEED", 1),
+                *("DATASET.NAME", "DrawnPhotos", "DATASET.ROOT", str(self.files), "VERBOSE", False),
+                *("OUTPUT_DIR", str(self.folder / f"run{self._built}"), "USE_CUDA", self.device == "cuda"),
+                *("MODEL.BACKBONE.NAME", f"random {self.size}", "INPUT.SIZE", [pixels, pixels]),
+                *("INPUT.INTERPOLATION", "bicubic", "INPUT.TRANSFORMS", ["normalize"]),
+                *("INPUT.PIXEL_MEAN", list(ClipBackbone.pixel_mean), "INPUT.PIXEL_STD", list(ClipBackbone.pixel_std)),
+                *("DATALOADER.TRAIN_X.BATCH_SIZE", 2, "DATALOADER.TEST.BATCH_SIZE", 32),
+                *("DATALOADER.NUM_WORKERS", 0, "FEATURES.CACHE", False),
+                *("OPTIM.NAME", "sgd", "OPTIM.LR", LR, "OPTIM.MOMENTUM", MOMENTUM, "OPTIM.WEIGHT_DECAY", DECAY),
+                *("OPTIM.LR_SCHEDULER", "cosine", "OPTIM.MAX_EPOCH", 50),
+                *pairs,
+            ]
+        )
+        cfg.freeze()
+        set_random_seed(cfg.SEED)
+        with redirect_stdout(io.StringIO()):  # the engine prints what it builds
+            trainer = build_trainer(cfg)
+            trainer.before_train()
+        trainer.set_model_mode("train")
+        trainer.epoch, trainer.batch_idx, trainer.num_batches = 0, 0, 1 << 30
+        return trainer
+
+
+@contextmanager
+def bench(size: str, device: str, photos: int = 4) -> Iterator[Bench]:
+    """A `Bench` of CLIPs of one of `SIZES` on a device, with so many drawn files; its folder is gone afterwards."""
+    with tempfile.TemporaryDirectory() as folder, sharing(Shared()):
+        yield Bench(Path(folder), size, device, photos)
+
+
+def batch_of(trainer: Any, images: Tensor, cached: bool) -> dict[str, Any]:
+    """A batch as the trainer's loaders give it: of images (B, 3, S, S), or of their features."""
+    batch: dict[str, Any] = {"label": torch.arange(len(images)) % 2, "impath": [""] * len(images), "img": images}
+    if cached:
+        with torch.no_grad():
+            batch["features"] = trainer.model.encode_images(images.to(trainer.device))
+    return batch
+
+
+def step(trainer: Any, batch: dict[str, Any]) -> dict[str, Any]:
+    """The trainer's next step, in an epoch that does not end; what it shows."""
+    shown: dict[str, Any] = trainer.forward_backward(batch)
+    trainer.batch_idx += 1
+    return shown
