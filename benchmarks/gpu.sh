@@ -13,6 +13,8 @@ small=${2:-}
 mkdir -p -- "$out"
 out=$(cd -- "$out" && pwd -P)
 [ -n "${PYTHON:-}" ] || { set -e; source scripts/env.sh test; set +e; }
+data=$(mktemp -d)
+trap 'rm -rf -- "$data"' EXIT
 export PYTHONPATH=$PWD/src${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 
 device=cuda few=() sweep=(--trainers "XCoOp CoOp" --shots 16 --seeds "1 2 3") tests=(-m gpu)
@@ -34,6 +36,6 @@ part roofline 90 benchmarks/roofline.py --device "$device" "${few[@]}"
 part steps 120 benchmarks/steps.py --device "$device" "${few[@]}"
 part cocoop_memory 20 benchmarks/cocoop_memory.py --device "$device" ${small:+--small}
 part explanations 20 benchmarks/explanations.py --device "$device" "${few[@]}"
-part sweep 130 benchmarks/sweep.py --device "$device" --part "${sweep[@]}" --data "$out/data"
+part sweep 130 benchmarks/sweep.py --device "$device" --part "${sweep[@]}" --data "$data"
 XCOOP_TEST_GPU=1 part tests 120 -m pytest -q "${tests[@]}" tests/benchmarks tests/trainers/test_gpu.py
 exit "$failed"

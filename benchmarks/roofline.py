@@ -84,7 +84,7 @@ def steps_table(size: str, speeds: dict[str, tuple[float, float]], args: argpars
             taken = in_turns(works, args.rounds, args.device, AT_ONCE[args.device])
             for name, (speed, launch) in speeds.items():
                 found, best = busy(works[name], taken[name], args.device), operations[name] / speed
-                launching = "" if found.kernels is None else f"{1e3 * launch * found.kernels:.1f}"
+                launching = "-" if found.kernels is None else f"{1e3 * launch * found.kernels:.1f}"
                 times = [f"{1e3 * best:.2f}", f"{1e3 * median(taken[name]):.1f}"]
                 longer = spread((one.wall / best for one in taken[name]), 1)
                 print(
