@@ -1,6 +1,6 @@
 """The memory and the time of a CoCoOp step by how many prompts are encoded at once (TRAINER.COCOOP.SEQUENCES).
 
-    python benchmarks/cocoop_memory.py [--device cuda] [--precision bf16] [--sequences 256 512 1024] [--small]
+    python benchmarks/cocoop_memory.py [--device cuda] [--precision bf16] [--sequences 512 256] [--small]
 
 32 images of 100 classes, 16 context tokens, ViT-B/16's text tower with random weights: 3,200 prompts a step, each of
 its image. Forward, backward and one SGD step from image features. "memory" is what a step holds at its peak beyond
@@ -24,17 +24,17 @@ from xcoop.config.plugins import get_cfg
 from xcoop.engine.parts import number_formats
 from xcoop.trainers.cocoop import CoCoOpModel
 
-B, C, N_CTX = 32, 100, 16
+C, N_CTX = 100, 16
 
 
-def measured(size: str, sequences: int, precision: str, device: str) -> tuple[float, float]:
+def measured(size: str, batch: int, sequences: int, precision: str, device: str) -> tuple[float, float]:
     """Bytes and seconds of one step."""
     settings = get_cfg().TRAINER.COCOOP
     settings.merge_from_list(["SEQUENCES", sequences, "N_CTX", N_CTX])
     backbone = ClipBackbone(size, random_clip(size)).to(device)
     model = CoCoOpModel(backbone, [f"class {c:02d}" for c in range(C)], settings).to(device)
-    pooled = torch.randn(B, backbone.embed_dim, device=device)
-    features, labels = ImageFeatures(pooled, pooled[:, None][:, :0]), torch.arange(B, device=device) % C
+    pooled = torch.randn(batch, backbone.embed_dim, device=device)
+    features, labels = ImageFeatures(pooled, pooled[:, None][:, :0]), torch.arange(batch, device=device) % C
     optimiser = torch.optim.SGD(model.trained_parameters().values(), lr=1e-4, momentum=0.9)
     dtype, scaler = number_formats(precision, torch.device(device))
 
@@ -59,14 +59,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=DEVICES)
     parser.add_argument("--precision", default="fp32", choices=["fp32", "amp", "bf16"])
-    parser.add_argument("--sequences", type=int, nargs="+", default=[512, 256, 1024])
+    parser.add_argument("--batch", type=int, default=32, help="images")
+    parser.add_argument("--sequences", type=int, nargs="+", default=[512, 256])
     parser.add_argument("--small", action="store_true", help="a tiny CLIP, to see that it runs")
     args = parser.parse_args(argv)
     size, first = ("small" if args.small else "ViT-B/16"), 0.0
-    print(f"{described(args.device)}, {size}, {args.precision}, B = {B}, {C} classes, {N_CTX} context tokens")
+    print(f"{described(args.device)}, {size}, {args.precision}, B = {args.batch}, {C} classes, {N_CTX} context tokens")
     print(head(["prompts at once", "memory, GB", "time, beside the first"]))
     for sequences in args.sequences:
-        memory, seconds = measured(size, sequences, args.precision, args.device)
+        memory, seconds = measured(size, args.batch, sequences, args.precision, args.device)
         first = first or seconds
         print(rows([[sequences, f"{memory / 1e9:.2f}", f"{seconds / first:.2f}"]]), flush=True)
 

@@ -17,25 +17,30 @@ data=$(mktemp -d)
 trap 'rm -rf -- "$data"' EXIT
 export PYTHONPATH=$PWD/src${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 
-device=cuda few=() sweep=(--trainers "XCoOp CoOp" --shots 16 --seeds "1 2 3") tests=(-m gpu)
+device=cuda patience=1 few=()
+cocoop=(--sequences 512 256 1024 3200)
+sweep=(--trainers "XCoOp CoOp" --shots 16 --seeds "1 2 3")
+tests=(-m gpu)
 if [ -n "$small" ]; then
-    device=cpu few=(--small --rounds 1) sweep=(--trainers ZeroshotCLIP --shots 1 --seeds 1)
-    tests=(-k described)
+    device=cpu patience=5 few=(--small --rounds 1)
+    cocoop=(--small --batch 8 --sequences 512 128)
+    sweep=(--trainers ZeroshotCLIP --shots 1 --seeds 1)
+    tests=(-k kernels)
 fi
 
 failed=0
 part() { # NAME SECONDS ARGUMENTS...: runs Python with these
     local name=$1 limit=$2 status=0 start=$SECONDS
     shift 2
-    timeout "$limit" "$PYTHON" "$@" >"$out/$name.txt" 2>&1 || status=$?
+    timeout $((limit * patience)) "$PYTHON" "$@" >"$out/$name.txt" 2>&1 || status=$?
     [ "$status" -eq 0 ] || failed=1
     echo "$name: exit code $status after $((SECONDS - start)) s" | tee -a "$out/$name.txt"
 }
 
-part roofline 90 benchmarks/roofline.py --device "$device" "${few[@]}"
-part steps 120 benchmarks/steps.py --device "$device" "${few[@]}"
-part cocoop_memory 20 benchmarks/cocoop_memory.py --device "$device" ${small:+--small}
-part explanations 20 benchmarks/explanations.py --device "$device" "${few[@]}"
-part sweep 130 benchmarks/sweep.py --device "$device" --part "${sweep[@]}" --data "$data"
+part roofline 110 benchmarks/roofline.py --device "$device" "${few[@]}"
+part steps 130 benchmarks/steps.py --device "$device" "${few[@]}"
+part cocoop_memory 30 benchmarks/cocoop_memory.py --device "$device" "${cocoop[@]}"
+part explanations 30 benchmarks/explanations.py --device "$device" "${few[@]}"
+part sweep 110 benchmarks/sweep.py --device "$device" --part "${sweep[@]}" --data "$data"
 XCOOP_TEST_GPU=1 part tests 120 -m pytest -q "${tests[@]}" tests/benchmarks tests/trainers/test_gpu.py
 exit "$failed"

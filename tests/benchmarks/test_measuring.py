@@ -15,7 +15,7 @@ import roofline
 import steps
 import torch
 from measuring import Cost
-from torch.autograd.profiler import DeviceType
+from torch.autograd import DeviceType
 
 FEW = ["--small", "--rounds", "1"]
 
