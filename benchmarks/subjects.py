@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import save_file
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
@@ -26,9 +27,8 @@ from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum
 from dassl.engine import build_trainer
 from dassl.utils import set_random_seed
 
-from xcoop.backbones import Backbone, register_backbone
 from xcoop.backbones.clip_model import import_clip
-from xcoop.backbones.openai import TEXT, ClipBackbone
+from xcoop.backbones.openai import ClipBackbone
 from xcoop.config.plugins import get_cfg
 from xcoop.utils.process_cache import Shared, sharing
 
@@ -46,12 +46,6 @@ def random_clip(size: str = "ViT-B/16", seed: int = 0) -> Any:
     joint, pixels, layers, width, patch, text, depth = SIZES[size]
     sizes = (joint, pixels, layers, width, patch, 77, 49408, text, text // 64, depth)
     return import_clip().model.CLIP(*sizes).eval().requires_grad_(False)
-
-
-@register_backbone(*(f"random {size}" for size in SIZES), text=TEXT)
-def load_random(name: str, path: str) -> Backbone:
-    """`random ViT-B/16` and `random small`; no file is read."""
-    return ClipBackbone(name, random_clip(name.removeprefix("random ")))
 
 
 def draw_photos(folder: Path, count: int) -> list[str]:
@@ -92,17 +86,18 @@ class Bench:
     """Builds trainers whose runs share a loaded backbone, below a temporary folder; see `bench`."""
 
     def __init__(self, folder: Path, size: str, device: str, photos: int) -> None:
-        self.folder, self.size, self.device = folder, size, device
-        self.pixels = SIZES[size][1]
+        self.folder, self.device, self.pixels = folder, device, SIZES[size][1]
         self.files = folder / "photos"
         self.files.mkdir()
         draw_photos(self.files, photos)
+        self.weights = folder / "random.safetensors"
+        save_file(random_clip(size).state_dict(), self.weights)
         self._built = 0
 
     def trainer(self, name: str, precision: str, *pairs: object) -> Any:
         """A trainer that stands before its first step; `pairs` are further KEY, VALUE, ..."""
-        cfg, pixels = get_cfg(), self.pixels
-        node, self._built = cfg.TRAINER[name.upper()], self._built + 1
+        cfg, self._built = get_cfg(), self._built + 1
+        node = cfg.TRAINER[name.upper()]
         usual = {"CTX_INIT": WORDS, "CLIP_GRAD_NORM": 0.0, "NORM_LR_MULT": 1.0, "OFFSET_LR_MULT": 1.0}
         own = [part for key, value in usual.items() if key in node for part in (f"TRAINER.{name.upper()}.{key}", value)]
         cfg.merge_from_list(
@@ -110,8 +105,8 @@ class Bench:
                 *("TRAINER.NAME", name, f"TRAINER.{name.upper()}.PREC", precision, *own, "SEED", 1),
                 *("DATASET.NAME", "DrawnPhotos", "DATASET.ROOT", str(self.files), "VERBOSE", False),
                 *("OUTPUT_DIR", str(self.folder / f"run{self._built}"), "USE_CUDA", self.device == "cuda"),
-                *("MODEL.BACKBONE.NAME", f"random {self.size}", "INPUT.SIZE", [pixels, pixels]),
-                *("INPUT.INTERPOLATION", "bicubic", "INPUT.TRANSFORMS", ["normalize"]),
+                *("MODEL.BACKBONE.NAME", "ViT-B/16", "MODEL.BACKBONE.PATH", str(self.weights)),
+                *("INPUT.SIZE", 2 * [self.pixels], "INPUT.INTERPOLATION", "bicubic", "INPUT.TRANSFORMS", ["normalize"]),
                 *("INPUT.PIXEL_MEAN", list(ClipBackbone.pixel_mean), "INPUT.PIXEL_STD", list(ClipBackbone.pixel_std)),
                 *("DATALOADER.TRAIN_X.BATCH_SIZE", 2, "DATALOADER.TEST.BATCH_SIZE", 32),
                 *("DATALOADER.NUM_WORKERS", 0, "FEATURES.CACHE", False),
