@@ -10,13 +10,12 @@ whose memory was measured, beside the first row's.
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Sequence
 
 import torch
-from measuring import DEVICES, described, head, peak_memory, rows, wait
-from subjects import random_clip
+from measuring import described, head, peak_memory, rows, wait
+from subjects import PRECISIONS, parsed, parser_of, random_clip
 
 from xcoop.backbones import ImageFeatures
 from xcoop.backbones.openai import ClipBackbone
@@ -56,18 +55,18 @@ def measured(size: str, batch: int, sequences: int, precision: str, device: str)
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints a row a setting."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu", choices=DEVICES)
-    parser.add_argument("--precision", default="fp32", choices=["fp32", "amp", "bf16"])
+    parser = parser_of(__doc__)
+    parser.add_argument("--precision", default="fp32", choices=PRECISIONS)
     parser.add_argument("--batch", type=int, default=32, help="images")
     parser.add_argument("--sequences", type=int, nargs="+", default=[512, 256])
-    parser.add_argument("--small", action="store_true", help="a tiny CLIP, to see that it runs")
-    args = parser.parse_args(argv)
-    size, first = ("small" if args.small else "ViT-B/16"), 0.0
-    print(f"{described(args.device)}, {size}, {args.precision}, B = {args.batch}, {C} classes, {N_CTX} context tokens")
+    args, first = parsed(parser, argv), 0.0
+    print(
+        f"{described(args.device)}, {args.backbone}, {args.precision}, B = {args.batch}, {C} classes, "
+        f"{N_CTX} context tokens"
+    )
     print(head(["prompts at once", "memory, GB", "time, beside the first"]))
     for sequences in args.sequences:
-        memory, seconds = measured(size, args.batch, sequences, args.precision, args.device)
+        memory, seconds = measured(args.backbone, args.batch, sequences, args.precision, args.device)
         first = first or seconds
         print(rows([[sequences, f"{memory / 1e9:.2f}", f"{seconds / first:.2f}"]]), flush=True)
 

@@ -1,8 +1,8 @@
 """What one heat map costs, against one forward and backward pass of the same image.
 
-    python benchmarks/explanations.py [--rounds 7] [--device cuda] [--small]
+    python benchmarks/explanations.py [--rounds 7] [--device cuda] [--backbone ViT-B/16] [--small]
 
-A CLIP ViT-B/16 with random weights, one image. The methods take turns with the plain pass in one process, so that a
+A CLIP with random weights, one image. The methods take turns with the plain pass in one process, so that a
 drifting machine hits all alike. What counts are the ratios; those of the defaults are meant to stay below 3. "memory"
 is what a pass holds at its peak beyond what it found; "busy" is the share of the time during which the device computes,
 as in `steps.py`.
@@ -10,12 +10,11 @@ as in `steps.py`.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 
 import torch
-from measuring import DEVICES, Work, busy, described, head, in_turns, peak_memory, ratios, rows, spread
-from subjects import random_clip
+from measuring import Work, busy, described, head, in_turns, peak_memory, ratios, rows, spread
+from subjects import add_rounds, parsed, parser_of, random_clip
 
 from xcoop.backbones.openai import ClipBackbone
 from xcoop.explain.maps import DEFAULTS, concept_target, explain_maps, explainers
@@ -42,15 +41,12 @@ def passes(size: str, device: str) -> dict[str, Work]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7, help="counted rounds, after one that is not counted")
-    parser.add_argument("--device", default="cpu", choices=DEVICES)
-    parser.add_argument("--small", action="store_true", help="a tiny CLIP, to see that it runs")
-    args = parser.parse_args(argv)
-    size = "small" if args.small else "ViT-B/16"
-    works = passes(size, args.device)
+    parser = parser_of(__doc__)
+    add_rounds(parser)
+    args = parsed(parser, argv)
+    works = passes(args.backbone, args.device)
     costs = in_turns(works, args.rounds, args.device)
-    print(f"{described(args.device)}, {size}, {args.rounds} rounds")
+    print(f"{described(args.device)}, {args.backbone}, {args.rounds} rounds")
     print(head(["method", "times one forward and backward pass (range)", "memory, MB", "busy"]))
     for name, work in works.items():
         mark = " (default)" if name in DEFAULTS["vit"] else ""

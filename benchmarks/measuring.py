@@ -26,7 +26,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
 from xcoop.results.record import hardware
 
 Work = Callable[[], object]
-DEVICES = ("cpu", "cuda")
 
 
 class Cost(NamedTuple):
@@ -102,7 +101,7 @@ def busy(work: Work, costs: Sequence[Cost], device: str) -> Busy:
     Args:
         work: one piece of it.
         costs: what it took in the rounds.
-        device: one of `DEVICES`.
+        device: cpu or cuda.
     """
     if device != "cuda":
         share = statistics.median(one.cpu / one.wall for one in costs) / torch.get_num_threads()

@@ -1,8 +1,9 @@
 """How far training steps, and image features from files, are from what the device can do.
 
-    python benchmarks/roofline.py [--device cuda] [--precision fp32 amp bf16] [--rounds 7] [--photos 256] [--small]
+    python benchmarks/roofline.py [--device cuda] [--precision fp32 amp bf16] [--backbone ViT-B/16] [--rounds 7]
+                                  [--batch 32] [--photos 256] [--small]
 
-Three tables, measured in one process on a CLIP ViT-B/16 with random weights, medians over the rounds:
+Three tables, measured in one process on a CLIP with random weights, medians over the rounds:
 
 1. What the device can do: matrix products of the shapes in both towers, in the precision's number format (TFLOP/s;
    "all tokens" are those of a batch); a copy of memory (GB/s, bytes read and bytes written); a kernel that adds one
@@ -26,9 +27,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from measuring import DEVICES, Work, busy, described, head, in_turns, median, ratios, rows, spread
-from steps import AT_ONCE, PRECISIONS, ROWS
-from subjects import SIZES, batch_of, bench, step
+from measuring import Work, busy, described, head, in_turns, median, ratios, rows, spread
+from steps import AT_ONCE, ROWS
+from subjects import SIZES, add_rounds, add_step, batch_of, bench, parsed, parser_of, step
 from torch.utils.flop_counter import FlopCounterMode
 
 from xcoop.config.plugins import get_cfg
@@ -40,7 +41,7 @@ COPIED = {"cpu": 1 << 26, "cuda": 1 << 30}  # bytes
 
 def products(size: str, batch: int, dtype: torch.dtype, device: str) -> dict[str, tuple[Work, float]]:
     """Matrix products of the towers' blocks, by their shapes in words: the work, and its floating-point operations."""
-    _, pixels, _, width, patch, text, _ = SIZES[size]
+    _, width, patch, pixels, _, text, _ = SIZES[size]
     tokens = {"image": (batch * (1 + (pixels // patch) ** 2), width), "text": (batch * 77, text)}
     made = {}
     for tower, (n, w) in tokens.items():
@@ -52,10 +53,10 @@ def products(size: str, batch: int, dtype: torch.dtype, device: str) -> dict[str
     return made
 
 
-def capabilities(size: str, precision: str, args: argparse.Namespace) -> tuple[float, float]:
+def capabilities(precision: str, args: argparse.Namespace) -> tuple[float, float]:
     """Prints what the device can do; its most operations a second, and the seconds from one launch to the next."""
     dtype = number_formats(precision, torch.device(args.device))[0] or torch.float32
-    shapes = products(size, args.batch, dtype, args.device)
+    shapes = products(args.backbone, args.batch, dtype, args.device)
     source = torch.zeros(COPIED[args.device], dtype=torch.uint8, device=args.device)
     target, one = torch.empty_like(source), torch.zeros(1, device=args.device)
     single = {"copy": lambda: target.copy_(source)} | {name: work for name, (work, _) in shapes.items()}
@@ -70,12 +71,12 @@ def capabilities(size: str, precision: str, args: argparse.Namespace) -> tuple[f
     return speeds[best], launch
 
 
-def steps_table(size: str, speeds: dict[str, tuple[float, float]], args: argparse.Namespace) -> None:
+def steps_table(speeds: dict[str, tuple[float, float]], args: argparse.Namespace) -> None:
     """Prints each step of ours beside its arithmetic; `speeds` as `capabilities` gives them, by precision."""
     print(
         "\n" + head(["step", "precision", "GFLOP", "at best, ms", "takes, ms", "times longer", "busy", "launching, ms"])
     )
-    with bench(size, args.device) as made:
+    with bench(args.backbone, args.device) as made:
         images = torch.randn(args.batch, 3, made.pixels, made.pixels, device=args.device)
         for row in ROWS:
             trainers = {name: made.trainer(row.trainer, name, *row.pairs) for name in speeds}
@@ -107,10 +108,10 @@ def counted(work: Work) -> int:
     return total
 
 
-def images_table(size: str, args: argparse.Namespace) -> None:
+def images_table(args: argparse.Namespace) -> None:
     """Prints how fast features of drawn files are computed, and the tower alone."""
     print("\n" + head(["from files, images/s", "tower alone, images/s", "share of the tower, %"]))
-    with bench(size, args.device, args.photos) as made:
+    with bench(args.backbone, args.device, args.photos) as made:
         trainer = made.trainer("XCoOp", "fp32", "DATALOADER.NUM_WORKERS", get_cfg().DATALOADER.NUM_WORKERS)
         loader, store = trainer.train_loader_x, trainer.store
         ready = torch.stack([loader.dataset[i]["img"] for i in range(args.photos)]).to(args.device)
@@ -127,21 +128,16 @@ def images_table(size: str, args: argparse.Namespace) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints the three tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu", choices=DEVICES)
-    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, help="default: all on a GPU, fp32 on a CPU")
-    parser.add_argument("--rounds", type=int, default=7, help="counted rounds, after one that is not counted")
-    parser.add_argument("--batch", type=int, help="images of a step; default: 32 on a GPU, 8 on a CPU")
+    parser = parser_of(__doc__)
+    add_rounds(parser)
+    add_step(parser)
     parser.add_argument("--photos", type=int, help="drawn files; default: 512 on a GPU, 32 on a CPU")
-    parser.add_argument("--small", action="store_true", help="a tiny CLIP, to see that it runs")
-    args = parser.parse_args(argv)
-    gpu = args.device == "cuda"
-    args.batch, args.photos = args.batch or (32 if gpu else 8), args.photos or (512 if gpu else 32)
-    size, precisions = ("small" if args.small else "ViT-B/16"), args.precision or (PRECISIONS if gpu else ["fp32"])
-    print(f"{described(args.device)}, {size}, B = {args.batch}, {args.rounds} rounds, {args.photos} files")
-    speeds = {precision: capabilities(size, precision, args) for precision in precisions}
-    steps_table(size, speeds, args)
-    images_table(size, args)
+    args = parsed(parser, argv)
+    args.photos = args.photos or (512 if args.device == "cuda" else 32)
+    print(f"{described(args.device)}, {args.backbone}, B = {args.batch}, {args.rounds} rounds, {args.photos} files")
+    speeds = {precision: capabilities(precision, args) for precision in args.precision}
+    steps_table(speeds, args)
+    images_table(args)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """One training step of each method, ours against a baseline: the same values computed as they are commonly computed.
 
-    python benchmarks/steps.py [--device cuda] [--precision fp32 amp bf16] [--rounds 12] [--batch 32] [--small]
+    python benchmarks/steps.py [--device cuda] [--precision fp32 amp bf16] [--backbone ViT-B/16] [--rounds 12]
+                               [--batch 32] [--only XCoOp] [--small]
 
-A CLIP ViT-B/16 with random weights, two classes, random images. Ours is a step of the trainer that a run has
+A CLIP with random weights, two classes, random images. Ours is a step of the trainer that a run has
 (`forward_backward`: losses, gradients, update), on cached features unless the image tower is trained; the baselines of
 `as_released.py` encode all images, 77 tokens and copies at every step, under autocast where the precision is not fp32.
 Both sides of a pair start from the same weights and see the same images; all precisions and both sides take turns in
@@ -29,8 +30,22 @@ from typing import Any, NamedTuple
 
 import torch
 from as_released import PlainCoCoOp, PlainCoOp, PlainReleasedXCoOp, PlainSentences
-from measuring import DEVICES, Cost, Work, busy, cost, described, head, median, peak_memory, ratios, rows, spread
-from subjects import CLASSES, DECAY, LR, MOMENTUM, WORDS, Bench, batch_of, bench, step
+from measuring import Cost, Work, busy, cost, described, head, median, peak_memory, ratios, rows, spread
+from subjects import (
+    CLASSES,
+    DECAY,
+    LR,
+    MOMENTUM,
+    WORDS,
+    Bench,
+    add_rounds,
+    add_step,
+    batch_of,
+    bench,
+    parsed,
+    parser_of,
+    step,
+)
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -38,7 +53,6 @@ from xcoop.concepts.sentences import clinical_sentences
 from xcoop.engine.parts import number_formats
 from xcoop.trainers.cocoop import CoCoOpModel
 
-PRECISIONS = ("fp32", "amp", "bf16")
 HEAD = ("step", "precision", "baseline, ms", "ours, ms", "ratio", "beside {}", "busy", "memory, MB", "apart")
 AT_ONCE = {"cpu": 1, "cuda": 5}  # steps that are launched before the device is waited for
 
@@ -159,21 +173,14 @@ def measured(row: Row, made: Bench, args: argparse.Namespace) -> list[list[str]]
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Prints the rows of each method as soon as they are measured."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu", choices=DEVICES)
-    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, help="default: all on a GPU, fp32 on a CPU")
-    parser.add_argument("--rounds", type=int, default=7, help="counted rounds, after one that is not counted")
-    parser.add_argument("--batch", type=int, help="images; default: 32 on a GPU, 8 on a CPU")
+    parser = parser_of(__doc__)
+    add_rounds(parser)
+    add_step(parser)
     parser.add_argument("--only", default="", help="methods whose row holds this text")
-    parser.add_argument("--small", action="store_true", help="a tiny CLIP, to see that it runs")
-    args = parser.parse_args(argv)
-    gpu = args.device == "cuda"
-    args.precision = args.precision or (list(PRECISIONS) if gpu else ["fp32"])
-    args.batch = args.batch or (32 if gpu else 8)
-    size = "small" if args.small else "ViT-B/16"
-    print(f"{described(args.device)}, {size}, B = {args.batch}, {args.rounds} rounds")
+    args = parsed(parser, argv)
+    print(f"{described(args.device)}, {args.backbone}, B = {args.batch}, {args.rounds} rounds")
     print(head([name.format(args.precision[0]) for name in HEAD]))
-    with bench(size, args.device) as made:
+    with bench(args.backbone, args.device) as made:
         for row in ROWS:
             if args.only.lower() in row.title.lower():
                 print(rows(measured(row, made, args)), flush=True)

@@ -1,14 +1,15 @@
-"""What the benchmarks are made on: CLIPs with random weights, drawn JPEG files, and trainers over both.
+"""What the benchmarks are made on: their arguments, CLIPs with random weights, drawn JPEG files, trainers over both.
 
 A trainer is built as a run builds it, by its name and configuration, and its own `forward_backward` is what is timed.
 """
 
 from __future__ import annotations
 
+import argparse
 import io
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,22 +29,57 @@ from dassl.engine import build_trainer
 from dassl.utils import set_random_seed
 
 from xcoop.backbones.clip_model import import_clip
-from xcoop.backbones.openai import ClipBackbone
+from xcoop.backbones.openai import PUBLISHED, ClipBackbone
 from xcoop.config.plugins import get_cfg
 from xcoop.utils.process_cache import Shared, sharing
 
+DEVICES = ("cpu", "cuda")
+PRECISIONS = ("fp32", "amp", "bf16")
 CLASSES = ["normal", "pneumonia"]  # of the bank `pneumonia`
 WORDS = "a photo of a"  # contexts start from them
 LR, MOMENTUM, DECAY = 1e-4, 0.9, 5e-4  # of SGD; every group of parameters at the full rate
-# Sizes of a CLIP: joint width, pixels, layers, width and patch of the image tower, width and layers of the text tower.
-SIZES = {"ViT-B/16": (512, 224, 12, 768, 16, 512, 12), "small": (64, 32, 2, 64, 8, 64, 2)}
+# Of a CLIP with a ViT, as in `PUBLISHED` and with the layers of the text tower behind them.
+SIZES = {name: (*sizes, 12) for name, sizes in PUBLISHED.items() if sizes[2]} | {"small": (2, 64, 8, 32, 64, 64, 2)}
 PHOTO = (600, 450)  # pixels of a drawn file, as those of ISIC 2018
 
 
-def random_clip(size: str = "ViT-B/16", seed: int = 0) -> Any:
+def parser_of(about: str) -> argparse.ArgumentParser:
+    """A benchmark's arguments that all have: the device and the CLIP; its help is the text `about` it."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", choices=DEVICES)
+    parser.add_argument("--backbone", default="ViT-B/16", choices=SIZES, help="a CLIP with a ViT, with random weights")
+    parser.add_argument("--small", action="store_const", dest="backbone", const="small", help="a tiny one, as a test")
+    return parser
+
+
+def add_rounds(parser: argparse.ArgumentParser) -> None:
+    """The argument of benchmarks whose variants take turns."""
+    parser.add_argument("--rounds", type=int, default=7, help="counted rounds, after one that is not counted")
+
+
+def add_step(parser: argparse.ArgumentParser) -> None:
+    """The arguments of benchmarks of training steps; `parsed` fills in what the device decides."""
+    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, help="default: all on a GPU, fp32 on a CPU")
+    parser.add_argument("--batch", type=int, help="images; default: 32 on a GPU, 8 on a CPU")
+
+
+def parsed(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; without a GPU, `--device cuda` ends the programme with a message."""
+    args = parser.parse_args(argv)
+    gpu = args.device == "cuda"
+    if gpu and not torch.cuda.is_available():
+        parser.error("--device cuda: PyTorch finds no GPU here")
+    if "precision" in args and args.precision is None:
+        args.precision = list(PRECISIONS) if gpu else ["fp32"]
+    if "batch" in args and args.batch is None:
+        args.batch = 32 if gpu else 8
+    return args
+
+
+def random_clip(size: str, seed: int = 0) -> Any:
     """A frozen CLIP of one of `SIZES`, with random weights."""
     torch.manual_seed(seed)
-    joint, pixels, layers, width, patch, text, depth = SIZES[size]
+    layers, width, patch, pixels, joint, text, depth = SIZES[size]
     sizes = (joint, pixels, layers, width, patch, 77, 49408, text, text // 64, depth)
     return import_clip().model.CLIP(*sizes).eval().requires_grad_(False)
 
@@ -86,7 +122,8 @@ class Bench:
     """Builds trainers whose runs share a loaded backbone, below a temporary folder; see `bench`."""
 
     def __init__(self, folder: Path, size: str, device: str, photos: int) -> None:
-        self.folder, self.device, self.pixels = folder, device, SIZES[size][1]
+        self.folder, self.device, self.pixels = folder, device, SIZES[size][3]
+        self.name = size if size in PUBLISHED else "ViT-B/16"  # its file holds what it is
         self.files = folder / "photos"
         self.files.mkdir()
         draw_photos(self.files, photos)
@@ -105,7 +142,7 @@ class Bench:
                 *("TRAINER.NAME", name, f"TRAINER.{name.upper()}.PREC", precision, *own, "SEED", 1),
                 *("DATASET.NAME", "DrawnPhotos", "DATASET.ROOT", str(self.files), "VERBOSE", False),
                 *("OUTPUT_DIR", str(self.folder / f"run{self._built}"), "USE_CUDA", self.device == "cuda"),
-                *("MODEL.BACKBONE.NAME", "ViT-B/16", "MODEL.BACKBONE.PATH", str(self.weights)),
+                *("MODEL.BACKBONE.NAME", self.name, "MODEL.BACKBONE.PATH", str(self.weights)),
                 *("INPUT.SIZE", 2 * [self.pixels], "INPUT.INTERPOLATION", "bicubic", "INPUT.TRANSFORMS", ["normalize"]),
                 *("INPUT.PIXEL_MEAN", list(ClipBackbone.pixel_mean), "INPUT.PIXEL_STD", list(ClipBackbone.pixel_std)),
                 *("DATALOADER.TRAIN_X.BATCH_SIZE", 2, "DATALOADER.TEST.BATCH_SIZE", 32),

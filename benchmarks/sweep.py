@@ -26,7 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from measuring import DEVICES, described, head, rows
+from measuring import described, head, rows
+from subjects import DEVICES, parsed
 
 from xcoop.results.record import read_run
 from xcoop.sweep.grid import Grid, jobs
@@ -103,11 +104,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--part", action="store_true", help="one by one only the first seed, counted for all of them")
     parser.add_argument("--data", default="data")
     parser.add_argument("--device", choices=DEVICES, help="default: a GPU, if there is one")
-    args = parser.parse_args(argv)
-    available = torch.cuda.is_available()
-    if args.device == "cuda" and not available:
-        parser.error("--device cuda: PyTorch finds no GPU here")
-    args.device = args.device or ("cuda" if available else "cpu")
+    args = parsed(parser, argv)
+    args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if args.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # of all runs
     with tempfile.TemporaryDirectory() as folder:
