@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -104,9 +104,6 @@ class DrawnPhotos(DatasetBase):
     concept_bank = "pneumonia"
     template = "a photo of a {}."
     is_phantom = True
-    patients = None
-    split_hash = "drawn"
-    keeps_labels: ClassVar[dict[str, str]] = {}
 
     def __init__(self, cfg: Any) -> None:
         self.dataset_dir = cfg.DATASET.ROOT
