@@ -136,3 +136,57 @@ class PlainReleasedXCoOp(nn.Module):
         hard_tokens = F.normalize(self.hard_embedding, dim=-1).view(N, C, -1).mean(0, keepdim=True)
         token = F.cross_entropy(scale * soft_tokens @ hard_tokens.transpose(1, 2), target)
         return [first, self.weights[0] * prompt, self.weights[1] * token]
+
+
+class PlainSentences(nn.Module):
+    """XCoOp (`docs/method.md`): sentences whose words are learned, all 77 positions, images encoded at every step."""
+
+    own: Tensor
+    start: Tensor
+
+    def __init__(
+        self,
+        model: Any,
+        sentences: Tensor,
+        labels: Tensor,
+        clinical: Tensor,
+        *,
+        spread: float,
+        offset_spread: float,
+        contrast: float,
+        N: int,
+    ) -> None:
+        """Takes tokenised sentences (M, 77), the class of each (M,), and unit features (C, D) of clinical sentences.
+
+        Beside them the prior's standard deviations of prompts and offsets in logits, the weight of the contrast, and
+        the number of training images.
+        """
+        super().__init__()
+        self.model, self.sentences, self.clinical = model, sentences, clinical
+        self.spread, self.offset_spread, self.contrast, self.N = spread, offset_spread, contrast, N
+        self.embedding = model.token_embedding(sentences).detach()
+        place, end = torch.arange(sentences.shape[1], device=sentences.device), sentences.argmax(-1)
+        self.learned = ((place > 0) & (place < end[:, None]))[..., None]  # (M, 77, 1): between start and end
+        self.words = nn.Parameter(torch.zeros_like(self.embedding))
+        self.offset = nn.Parameter(clinical.new_zeros(len(clinical)))
+        belongs = F.one_hot(labels, len(clinical)).to(clinical)  # (M, C)
+        self.own = belongs / belongs.sum(0)
+        with torch.no_grad():
+            self.start = self.prompts()
+
+    def prompts(self) -> Tensor:
+        """Unit features of the sentences, (M, D)."""
+        embeddings = self.embedding + self.learned * self.words
+        return F.normalize(text_features(self.model, embeddings, self.sentences), dim=-1)
+
+    def losses(self, images: Tensor, labels: Tensor) -> list[Tensor]:
+        """Cross entropy, prior, and contrast."""
+        scale, C = self.model.logit_scale.exp(), len(self.clinical)
+        f, t = F.normalize(self.model.encode_image(images), dim=-1), self.prompts()
+        first = F.cross_entropy(scale * (f @ t.T) @ self.own + self.offset, labels)
+        moved = self.own.sum(1) @ (t - self.start).square().sum(-1)
+        prior = scale**2 * moved / (2 * self.spread**2) + self.offset.square().sum() / (2 * self.offset_spread**2)
+        classes = F.normalize(self.own.T @ t, dim=-1)
+        target = torch.arange(C, device=labels.device)
+        contrast = self.contrast * C * F.cross_entropy(scale * self.clinical @ classes.T, target)
+        return [first, prior / self.N, contrast / self.N]

@@ -1,171 +1,189 @@
 """One training step of each method, ours against a baseline: the same values computed as they are commonly computed.
 
-    python benchmarks/steps.py [--rounds 7] [--device cuda] [--precision fp32|amp|bf16]
+    python benchmarks/steps.py [--device cuda] [--precision fp32 amp bf16] [--backbone ViT-B/16] [--rounds 12]
+                               [--batch 32] [--only XCoOp] [--small]
 
-A CLIP ViT-B/16 with random weights, 2 classes, 8 images. Both sides of a pair start from the same weights and see the
-same images; the variants take turns in one process, so that a drifting machine hits all alike. What counts are the
-ratios, and the difference of the losses beside them.
+A CLIP with random weights, two classes, random images. Ours is a step of the trainer that a run has
+(`forward_backward`: losses, gradients, update), on cached features unless the image tower is trained; the baselines of
+`as_released.py` encode all images, 77 tokens and copies at every step, under autocast where the precision is not fp32.
+Both sides of a pair start from the same weights and see the same images; all precisions and both sides take turns in
+one process, so that a drifting machine hits all alike. What the columns are:
+
+* baseline and ours: milliseconds, the median over the rounds. On a GPU several steps are launched before the device is
+  waited for, as in a run; a step is a share of them.
+* ratio: how many times longer the baseline takes, round by round: median (range).
+* beside fp32: how many times longer ours takes in fp32 (or what precision was asked first) than in this one.
+* busy: the share of ours during which the device computes: time of the kernels in a profile of one step over the time
+  of a step, and their number; on a CPU, CPU time over the time of a step and the number of threads.
+* memory: MB that a step holds at its peak beyond what it found (weights, features): baseline / ours.
+* apart: the largest difference of the two losses. In 16 bit it is that of rounding: ours has features of 32 bit.
+
+On a CPU, amp computes in 32 bit in ours, and in the baselines.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import statistics
-import sys
-import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
-from as_released import PlainCoCoOp, PlainCoOp, PlainReleasedXCoOp
-from torch import Tensor
+from as_released import PlainCoCoOp, PlainCoOp, PlainReleasedXCoOp, PlainSentences
+from measuring import Cost, Work, busy, cost, described, head, median, peak_memory, ratios, rows, spread
+from subjects import (
+    CLASSES,
+    DECAY,
+    LR,
+    MOMENTUM,
+    WORDS,
+    Bench,
+    add_rounds,
+    add_step,
+    batch_of,
+    bench,
+    parsed,
+    parser_of,
+    step,
+)
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+from xcoop.concepts.sentences import clinical_sentences
+from xcoop.engine.parts import number_formats
+from xcoop.trainers.cocoop import CoCoOpModel
 
-from xcoop.backbones.clip_model import import_clip
-from xcoop.backbones.openai import ClipBackbone
-from xcoop.concepts import load_bank
-from xcoop.config.plugins import get_cfg
-from xcoop.methods.model import PromptModel
-
-CLASSES = ["normal", "pneumonia"]
-WORDS = "a photo of a"
-B = 8
-Step = Callable[[], float]
+HEAD = ("step", "precision", "baseline, ms", "ours, ms", "ratio", "beside {}", "busy", "memory, MB", "apart")
+AT_ONCE = {"cpu": 1, "cuda": 5}  # steps that are launched before the device is waited for
 
 
-def random_clip(seed: int = 0) -> Any:
-    """A ViT-B/16 CLIP, frozen, with random weights."""
-    torch.manual_seed(seed)
-    return import_clip().model.CLIP(512, 224, 12, 768, 16, 77, 49408, 512, 8, 12).eval().requires_grad_(False)
+class Row(NamedTuple):
+    """A method: its name in the table, its trainer and further keys, whether features are cached, its baseline."""
+
+    title: str
+    trainer: str
+    pairs: tuple[object, ...]
+    cached: bool
+    baseline: Callable[[Any], tuple[nn.Module, Callable[[Tensor, Tensor], Tensor]]]
 
 
-def make_step(losses: Callable[[], Tensor], parameters: list[Any], precision: str, device: str) -> Step:
-    """Forward, backward and one small SGD step; returns the loss."""
-    optimiser = torch.optim.SGD(parameters, lr=1e-4, momentum=0.9)
-    dtype = {"amp": torch.float16, "bf16": torch.bfloat16}.get(precision)
-
-    def step() -> float:
-        with torch.autocast(device, dtype=dtype or torch.float16, enabled=dtype is not None):
-            loss = losses()
-        optimiser.zero_grad()
-        loss.backward()
-        optimiser.step()
-        return loss.item()
-
-    return step
+def copied(trainer: Any) -> Any:
+    """The CLIP below a trainer, with weights of its own; what is trained in it is trained in the copy."""
+    return copy.deepcopy(trainer.backbone.model)
 
 
-def ours(model: PromptModel, inputs: Callable[[], Any], labels: Tensor) -> Callable[[], Tensor]:
-    """The summed losses of one of our models; `inputs` gives image features, computed or cached."""
-
-    def losses() -> Tensor:
-        return model.loss(model.losses(inputs(), labels))
-
-    return losses
-
-
-def plain(model: torch.nn.Module, images: Tensor, labels: Tensor) -> Callable[[], Tensor]:
-    """Cross entropy of a plain model's logits."""
-    return lambda: F.cross_entropy(model(images), labels)
-
-
-def pairs(device: str, precision: str) -> dict[str, tuple[Step, Step]]:
-    """Per method: the baseline's step and ours."""
-    from xcoop.trainers.cocoop import CoCoOpModel
-    from xcoop.trainers.coop import CoOpModel
-    from xcoop.trainers.xcoop_released import ReleasedModel
-
-    cfg = get_cfg().TRAINER
-    clip = random_clip().to(device)
-    images = torch.randn(B, 3, 224, 224, device=device)
-    labels = torch.arange(B, device=device) % 2
-    found = {}
-
-    def add(name: str, baseline: tuple[Any, list[Any]], own: tuple[Any, list[Any]]) -> None:
-        found[name] = tuple(make_step(losses, params, precision, device) for losses, params in (baseline, own))
-
-    def backbone() -> ClipBackbone:
-        return ClipBackbone("ViT-B/16", copy.deepcopy(clip)).requires_grad_(False).to(device)
-
-    bank = load_bank("pneumonia").for_classes(CLASSES)
-    released = ReleasedModel(backbone(), CLASSES, bank, cfg.XCOOPRELEASED).to(device)
-    tower = backbone()
-    tokens = [tower.tokenize([text(name) for name in CLASSES]).to(device) for text in (prompt, sentence(bank))]
-    copies = PlainReleasedXCoOp(tower.model, *tokens, 4, N=4, M=2, weights=[5.0, 5.0]).to(device)
-    for parameter in copies.trained():
-        parameter.requires_grad_(True)
-    add(
-        "XCoOp (released)",
-        (lambda: torch.stack(copies.losses(images, labels)).sum(), copies.trained()),
-        (ours(released, lambda: released.encode_images(images), labels), list(released.trained_parameters().values())),
-    )
-
-    cfg.COOP.CTX_INIT = cfg.COCOOP.CTX_INIT = WORDS
-    for name, make, make_plain, keys in (
-        ("CoOp", CoOpModel, PlainCoOp, cfg.COOP),
-        ("CoCoOp", CoCoOpModel, PlainCoCoOp, cfg.COCOOP),
-    ):
-        model = make(backbone(), CLASSES, keys).to(device)
-        baseline = make_plain(clip, tokens[0], model.prompt_learner.ctx.detach()).to(device)
-        if name == "CoCoOp":
-            given = {key: value for key, value in model.trained_state().items() if key.startswith("meta_net.")}
-            for parameter, value in zip(baseline.meta_net.parameters(), given.values(), strict=True):
-                parameter.data.copy_(value)
-        trained = [parameter for parameter in baseline.parameters() if parameter.requires_grad]
-        cached = model.encode_images(images)
-        own = (ours(model, lambda cached=cached: cached, labels), list(model.trained_parameters().values()))
-        add(f"{name} (cached features)", (plain(baseline, images, labels), trained), own)
+def tokens(trainer: Any, texts: Sequence[str]) -> Tensor:
+    """Token ids (N, 77) where the trainer computes."""
+    found: Tensor = trainer.backbone.tokenize(texts).to(trainer.device)
     return found
 
 
-def prompt(classname: str) -> str:
-    """CoOp's prompt for a class."""
-    return f"{WORDS} {classname}."
+def plain_sentences(trainer: Any) -> tuple[nn.Module, Callable[[Tensor, Tensor], Tensor]]:
+    """XCoOp, with norm layers if the trainer tunes them."""
+    own, settings = trainer.model, trainer.settings
+    weights = {"spread": own.spread.item(), "offset_spread": settings.OFFSET_SPREAD}
+    weights |= {"contrast": settings.CONTRAST_WEIGHT, "N": own.n_train}
+    prompts = own.prompt_learner
+    model = PlainSentences(copied(trainer), tokens(trainer, prompts.texts), prompts.labels, own.clinical, **weights)
+    return model, lambda images, labels: torch.stack(model.losses(images, labels)).sum()
 
 
-def sentence(bank: Any) -> Callable[[str], str]:
-    """The clinical sentence of a class."""
-    from xcoop.concepts.sentences import clinical_sentences
-
-    return lambda name: clinical_sentences(bank, name, lambda text: True)[0]
-
-
-def timed(step: Step, seed: int, device: str) -> tuple[float, float]:
-    """Seconds of one step, and its loss; both sides of a pair draw the same random numbers."""
-    torch.manual_seed(seed)
-    if device == "cuda":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    loss = step()  # reading the loss waits for the device
-    return time.perf_counter() - start, loss
+def plain_context(trainer: Any) -> tuple[nn.Module, Callable[[Tensor, Tensor], Tensor]]:
+    """CoOp or CoCoOp."""
+    kind = PlainCoCoOp if isinstance(trainer.model, CoCoOpModel) else PlainCoOp
+    prompts = tokens(trainer, [f"{WORDS} {name}." for name in CLASSES])
+    model = kind(copied(trainer), prompts, trainer.model.prompt_learner.ctx.detach()).to(trainer.device)
+    if isinstance(model, PlainCoCoOp):
+        state = trainer.model.meta_net.state_dict().values()
+        model.meta_net.load_state_dict(dict(zip(model.meta_net.state_dict(), state, strict=True)))
+    return model, lambda images, labels: F.cross_entropy(model(images), labels)
 
 
-def main() -> None:
-    """Prints a row a method."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7, help="counted rounds, after one that is not counted")
-    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--precision", default="fp32", choices=["fp32", "amp", "bf16"])
-    args = parser.parse_args()
-    steps = pairs(args.device, args.precision)
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in steps}
-    apart = dict.fromkeys(steps, 0.0)
+def plain_released(trainer: Any) -> tuple[nn.Module, Callable[[Tensor, Tensor], Tensor]]:
+    """The released XCoOp, all copies in place."""
+    settings = trainer.settings
+    prompts = tokens(trainer, [f"{WORDS} {name}." for name in CLASSES])
+    sentences = tokens(trainer, [clinical_sentences(trainer.bank, name, lambda text: True)[0] for name in CLASSES])
+    weights = [settings.PROMPT_WEIGHT, trainer.model.token_weight]
+    copies = {"N": settings.N_PROMPTS, "M": settings.VISUAL_FEATURES}
+    n = trainer.model.prompt_learner.ctx.shape[-2]
+    model = PlainReleasedXCoOp(copied(trainer), prompts, sentences, n, **copies, weights=weights)
+    return model, lambda images, labels: torch.stack(model.losses(images, labels)).sum()
+
+
+ROWS = (
+    Row("XCoOp, cached features", "XCoOp", (), True, plain_sentences),
+    Row("XCoOp, norm layers tuned", "XCoOp", ("TRAINER.XCOOP.TUNE_NORMS", True), False, plain_sentences),
+    Row("CoOp, cached features", "CoOp", (), True, plain_context),
+    Row("CoCoOp, cached features", "CoCoOp", (), True, plain_context),
+    Row("XCoOp as released", "XCoOpReleased", (), False, plain_released),
+)
+
+
+def plain_step(model: nn.Module, losses: Callable[[], Tensor], precision: str, device: str) -> Callable[[], Tensor]:
+    """Forward, backward and update of a baseline; returns the loss."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimiser = torch.optim.SGD(parameters, lr=LR, momentum=MOMENTUM, weight_decay=DECAY)
+    dtype, scaler = number_formats(precision, torch.device(device))
+
+    def one() -> Tensor:
+        with torch.autocast(device, dtype, enabled=dtype is not None):
+            loss = losses()
+        optimiser.zero_grad()
+        scaler.scale(loss).backward()
+        scaler.step(optimiser)
+        scaler.update()
+        return loss.detach()
+
+    return one
+
+
+def both_sides(row: Row, made: Bench, precision: str, images: Tensor) -> tuple[Work, Work]:
+    """The baseline's step and ours; each returns its loss."""
+    trainer = made.trainer(row.trainer, precision, *row.pairs)
+    model, losses = row.baseline(trainer)
+    labels = (torch.arange(len(images)) % 2).to(images.device)
+    batch = batch_of(trainer, images, row.cached)
+    baseline = plain_step(model, lambda: losses(images, labels), precision, made.device)
+    return baseline, lambda: step(trainer, batch)["loss"]
+
+
+def measured(row: Row, made: Bench, args: argparse.Namespace) -> list[list[str]]:
+    """The lines of a method, one a precision."""
+    images = torch.randn(args.batch, 3, *2 * [made.pixels], device=args.device)
+    sides = {precision: both_sides(row, made, precision, images) for precision in args.precision}
+    costs: dict[str, tuple[list[Cost], list[Cost]]] = {precision: ([], []) for precision in sides}
+    losses: dict[str, tuple[list[Any], list[Any]]] = {precision: ([], []) for precision in sides}
     for round_ in range(args.rounds + 1):
-        for name, (baseline, own) in steps.items():
-            (slow, want), (fast, got) = timed(baseline, round_, args.device), timed(own, round_, args.device)
-            apart[name] = max(apart[name], abs(want - got))
-            times[name] += [(slow, fast)] * (round_ > 0)
-    print(f"{torch.get_num_threads()} threads, {args.device}, {args.precision}, torch {torch.__version__}, B={B}")
-    print("| step | baseline, s | ours, s | ratio (range) | largest difference of the losses |\n|---|---|---|---|---|")
-    for name, pair in times.items():
-        slow, fast = (statistics.median(column) for column in zip(*pair, strict=True))
-        ratios = sorted(a / b for a, b in pair)
-        ratio = f"{statistics.median(ratios):.1f} ({ratios[0]:.1f}-{ratios[-1]:.1f})"
-        print(f"| {name} | {slow:.3f} | {fast:.4f} | {ratio} | {apart[name]:.1e} |")
+        for precision, pair in sides.items():
+            for side, taken, seen in zip(pair, costs[precision], losses[precision], strict=True):
+                torch.manual_seed(round_)  # both sides draw the same random numbers
+                one = cost(lambda side=side, seen=seen: seen.append(side()), args.device, AT_ONCE[args.device])
+                taken += [one] * (round_ > 0)
+    first, lines = args.precision[0], []
+    for precision, (baseline, own) in costs.items():
+        memory = " / ".join(f"{peak_memory(side, args.device) / 1e6:.0f}" for side in sides[precision])
+        beside = spread(ratios(costs[first][1], own))
+        times = f"{1e3 * median(baseline):.1f}", f"{1e3 * median(own):.1f}", spread(ratios(baseline, own))
+        share = str(busy(sides[precision][1], own, args.device))
+        apart = max(abs(float(a) - float(b)) for a, b in zip(*losses[precision], strict=True))
+        lines.append([row.title, precision, *times, beside, share, memory, f"{apart:.1e}"])
+    return lines
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Prints the rows of each method as soon as they are measured."""
+    parser = parser_of(__doc__)
+    add_rounds(parser)
+    add_step(parser)
+    parser.add_argument("--only", default="", help="methods whose row holds this text")
+    args = parsed(parser, argv)
+    print(f"{described(args.device)}, {args.backbone}, B = {args.batch}, {args.rounds} rounds")
+    print(head([name.format(args.precision[0]) for name in HEAD]))
+    with bench(args.backbone, args.device) as made:
+        for row in ROWS:
+            if args.only.lower() in row.title.lower():
+                print(rows(measured(row, made, args)), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,14 @@
 """Many runs through `xcoop sweep`, against the same runs started one by one, as CoOp's scripts start them.
 
     python benchmarks/sweep.py [--trainers "XCoOp CoOp CoCoOp ZeroshotCLIP"] [--shots "8 16"] [--seeds "1 2"]
+                                [--device cpu|cuda]
 
 One by one: a process for each run, images decoded in every epoch (FEATURES.CACHE False), as many threads as PyTorch
 takes. The sweep starts with no cached features. Both sides take turns: the single runs come in two halves, with a
 whole sweep after each, so that a drifting machine hits both. What counts are the ratios, of the time on the clock and
-of CPU time (which hardly depends on what else the machine does). A phantom's figures are no clinical results, and
-none are shown: only how far the accuracies of both sides are apart.
+of CPU time (which hardly depends on what else the machine does). "busy" is CPU time over the time on the clock and the
+number of cores; "memory" the most that one run of them used, on the host and on a GPU, as its record says. A phantom's
+figures are no clinical results, and none are shown: only how far the accuracies of both sides are apart.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "src"))
+import torch
+from measuring import described, head, rows
+from subjects import DEVICES, parsed
 
 from xcoop.results.record import read_run
 from xcoop.sweep.grid import Grid, jobs
@@ -69,6 +73,13 @@ def swept(args: argparse.Namespace, out: Path) -> None:
     subprocess.run(command, env=os.environ | {"PYTHONSAFEPATH": "1"}, check=True, stdout=subprocess.DEVNULL)  # noqa: S603
 
 
+def most_memory(planned: Sequence[Job]) -> str:
+    """The most that one of these runs used, in MiB: of the host, and of a GPU if there is one."""
+    records = [record for job in planned if (record := read_run(job.folder))]
+    keys = [key for key in ("peak_memory_mb", "peak_gpu_memory_mb") if any(key in record for record in records)]
+    return " / ".join(f"{max(record.get(key, 0) for record in records):.0f}" for key in keys)
+
+
 def accuracies(planned: Sequence[Job]) -> list[float]:
     """Of each run, in percent."""
     records = [read_run(job.folder) for job in planned]
@@ -82,7 +93,7 @@ def plan(args: argparse.Namespace, out: Path) -> list[Job]:
     return jobs(Grid(*axes, *numbers, data=args.data, out=str(out)))  # type: ignore[arg-type]
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Prints both costs and their ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--datasets", default="phantom")
@@ -92,7 +103,11 @@ def main() -> None:
     parser.add_argument("--workers", type=int, help="of the sweep; default: its own")
     parser.add_argument("--part", action="store_true", help="one by one only the first seed, counted for all of them")
     parser.add_argument("--data", default="data")
-    args = parser.parse_args()
+    parser.add_argument("--device", choices=DEVICES, help="default: a GPU, if there is one")
+    args = parsed(parser, argv)
+    args.device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if args.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # of all runs
     with tempfile.TemporaryDirectory() as folder:
         compare(args, Path(folder))
 
@@ -109,7 +124,8 @@ def compare(args: argparse.Namespace, folder: Path) -> None:
             alone.add(lambda job=job: one_by_one([job]), seeds_like(job, single) if args.part else 1)
         sweeps[number].add(lambda number=number: swept(args, folder / f"sweep{number}"))
         say(f"part {number + 1}: {alone.wall:.1f} s one by one so far; sweep of all: {sweeps[number].wall:.1f} s")
-    report(args, len(single), len(timed), alone, sweeps)
+    memory = [most_memory(planned) for planned in (timed, *(plan(args, folder / f"sweep{i}") for i in (0, 1)))]
+    report(args, len(single), len(timed), [alone, *sweeps], memory)
     swept_too = {job.title: job for job in plan(args, folder / "sweep0")}
     pairs = zip(accuracies(timed), accuracies([swept_too[job.title] for job in timed]), strict=True)
     say(f"largest difference of an accuracy: {max(abs(a - b) for a, b in pairs):.2f} points")
@@ -125,15 +141,18 @@ def seeds_like(job: Job, planned: Sequence[Job]) -> int:
     return sum(other.folder.parent == job.folder.parent for other in planned)
 
 
-def report(args: argparse.Namespace, runs: int, timed: int, alone: Cost, sweeps: Sequence[Cost]) -> None:
-    """Prints both costs and their ratios."""
+def report(args: argparse.Namespace, runs: int, timed: int, costs: Sequence[Cost], memory: Sequence[str]) -> None:
+    """Prints what each side cost, the single runs first, and the ratios."""
     part = f" ({timed} of them timed, for all seeds)" if timed < runs else ""
+    cores, (alone, *sweeps) = os.cpu_count() or 1, costs
+    names = [f"one by one{part}", *["xcoop sweep"] * len(sweeps)]
+    busy = [f"{100 * cost.cpu / (cost.wall * cores):.0f} %" for cost in costs]
+    seconds = [(f"{cost.wall:.1f}", f"{cost.cpu:.1f}") for cost in costs]
     say(
         f"{runs} runs: {args.trainers}, shots {args.shots}, seeds {args.seeds} on {args.datasets}; "
-        f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
-        "| | clock, s | CPU, s |\n|---|---|---|",
-        f"| one by one{part} | {alone.wall:.1f} | {alone.cpu:.1f} |",
-        *(f"| xcoop sweep | {cost.wall:.1f} | {cost.cpu:.1f} |" for cost in sweeps),
+        f"{described(args.device)}, {cores} cores, load {os.getloadavg()[0]:.1f}",
+        head(["", "clock, s", "CPU, s", "busy", "memory, MiB"]),
+        rows([name, *both, share, most] for name, both, share, most in zip(names, seconds, busy, memory, strict=True)),
     )
     for kind, name in (("clock", "wall"), ("CPU", "cpu")):
         ratios = [getattr(alone, name) / getattr(cost, name) for cost in sweeps]

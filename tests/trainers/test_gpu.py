@@ -12,10 +12,14 @@ import numpy as np
 import pytest
 import tiny_run
 import torch
+from helpers_clip import tiny_backbone
 from tiny_run import ConfigMaker
 
 import xcoop
+from xcoop.backbones import ImageFeatures
 from xcoop.config.plugins import trainer_names, trains
+from xcoop.trainers.cocoop import DEFAULTS as COCOOP
+from xcoop.trainers.cocoop import CoCoOpModel
 
 pytestmark = [
     pytest.mark.gpu,
@@ -132,3 +136,23 @@ def test_explanations_are_those_of_a_cpu(name: str, make_cfg: ConfigMaker) -> No
         assert there.contributions[text] == pytest.approx(own, abs=0.01)
     for text, part in here.base.items():
         assert there.base[text] == pytest.approx(part, abs=0.01)
+
+
+def test_cocoop_holds_one_part_of_a_batch_at_a_time() -> None:
+    """A step with sixteen parts takes less than a third of the memory that one with the whole batch takes."""
+    names, device = ["melanoma", "blue nevus", "clear_lung"], torch.device("cuda")
+    backbone = tiny_backbone().to(device)
+    pooled = torch.randn(256, backbone.embed_dim, device=device)
+    features = ImageFeatures(pooled, pooled[:, None][:, :0])
+    peaks = []
+    for sequences in (768, 48):
+        keys = COCOOP.clone()
+        keys.SEQUENCES = sequences
+        model = CoCoOpModel(backbone, names, keys).to(device)
+        for _ in range(2):  # the first step takes what stays: kernels, gradients
+            before = torch.cuda.memory_allocated()
+            torch.cuda.reset_peak_memory_stats()
+            model.logits(features).sum().backward()
+            peak = torch.cuda.max_memory_allocated() - before
+        peaks.append(peak)
+    assert peaks[1] < peaks[0] / 3

@@ -5,11 +5,12 @@ from __future__ import annotations
 import plain
 import pytest
 import torch
+from cocoop_memory import saved_for_backward
 from helpers_clip import tiny_backbone as make_backbone
-from small_cases import LABELS, NAMES, pictures, settings
+from small_cases import LABELS, NAMES, drawn_features, pictures, settings
 from torch.nn import functional as F
 
-from xcoop.backbones import Backbone
+from xcoop.backbones import Backbone, ImageFeatures
 from xcoop.methods.prompts import POSITIONS, PromptLearner, context_from_words, random_context, start_context
 from xcoop.trainers.cocoop import DEFAULTS as COCOOP
 from xcoop.trainers.cocoop import CoCoOpModel
@@ -59,6 +60,16 @@ def test_cocoop_whole_batch_is_the_loop_over_images(words: str, sequences: int) 
     F.cross_entropy(expected, LABELS).backward()
     for name, parameter in model.trained_parameters().items():
         torch.testing.assert_close(parameter.grad, own[name].grad, atol=1e-5, rtol=1e-4, msg=name)
+
+
+def test_cocoop_holds_the_activations_of_one_part_at_a_time() -> None:
+    """What all parts hold together, and what one holds while it is encoded again, are a quarter of the whole batch."""
+    backbone = make_backbone(0)
+    features = drawn_features(backbone, 32)
+    whole, parts = (CoCoOpModel(backbone, NAMES, settings(COCOOP, SEQUENCES=sequences)) for sequences in (96, 12))
+    one = ImageFeatures(features.pooled[:4], features.patches[:4])
+    at_most = saved_for_backward(parts, features) + saved_for_backward(parts, one)
+    assert 0 < saved_for_backward(parts, one) < at_most < saved_for_backward(whole, features) / 4
 
 
 def test_cocoop_stores_the_names_that_cocoop_stores(tiny_backbone: Backbone) -> None:
