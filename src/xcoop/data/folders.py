@@ -13,6 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass
+from functools import cached_property
 from pathlib import Path
 
 from tqdm import tqdm
@@ -88,13 +89,18 @@ class NameIndex:
     """
 
     def __init__(self, folder: Path) -> None:
-        paths = list_images(folder, deep=True)
-        self._exact = set(paths)
-        self._by_key: tuple[dict[str, list[str]], ...] = ({}, {}, {}, {})
-        for path in paths:
+        self._paths = list_images(folder, deep=True)
+        self._exact = set(self._paths)
+
+    @cached_property
+    def _by_key(self) -> tuple[dict[str, list[str]], ...]:
+        """The paths by how they may be spelt, of the likeliest first; made when a name is not spelt as on disk."""
+        by_key: tuple[dict[str, list[str]], ...] = ({}, {}, {}, {})
+        for path in self._paths:
             whole, name = _key(path), _key(posixpath.basename(path))
-            for found, key in zip(self._by_key, (whole, posixpath.splitext(whole)[0], name, _stem(path)), strict=True):
+            for found, key in zip(by_key, (whole, posixpath.splitext(whole)[0], name, _stem(path)), strict=True):
                 found.setdefault(key, []).append(path)
+        return by_key
 
     def find(self, name: str) -> str | None:
         """The path as it is spelt on disk; None if there is none.

@@ -120,9 +120,9 @@ def _folders(*names: str) -> list[Path]:
 
 def relative(impath: str, roots: Sequence[Path]) -> str:
     """An image's path below the first root that holds it, with forward slashes; the absolute path if none does."""
-    path = Path(impath).absolute()
-    below = next((path.relative_to(root) for root in roots if path.is_relative_to(root)), path)
-    return below.as_posix()
+    path = Path(impath).absolute().as_posix()
+    folders = (f"{root.as_posix().rstrip('/')}/" for root in roots)  # as text: `relative_to` takes twice as long
+    return next((path[len(folder) :] for folder in folders if path.startswith(folder)), path)
 
 
 def _predictions_csv(
