@@ -31,7 +31,7 @@ from subjects import DEVICES, parsed
 
 from xcoop.results.record import read_run
 from xcoop.sweep.grid import Grid, jobs
-from xcoop.sweep.worker import Job
+from xcoop.sweep.job import Job
 from xcoop.utils.console import say
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from xcoop.results.folder import BusyError, locked
 from xcoop.results.record import SCHEMA, checksum
-from xcoop.sweep.worker import BUSY, FAILED, FINISHED, FOUND, Job, Outcome
+from xcoop.sweep.job import BUSY, FAILED, FINISHED, FOUND, Job, Outcome
 from xcoop.utils.files import atomic_write_text, sha256_file
 
 HOLD = 3

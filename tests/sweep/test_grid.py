@@ -15,7 +15,7 @@ from xcoop.config.plugins import get_cfg, trainer_names
 from xcoop.runs.plan import make_plans
 from xcoop.runs.train import merged, parser
 from xcoop.sweep.grid import Grid, jobs, left_out, make_grid, plans, read_grid_file
-from xcoop.sweep.worker import Job
+from xcoop.sweep.job import Job
 from xcoop.utils.console import UserError
 
 GRIDS = sorted(Path(__file__).resolve().parents[2].joinpath("benchmarks", "grids").glob("*.yaml"))

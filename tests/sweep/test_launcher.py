@@ -19,8 +19,9 @@ from quick_runs import events, expected, make_job, result, thirty
 
 from xcoop.results.record import read_run
 from xcoop.sweep import launcher
+from xcoop.sweep.job import FAILED, FINISHED, FOUND, Job, Outcome
 from xcoop.sweep.launcher import MEMORY, NOTES, Display, Launcher, Slot, clock_time, first_line, make_slots, summary
-from xcoop.sweep.worker import FAILED, FINISHED, FOUND, Job, Outcome, Progress
+from xcoop.sweep.worker import Progress
 from xcoop.utils.console import UserError
 
 forks = pytest.mark.skipif(sys.platform != "linux", reason="there, workers are no forks")

@@ -22,7 +22,7 @@ from xcoop.results.folder import busy, locked
 from xcoop.results.record import read_run
 from xcoop.runs.plan import LONGEST_TAG, make_plans
 from xcoop.sweep import launcher, worker
-from xcoop.sweep.worker import BUSY, FAILED, FINISHED, Job, Outcome
+from xcoop.sweep.job import BUSY, FAILED, FINISHED, Job, Outcome
 from xcoop.utils.console import UserError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the stand-in reaches workers that are forks")

@@ -22,7 +22,7 @@ from yacs.config import CfgNode
 from xcoop.backbones import ImageFeatures, backbone_of, base
 from xcoop.concepts.bank import BankError
 from xcoop.runs import train
-from xcoop.sweep.worker import FAILED, Job, Runner, isolated
+from xcoop.sweep.job import FAILED, Job, Runner, isolated
 from xcoop.training import feature_cache
 from xcoop.training.feature_cache import shared_features
 from xcoop.utils import process_cache as sharing
@@ -199,7 +199,7 @@ def test_everything_is_put_back(crash: bool, tmp_path: Path) -> None:
 PEAKS = """
 import torch
 from xcoop.results.record import peak_memory_mb
-from xcoop.sweep.worker import isolated
+from xcoop.sweep.job import isolated
 with isolated():
     pass  # what the first one imports stays
 with isolated():

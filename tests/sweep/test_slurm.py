@@ -20,9 +20,9 @@ import torch
 from quick_runs import HOLD, events, expected, make_job, result
 from slurm_cluster import Cluster, NoClusterError, missing
 
+from xcoop.sweep.job import DONE, FAILED, FINISHED, FOUND, Job, Run
 from xcoop.sweep.slurm import SlurmDisplay, SlurmLauncher, State, in_queue, watch
 from xcoop.sweep.slurm_task import Ledger, Options, submitter
-from xcoop.sweep.worker import DONE, FAILED, FINISHED, FOUND, Job, Run
 
 HERE = Path(__file__).parent
 OPTIONS = Options(runs_per_task=1, minutes=5, gpus=0, cpus=1)

@@ -12,9 +12,9 @@ import pytest
 from quick_runs import make_job, write_result
 
 from xcoop.results.folder import locked
+from xcoop.sweep.job import DONE, FAILED, RUNNING, Job, Outcome
 from xcoop.sweep.slurm import ELSEWHERE, NEW, QUEUED, Entry, Queue, QueueError, SlurmLauncher, State, chunks
 from xcoop.sweep.slurm_task import Ledger, Submission, read_status, write_status
-from xcoop.sweep.worker import DONE, FAILED, RUNNING, Job, Outcome
 from xcoop.utils.console import UserError
 
 Tasks = Sequence[Sequence[Job]]

@@ -17,6 +17,7 @@ from quick_runs import events, make_job
 from xcoop.cli import main, parse
 from xcoop.commands import sweep
 from xcoop.sweep import slurm
+from xcoop.sweep.job import FAILED, FINISHED, Job, Outcome
 from xcoop.sweep.launcher import NOTES
 from xcoop.sweep.slurm import (
     QUEUED,
@@ -32,7 +33,6 @@ from xcoop.sweep.slurm import (
     require_slurm,
 )
 from xcoop.sweep.slurm_task import MOST_FRUITLESS, Ledger, Options, Status, Task, read_status, submitter, write_status
-from xcoop.sweep.worker import FAILED, FINISHED, Job, Outcome
 from xcoop.utils.console import UserError
 
 Program = Callable[[str, str], None]

@@ -22,8 +22,8 @@ from xcoop.backbones import Backbone
 from xcoop.methods import together
 from xcoop.methods.together import Meeting
 from xcoop.results.record import read_run
+from xcoop.sweep.job import FAILED, FINISHED, FOUND, Job, Outcome, Runner, process_state, together_of
 from xcoop.sweep.launcher import FEWEST, MOST, Launcher, Slot
-from xcoop.sweep.worker import FAILED, FINISHED, FOUND, Job, Outcome, Runner, process_state, together_of
 
 METHODS = ("CoOp", "KgCoOp", "ProGrad", "BiomedCoOp", "LASP", "XCoOp", "XCoOpPublished", "XCoOpReleased")
 Made = Callable[..., list[Job]]  # the fixture `made`

@@ -19,7 +19,7 @@ sys.path.append(str(Path(__file__).parents[1] / "trainers"))
 
 import tiny_run  # registers its dataset
 
-from xcoop.sweep.worker import FINISHED, Job, Outcome, Runner
+from xcoop.sweep.job import FINISHED, Job, Outcome, Runner
 
 draw = tiny_run.draw
 

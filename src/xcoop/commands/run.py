@@ -56,8 +56,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     from xcoop.results.benchmark import collect
     from xcoop.results.table import render
+    from xcoop.sweep.job import FAILED, training
     from xcoop.sweep.launcher import Launcher, make_slots
-    from xcoop.sweep.worker import FAILED, training
 
     start = time.monotonic()
     jobs = [training(plan, seed, plan.title(seed)) for plan in plans for seed in plan.seeds]

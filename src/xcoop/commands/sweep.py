@@ -14,8 +14,8 @@ from xcoop.utils.console import UserError, environment_defaults, say, shown
 
 if TYPE_CHECKING:
     from xcoop.sweep.grid import Grid
+    from xcoop.sweep.job import Job
     from xcoop.sweep.slurm import Options
-    from xcoop.sweep.worker import Job
 
 # Options of sbatch that a task needs from us, and what says them instead.
 OURS = {
@@ -84,8 +84,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs it; the exit code is 0 if no run has failed."""
     from xcoop.sweep.grid import jobs as jobs_of
     from xcoop.sweep.grid import left_out
+    from xcoop.sweep.job import DONE, FAILED
     from xcoop.sweep.launcher import NOTES, Launcher, make_slots, summary
-    from xcoop.sweep.worker import DONE, FAILED
 
     options = slurm_options(arguments)
     grid = read_grid(arguments)
@@ -116,7 +116,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _list(jobs: Sequence[Job], ledger: Path | None) -> int:
     """Says of each run what is done, and which task of the cluster has it; the exit code."""
-    from xcoop.sweep.worker import DONE
+    from xcoop.sweep.job import DONE
 
     states = {job: (job.state(), "") for job in jobs}
     ids = ""

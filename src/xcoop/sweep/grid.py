@@ -19,7 +19,7 @@ from xcoop.engine.config import flatten
 from xcoop.results.folder import check_free
 from xcoop.results.record import Origin
 from xcoop.runs.plan import ALL_SHOTS, KEY, TAKEN, Plan, plan_methods, shot_number
-from xcoop.sweep.worker import Job, group_of, training
+from xcoop.sweep.job import Job, group_of, training
 from xcoop.utils.console import UserError, numbers, shown, unknown
 from xcoop.utils.reading import read_yaml
 

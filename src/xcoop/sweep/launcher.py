@@ -33,20 +33,8 @@ from tqdm import tqdm
 
 from xcoop.results.folder import busy
 from xcoop.results.record import read_run
-from xcoop.sweep.worker import (
-    BUSY,
-    FAILED,
-    FINISHED,
-    FOUND,
-    THREADS,
-    Job,
-    Outcome,
-    Progress,
-    Run,
-    Slot,
-    Worker,
-    uninterrupted,
-)
+from xcoop.sweep.job import BUSY, FAILED, FINISHED, FOUND, Job, Outcome, Run
+from xcoop.sweep.worker import THREADS, Progress, Slot, Worker, uninterrupted
 from xcoop.utils.console import UserError, complain, say
 from xcoop.utils.files import unguarded
 
@@ -139,7 +127,7 @@ class Launcher:
         out: the output root.
         each: tell of each run by itself; see `Display`.
         one_by_one: train no runs side by side.
-        run: what runs one job in a worker; default: `worker.Runner`, which alone can train several.
+        run: what runs one job in a worker; default: `job.Runner`, which alone can train several.
 
     Attributes:
         ends: how each ended so far, by its folder.

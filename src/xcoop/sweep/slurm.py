@@ -24,9 +24,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from xcoop.results.folder import busy
+from xcoop.sweep.job import DONE, FAILED, FINISHED, FOUND, RUNNING, Job, Outcome, Run
 from xcoop.sweep.launcher import Bar, terminable, warn_without_locks
 from xcoop.sweep.slurm_task import Ledger, Options, Submission, Submit, key, submitter
-from xcoop.sweep.worker import DONE, FAILED, FINISHED, FOUND, RUNNING, Job, Outcome, Run
 from xcoop.utils.console import UserError
 
 COMMANDS = ("sbatch", "squeue", "scontrol", "srun")
@@ -396,7 +396,7 @@ def run_on_slurm(
         folder: of the ledger, on a disk that all nodes see.
         options: of the tasks submitted now; those that wait or run keep theirs.
         detach: return as soon as everything is submitted.
-        run: what runs one job on a node; default: `worker.Runner`.
+        run: what runs one job on a node; default: `job.Runner`.
 
     Returns:
         How each job ended, by its folder; without those that are still open, if `detach` is set.

@@ -33,7 +33,8 @@ from typing import TYPE_CHECKING, Any
 import xcoop
 from xcoop.results.folder import locked
 from xcoop.results.record import now
-from xcoop.sweep.worker import BUSY, DONE, FAILED, THREADS, Job, Outcome, Run, Runner, attempt
+from xcoop.sweep.job import BUSY, DONE, FAILED, Job, Outcome, Run, Runner, attempt
+from xcoop.sweep.worker import THREADS
 from xcoop.utils.console import BusyError, UserError
 from xcoop.utils.files import atomic_write_text
 from xcoop.utils.reading import read_json
@@ -278,7 +279,7 @@ class Task:
     """Runs several jobs in one process, for submitit: a function with a `checkpoint`.
 
     Args:
-        run: what runs one job; default: `worker.Runner`.
+        run: what runs one job; default: `job.Runner`.
         fruitless: starts so far, one after the other, that brought nothing.
     """
 
