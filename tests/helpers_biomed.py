@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import string
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,9 +19,23 @@ from xcoop.backbones.timm_trunk import rename_trunk, trunk_tower
 from xcoop.backbones.weight_files import read_state_dict
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-LETTERS = ["x", "a", "an", "of", "the", "photo", "image", "dark", "bright", "spot", "melan", "nevus", "skin", "lesion"]
+WHOLE = [
+    "an",
+    "of",
+    "the",
+    "with",
+    "photo",
+    "image",
+    "dark",
+    "bright",
+    "spot",
+    "nevus",
+    "melanoma",
+    "irregular",
+    "streaks",
+]
 INSIDE = ["##oma", "##s", "##in", "##h"]
-WORDS = [*SPECIAL, *LETTERS, *INSIDE, "low", "high", "white", "glow", "deep", "with", ",", ".", "-", "'"]
+WORDS = [*SPECIAL, *string.ascii_lowercase, *WHOLE, "carcin", "lesion", "skin", *INSIDE, ",", ".", "-", "'"]
 MEAN, STD = (0.4815, 0.4578, 0.4082), (0.2686, 0.2613, 0.2758)
 
 

@@ -15,7 +15,7 @@ from xcoop.backbones.bert import BertClip
 from xcoop.explain.tower import trace
 from xcoop.methods.prompts import PromptLearner, context_from_words
 
-TEXTS = ["a photo of melanoma.", "the skin lesions, dark nevus with bright spots", "x", ""]
+TEXTS = ["a photo of carcinoma.", "the skin lesions, dark nevus with bright spots", "x", ""]
 CASES: dict[str, dict[str, Any]] = {
     "biomedclip": {},
     "pooled": {"pooler": "cls_pooler", "proj": "linear"},
@@ -169,10 +169,10 @@ def test_the_fingerprint_tells_how_it_computes(tmp_path: Path) -> None:
 @torch.no_grad()
 def test_a_context_of_words_is_as_the_sentence(backbone: BertClip, position: str) -> None:
     learner = PromptLearner(
-        backbone, ["melanoma", "dark_spots"], context_from_words(backbone, "a photo of a"), position
+        backbone, ["carcinoma", "dark_spots"], context_from_words(backbone, "a photo of a"), position
     )
     places = {"end": "a photo of a {}.", "middle": "a photo {} of a.", "front": "{} a photo of a."}
-    sentences = [places[position].format(name) for name in ("melanoma", "dark spots")]
+    sentences = [places[position].format(name) for name in ("carcinoma", "dark spots")]
     torch.testing.assert_close(
         backbone.encode_embeddings(*learner()), backbone.encode_text(sentences), atol=1e-5, rtol=0
     )
