@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers_biomed import Small, build, load
+from helpers_biomed import MEAN, STD, Small, build, load
 from torch import Tensor
 
 from xcoop.backbones.bert import BertClip
@@ -156,6 +156,7 @@ def test_the_image_tower_is_like_any_other(backbone: BertClip) -> None:
     prompted = backbone.with_prompts(drawn(1, 2, 96))
     assert torch.equal(prompted.encode_text(TEXTS), backbone.encode_text(TEXTS))
     assert not torch.allclose(prompted.encode_image(images).pooled, backbone.encode_image(images).pooled, atol=1e-3)
+    assert (backbone.pixel_mean, backbone.pixel_std) == (MEAN, STD)
     assert (backbone.grid, backbone.text_width, backbone.embed_dim, backbone.context_length) == ((4, 4), 48, 40, 24)
 
 
