@@ -12,7 +12,10 @@ from helpers_biomed import MEAN, STD, Small, build, load
 from torch import Tensor
 
 from xcoop.backbones.bert import BertClip
+from xcoop.explain import maps
+from xcoop.explain.maps import concept_target, explain_maps, explainers
 from xcoop.explain.tower import trace
+from xcoop.methods.alignment import unit
 from xcoop.methods.prompts import PromptLearner, context_from_words
 
 TEXTS = ["a photo of carcinoma.", "the skin lesions, dark nevus with bright spots", "x", ""]
@@ -158,6 +161,16 @@ def test_the_image_tower_is_like_any_other(backbone: BertClip) -> None:
     assert not torch.allclose(prompted.encode_image(images).pooled, backbone.encode_image(images).pooled, atol=1e-3)
     assert (backbone.pixel_mean, backbone.pixel_std) == (MEAN, STD)
     assert (backbone.grid, backbone.text_width, backbone.embed_dim, backbone.context_length) == ((4, 4), 48, 40, 24)
+
+
+@pytest.mark.parametrize("name", sorted(name for name, one in explainers().items() if "vit" in one.towers))
+def test_every_heat_map_looks_into_it(name: str, backbone: BertClip, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(maps, "MASKS", 8)  # each of them is a pass
+    vector = unit(backbone.encode_text("carcinoma"))[0]
+    found = explain_maps(name, backbone, drawn(2, 3, 32, 32), concept_target("carcinoma", vector, 10.0))
+    assert found.shape == (2, 4, 4)
+    assert found.isfinite().all()
+    assert (found.flatten(1).std(dim=1) > 0).all()
 
 
 def test_the_fingerprint_tells_how_it_computes(tmp_path: Path) -> None:

@@ -64,6 +64,7 @@ def test_what_open_clip_leaves_out_is_as_it_has_it(tmp_path: Path) -> None:
         ({}, {"context_length": True}, "context_length is True"),
         ({}, {"tokenizer_kwargs": {"strip_sep_token": True}}, "its tokenizer is changed by"),
         ({}, {"tokenizer_kwargs": {"clean": "canonicalize"}}, "its tokenizer is changed by"),
+        ({}, {"tokenizer_kwargs": ["clean"]}, "its tokenizer is changed by"),
     ],
 )
 def test_other_towers_are_refused_by_name(
