@@ -40,7 +40,7 @@ from torch.nn import functional as F
 from yacs.config import CfgNode
 
 from xcoop.backbones import Backbone
-from xcoop.backbones.openai import AdaptedClip, ClipBackbone, require_vit
+from xcoop.backbones.openai import ClipBackbone, require_vit
 from xcoop.concepts.sentences import bank_sentences
 from xcoop.config.plugins import register_trainer
 from xcoop.methods.alignment import unit
@@ -123,9 +123,9 @@ class CLIPLoRAModel(PromptModel):
         self.register_buffer("end", clip.end_positions(tokens), persistent=False)  # (N,)
 
     @property
-    def image_backbone(self) -> AdaptedClip:
+    def image_backbone(self) -> ClipBackbone:
         """The backbone with the changes in both towers."""
-        return AdaptedClip(self.backbone, list(self.text), list(self.image))
+        return self.backbone.with_added(list(self.text), list(self.image))
 
     def text_features(self) -> Tensor:
         """Of the sentences of each class the mean unit feature, (C, D)."""

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from xcoop.backbones import Backbone
-from xcoop.backbones.openai import ClipBackbone, PromptedClip, require_vit
+from xcoop.backbones.openai import ClipBackbone, require_vit
 from xcoop.config.plugins import register_trainer
 from xcoop.methods.model import PromptModel, Task
 from xcoop.methods.prompts import PromptLearner, random_context, start_context
@@ -74,7 +74,7 @@ class DeepPromptModel(PromptModel, ABC):
     def image_backbone(self) -> Backbone:
         """The backbone with the vision prompts in it."""
         prompts = self.vision_prompts()
-        return self.backbone if prompts is None else PromptedClip(self.backbone, prompts)
+        return self.backbone if prompts is None else self.backbone.with_prompts(prompts)
 
     def text_features(self) -> Tensor:
         """Features of the prompts, (C, D)."""

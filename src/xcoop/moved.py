@@ -16,13 +16,11 @@ from typing import Any
 
 _NOW = {  # today's name: the old ones, which go with version 0.2; all of them below xcoop
     "backbones.base": "backbones.registry",
-    "backbones.clip_model": (
-        "backbones.build backbones.clip_import backbones.download backbones.torchscript backbones.weights"
-    ),
-    "backbones.openai": (
-        "backbones.blocks backbones.deep_prompts backbones.image_towers backbones.text_tower backbones.towers"
-    ),
+    "backbones.clip_model": "backbones.build backbones.clip_import backbones.download",
+    "backbones.openai": "backbones.deep_prompts backbones.text_tower backbones.towers",
     "backbones.phantom": "backbones.phantom_weights phantom.weights",
+    "backbones.vit": "backbones.blocks backbones.image_towers",
+    "backbones.weight_files": "backbones.torchscript backbones.weights",
     "commands.concepts_mine": "concepts.mined_bank concepts.mining concepts.observations",
     "concepts.bank": "concepts.elicited concepts.schema concepts.skeleton",
     "concepts.chat": "concepts.elicit_client",

@@ -11,7 +11,7 @@ from helpers_clip import tiny_backbone
 from torch import Tensor, nn
 
 from xcoop.backbones.clip_model import import_clip
-from xcoop.backbones.openai import AdaptedClip, ClipBackbone, PromptedClip
+from xcoop.backbones.openai import ClipBackbone
 from xcoop.backbones.saving import layer_norm, recomputed
 
 Kept = dict[int, Tensor]
@@ -63,12 +63,12 @@ def tower(kind: str, dtype: torch.dtype | None, recompute: bool) -> tuple[ClipBa
         backbone = backbone.held_in(dtype)
     if kind == "prompts":
         trained = [torch.randn(2, 3, width, requires_grad=True)]
-        backbone = PromptedClip(backbone, trained[0])
+        backbone = backbone.with_prompts(trained[0])
     if kind == "added":
         changes = [Change(width) for _ in backbone.image_blocks]
         trained = [change.weight for change in changes]
         texts = [Change(backbone.text_width) for _ in backbone.model.transformer.resblocks]
-        backbone = AdaptedClip(backbone, texts, changes)
+        backbone = backbone.with_added(texts, changes)
     return backbone, trained
 
 

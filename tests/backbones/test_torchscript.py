@@ -12,7 +12,7 @@ import torch
 from hostile_pickle import Exploit
 from torch import Tensor, nn
 
-from xcoop.backbones.clip_model import read_state_dict, read_torchscript
+from xcoop.backbones.weight_files import read_state_dict, read_torchscript
 from xcoop.engine import checkpoint
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")

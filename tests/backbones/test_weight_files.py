@@ -14,8 +14,9 @@ from hostile_pickle import Exploit
 from yacs.config import CfgNode
 
 from xcoop.backbones import clip_model, load_backbone, openai
-from xcoop.backbones.clip_model import build_clip, import_clip, is_finite, read_clip, read_state_dict
+from xcoop.backbones.clip_model import build_clip, import_clip, is_finite, read_clip
 from xcoop.backbones.phantom import load_state_dict, pretrained_path, save_state_dict
+from xcoop.backbones.weight_files import read_state_dict
 
 
 def load(path, name="ViT-B/16"):

@@ -9,7 +9,6 @@ from torch.nn import functional as F
 from yacs.config import CfgNode
 
 from xcoop.backbones import ImageFeatures, load_backbone
-from xcoop.backbones.openai import PromptedClip
 from xcoop.explain import maps as maps_module
 from xcoop.explain.maps import (
     CAPTUM_COSTS,
@@ -44,7 +43,7 @@ def towers():
     return {
         "vit": tiny_backbone(),
         "resnet": tiny_backbone(vision="resnet"),
-        "prompted": PromptedClip(tiny_backbone(), prompts),
+        "prompted": tiny_backbone().with_prompts(prompts),
     }
 
 

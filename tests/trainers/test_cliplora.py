@@ -14,7 +14,7 @@ from tiny_run import ConfigMaker, Usual
 
 import xcoop
 from xcoop.backbones.clip_model import build_clip
-from xcoop.backbones.openai import AdaptedClip, ClipBackbone
+from xcoop.backbones.openai import ClipBackbone
 from xcoop.concepts import load_bank
 from xcoop.concepts.sentences import clinical_features
 from xcoop.explain.maps import class_target, explain_maps, explainers
@@ -129,7 +129,7 @@ def test_the_view_leaves_the_backbone_as_it_was() -> None:
     assert view.fingerprint() == backbone.fingerprint() == prints  # both have the same weights
     assert [set(vars(module)) for module in backbone.modules()] == before
     with pytest.raises(ValueError, match="zip"):
-        AdaptedClip(backbone, list(model.text)[:2], list(model.image))
+        backbone.with_added(list(model.text)[:2], list(model.image))
 
 
 @pytest.mark.parametrize("name", [*sorted(explainers().keys() - {"rise"}), "maskclip@2"])

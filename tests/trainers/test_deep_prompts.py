@@ -19,7 +19,6 @@ from torch import Tensor
 
 import xcoop
 from xcoop.backbones import ImageFeatures
-from xcoop.backbones.openai import PromptedClip
 from xcoop.methods.model import PromptModel
 from xcoop.trainers.maple import DEFAULTS as MAPLE
 from xcoop.trainers.maple import MaPLeModel, split_words
@@ -80,7 +79,7 @@ def test_without_prompts_features_are_the_plain_ones() -> None:
     backbone = make_backbone()
     images = pictures(backbone)
     plain = backbone.encode_image(images, patches=True)
-    empty = PromptedClip(backbone, torch.zeros(0, 4, 128)).encode_image(images, patches=True)
+    empty = backbone.with_prompts(torch.zeros(0, 4, 128)).encode_image(images, patches=True)
     assert torch.equal(empty.pooled, plain.pooled)
     assert torch.equal(empty.patches, plain.patches)
     model = PromptSRCModel(backbone, NAMES, settings(PROMPTSRC, PROMPT_DEPTH_VISION=0, PROMPT_DEPTH_TEXT=1))
@@ -109,7 +108,7 @@ def test_a_prompted_view_leaves_the_backbone_as_it_was() -> None:
 @pytest.mark.parametrize("shape", [(4, 2, 128), (2, 2, 64), (2, 128)])
 def test_vision_prompts_that_do_not_fit_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="3 blocks of width 128"):
-        PromptedClip(make_backbone(), torch.zeros(shape))
+        make_backbone().with_prompts(torch.zeros(shape))
 
 
 def test_the_first_words_are_learned_and_the_others_stay() -> None:

@@ -64,6 +64,8 @@ class Backbone(nn.Module, ABC):
         text_width: W, the width of a token embedding.
         embed_dim: D, the width of the joint space.
         grid: rows and columns of patches; T is their product, patches are in row-major order.
+        family: whose model it is, in words.
+        source: what was loaded: a file, a folder, a name.
         recompute: whether the blocks of the image tower keep no more than their inputs for a backward pass, and compute
             the rest once more there. A tower without such blocks does not.
     """
@@ -76,6 +78,8 @@ class Backbone(nn.Module, ABC):
     text_width: int
     embed_dim: int
     grid: tuple[int, int]
+    family: str = ""
+    source: str = ""
     recompute: bool = False
 
     def __init__(self) -> None:
@@ -176,13 +180,22 @@ class Backbone(nn.Module, ABC):
     def fingerprint(self) -> str:
         """The SHA-256 of all weights, in hexadecimal digits; the same for equal weights on every machine.
 
+        Of a backbone that computes with its weights in its own way (`untold`), of that as well.
+
         It is computed again only when a weight has been replaced or changed in place. (A change through `tensor.data`
         goes unseen, as it does in autograd.)
         """
         state = self._state()
         if self._fingerprint is None or self._fingerprint[0] != state:
-            self._fingerprint = (state, tensors_sha256(self.state_dict()))
+            digest = tensors_sha256(self.state_dict())
+            if untold := self.untold():
+                digest = hashlib.sha256(f"{digest} {untold}".encode()).hexdigest()
+            self._fingerprint = (state, digest)
         return self._fingerprint[1]
+
+    def untold(self) -> str:
+        """What of its computation its weights do not tell, in words; "" if nothing. Part of the fingerprint."""
+        return ""
 
     def _state(self) -> object:
         """What changes whenever a weight is replaced or changed in place."""
@@ -228,7 +241,39 @@ class TextLimits:
         return self.count_tokens(text) <= self.context_length
 
 
-Loader = Callable[[str, str], Backbone]
+@dataclass(frozen=True)
+class Wanted:
+    """What a config says of a backbone's weights (MODEL.BACKBONE), beside its name.
+
+    Attributes:
+        path: a local file or folder; "" if there is none.
+        source: a name on a hub, or of an architecture, where the backbone's name leaves that open.
+        activation: of the blocks; "" as the family has it.
+        head_width: of the attention; 0 as the family has it.
+    """
+
+    path: str = ""
+    source: str = ""
+    activation: str = ""
+    head_width: int = 0
+
+    @classmethod
+    def of(cls, cfg: CfgNode) -> Wanted:
+        """Of a config, which may lack all of these keys."""
+        node = cfg.MODEL.BACKBONE
+        return cls(node.get("PATH", ""), node.get("SOURCE", ""), node.get("ACTIVATION", ""), node.get("HEAD_WIDTH", 0))
+
+    def files(self) -> tuple[tuple[str, int, int], ...]:
+        """Names, sizes and times of what lies at the path: a file, or those in a folder."""
+        place = Path(self.path).expanduser()
+        if not self.path or not place.exists():
+            return ()
+        found = sorted(place.iterdir()) if place.is_dir() else [place]
+        stats = [(file.name, file.stat()) for file in found if file.is_file()]
+        return tuple((name, stat.st_size, stat.st_mtime_ns) for name, stat in stats)
+
+
+Loader = Callable[[str, Wanted], Backbone]
 AnyLoader = TypeVar("AnyLoader", bound=Loader)
 _registered: dict[str, tuple[Loader, TextLimits | None]] = {}
 
@@ -236,7 +281,7 @@ _registered: dict[str, tuple[Loader, TextLimits | None]] = {}
 def register_backbone(*offered: str, text: TextLimits | None = None) -> Callable[[AnyLoader], AnyLoader]:
     """Offers the decorated function as the loader of these backbones.
 
-    The function takes the name and `MODEL.BACKBONE.PATH` ("" if not set), and returns the backbone.
+    The function takes the name and what the config wants (`Wanted`), and returns the backbone.
 
     Args:
         offered: the names.
@@ -284,7 +329,7 @@ def load_backbone(cfg: CfgNode) -> Backbone:
     """The backbone that a config names, frozen, in fp32 on the CPU. No random numbers are drawn.
 
     Args:
-        cfg: its `MODEL.BACKBONE.NAME`, and `MODEL.BACKBONE.PATH` for a local weights file.
+        cfg: its `MODEL.BACKBONE.NAME`, and the rest of that node as far as it is there (`Wanted`).
 
     Raises:
         ValueError: unknown name, or a weights file that does not fit.
@@ -293,7 +338,7 @@ def load_backbone(cfg: CfgNode) -> Backbone:
     """
     name = cfg.MODEL.BACKBONE.NAME
     require_backbone(name)
-    backbone = _registered[name][0](name, cfg.MODEL.BACKBONE.get("PATH", ""))
+    backbone = _registered[name][0](name, Wanted.of(cfg))
     return backbone.float().eval().requires_grad_(False)
 
 
@@ -305,9 +350,8 @@ def backbone_of(cfg: CfgNode, device: torch.device) -> Backbone:
     shared = process_cache.current()
     if shared is None:
         return load_backbone(cfg).to(device)
-    path = cfg.MODEL.BACKBONE.get("PATH", "")
-    status = Path(path).expanduser().stat() if path and Path(path).expanduser().is_file() else None
-    key = (cfg.MODEL.BACKBONE.NAME, path, status and (status.st_size, status.st_mtime_ns), device)
+    wanted = Wanted.of(cfg)
+    key = (cfg.MODEL.BACKBONE.NAME, wanted, wanted.files(), device)
     if key not in shared.backbones:
         shared.backbones[key] = load_backbone(cfg).to(device)
     original: Backbone = shared.backbones[key]

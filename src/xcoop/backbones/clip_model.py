@@ -1,4 +1,4 @@
-"""From a name or a file to an unmodified model of OpenAI's `clip` package. Nothing that a file holds is executed.
+"""From a name or a file to a model of OpenAI's `clip` package. Nothing that a file holds is executed.
 
 The one place that imports `clip`: the installed package, under a name of ours. A CoOp checkout carries a folder `clip`,
 which hides the installed package there, and which some forks have changed (prompts inside the towers, other arguments
@@ -11,25 +11,18 @@ from __future__ import annotations
 import importlib.util
 import logging
 import math
-import pickle
-import re
 import sys
-import tarfile
 import threading
-import warnings
-import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, distribution
-from io import BytesIO
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from xcoop.engine.checkpoint import check_archive
+from xcoop.backbones.making import OPENAI, WIDTH, Making, Tower, activation_module
+from xcoop.backbones.weight_files import read_state_dict
 from xcoop.utils.console import cut
 from xcoop.utils.download import Job, download
 from xcoop.utils.files import sha256_file
@@ -39,8 +32,8 @@ logger = logging.getLogger(__name__)
 NAME = "xcoop._clip"
 DISTRIBUTIONS = ("clip-anytorch", "clip")  # the second is the name of OpenAI's own, and of another project on PyPI
 FOLDER = "~/.cache/clip"  # of OpenAI's loader too, so that what it has downloaded before is used
-ROWS = "token_embedding.rows"  # the mark of the phantom's weights: only the used rows are stored
 COUNTS = "num_batches_tracked"  # the one integer among the weights
+PATCH_BIAS = "visual.conv1.bias"
 NOT_WEIGHTS = ("input_resolution", "context_length", "vocab_size")  # OpenAI's archives carry these along
 MOST_POSITIONS = 4096  # CLIP has 77; the mask is square
 LONGEST_REASON = 600  # characters
@@ -81,7 +74,7 @@ def _installed() -> Path:
     raise ImportError("OpenAI's CLIP is not installed: pip install clip-anytorch")
 
 
-# Weights: OpenAI's own by name, or those of a local file.
+# OpenAI's own weights by name.
 
 
 def fetch_openai(name: str) -> Path:
@@ -114,286 +107,78 @@ def fetch_openai(name: str) -> Path:
     return target
 
 
-def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """The state dict in a file: `.safetensors`, a `torch.save` file, or one of OpenAI's TorchScript archives.
-
-    Args:
-        path: the file; `{"state_dict": ...}` and names that all begin with "module." are unwrapped.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it cannot be read, or holds no state dict; the message names it.
-    """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f"no weights file {path}; MODEL.BACKBONE.PATH takes a .safetensors, .pt or .pth file")
-    if path.suffix == ".safetensors":
-        return _read_safetensors(path)
-    try:
-        is_torchscript = check_archive(path)
-    except ValueError as error:
-        raise ValueError(f"{path} cannot be read as weights (nothing in it was executed): {error}") from error
-    if is_torchscript:
-        return read_torchscript(path)
-    content = _read_pickle(path)
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
-    if not isinstance(content, Mapping) or not content:
-        raise ValueError(f"{path} holds no state dict, but {type(content).__name__}")
-    for name, value in content.items():
-        if not (isinstance(name, str) and isinstance(value, Tensor)):
-            raise ValueError(f"{path} holds no state dict: its entry {name!r} is no tensor")
-    if all(name.startswith("module.") for name in content):
-        return {name.removeprefix("module."): value for name, value in content.items()}
-    return dict(content)
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            sparse = ROWS in file.keys()  # noqa: SIM118 - the file object is no mapping
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{path} is not a readable safetensors file: {error}") from error
-    if not sparse:
-        return load_file(path)
-    from xcoop.backbones.phantom import load_state_dict  # the writer of this form also reads it
-
-    return load_state_dict(path)
-
-
-def _read_pickle(path: Path) -> Any:
-    if tarfile.is_tarfile(path):
-        # No CLIP was ever saved in the tar form of the oldest releases, and torch before 2.6 reads it unsafely.
-        raise ValueError(f"{path} is a tar file; save the weights again, as .safetensors or with torch.save")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever the unpickler stumbles over: the file is damaged, or not meant for this
-        text = str(error).strip()
-        if isinstance(error, pickle.UnpicklingError):  # what torch says beside it is advice to load the file unsafely
-            text = text.partition("WeightsUnpickler error: ")[2].strip() or "it is no pickle of plain weights"
-        reason = (text or type(error).__name__).splitlines()[0].partition(". ")[0].rstrip(".")[:300]
-        raise ValueError(
-            f"{path} cannot be read as weights (nothing in it was executed): {reason}. "
-            "It should be a state dict saved with torch.save or as .safetensors, or OpenAI's own .pt file."
-        ) from error
-
-
-# TorchScript archives, the form in which OpenAI publishes its own weights, read as data: nothing of them runs.
-#
-# Such an archive is a zip file with a pickle of objects (`data.pkl`), the bytes of their tensors (`data/<key>`), and
-# the source of their classes (`code/`), which TorchScript would compile, and run where a class restores itself. Here
-# the pickle is read by an unpickler that knows tensors, plain containers and nameless objects; of the source, only
-# which attributes of a class are parameters and buffers.
-
-MOST_WEIGHTS, DEEPEST = 100_000, 50  # tensors, and modules within each other; CLIP has some hundreds, and six
-PIECE = 1 << 20  # bytes
-
-# What TorchScript's own pickler writes; all else of the language of pickles is left out.
-_OPCODES = (
-    *(pickle.PROTO, pickle.GLOBAL, pickle.NEWOBJ, pickle.REDUCE, pickle.BUILD, pickle.BINPERSID, pickle.STOP),
-    *(pickle.BINPUT, pickle.LONG_BINPUT, pickle.BINGET, pickle.LONG_BINGET, pickle.MARK, pickle.BINUNICODE),
-    *(pickle.NONE, pickle.NEWTRUE, pickle.NEWFALSE, pickle.BININT, pickle.BININT1, pickle.BININT2, pickle.LONG1),
-    *(pickle.BINFLOAT, pickle.EMPTY_TUPLE, pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3),
-    *(pickle.EMPTY_LIST, pickle.APPEND, pickle.APPENDS, pickle.EMPTY_DICT, pickle.SETITEM, pickle.SETITEMS),
-)
-_STORAGES = {
-    "torch.DoubleStorage": torch.float64,
-    "torch.FloatStorage": torch.float32,
-    "torch.HalfStorage": torch.float16,
-    "torch.BFloat16Storage": torch.bfloat16,
-    "torch.LongStorage": torch.int64,
-    "torch.IntStorage": torch.int32,
-    "torch.ShortStorage": torch.int16,
-    "torch.CharStorage": torch.int8,
-    "torch.ByteStorage": torch.uint8,
-    "torch.BoolStorage": torch.bool,
-}
-_PLAIN = ("build_intlist", "build_doublelist", "build_boollist", "build_tensorlist", "restore_type_tag")
-_CLASS = re.compile(r"^class (\w+)\(Module\):\n((?:  __(?:parameters|buffers)__ = \[.*\]\n)+)", re.MULTILINE)
-
-_Base: Any = pickle._Unpickler  # the one in Python: its opcodes can be taken away
-
-
-class _Thing:
-    """An object of the archive: the name of its class, and its attributes."""
-
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
-        self.attributes: dict[Any, Any] = {}
-
-
-class _Name(str):
-    """A class or function that the pickle refers to; never the thing itself."""
-
-
-def read_torchscript(path: Path) -> dict[str, Tensor]:
-    """The parameters and buffers of an archive, under the names that its `state_dict()` would give.
-
-    Raises:
-        ValueError: it is damaged, refers to anything but tensors and plain data, or has a class that restores itself;
-            the message names it.
-    """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            (top,) = [
-                name.removesuffix("data.pkl") for name in archive.namelist() if name.partition("/")[2] == "data.pkl"
-            ]
-            listed = _listed(archive, f"{top}code/")
-            whole = _Unpickler(archive, top).load()
-        return _weights(whole, listed)
-    except MemoryError:
-        raise
-    except Exception as error:  # whatever a damaged or hostile file sets off
-        reason = str(error).splitlines()[0][:300] if str(error) else type(error).__name__
-        raise ValueError(
-            f"{path} is a damaged TorchScript archive, or has more than weights: {reason}. Nothing in it was executed; "
-            "save its state dict with torch.save or as .safetensors"
-        ) from error
-
-
-class _Unpickler(_Base):
-    """Gives tensors, numbers, strings, containers and `_Thing`s."""
-
-    dispatch: ClassVar[dict[int, Any]] = {code[0]: _Base.dispatch[code[0]] for code in _OPCODES}
-
-    def __init__(self, archive: zipfile.ZipFile, top: str) -> None:
-        super().__init__(BytesIO(archive.read(f"{top}data.pkl")))
-        self.archive, self.top = archive, top
-        self.storages: dict[str, Tensor] = {}
-        order = archive.read(f"{top}byteorder").decode() if f"{top}byteorder" in archive.namelist() else "little"
-        if order != sys.byteorder:
-            raise ValueError(f"its numbers are written for {order}-endian machines")
-
-    def find_class(self, module: str, name: str) -> _Name:
-        """The name alone."""
-        return _Name(f"{module}.{name}")
-
-    def persistent_load(self, pid: Any) -> Tensor:
-        """A storage, as a flat tensor."""
-        kind, name, key, _, count = pid
-        dtype = _STORAGES.get(name)
-        if kind != "storage" or dtype is None:
-            raise ValueError(f"its storage {str(key)[:50]!r} is of the kind {str(name)[:100]!r}")
-        if key not in self.storages:
-            entry = self.archive.getinfo(f"{self.top}data/{key}")
-            size = entry.file_size
-            if size != count * dtype.itemsize:
-                raise ValueError(f"data/{key} has {size:,} bytes, and {count:,} numbers of {dtype} are stated")
-            data = bytearray(size)  # `check_archive` has held the sum of these against the size of the file
-            done = 0
-            with self.archive.open(entry) as file:  # in pieces, so that it is not there twice
-                while piece := file.read(PIECE):
-                    data[done : done + len(piece)] = piece
-                    done += len(piece)
-            if done != size:
-                raise ValueError(f"data/{key} ends {size - done:,} bytes early")
-            self.storages[key] = torch.frombuffer(data, dtype=dtype) if data else torch.zeros(0, dtype=dtype)
-        return self.storages[key]
-
-    def load_newobj(self) -> None:
-        """An object without attributes so far."""
-        arguments, kind = self.stack.pop(), self.stack.pop()
-        if type(kind) is not _Name or not kind.startswith("__torch__.") or arguments != ():
-            raise ValueError(f"it makes an object of {str(kind)[:100]!r}")
-        self.append(_Thing(kind))
-
-    def load_reduce(self) -> None:
-        """A call of one of the few functions that are known, done here instead."""
-        arguments, function = self.stack.pop(), self.stack.pop()
-        if type(function) is not _Name or type(arguments) is not tuple:
-            raise ValueError("it calls what is no function")
-        if function == "collections.OrderedDict" and arguments == ():
-            self.append({})
-        elif function in [f"torch.jit._pickle.{name}" for name in _PLAIN]:
-            self.append(arguments[0])
-        elif function == "torch._utils._rebuild_tensor_v2":
-            storage, offset, size, stride = arguments[:4]
-            self.append(torch.as_strided(storage, size, stride, offset))  # refuses what lies outside
-        else:
-            raise ValueError(f"it calls {function[:100]!r}")
-
-    def load_build(self) -> None:
-        """Gives an object its attributes."""
-        attributes, thing = self.stack.pop(), self.stack[-1]
-        if type(thing) is not _Thing or type(attributes) is not dict:
-            raise ValueError("an object of it is restored from something else than its attributes")
-        thing.attributes = attributes
-
-    dispatch[pickle.NEWOBJ[0]] = load_newobj
-    dispatch[pickle.REDUCE[0]] = load_reduce
-    dispatch[pickle.BUILD[0]] = load_build
-
-
-def _listed(archive: zipfile.ZipFile, code: str) -> dict[str, set[str]]:
-    """The parameters and buffers of each class by its dotted name, as far as its source has both lists."""
-    listed: dict[str, set[str]] = {}
-    for name in archive.namelist():
-        if not (name.startswith(code) and name.endswith(".py")):
-            continue
-        source = archive.read(name).decode()
-        if "def __setstate__(" in source:
-            raise ValueError(f"{name} has a method __setstate__, which would have to be run")
-        module = name[len(code) : -3].replace("/", ".")
-        for kind, lists in _CLASS.findall(source):
-            if "__buffers__" in lists:
-                listed[f"{module}.{kind}"] = set(re.findall(r'"([^"]*)"', lists))
-    return listed
-
-
-def _weights(whole: Any, listed: dict[str, set[str]]) -> dict[str, Tensor]:
-    found: dict[str, Tensor] = {}
-    open_ends = [(whole, "", 0)]
-    while open_ends:
-        thing, prefix, depth = open_ends.pop()
-        if type(thing) is not _Thing:
-            raise ValueError(f"it holds no modules, but {type(thing).__name__}")
-        if depth > DEEPEST or len(found) + len(open_ends) > MOST_WEIGHTS:
-            raise ValueError(f"more than {MOST_WEIGHTS:,} weights, or modules more than {DEEPEST} deep")
-        own = listed.get(thing.kind)
-        for name, value in thing.attributes.items():
-            if type(value) is _Thing:
-                open_ends.append((value, f"{prefix}{name}.", depth + 1))
-            elif isinstance(value, Tensor) and (own is None or name in own):
-                found[f"{prefix}{name}"] = value
-    return found
-
-
 # The model that holds them.
 
 
-def read_clip(path: str | Path) -> Any:
+def read_clip(path: str | Path, making: Making = OPENAI) -> Any:
     """The model of a weights file: `build_clip` of `read_state_dict`, which raise what is wrong with it.
 
     A tensor of the file is let go as soon as its copy is made, so that never all of both is in memory.
     """
-    state = read_state_dict(path)
-    return _build(((name, state.pop(name)) for name in list(state)), str(path))
+    return _build(given_away(read_state_dict(path)), str(path), making)
 
 
-def build_clip(state: Mapping[str, Tensor], source: str) -> Any:
-    """An unmodified `clip.model.CLIP` in fp32 that holds a copy of these weights; their shapes decide its sizes.
+def build_clip(state: Mapping[str, Tensor], source: str, making: Making = OPENAI) -> Any:
+    """A `clip.model.CLIP` in fp32 that holds a copy of these weights; their shapes decide its sizes.
 
-    `clip.model.build_model` is asked for the model's shape alone, on the meta device: nothing is drawn at random only
-    to be overwritten (most of its time, and it would shift the caller's random numbers), and fp32 weights do not pass
+    It is put together on the meta device: nothing is drawn at random only to be overwritten (most of the time that
+    `clip.model.build_model` takes, and it would shift the caller's random numbers), and fp32 weights do not pass
     through the fp16 that it converts models to.
 
     Args:
-        state: OpenAI's names to tensors.
+        state: OpenAI's names to tensors; a bias of the patch convolution, which OpenAI's has not, is added to the
+            positions of the patches, where it gives the same.
+        source: what the weights come from, for messages.
+        making: what the weights do not tell; with `OPENAI` the model is as `build_model` has it.
+
+    Raises:
+        ValueError: the names or shapes are not those of a CLIP, its towers do not consist of that many heads, or a
+            tensor holds anything but finite numbers.
+    """
+    return _build(state.items(), source, making)
+
+
+def given_away(state: dict[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a state dict by their names; each leaves it when it is asked for."""
+    return ((name, state.pop(name)) for name in list(state))
+
+
+def _build(state: Iterable[tuple[str, Tensor]], source: str, making: Making) -> Any:
+    weights = own_weights(state, source)
+    model = assembled(weights, lambda: _empty_clip(weights, making, source), source)
+    if model.context_length > MOST_POSITIONS:
+        raise ValueError(f"{source}: texts of {model.context_length} tokens; at most {MOST_POSITIONS}")
+    mask = model.build_attention_mask()  # a plain attribute of the blocks, no weight: it is still on the meta device
+    for block in model.transformer.resblocks:
+        block.attn_mask = mask
+    return model.eval()
+
+
+def own_weights(state: Iterable[tuple[str, Tensor]], source: str) -> dict[str, Tensor]:
+    """Copies of all tensors in fp32, ready for the modules of `clip.model`; see `build_clip`."""
+    weights = {name: _own(tensor, name, source) for name, tensor in state if name not in NOT_WEIGHTS}
+    bias, positions = weights.pop(PATCH_BIAS, None), weights.get("visual.positional_embedding")
+    if bias is not None:
+        if positions is None or positions.dim() != 2 or bias.shape != positions.shape[1:]:
+            raise ValueError(f"{source}: {PATCH_BIAS} of shape {tuple(bias.shape)} does not fit the positions")
+        positions[1:] += bias
+    return weights
+
+
+def assembled(weights: Mapping[str, Tensor], empty: Callable[[], Any], source: str) -> Any:
+    """A model with these weights, none more and none less.
+
+    Args:
+        weights: by the model's names; they are taken as they are, not copied.
+        empty: makes the model; it is called with the meta device as default.
         source: what the weights come from, for messages.
 
     Raises:
-        ValueError: the names or shapes are not those of a CLIP, or a tensor holds anything but finite numbers.
+        ValueError: names or shapes do not fit.
     """
-    return _build(state.items(), source)
-
-
-def _build(state: Iterable[tuple[str, Tensor]], source: str) -> Any:
-    weights = {name: _own(tensor, name, source) for name, tensor in state if name not in NOT_WEIGHTS}
-    build_model = import_clip().model.build_model
     try:
-        with torch.device("meta"), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # one warning a tensor: copying into a meta tensor does nothing
-            model = build_model(dict(weights))
+        with torch.device("meta"):
+            model = empty()
         model.load_state_dict(weights, assign=True)
     except (KeyError, RuntimeError, IndexError, AssertionError, AttributeError, ZeroDivisionError) as error:
         some = ", ".join(list(weights)[:3])
@@ -402,12 +187,76 @@ def _build(state: Iterable[tuple[str, Tensor]], source: str) -> Any:
         raise ValueError(
             f"{source} is no CLIP in OpenAI's layout: {reason} (its weights are named {some}, ...)"
         ) from error
-    if model.context_length > MOST_POSITIONS:
-        raise ValueError(f"{source}: texts of {model.context_length} tokens; at most {MOST_POSITIONS}")
-    mask = model.build_attention_mask()  # a plain attribute of the blocks, no weight: it is still on the meta device
-    for block in model.transformer.resblocks:
-        block.attn_mask = mask
-    return model.eval()
+    return model
+
+
+def _empty_clip(weights: Mapping[str, Tensor], making: Making, source: str) -> Any:
+    """A `clip.model.CLIP` of the sizes of these weights."""
+    clip, visual = import_clip().model, empty_visual(weights, making, source)
+    joint = weights["text_projection"].shape[1]
+    length, width = len(weights["positional_embedding"]), len(weights["ln_final.weight"])
+    vocabulary, layers = len(weights["token_embedding.weight"]), _count(weights, "transformer.resblocks.")
+    heads = making.text.heads_of(width, f"{source}: its text tower")
+    model = clip.CLIP(joint, 1, 1, WIDTH, 1, length, vocabulary, width, heads, layers)
+    model.visual = visual  # in the place of a small one, whose heads were told by its width
+    _set_up(model.transformer, making.text, weights, "transformer.")
+    model.ln_final.eps = making.text.eps
+    return model
+
+
+def empty_visual(weights: Mapping[str, Tensor], making: Making, source: str) -> Any:
+    """An image tower of `clip.model` of the sizes of the weights that are named `visual.`.
+
+    Raises:
+        KeyError: one of the weights that tell the sizes is not there.
+        ValueError: it does not consist of the heads that `making` states.
+    """
+    clip = import_clip().model
+    if "visual.proj" not in weights:  # a ResNet
+        stages = tuple(_count(weights, f"visual.layer{index}.", needed=False) for index in (1, 2, 3, 4))
+        width = len(weights["visual.layer1.0.conv1.weight"])
+        positions = len(weights["visual.attnpool.positional_embedding"])
+        joint = len(weights["visual.attnpool.c_proj.weight"])
+        heads = making.image.heads_of(32 * width, f"{source}: the pool of its image tower")
+        return clip.ModifiedResNet(stages, joint, heads, 32 * _side(positions), width)
+    patches, joint = weights["visual.conv1.weight"], weights["visual.proj"].shape[-1]
+    width, patch = len(patches), patches.shape[-1]
+    layers = _count(weights, "visual.transformer.resblocks.")
+    heads = making.image.heads_of(width, f"{source}: its image tower")
+    side = _side(len(weights["visual.positional_embedding"]))
+    visual = clip.VisionTransformer(patch * side, patch, width, layers, heads, joint)
+    _set_up(visual.transformer, making.image, weights, "visual.transformer.")
+    visual.ln_post.eps = visual.ln_pre.eps = making.image.eps
+    if not making.has_ln_pre:
+        visual.ln_pre = nn.Identity()
+    return visual
+
+
+def _count(weights: Mapping[str, Tensor], prefix: str, needed: bool = True) -> int:
+    """How many blocks there are below a prefix."""
+    found = len({name[len(prefix) :].partition(".")[0] for name in weights if name.startswith(prefix)})
+    if needed and not found:
+        raise KeyError(f"{prefix}0")
+    return found
+
+
+def _side(positions: int) -> int:
+    """Patches in a row, of the positions of a square image and its class token."""
+    side = math.isqrt(max(positions - 1, 0))
+    if side < 1 or side * side + 1 != positions:
+        raise RuntimeError(f"{positions} positions of the image tower are not those of a square of patches")
+    return side
+
+
+def _set_up(transformer: Any, tower: Tower, weights: Mapping[str, Tensor], prefix: str) -> None:
+    """Gives the blocks of a `clip.model.Transformer` the activation, the eps and the hidden width of a tower."""
+    width, hidden = transformer.width, len(weights[f"{prefix}resblocks.0.mlp.c_fc.weight"])
+    for block in transformer.resblocks:
+        block.ln_1.eps = block.ln_2.eps = tower.eps
+        if hidden != block.mlp.c_fc.out_features:
+            block.mlp.c_fc, block.mlp.c_proj = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        if (activation := activation_module(tower.activation)) is not None:
+            block.mlp.gelu = activation
 
 
 def is_finite(tensor: Tensor) -> bool:

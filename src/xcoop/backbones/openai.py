@@ -2,7 +2,7 @@
 
 The towers are evaluated from the model's own modules: no hook is set and none replaced. A view of a model has learned
 tokens in its image tower, and its text tower takes some layer by layer, for methods with deep prompts; another view has
-something added to the queries, keys and values of both.
+something added to the queries, keys and values of both. Models of other families become such models (`Making`).
 Symbols: N texts, L tokens, W text width, n context tokens; B images, T patches, V width of the image tower, m vision
 prompts; D joint width; J layers with prompts; h heads, d width of a head.
 """
@@ -12,17 +12,20 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from xcoop.backbones.base import Backbone, ImageFeatures, TextLimits, register_backbone
+from xcoop.backbones.base import Backbone, ImageFeatures, TextLimits, Wanted, register_backbone
 from xcoop.backbones.clip_model import fetch_openai, import_clip, read_clip
 from xcoop.backbones.held import held
+from xcoop.backbones.making import CLIP_MEAN, CLIP_STD, OPENAI, WIDTH, Making, tower_words
 from xcoop.backbones.resnet import resnet_map, resnet_pooled
-from xcoop.backbones.saving import layer_norm, recomputed
+from xcoop.backbones.saving import recomputed
+from xcoop.backbones.vit import AdaptedAttention, run_block, vit_projected, vit_prompted, vit_tokens
 from xcoop.utils.console import SHOWN
 
 if TYPE_CHECKING:
@@ -43,7 +46,6 @@ PUBLISHED = {
 }
 NAMES = tuple(PUBLISHED)
 RESNETS = tuple(name for name in NAMES if name.startswith("RN"))
-QUICK = 1.702  # QuickGELU is x * sigmoid(1.702 x)
 
 logger = logging.getLogger(__name__)
 
@@ -66,45 +68,60 @@ TEXT = TextLimits(context_length=77, count_tokens=count_tokens)
 
 
 @register_backbone(*NAMES, text=TEXT)
-def load_openai(name: str, path: str) -> Backbone:
+def load_openai(name: str, wanted: Wanted) -> Backbone:
     """OpenAI's weights of that name, or those of a local file; a file's shapes decide the model, not the name.
 
     A file of another architecture is taken, since only these names are to be had; it is said, here and in the record.
+    A state dict in OpenAI's layout does not say with which activation and heads it was trained: it is taken to be as
+    OpenAI's models are, unless the config says otherwise, and that is said, too.
     """
-    file = path or str(fetch_openai(name))
-    backbone = ClipBackbone(name, read_clip(file))
+    file = wanted.path or str(fetch_openai(name))
+    making = OPENAI.stated(wanted.activation, wanted.head_width)
+    taken = f"{making.image.activation}, heads of width {making.image.head_width}"
+    making = replace(making, source=f"{Path(file).name} (as OpenAI's models: {taken})" if wanted.path else name)
+    backbone = ClipBackbone(name, read_clip(file, making), making=making)
     if not backbone.fits_name:
         logger.warning(
             "MODEL.BACKBONE.NAME is %s (%s), but %s holds another architecture (%s): it is used, and recorded as such",
             name, described(*PUBLISHED[name]), file, backbone.architecture,
         )  # fmt: skip
-    elif path:
+    elif wanted.path:
         logger.info("%s holds %s, as %s has it", file, backbone.architecture, name)
+    if wanted.path:
+        logger.info(
+            "%s is read with %s, which its weights do not tell: MODEL.BACKBONE.ACTIVATION and HEAD_WIDTH say otherwise",
+            file, taken,
+        )  # fmt: skip
     return backbone
 
 
 class ClipBackbone(Backbone):
     """Any model of OpenAI's `clip` package, with a ViT or a ResNet as its image tower."""
 
-    pixel_mean = (0.48145466, 0.4578275, 0.40821073)  # clip.clip._transform
-    pixel_std = (0.26862954, 0.26130258, 0.27577711)
+    pixel_mean = CLIP_MEAN
+    pixel_std = CLIP_STD
     prompts: Tensor | None = None  # learned tokens in the image tower, (J, m, V)
 
-    def __init__(self, name: str, model: Any, trained_ids: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, name: str, model: Any, trained_ids: Sequence[int] | None = None, making: Making = OPENAI
+    ) -> None:
         """Wraps a model without changing it.
 
         Args:
             name: what it is called.
-            model: a `clip.model.CLIP`.
+            model: a `clip.model.CLIP`; of `build_clip` with the same making.
             trained_ids: the tokens whose embeddings were trained; None: all.
+            making: images, lengths and origin, which the model does not have itself.
         """
         super().__init__()
         self.name = name
         self.model = model
+        self.pixel_mean, self.pixel_std = making.pixel_mean, making.pixel_std
+        self.family, self.source = making.family, making.source
         self.trained_ids = None if trained_ids is None else frozenset(trained_ids)
         self.is_vit = hasattr(model.visual, "class_embedding")
         self.input_size = int(model.visual.input_resolution)
-        self.context_length = int(model.context_length)
+        self.context_length = making.context_length or int(model.context_length)
         self.text_width, self.embed_dim = model.text_projection.shape
         side = self.input_size // (model.visual.conv1.kernel_size[0] if self.is_vit else 32)
         self.grid = (side, side)
@@ -120,7 +137,23 @@ class ClipBackbone(Backbone):
         if not self.is_vit:
             layers, width, patch = tuple(map(len, self.image_blocks)), visual.layer1[0].conv1.out_channels, 0
         joint, length = int(self.embed_dim), self.context_length
-        return described(layers, width, patch, self.input_size, joint, self.text_width, text.layers, length)
+        words = described(layers, width, patch, self.input_size, joint, self.text_width, text.layers, length)
+        return f"{words}; {self.untold()}" if self.untold() else words
+
+    def untold(self) -> str:
+        """In what its towers compute otherwise than OpenAI's, as far as no name of a weight tells; see the base."""
+        visual = self.model.visual
+        if self.is_vit:
+            image = tower_words(visual.transformer)
+        else:
+            heads, width = visual.attnpool.num_heads, visual.attnpool.c_proj.in_features
+            image = "" if heads * WIDTH == width else f"{heads} heads of width {width // heads}"
+        towers = {"image": image, "text": self.text_words()}
+        return "; ".join(f"{whose} tower with {words}" for whose, words in towers.items() if words)
+
+    def text_words(self) -> str:
+        """The text tower's part of `untold`."""
+        return tower_words(self.model.transformer)
 
     @property
     def fits_name(self) -> bool:
@@ -254,9 +287,41 @@ class ClipBackbone(Backbone):
         norms = [getattr(block, name) for block in self.image_blocks for name in ("ln_1", "ln_2")]
         return [parameter for norm in norms for parameter in (norm.weight, norm.bias)]
 
-    def held_in(self, dtype: torch.dtype) -> ClipBackbone:
-        view = ClipBackbone(self.name, held(self.model, dtype))
-        view.recompute = self.recompute
+    def held_in(self, dtype: torch.dtype) -> Self:
+        view: Self = _sharing(self, model=held(self.model, dtype))
+        return view
+
+    def with_prompts(self, prompts: Tensor) -> Self:
+        """A view that shares all modules, with prompts in the first J blocks of its image tower, which is a ViT.
+
+        Args:
+            prompts: (J, m, V), part of the graph; see `vit_prompted`.
+
+        Raises:
+            ValueError: more layers than the tower has, or another width.
+        """
+        blocks, width = len(self.image_blocks), len(self.model.visual.conv1.weight)
+        if prompts.dim() != 3 or len(prompts) > blocks or prompts.shape[2] != width:
+            raise ValueError(
+                f"vision prompts of shape {tuple(prompts.shape)} for {blocks} blocks of width {width} in {self.name}"
+            )
+        view: Self = _sharing(self)
+        view.__dict__["prompts"] = prompts  # a view does not own them: they are not among its parameters
+        return view
+
+    def with_added(
+        self, text: Sequence[Callable[[Tensor], Tensor]], image: Sequence[Callable[[Tensor], Tensor]]
+    ) -> Self:
+        """A view that shares all tensors, with something added to the attention of all blocks; the images' are a ViT's.
+
+        Args:
+            text: one a block of the text tower; see `AdaptedAttention`.
+            image: one a block of the image tower.
+        """
+        model = self.model
+        visual = _sharing(model.visual, transformer=_adapted(model.visual.transformer, image))
+        changed = _sharing(model, transformer=_adapted(model.transformer, text), visual=visual)
+        view: Self = _sharing(self, model=changed)
         return view
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
@@ -274,76 +339,6 @@ class ClipBackbone(Backbone):
             return tensor.to(new.device) if id(tensor) in kept and new.dtype != torch.float32 else new
 
         return super()._apply(convert, recurse)
-
-
-class PromptedClip(ClipBackbone):
-    """A CLIP whose image tower has prompts in its first J blocks; a view that shares all modules with the plain one.
-
-    Its texts are those of the plain one.
-
-    Args:
-        backbone: with a ViT.
-        prompts: (J, m, V), part of the graph; see `vit_prompted`.
-
-    Raises:
-        ValueError: more layers than the tower has, or another width.
-    """
-
-    def __init__(self, backbone: ClipBackbone, prompts: Tensor) -> None:
-        trained = backbone.trained_ids
-        super().__init__(backbone.name, backbone.model, None if trained is None else list(trained))
-        blocks, width = len(self.image_blocks), backbone.model.visual.conv1.weight.shape[0]
-        if prompts.dim() != 3 or len(prompts) > blocks or prompts.shape[2] != width:
-            raise ValueError(
-                f"vision prompts of shape {tuple(prompts.shape)} for {blocks} blocks of width {width} in {self.name}"
-            )
-        self.recompute = backbone.recompute
-        self.__dict__["prompts"] = prompts  # a view does not own them: they are not among its parameters
-
-
-class AdaptedAttention(nn.Module):
-    """An `nn.MultiheadAttention`, all of whose tensors it shares, with something added to its projections.
-
-    Args:
-        plain: without dropout.
-        added: of the input (..., V) what is added to queries, keys and values, packed in this order: (..., 3 V).
-    """
-
-    added: Callable[[Tensor], Tensor]
-
-    def __init__(self, plain: Any, added: Callable[[Tensor], Tensor]) -> None:
-        super().__init__()
-        self.in_proj_weight, self.in_proj_bias = plain.in_proj_weight, plain.in_proj_bias
-        self.out_proj, self.num_heads = plain.out_proj, plain.num_heads
-        self.__dict__["added"] = added  # whoever trains it owns it
-
-    def forward(
-        self, query: Tensor, key: Tensor, value: Tensor, need_weights: bool = False, attn_mask: Tensor | None = None
-    ) -> tuple[Tensor, None]:
-        """As the blocks of `clip.model` call it: thrice the same (L, B, V), with a causal mask or none."""
-        return self_attention(self, query.transpose(0, 1), attn_mask is not None).transpose(0, 1), None
-
-
-class AdaptedClip(ClipBackbone):
-    """A CLIP with something added to the attention of all blocks; a view that shares all tensors with the plain one.
-
-    Args:
-        backbone: with a ViT.
-        text: one a block of the text tower; see `AdaptedAttention`.
-        image: one a block of the image tower.
-    """
-
-    def __init__(
-        self,
-        backbone: ClipBackbone,
-        text: Sequence[Callable[[Tensor], Tensor]],
-        image: Sequence[Callable[[Tensor], Tensor]],
-    ) -> None:
-        trained, model = backbone.trained_ids, backbone.model
-        visual = _sharing(model.visual, transformer=_adapted(model.visual.transformer, image))
-        model = _sharing(model, transformer=_adapted(model.transformer, text), visual=visual)
-        super().__init__(backbone.name, model, None if trained is None else list(trained))
-        self.recompute = backbone.recompute
 
 
 def _adapted(transformer: Any, added: Sequence[Callable[[Tensor], Tensor]]) -> Any:
@@ -384,103 +379,3 @@ def no_tokens(name: str, method: str) -> str:
         f"{method} works inside the blocks of a vision transformer; {name} has a ResNet for its image tower: "
         "choose a ViT, e.g. ViT-B/16"
     )
-
-
-# The image towers, from the modules of `clip.model`.
-
-
-def vit_tokens(visual: Any, images: Tensor) -> Tensor:
-    """The tokens that enter a vision transformer's first block, class token first: (B, 1 + T, V)."""
-    x = visual.conv1(images).flatten(2).transpose(1, 2)  # (B, T, V)
-    first = visual.class_embedding.to(x.dtype).expand(len(x), 1, -1)  # (B, 1, V)
-    tokens: Tensor = visual.ln_pre(torch.cat([first, x], dim=1) + visual.positional_embedding.to(x.dtype))
-    return tokens
-
-
-def vit_prompted(visual: Any, x: Tensor, own: int, prompts: Tensor | None, index: int) -> Tensor:
-    """What enters a block: the image's own tokens, and prompts behind them.
-
-    Each of the first J blocks has prompts of its own, in the place of what the block before made of the earlier ones;
-    later blocks go on with those. The first ones pass `ln_pre`, as all tokens that enter the first block do (deep
-    prompts: Jia et al., "Visual Prompt Tuning", ECCV 2022).
-
-    Args:
-        visual: a `clip.model.VisionTransformer`.
-        x: what left the block before, (B, own, V) or (B, own + m, V).
-        own: how many tokens are the image's, 1 + T.
-        prompts: (J, m, V); None for none at all.
-        index: of the block, from 0.
-
-    Returns:
-        (B, own + m, V); x itself if this block has no prompts of its own.
-    """
-    if prompts is None or index >= len(prompts):
-        return x
-    new = prompts[index].to(x.dtype)
-    new = new if index else visual.ln_pre(new)
-    return torch.cat([x[:, :own], new.expand(len(x), -1, -1)], dim=1)
-
-
-def vit_projected(visual: Any, tokens: Tensor) -> ImageFeatures:
-    """Tokens that left the last block, (B, 1 + T, V), through `ln_post` and `proj`.
-
-    CLIP itself projects the class token alone (`VisionTransformer.forward`); the same layers take the patch tokens into
-    the joint space, as in XCoOp's released code.
-    """
-    joint = visual.ln_post(tokens) @ visual.proj  # (B, 1 + T, D)
-    return ImageFeatures(pooled=joint[:, 0], patches=joint[:, 1:])
-
-
-def run_block(block: Any, x: Tensor, causal: bool = False) -> Tensor:
-    """What `clip.model.ResidualAttentionBlock.forward` computes, batch first: the same, fewer copies.
-
-    QuickGELU(h) = silu(1.702 h) / 1.702 takes fewer passes over the widest tensor there is, forward and backward, and
-    keeps one tensor of its size for the backward pass instead of two.
-
-    A block that somebody looks into, by a hook on any of its modules or by covering its method `attention` on the
-    instance, has its own modules called, so that they see what CLIP would show them: (L, B, V).
-
-    Args:
-        block: a `clip.model.ResidualAttentionBlock`.
-        x: (B, L, V).
-        causal: whether tokens see none that stand behind them, as in the text tower.
-
-    Returns:
-        (B, L, V).
-    """
-    kinds = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
-    if "attention" in vars(block) or any(getattr(module, kind) for module in block.modules() for kind in kinds):
-        return _looked_into(block, x.transpose(0, 1), causal).transpose(0, 1)
-    less = not causal  # of the image tower, which has by far more tokens
-    x = x + self_attention(block.attn, layer_norm(block.ln_1, x, less), causal)
-    hidden = F.silu(QUICK * block.mlp.c_fc(layer_norm(block.ln_2, x, less))) / QUICK  # (B, L, 4 V)
-    out: Tensor = x + block.mlp.c_proj(hidden)
-    return out
-
-
-def _looked_into(block: Any, x: Tensor, causal: bool) -> Tensor:
-    """The block's own modules on (L, B, V); with a mask of the length of x, which the block's own is not."""
-    if not causal:
-        called: Tensor = block(x)
-        return called
-    mask = torch.full((len(x), len(x)), float("-inf"), dtype=x.dtype, device=x.device).triu_(1)
-    normed = block.ln_1(x)
-    x = x + block.attn(normed, normed, normed, need_weights=False, attn_mask=mask)[0]
-    out: Tensor = x + block.mlp(block.ln_2(x))
-    return out
-
-
-def self_attention(attention: Any, x: Tensor, causal: bool = False) -> Tensor:
-    """What an `nn.MultiheadAttention` without dropout makes of (B, L, V) as queries, keys and values."""
-    B, L, V = x.shape
-    heads = projected(attention, x).view(B, L, 3, attention.num_heads, V // attention.num_heads)
-    query, key, value = heads.permute(2, 0, 3, 1, 4)  # each (B, h, L, d)
-    mixed = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
-    out: Tensor = attention.out_proj(mixed.transpose(1, 2).reshape(B, L, V))
-    return out
-
-
-def projected(attention: Any, x: Tensor) -> Tensor:
-    """Queries, keys and values of (B, L, V) in an `nn.MultiheadAttention`, or an adapted one, packed: (B, L, 3 V)."""
-    packed = F.linear(x, attention.in_proj_weight, attention.in_proj_bias)
-    return packed + attention.added(x) if isinstance(attention, AdaptedAttention) else packed

@@ -17,9 +17,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from xcoop.backbones.base import Backbone, register_backbone
-from xcoop.backbones.clip_model import ROWS, build_clip, read_clip
+from xcoop.backbones.base import Backbone, Wanted, register_backbone
+from xcoop.backbones.clip_model import build_clip, read_clip
+from xcoop.backbones.making import OPENAI
 from xcoop.backbones.openai import TEXT, ClipBackbone
+from xcoop.backbones.weight_files import ROWS
 from xcoop.utils.console import shown
 from xcoop.utils.files import atomic_path, sha256_file
 
@@ -31,10 +33,11 @@ MOST_NUMBERS = 1 << 26
 
 
 @register_backbone("phantom", text=TEXT)
-def load_phantom(name: str, path: str) -> Backbone:
+def load_phantom(name: str, wanted: Wanted) -> Backbone:
     """The shipped weights, or those of a local file."""
-    if path:
-        return ClipBackbone(name, read_clip(path))
+    if wanted.path:
+        making = OPENAI.stated(wanted.activation, wanted.head_width)
+        return ClipBackbone(name, read_clip(wanted.path, making), making=making)
     shipped = pretrained_path()
     state = load_state_dict(shipped)
     if (found := sha256_file(shipped)) != SHIPPED:

@@ -49,7 +49,12 @@ MACHINE = (
 # Seeds of one setting are averaged, so the seed is no part of the setting; each lies in a folder of its own.
 SEED = "SEED"
 # Keys that older runs lack, with the value that stands for what those did: a run has one hash, with them or without.
-LATER = {"DATASET.POSITIVE_CLASS": ""}
+LATER = {
+    "DATASET.POSITIVE_CLASS": "",
+    "MODEL.BACKBONE.ACTIVATION": "",
+    "MODEL.BACKBONE.HEAD_WIDTH": 0,
+    "MODEL.BACKBONE.SOURCE": "",
+}
 # Of these only the file name counts; the content is recorded by its own hash.
 FILES = ("DATASET.CONCEPT_BANK", "DATASET.PATH", "MODEL.BACKBONE.PATH", "MODEL.INIT_WEIGHTS")
 

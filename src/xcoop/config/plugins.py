@@ -54,7 +54,11 @@ _SHARED_KEYS: dict[str, tuple[Any, Rule | None]] = {
     "DATASET.VAL_SHOTS": (0, whole(-1)),
     KEY: (["auto"], each(one_of(AUTO, *KINDS))),  # augmentations to leave out; see `xcoop.config.augmentation`
     "DATASET.SPLIT_SEED": (0, whole(0)),  # of the split that is made for a user's own data
-    "MODEL.BACKBONE.PATH": ("", None),  # local weights of the backbone
+    "MODEL.BACKBONE.PATH": ("", None),  # local weights of the backbone: a file or a folder
+    "MODEL.BACKBONE.SOURCE": ("", None),  # a name on a hub, or of an architecture, for names that leave it open
+    # what a file of weights does not tell; "" and 0 are as the family has it
+    "MODEL.BACKBONE.ACTIVATION": ("", one_of("", "quick_gelu", "gelu", "gelu_tanh")),
+    "MODEL.BACKBONE.HEAD_WIDTH": (0, whole(0)),
     "FEATURES.CACHE": (True, None),  # features of a frozen image tower are computed once
     "FEATURES.DIR": ("", None),  # "" is the cache folder of this user
     # the blocks of a trained image tower are computed again in the backward pass: less memory, more time

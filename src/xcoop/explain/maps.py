@@ -18,8 +18,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from xcoop.backbones import Backbone, ImageFeatures
-from xcoop.backbones.openai import projected, vit_projected
 from xcoop.backbones.resnet import resnet_map, resnet_pooled
+from xcoop.backbones.vit import projected, vit_projected
 from xcoop.explain.tower import trace, visual_of
 from xcoop.methods.alignment import unit
 from xcoop.methods.model import PromptModel

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from xcoop.backbones import Backbone, ImageFeatures
-from xcoop.backbones.openai import projected, vision_prompts, vit_projected, vit_prompted, vit_tokens
+from xcoop.backbones.openai import vision_prompts
+from xcoop.backbones.vit import projected, vit_projected, vit_prompted, vit_tokens
 
 
 class Attention(NamedTuple):

@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from xcoop.backbones.clip_model import build_clip, import_clip
-from xcoop.backbones.openai import QUICK, ClipBackbone, self_attention
+from xcoop.backbones.openai import ClipBackbone
 from xcoop.backbones.phantom import FULL, IDS, ROWS, untrained_rows
+from xcoop.backbones.vit import QUICK, self_attention
 from xcoop.phantom.tables import TABLES, all_sentences
 
 VOCAB, CONTEXT = 49408, 77

@@ -155,6 +155,7 @@ def _describe(trainer: Any, labels: Ints, probabilities: Floats) -> dict[str, An
         "trainer": cfg.TRAINER.NAME,
         "backbone": cfg.MODEL.BACKBONE.NAME + ("" if getattr(backbone, "fits_name", True) else OTHER),
         "architecture": getattr(backbone, "architecture", None),
+        "weights": getattr(backbone, "source", None) or None,  # what was loaded, in words
         "backbone_sha256": backbone.fingerprint(),
         "shots": cfg.DATASET.NUM_SHOTS if cfg.DATASET.NUM_SHOTS > 0 else None,
         "seed": cfg.SEED,

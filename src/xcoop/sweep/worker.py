@@ -117,8 +117,9 @@ def training(plan: Plan, seed: int, title: str) -> Job:
 def group_of(cfg: CfgNode) -> str:
     """What runs must have in common to share what they load."""
     backbone, dataset = cfg.MODEL.BACKBONE, cfg.DATASET
-    parts = [backbone.NAME, backbone.get("PATH", ""), dataset.NAME, dataset.get("SET", ""), dataset.get("PATH", ""),
-             "x".join(map(str, cfg.INPUT.SIZE))]  # fmt: skip
+    weights = (backbone.get(key, "") for key in ("PATH", "SOURCE", "ACTIVATION", "HEAD_WIDTH"))
+    images = (dataset.NAME, dataset.get("SET", ""), dataset.get("PATH", ""), "x".join(map(str, cfg.INPUT.SIZE)))
+    parts = [backbone.NAME, *weights, *images]
     return " ".join(str(part) for part in parts if part)
 
 
