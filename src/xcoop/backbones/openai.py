@@ -25,7 +25,7 @@ from xcoop.backbones.held import held
 from xcoop.backbones.making import CLIP_MEAN, CLIP_STD, OPENAI, WIDTH, Making, tower_words
 from xcoop.backbones.resnet import resnet_map, resnet_pooled
 from xcoop.backbones.saving import recomputed
-from xcoop.backbones.vit import AdaptedAttention, run_block, vit_projected, vit_prompted, vit_tokens
+from xcoop.backbones.vit import AdaptedAttention, run_block, text_prompted, vit_projected, vit_prompted, vit_tokens
 from xcoop.utils.console import SHOWN
 
 if TYPE_CHECKING:
@@ -177,13 +177,17 @@ class ClipBackbone(Backbone):
         return [visual.layer1, visual.layer2, visual.layer3, visual.layer4]
 
     def tokenize(self, texts: str | Sequence[str]) -> Tensor:
+        return import_clip().tokenize(self.fitting(texts), context_length=self.context_length).long()
+
+    def fitting(self, texts: str | Sequence[str]) -> list[str]:
+        """The texts; ValueError if one of them has more tokens than fit."""
         texts = [texts] if isinstance(texts, str) else list(texts)
         for text in texts:
             if (count := self.count_tokens(text)) > self.context_length:
                 # A prompt ends with what tells it from others, the class: both ends are shown.
                 ends = repr(text) if len(text) <= SHOWN else f"{text[: SHOWN // 2]!r} ... {text[-SHOWN // 2 :]!r}"
                 raise ValueError(f"{count} tokens, but {self.name} takes {self.context_length}: {ends}")
-        return import_clip().tokenize(texts, context_length=self.context_length).long()
+        return texts
 
     def count_tokens(self, text: str) -> int:
         return count_tokens(text)
@@ -239,7 +243,23 @@ class ClipBackbone(Backbone):
         Raises:
             ValueError: an end token lies outside the embeddings, or beyond the model's context.
         """
-        model, length = self.model, embeddings.shape[1]
+        x = self.placed(embeddings, end)  # (N, L, W)
+        for index, block in enumerate(self.model.transformer.resblocks):
+            x = run_block(block, text_prompted(x, prompts, index), causal=True)
+        states: Tensor = self.model.ln_final(x[torch.arange(len(end), device=x.device), end])  # (N, W)
+        return states
+
+    def placed(self, embeddings: Tensor, end: Tensor) -> Tensor:
+        """Embeddings with their positions, (N, L, W), over the shortest prefix that holds all end tokens.
+
+        Args:
+            embeddings: (N, L, W), without positions.
+            end: (N,) int64.
+
+        Raises:
+            ValueError: an end token lies outside the embeddings, or beyond the model's context.
+        """
+        length = embeddings.shape[1]
         if end.device.type == "cpu" or length >= self.context_length:  # else they are cropped: to look waits for a GPU
             length = int(end.max()) + 1
             if length > min(embeddings.shape[1], self.context_length) or int(end.min()) < 0:
@@ -247,14 +267,7 @@ class ClipBackbone(Backbone):
                     f"end tokens at {end.tolist()} do not lie within {embeddings.shape[1]} embeddings "
                     f"and a context of {self.context_length} tokens"
                 )
-        x = embeddings[:, :length].to(self.dtype) + model.positional_embedding[:length].to(self.dtype)  # (N, L, W)
-        for index, block in enumerate(model.transformer.resblocks):
-            if prompts is not None and 0 < index <= len(prompts):
-                new = prompts[index - 1].to(x.dtype).expand(len(x), -1, -1)  # (N, n, W)
-                x = torch.cat([x[:, :1], new, x[:, 1 + new.shape[1] :]], dim=1)
-            x = run_block(block, x, causal=True)
-        states: Tensor = model.ln_final(x[torch.arange(len(end), device=x.device), end])  # (N, W)
-        return states
+        return embeddings[:, :length].to(self.dtype) + self.model.positional_embedding[:length].to(self.dtype)
 
     def encode_image(self, images: Tensor, patches: bool = False) -> ImageFeatures:
         """Global and local features; see the base class.

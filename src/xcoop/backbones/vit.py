@@ -130,12 +130,33 @@ def _looked_into(block: Any, x: Tensor, causal: bool) -> Tensor:
     return out
 
 
-def self_attention(attention: Any, x: Tensor, causal: bool = False) -> Tensor:
-    """What an `nn.MultiheadAttention` without dropout makes of (B, L, V) as queries, keys and values."""
+def text_prompted(x: Tensor, prompts: Tensor | None, index: int) -> Tensor:
+    """What enters a block of a text tower: from the second on, its own prompts in the place of the context.
+
+    Args:
+        x: what left the block before, (N, L, W); the context stands right behind the start token.
+        prompts: (J, n, W), of the second block to block 1 + J; None: the context is never replaced.
+        index: of the block, from 0.
+    """
+    if prompts is None or not 0 < index <= len(prompts):
+        return x
+    new = prompts[index - 1].to(x.dtype).expand(len(x), -1, -1)  # (N, n, W)
+    return torch.cat([x[:, :1], new, x[:, 1 + new.shape[1] :]], dim=1)
+
+
+def self_attention(attention: Any, x: Tensor, causal: bool = False, mask: Tensor | None = None) -> Tensor:
+    """What an `nn.MultiheadAttention` without dropout makes of (B, L, V) as queries, keys and values.
+
+    Args:
+        attention: the module, or an adapted one.
+        x: (B, L, V).
+        causal: whether tokens see none that stand behind them.
+        mask: which tokens are seen otherwise, (B, 1, 1 or L, L), true for those that are; None: all.
+    """
     B, L, V = x.shape
     heads = projected(attention, x).view(B, L, 3, attention.num_heads, V // attention.num_heads)
     query, key, value = heads.permute(2, 0, 3, 1, 4)  # each (B, h, L, d)
-    mixed = F.scaled_dot_product_attention(query, key, value, is_causal=causal)
+    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
     out: Tensor = attention.out_proj(mixed.transpose(1, 2).reshape(B, L, V))
     return out
 
