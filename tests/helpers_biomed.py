@@ -30,6 +30,7 @@ class Small:
 
     model: Any
     folder: Path
+    weights: str = "open_clip_pytorch_model.bin"
 
     def tokens(self, texts: list[str]) -> Tensor:
         """As open_clip's own tokenizer gives them."""

@@ -283,6 +283,8 @@ def _renamed(text: dict[str, Tensor], bert: Bert, source: str) -> dict[str, Tens
         raise ValueError(
             f"{source}: its text tower lacks {error}; is it a BERT with the projection that it states?"
         ) from error
+    except (IndexError, RuntimeError) as error:
+        raise ValueError(f"{source}: its text tower is no BERT, a weight does not fit the others: {error}") from error
     if text:
         raise ValueError(f"{source}: its text tower has {', '.join(sorted(text)[:3])}, which a BERT has not")
     return renamed

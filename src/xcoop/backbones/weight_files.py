@@ -19,6 +19,9 @@ from torch import Tensor
 
 from xcoop.engine.checkpoint import check_archive
 
+SUFFIXES = (".safetensors", ".bin", ".pt", ".pth")
+WRAPPINGS = ("state_dict", "model_state_dict", "model")  # under which a training keeps the weights among other things
+PREFIXES = ("module.", "_orig_mod.", "model.")  # of DistributedDataParallel, torch.compile, and a model in a model
 ROWS = "token_embedding.rows"  # the mark of the phantom's weights: only the used rows are stored
 
 
@@ -26,7 +29,8 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     """The state dict in a file: `.safetensors`, a `torch.save` file, or one of OpenAI's TorchScript archives.
 
     Args:
-        path: the file; `{"state_dict": ...}` and names that all begin with "module." are unwrapped.
+        path: the file; what lies under one of `WRAPPINGS`, and names that all begin with one of `PREFIXES`, are
+            unwrapped.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -36,24 +40,35 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise FileNotFoundError(f"no weights file {path}; MODEL.BACKBONE.PATH takes a .safetensors, .pt or .pth file")
     if path.suffix == ".safetensors":
-        return _read_safetensors(path)
+        return _bare(_read_safetensors(path))
     try:
         is_torchscript = check_archive(path)
     except ValueError as error:
         raise ValueError(f"{path} cannot be read as weights (nothing in it was executed): {error}") from error
     if is_torchscript:
         return read_torchscript(path)
-    content = _read_pickle(path)
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
+    content = _unwrapped(_read_pickle(path))
     if not isinstance(content, Mapping) or not content:
         raise ValueError(f"{path} holds no state dict, but {type(content).__name__}")
     for name, value in content.items():
         if not (isinstance(name, str) and isinstance(value, Tensor)):
             raise ValueError(f"{path} holds no state dict: its entry {name!r} is no tensor")
-    if all(name.startswith("module.") for name in content):
-        return {name.removeprefix("module."): value for name, value in content.items()}
-    return dict(content)
+    return _bare(dict(content))
+
+
+def _unwrapped(content: Any) -> Any:
+    """What lies under the names that a training gives its weights; each of them once."""
+    for _ in WRAPPINGS:
+        inner = [content[key] for key in WRAPPINGS if isinstance(content, Mapping) and key in content]
+        content = next((one for one in inner if isinstance(one, Mapping)), content)
+    return content
+
+
+def _bare(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict without prefixes that all of its names have."""
+    while state and (prefix := next((one for one in PREFIXES if all(name.startswith(one) for name in state)), "")):
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return state
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -1,0 +1,45 @@
+"""Models by their names on Hugging Face's hub: from its local cache, else by its own client."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+SCHEME = "hf-hub:"  # may stand before a name, as open_clip writes it
+
+
+def hub_folder(source: str, patterns: Sequence[Sequence[str]], complete: Callable[[Path], bool]) -> Path:
+    """The local folder with a model's files.
+
+    Args:
+        source: the model's name on the hub, `owner/name`.
+        patterns: the files that are needed; where they are not there, the next ones are asked for.
+        complete: whether a folder has all that is needed.
+
+    Raises:
+        ImportError: the hub's client is not installed.
+        ConnectionError: the files are neither in the cache nor to be had; the message says what to do.
+    """
+    try:
+        from huggingface_hub import snapshot_download
+    except ImportError as error:
+        raise ImportError(f"{source} is fetched with huggingface_hub: pip install 'xcoop[hf]'") from error
+    name, reason = source.removeprefix(SCHEME), "the hub does not have the files of such a model under this name"
+    for local in (True, False):
+        for wanted in patterns:
+            try:
+                folder = Path(snapshot_download(name, allow_patterns=list(wanted), local_files_only=local))
+            except Exception as error:  # whatever the client stumbles over: no network, no such name, no permission
+                reason = reason if local else (str(error).strip() or type(error).__name__).splitlines()[0][:300]
+                continue
+            if complete(folder):
+                return folder
+        if local:
+            logger.info("%s is not in the hub's local cache; fetching it", name)
+    raise ConnectionError(
+        f"{name} cannot be fetched ({reason}). On a machine with network: `hf download {name} --local-dir FOLDER`; "
+        "then bring FOLDER here, and set MODEL.BACKBONE.PATH to it"
+    )
