@@ -74,7 +74,7 @@ def _plain(value: Any) -> Any:
 
 
 def load_preset(name: str, wanted: Wanted) -> Backbone:
-    """The backbone of that name, by its family's loader: from a local place, or else from the hub.
+    """The backbone of that name, by its family's loader: from a local place if one is given, else from the hub.
 
     Raises:
         ValueError: no adapter reads it; the message says why.
@@ -82,7 +82,8 @@ def load_preset(name: str, wanted: Wanted) -> Backbone:
     preset = presets()[name]
     if not preset.family:
         raise ValueError(f"the backbone {name} cannot be used: {preset.unread}")
-    return loader_of(preset.family)(name, replace(wanted, source=wanted.source or preset.hub))
+    source = wanted.source or ("" if wanted.path else preset.hub)
+    return loader_of(preset.family)(name, replace(wanted, source=source))
 
 
 for _preset in presets().values():

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 # What is drawn, and the sentence about it: `xcoop.phantom` has both kinds.
 PICTURES = {"derm": "dermoscopic photo of a skin lesion", "chest": "chest x-ray of a patient"}
 TEMPLATE = "a {}."
-EACH = 2  # pictures of a kind
+EACH, DRAWN = 2, 224  # pictures of a kind, and pixels a side that they are drawn in
 STEPS, RATE = 2, 0.002  # of CoOp; the rate is its release's
 LONGEST = 40  # characters of a cell
 
@@ -156,7 +156,8 @@ def check_one(arguments: argparse.Namespace) -> int:
     images = draw_pictures(backbone).to(device)  # (N, 3, S, S)
     labels = torch.arange(len(PICTURES), device=device).repeat_interleave(EACH)  # (N,)
     right, sound = classify(backbone, images, labels)
-    say(f"classified: {right} of {len(labels)} drawn pictures (skin lesions, chest x-rays) by their sentences")
+    told = "a skin lesion or a chest x-ray? Weights trained on real images should know"
+    say(f"classified: {right} of {len(labels)} drawn pictures by text ({told})")
     losses = train(backbone, images, labels)
     say(f"trained: {STEPS} steps of CoOp, loss {' -> '.join(f'{loss:.4f}' for loss in losses)}")
     finite = all(torch.isfinite(torch.tensor(losses)).tolist())
@@ -180,14 +181,16 @@ def _device(asked: str) -> Any:
 
 def draw_pictures(backbone: Backbone) -> Tensor:
     """`EACH` drawn pictures of each kind as the backbone takes them, (N, 3, S, S) on the CPU."""
-    import numpy as np
     import torch
+    from PIL import Image
+    from torchvision.transforms.functional import pil_to_tensor
 
     from xcoop.phantom.corpus import Case, draw_case
 
-    size = backbone.input_size
-    cases = [Case(kind, "check", 0, index, size) for kind in PICTURES for index in range(EACH)]
-    pixels = torch.from_numpy(np.stack([draw_case(case)[0] for case in cases])).permute(0, 3, 1, 2) / 255
+    side = backbone.input_size
+    cases = [Case(kind, "check", 0, index, DRAWN) for kind in PICTURES for index in range(EACH)]
+    drawn = (Image.fromarray(draw_case(case)[0]) for case in cases)
+    pixels = torch.stack([pil_to_tensor(one.resize((side, side), Image.Resampling.BICUBIC)) for one in drawn]) / 255
     mean, std = (torch.tensor(side)[:, None, None] for side in (backbone.pixel_mean, backbone.pixel_std))
     return (pixels - mean) / std
 
