@@ -8,6 +8,7 @@ import string
 import pytest
 import torch
 from helpers_clip import tiny_clip_state
+from helpers_families import HUGGING_FACE, OPEN_CLIP, hugging_face_folder, open_clip_folder, tiny_state
 from safetensors.torch import save_file
 from yacs.config import CfgNode
 
@@ -17,6 +18,9 @@ from xcoop.backbones.presets import presets
 
 # Each backbone must be listed here, with the kind of small random weights that stand for the real ones.
 KINDS = {name: "resnet" if name.startswith("RN") else "vit" for name in NAMES} | {"phantom": "vit"}
+KINDS |= {"huggingface": "huggingface", "open_clip": "open_clip"}
+GELU = HUGGING_FACE | {"text_config": HUGGING_FACE["text_config"] | {"hidden_act": "gelu"}}
+NARROW = OPEN_CLIP | {"quick_gelu": False, "vision_cfg": OPEN_CLIP["vision_cfg"] | {"head_width": 32}}
 TEXTS = ["a nevus", "a melanoma with irregular streaks", "x"]
 
 
@@ -28,13 +32,15 @@ def make_cfg(name, path=""):
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("kinds")
     paths = {}
-    for kind in set(KINDS.values()):
+    for kind in ("vit", "resnet"):
         paths[kind] = folder / f"{kind}.safetensors"
         save_file({name: value.contiguous() for name, value in tiny_clip_state(5, kind).items()}, paths[kind])
+    paths["huggingface"] = hugging_face_folder(folder / "huggingface", GELU, tiny_state(5))
+    paths["open_clip"] = open_clip_folder(folder / "open_clip", NARROW, tiny_state(5))
     return paths
 
 
-@pytest.fixture(scope="module", params=["RN50", "ViT-B/16", "phantom"])  # one of each kind; all are of these classes
+@pytest.fixture(scope="module", params=["RN50", "ViT-B/16", "phantom", "huggingface", "open_clip"])
 def backbone(request, files):
     return load_backbone(make_cfg(request.param, files[KINDS[request.param]]))
 
@@ -49,7 +55,7 @@ def test_every_backbone_is_listed_and_loads(files):
     assert {*KINDS, *presets(), "huggingface", "open_clip"} == set(backbone_names())  # these have tests of their own
     for name, kind in KINDS.items():
         backbone = load_backbone(make_cfg(name, files[kind]))
-        assert (backbone.name, backbone.is_vit) == (name, kind == "vit")
+        assert (backbone.name, backbone.is_vit) == (name, kind != "resnet")
 
 
 def test_handed_out_frozen_in_fp32_in_evaluation_mode(backbone):
@@ -63,6 +69,7 @@ def test_handed_out_frozen_in_fp32_in_evaluation_mode(backbone):
 def test_metadata(backbone):
     assert len(backbone.pixel_mean) == len(backbone.pixel_std) == 3
     assert all(0 < value < 1 for value in (*backbone.pixel_mean, *backbone.pixel_std))
+    assert backbone.family
     assert backbone.logit_scale.shape == ()
     assert all(isinstance(side, int) and side > 0 for side in backbone.grid)
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from xcoop.backbones.base import Backbone, Wanted, register_backbone
+from xcoop.backbones.bert import read_bert_clip
 from xcoop.backbones.clip_model import build_clip
 from xcoop.backbones.hub import SCHEME, hub_folder
 from xcoop.backbones.making import CLIP_MEAN, CLIP_STD, Making, Tower
@@ -33,6 +35,7 @@ from xcoop.backbones.model_folder import (
     whole_number,
 )
 from xcoop.backbones.openai import ClipBackbone
+from xcoop.backbones.timm_trunk import rename_trunk, trunk_tower
 from xcoop.utils.console import shown, unknown
 
 logger = logging.getLogger(__name__)
@@ -66,6 +69,7 @@ _IMAGE: dict[str, tuple[Any, ...] | None] = {
     "pool_type": ("tok",),
     "timm_model_name": (None, ""),
 }
+_TRUNK = _IMAGE | {"timm_model_name": None}
 _TEXT: dict[str, tuple[Any, ...] | None] = {
     **_BLOCKS,
     **dict.fromkeys(("context_length", "vocab_size", "heads", "pad_id", "eos_id", "hf_model_pretrained"), None),
@@ -78,6 +82,7 @@ _TEXT: dict[str, tuple[Any, ...] | None] = {
     "hf_tokenizer_name": (None, ""),
     "hf_model_name": (None, ""),
 }
+_BERT = _TEXT | dict.fromkeys(("hf_model_name", "hf_tokenizer_name", "tokenizer_kwargs"), None)  # asked for there
 
 
 class Model(NamedTuple):
@@ -229,21 +234,46 @@ def read_open_clip(name: str, model: Model, wanted: Wanted) -> ClipBackbone:
     quick = model.config.get("quick_gelu", False)
     if type(quick) is not bool:
         raise ValueError(f"{source}: its config states quick_gelu as {shown(quick)}; it must be true or false")
-    _check(image, _IMAGE, "vision_cfg.", source)
-    _check(text, _TEXT, "text_cfg.", source)
+    trunk, bert = image.get("timm_model_name"), text.get("hf_model_name")
+    _check(image, _TRUNK if trunk else _IMAGE, "vision_cfg.", source)
+    _check(text, _BERT if bert else _TEXT, "text_cfg.", source)
     making = Making(
-        image=_image_tower(image, quick, source),
-        text=_text_tower(text, quick, source),
-        has_ln_pre=not image.get("no_ln_pre", False),
+        image=_trunk_tower(image, source) if trunk else _image_tower(image, quick, source),
+        text=Tower() if bert else _text_tower(text, quick, source),
         pixel_mean=channels(model.images.get("mean"), CLIP_MEAN, "mean", source),
         pixel_std=channels(model.images.get("std"), CLIP_STD, "std", source),
         family="open_clip",
         source=source,
     ).stated(wanted.activation, wanted.head_width)
-    state = renamed(read_weights(model.folder, model.file, WEIGHTS))
-    stated = _stated_image(image, source) | _stated_text(model.config, text, source)
-    compare_sizes(stated, lambda: image_sizes(state) | text_sizes(state), source)
-    return ClipBackbone(name, build_clip(state, source, making), making=making)
+    raw = read_weights(model.folder, model.file, WEIGHTS)
+    state = renamed(raw) if not trunk else renamed(_without_image(raw)) | rename_trunk(raw, source)
+    has_norm = "visual.ln_pre.weight" in state if trunk else not image.get("no_ln_pre", False)
+    making = replace(making, has_ln_pre=has_norm)
+    compare_sizes({} if trunk else _stated_image(image, source), lambda: image_sizes(state), source)
+    if bert:
+        towers = {key: tensor for key, tensor in state.items() if key.startswith("visual.")}
+        backbone: ClipBackbone = read_bert_clip(name, towers, raw, text, model.folder, making)
+    else:
+        compare_sizes(_stated_text(model.config, text, source), lambda: text_sizes(state), source)
+        backbone = ClipBackbone(name, build_clip(state, source, making), making=making)
+    if backbone.input_size != (pixels := whole_number(image, "image_size", backbone.input_size, source)):
+        raise ValueError(f"{source}: its config states images of {pixels} pixels, its weights {backbone.input_size}")
+    return backbone
+
+
+def _without_image(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor for name, tensor in state.items() if not name.startswith("visual.")}
+
+
+def _trunk_tower(image: Mapping[str, Any], source: str) -> Tower:
+    """The image tower that timm names; open_clip's own defaults where the config leaves something out."""
+    stated = (image["timm_model_name"], image.get("timm_pool", "avg"), image.get("timm_proj", "linear") or "none")
+    if not all(isinstance(value, str) for value in stated):
+        raise ValueError(f"{source}: its config states timm's model, pool and projection as {shown(list(stated))}")
+    try:
+        return trunk_tower(*stated)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
 
 
 def renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
