@@ -31,6 +31,8 @@ from xcoop.utils.process_cache import Shared, sharing
 
 STEPS = 2
 SIZE = 16  # pixels, 2 x 2 patches
+# Signs made of words that the smallest vocabulary has: others would be one unknown token, and all signs the same.
+LIGHTS, THINGS = ("dark", "bright", "low", "high", "white"), ("spot", "glow", "skin", "nevus", "lesion")
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -62,7 +64,8 @@ def root(dataset: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     if own := LAYOUTS[dataset].path:
         text = skeleton(dataset, list(LAYOUTS[dataset].counts[0])).replace("atlas:  ", "atlas: a book")
         for number in range(text.count("concept: ,")):
-            text = text.replace("concept: ,", f"concept: sign number {number},", 1)
+            sign = f"{LIGHTS[number % len(LIGHTS)]} {THINGS[number // len(LIGHTS)]}"
+            text = text.replace("concept: ,", f"concept: {sign},", 1)
         (made / own / "concepts.yaml").write_text(text)
     return made
 
