@@ -1,4 +1,4 @@
-"""Your own images: a folder with a directory a class, or a table, and nothing else."""
+"""Your own images: a folder with a directory a class, a table, or a file of splits, and nothing else."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from xcoop.config.plugins import register_dataset
 from xcoop.data.dataset import TEST_SHARE, MedicalDataset
 from xcoop.data.folders import NameIndex, left_out, list_images, name_some, shown_kinds, unread_files
 from xcoop.data.owntable import PERSON, Row, read_rows, split_of
+from xcoop.data.splitfile import SPLIT_FILE, read_own_splits
 from xcoop.data.splits import SPLITS, Item, Remark, Splits, cached_place, shown_some, three_way, write_first
 from xcoop.utils.console import DatasetError, escaped
 from xcoop.utils.reading import read_json
@@ -43,14 +44,14 @@ MAX_NAMED = 5
 
 @register_dataset()
 class Folder(MedicalDataset):
-    """`DATASET.PATH` names the folder or the table; see `read_own`. Without a split one is made and kept."""
+    """`DATASET.PATH` names the folder, or the file that lists; see `read_own`. Without a split one is made and kept."""
 
     def set_up(self, cfg: CfgNode) -> None:
-        """Reads the folder or the table, which alone tell the classes."""
+        """Reads the folder or the file that lists its images, which alone tell the classes."""
         if not cfg.DATASET.PATH:
             raise DatasetError(
-                "This dataset is your own: name the folder of its images, or its CSV file, with DATASET.PATH (such as "
-                "DATASET.PATH my_images)"
+                "This dataset is your own: name the folder of its images, its CSV file, or its JSON file of splits "
+                "(such as DATASET.PATH my_images)"
             )
         (place,) = self.places(cfg)
         if not place.exists():
@@ -65,20 +66,20 @@ class Folder(MedicalDataset):
         return self._own.folder
 
     def read(self, folder: Path) -> Splits:
-        """The splits that directories or table state."""
+        """The splits that directories, table or file of splits state."""
         return self._own.splits
 
     def remarks(self, folder: Path, splits: Splits) -> list[Remark]:
-        """How the table was read; what lies below the directories of the classes, or beside them, and is not read.
+        """How the file was read; what lies below the directories of the classes, or beside them, and is not read.
 
-        A table may choose among images: what it does not list is mentioned, and is no fault.
+        A table or a file of splits may choose among images: what it does not list is mentioned, and is no fault.
         """
         taken = {item.path for item in splits.all()}
         if self._own.table:
             beside = left_out(
                 folder,
                 {posixpath.dirname(path) for path in taken},
-                lambda path: path in taken or path.lower().endswith(TABLES),
+                lambda path: path in taken or _lists(posixpath.basename(path)),
             )
             return [*self._own.remarks, *(replace(remark, matters=False) for remark in beside)]
         return [*self._own.remarks, *left_out(folder, [""], taken.__contains__)]
@@ -102,37 +103,50 @@ class Own:
     folder: Path  # the paths of the items are relative to it
     classes: tuple[str, ...]  # in label order: sorted, by value if all are numbers
     splits: Splits  # undivided if no split is stated
-    table: str  # the name of the table without its suffix; empty for directories
+    table: str  # the name of the file that lists, without its suffix; empty for directories
     remarks: tuple[Remark, ...]  # on how it was read
 
 
+def _lists(name: str) -> bool:
+    """Whether a file of that name lists images: a table, or splits."""
+    return name.lower().endswith(TABLES) or SPLIT_FILE.fullmatch(name) is not None
+
+
 def read_own(place: Path, wanted: Sequence[str] = ()) -> Own:
-    """The images of a folder or of a table.
+    """The images of a folder, of a table, or of a file of splits.
 
     Args:
-        place: a CSV file; a folder with exactly one CSV file; or a folder with a directory for each class, either
-            below it or below its directories `train`, `test` and, if there is one, `val`.
+        place: a CSV file, or a JSON file of splits (see `xcoop.data.splitfile`); a folder with exactly one of them (of
+            JSON files those called `split_*.json` count); or a folder with a directory for each class, either below it
+            or below its directories `train`, `test` and, if there is one, `val`.
         wanted: classes, if any are stated; see `read_rows`.
 
     Raises:
         DatasetError: a fault that the message names, with the file and the line.
     """
-    table: Path | None = place if place.is_file() else None
-    if not table:
-        tables = sorted(path for path in place.iterdir() if path.suffix.lower() in TABLES and path.name[0] != ".")
-        if len(tables) > 1:
-            names = ", ".join(path.name for path in tables)
+    listing: Path | None = place if place.is_file() else None
+    if not listing:
+        listings = sorted(path for path in place.iterdir() if _lists(path.name) and path.name[0] != ".")
+        if len(listings) > 1:
+            names = ", ".join(path.name for path in listings)
             raise DatasetError(f"{place} holds several tables ({names}): name the one to read with DATASET.PATH")
-        table = tables[0] if tables else None
-    folder = table.parent if table else place
-    source = table or folder
-    rows, remarks = read_rows(table, wanted) if table else (read_directories(folder), [])
+        listing = listings[0] if listings else None
+    folder = listing.parent if listing else place
+    source = listing or folder
+    stated: tuple[str, ...] = ()  # the classes in the order of labels that a file states
+    remarks: list[Remark] = []
+    if not listing:
+        rows = read_directories(folder)
+    elif listing.suffix.lower() == ".json":
+        stated, splits = read_own_splits(listing)
+        rows = [Row(item.path, item.classname, split) for split, items in splits for item in items]
+    else:
+        rows, remarks = read_rows(listing, wanted)
+        rows = _as_on_disk(listing, rows, remarks) if rows else []
     if not rows:
         raise DatasetError(
             f"{source} holds no image; put those of each class into a directory of its own, or name a CSV"
         )
-    if table:
-        rows = _as_on_disk(table, rows, remarks)
     first: dict[str, Row] = {}
     for row in rows:
         other = first.setdefault(posixpath.normpath(row.path), row)
@@ -142,8 +156,9 @@ def read_own(place: Path, wanted: Sequence[str] = ()) -> Own:
     if not any(row.patient for row in rows):
         rows = _patients_of_paths(source, rows, remarks)
     classes = _class_names(source, rows)
-    remarks += _doubtful(folder, rows, deep=not table)
-    return Own(folder, classes, _splits(source, rows, classes), table.stem if table else "", tuple(remarks))
+    classes = stated or classes
+    remarks += _doubtful(folder, rows, deep=not listing)
+    return Own(folder, classes, _splits(source, rows, classes), listing.stem if listing else "", tuple(remarks))
 
 
 def read_directories(folder: Path) -> list[Row]:

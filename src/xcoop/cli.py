@@ -27,6 +27,7 @@ COMMANDS = {
     ),
     "explain": ("commands.explain", "a page that explains a finished run, or its view of some images"),
     "data": ("commands.data", "datasets: what there is, how to get it, and whether it is whole"),
+    "backbones": ("commands.backbones", "backbones: what there is, under which terms, and whether one works here"),
     "phantom derm7pt": ("phantom.layouts", "draw dermoscopic images in the layout of Derm7pt"),
     "phantom pneumonia": ("phantom.layouts", "draw chest radiographs in the layout of the pneumonia archive"),
     "phantom pretrain": ("phantom.pretrain", "train the phantom backbone"),

@@ -15,6 +15,7 @@ from yacs.config import CfgNode
 
 from xcoop.backbones import Backbone, ImageFeatures, backbone_names, base, load_backbone
 from xcoop.backbones.openai import NAMES
+from xcoop.backbones.presets import presets
 
 # Each backbone must be listed here, with the kind of small random weights that stand for the real ones.
 KINDS = {name: "resnet" if name.startswith("RN") else "vit" for name in NAMES} | {"phantom": "vit"}
@@ -54,7 +55,7 @@ def images(backbone):
 
 
 def test_every_backbone_is_listed_and_loads(files):
-    assert sorted(KINDS) == backbone_names()
+    assert {*KINDS, *presets(), "huggingface", "open_clip"} == set(backbone_names())  # these have tests of their own
     for name, kind in KINDS.items():
         backbone = load_backbone(make_cfg(name, files[kind]))
         assert (backbone.name, backbone.is_vit) == (name, kind != "resnet")

@@ -18,7 +18,7 @@ from xcoop.concepts.sentences import read_ensemble
 from xcoop.config.merge import merge_file, read_config
 from xcoop.config.plugins import get_cfg
 from xcoop.data.about import read_about
-from xcoop.datasets.biomedcoop import read_splits
+from xcoop.data.splitfile import read_splits
 from xcoop.results.record import read_run
 from xcoop.sweep.grid import read_grid_file
 from xcoop.utils.console import SHOWN, shown

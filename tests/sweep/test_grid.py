@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import yaml
+from yacs.config import CfgNode
 
 from xcoop.cli import main
+from xcoop.config.merge import config_file, config_names, read_config_tree
 from xcoop.config.plugins import get_cfg, trainer_names
-from xcoop.runs.plan import make_plans
+from xcoop.runs.plan import Plan, make_plans
 from xcoop.runs.train import merged, parser
 from xcoop.sweep.grid import Grid, jobs, left_out, make_grid, plans, read_grid_file
 from xcoop.sweep.job import Job
@@ -304,3 +306,41 @@ def test_the_ablation_has_every_part_of_its_table_once() -> None:
     off = {key for line in rows for key in re.findall(r"TRAINER\.XCOOP\.([A-Z_]+)", line)}
     changed = {key.rpartition(".")[2] for one in yaml.safe_load(path.read_text())["variants"] for key in one}
     assert changed == off
+
+
+def test_the_peers_protocol_has_its_sets_its_methods_and_its_settings() -> None:
+    grids = {path.stem: make_grid(read_grid_file(path), "data", "out") for path in GRIDS}
+    few, halves = plans(grids["biomedcoop"]), plans(grids["biomedcoop_base_to_new"])
+    sets = {name for name in config_names() if read_config_tree(config_file(name)).get("DATASET.NAME") == "BiomedCoOp"}
+    assert {plan.dataset for plan in few} == sets
+    assert {plan.dataset for plan in halves} == sets - {"busi_biomedcoop"}
+    assert {(plan.shots, plan.seeds) for plan in few if plan.trainer == "CoOp"} == {
+        (shots, (1, 2, 3)) for shots in (1, 2, 4, 8, 16)
+    }
+    assert {cfg.MODEL.BACKBONE.NAME for cfg in (plan.merged for plan in (*few, *halves))} == {"BiomedCLIP"}
+
+    def told(plans: list[Plan], trainer: str, dataset: str) -> CfgNode:
+        return next(plan.merged for plan in plans if (plan.trainer, plan.dataset) == (trainer, dataset))
+
+    def schedule(cfg: CfgNode) -> tuple[float, int, int]:
+        return cfg.OPTIM.LR, cfg.OPTIM.MAX_EPOCH, cfg.DATALOADER.TRAIN_X.BATCH_SIZE
+
+    # read off HealthX-Lab/BiomedCoOp at 7ceb5a8, configs/trainers, by hand
+    expected = {
+        "CoOp": ((0.002, 100, 32), (0.002, 50, 32)),
+        "CoCoOp": ((0.001, 10, 1), (0.001, 10, 1)),
+        "KgCoOp": ((0.002, 100, 128), (0.002, 50, 128)),
+        "ProGrad": ((0.002, 100, 128), (0.0015, 50, 128)),
+        "BiomedCoOp": ((0.0025, 100, 4), (0.0025, 50, 4)),
+    }
+    for trainer, (first, second) in expected.items():
+        one, two = told(few, trainer, "kneexray"), told(halves, trainer, "kneexray")
+        assert (schedule(one), schedule(two)) == (first, second)
+        node = one.TRAINER[trainer.upper()]
+        assert (node.PREC, node.N_CTX, node.CTX_INIT) == ("fp32", 4, "a photo of a")
+        assert list(one.INPUT.TRANSFORMS) == ["random_resized_crop", "normalize"]
+    assert [told(grid, "KgCoOp", "kneexray").TRAINER.KGCOOP.W for grid in (few, halves)] == [4.0, 8.0]
+    assert [told(grid, "ProGrad", "btmri").TRAINER.PROGRAD.T for grid in (few, halves)] == [2.0, 1.0]
+    assert schedule(told(few, "CLIPAdapter", "busi_biomedcoop")) == (0.01, 20, 32)
+    assert told(few, "CLIPAdapter", "busi_biomedcoop").TRAINER.CLIPADAPTER.RATIO == 0.5
+    assert told(few, "TipAdapterF", "retina").TRAINER.TIPADAPTERF.INIT_ALPHA == 1.0

@@ -9,6 +9,7 @@ from dassl.engine import TRAINER_REGISTRY
 from yacs.config import CfgNode
 
 from xcoop.backbones import backbone_names
+from xcoop.backbones.presets import presets
 from xcoop.cli import main
 from xcoop.config.merge import config_names, merge_file, method_files, method_names, read_config_tree
 from xcoop.config.plugins import get_cfg, trainer_names
@@ -30,9 +31,11 @@ def config(trainer: str, name: str) -> CfgNode:
 def test_a_config_merges_and_fits_its_backbone(trainer: str, name: str) -> None:
     cfg = config(trainer, name)
     assert cfg.MODEL.BACKBONE.NAME in backbone_names()
-    assert tuple(cfg.INPUT.SIZE) == ((64, 64) if cfg.MODEL.BACKBONE.NAME == "phantom" else (224, 224))
-    assert tuple(cfg.INPUT.PIXEL_MEAN) == MEAN
-    assert tuple(cfg.INPUT.PIXEL_STD) == STD
+    preset = presets().get(cfg.MODEL.BACKBONE.NAME)
+    size = preset.size if preset else 64 if cfg.MODEL.BACKBONE.NAME == "phantom" else 224
+    assert tuple(cfg.INPUT.SIZE) == (size, size)
+    assert tuple(cfg.INPUT.PIXEL_MEAN) == (preset.mean if preset else MEAN)
+    assert tuple(cfg.INPUT.PIXEL_STD) == (preset.std if preset else STD)
     assert cfg.INPUT.INTERPOLATION == "bicubic"
     assert "normalize" in cfg.INPUT.TRANSFORMS
 
@@ -53,12 +56,21 @@ def test_on_the_phantom_features_can_be_kept(trainer: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in config_names("backbones") if name != "phantom"])
-def test_only_the_backbone_differs_between_those_of_a_kind(name: str) -> None:
-    same = [config(trainer, cfg) for trainer in ("CoOp", "XCoOp") for cfg in ("vit_b16", name)]
+def test_only_the_backbone_and_its_images_differ_between_those_of_a_kind(name: str) -> None:
+    same = [config(trainer, cfg) for trainer in ("LASP", "XCoOp") for cfg in ("vit_b32", name)]
+    preset = presets().get(same[1].MODEL.BACKBONE.NAME)
     for cfg in same:
         cfg.MODEL.BACKBONE.NAME = ""
-    assert same[0] == same[1]
+        if preset:
+            cfg.INPUT.SIZE = (preset.size, preset.size)
+            cfg.INPUT.PIXEL_MEAN, cfg.INPUT.PIXEL_STD = list(preset.mean), list(preset.std)
+    assert (same[0] == same[1]) is not name.startswith("rn")  # LASP has a file of its own for vision transformers
     assert same[2] == same[3]
+
+
+def test_every_preset_that_is_read_has_a_config_and_no_other() -> None:
+    named = {config("CoOp", name).MODEL.BACKBONE.NAME for name in config_names("backbones")}
+    assert named & set(presets()) == {name for name, preset in presets().items() if preset.family}
 
 
 def test_as_published_has_the_settings_of_the_released_code_where_they_carry_over() -> None:

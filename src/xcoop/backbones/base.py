@@ -315,6 +315,12 @@ def require_backbone(name: str) -> None:
         raise ValueError(unknown("backbone", name, _registered))
 
 
+def loader_of(name: str) -> Loader:
+    """The loader of a registered backbone, for one that is another name of it; ValueError for an unknown name."""
+    require_backbone(name)
+    return _registered[name][0]
+
+
 def text_limits(name: str) -> TextLimits | None:
     """How long the texts of a backbone may be, without loading it; None if it does not say.
 

@@ -96,7 +96,7 @@ def _method_configs(trainer: str) -> dict[str, list[Path]]:
     vit = own.pop("vit", clip)
     configs = {}
     for name in config_names("backbones"):
-        if shared := vit if name.startswith("vit") else clip:
+        if shared := clip if name.startswith("rn") else vit:  # all but OpenAI's ResNets are vision transformers
             configs[name] = [plugin_path("configs", "backbones", f"{name}.yaml"), shared]
     return configs | {name: [path] for name, path in own.items()}
 
@@ -106,7 +106,7 @@ def method_files(name: str, trainer: str) -> list[Path]:
 
     A file of that name in the trainer's folder, below `configs/trainers`, is a configuration by itself. Any other one
     is the backbone of that name, from `configs/backbones`, with what the trainer states for all of them in `clip.yaml`
-    (or, for vision transformers, in `vit.yaml` if it has one).
+    (or, for vision transformers, which all but `rn*` are, in `vit.yaml` if it has one).
 
     Args:
         name: a path, a path such as `configs/trainers/CoOp/vit_b16.yaml`, or a short name such as "vit_b16".
