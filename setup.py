@@ -27,6 +27,11 @@ EXTRAS = {
     "xai": ["captum==0.9.*"],
     # The page on which images can be dropped.
     "demo": ["gradio>=5"],
+    # Architectures and weights of open_clip by their names. Folders of its models are read without it; a text tower
+    # that is a BERT needs tokenizers.
+    "open_clip": ["open_clip_torch>=2.24", "timm>=1.0", "tokenizers>=0.20", "huggingface_hub>=0.25"],
+    # Models of Hugging Face's hub by their names.
+    "hf": ["transformers>=4.45", "tokenizers>=0.20", "huggingface_hub>=0.25"],
     # Tracks runs (WANDB.PROJECT).
     "wandb": ["wandb>=0.19"],
     "test": [
@@ -38,6 +43,11 @@ EXTRAS = {
         "types-tabulate",
         "types-tqdm",
         "openai>=1.40",
+        # Features of other backbones are compared with those of the libraries that they come from.
+        "open_clip_torch>=2.24",
+        "timm>=1.0",
+        "transformers>=4.45",
+        "tokenizers>=0.20",
     ],
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import string
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,16 +12,29 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from yacs.config import CfgNode
 
-from xcoop.backbones.bert import BertClip, read_bert_clip
-from xcoop.backbones.making import Making
-from xcoop.backbones.timm_trunk import rename_trunk, trunk_tower
-from xcoop.backbones.weight_files import read_state_dict
+from xcoop.backbones import load_backbone
+from xcoop.backbones.bert import BertClip
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-LETTERS = ["x", "a", "an", "of", "the", "photo", "image", "dark", "bright", "spot", "melan", "nevus", "skin", "lesion"]
+WHOLE = [
+    "an",
+    "of",
+    "the",
+    "with",
+    "photo",
+    "image",
+    "dark",
+    "bright",
+    "spot",
+    "nevus",
+    "melanoma",
+    "irregular",
+    "streaks",
+]
 INSIDE = ["##oma", "##s", "##in", "##h"]
-WORDS = [*SPECIAL, *LETTERS, *INSIDE, "low", "high", "white", "glow", "deep", "with", ",", ".", "-", "'"]
+WORDS = [*SPECIAL, *string.ascii_lowercase, *WHOLE, "carcin", "lesion", "skin", *INSIDE, ",", ".", "-", "'"]
 MEAN, STD = (0.4815, 0.4578, 0.4082), (0.2686, 0.2613, 0.2758)
 
 
@@ -118,18 +132,8 @@ def build(
 
 
 def load(folder: Path) -> BertClip:
-    """The backbone in a folder."""
-    stated = json.loads((folder / "open_clip_config.json").read_text())
-    vision, text = (stated["model_cfg"][key] for key in ("vision_cfg", "text_cfg"))
-    state = read_state_dict(folder / "open_clip_pytorch_model.bin")
-    image = rename_trunk(state, str(folder))
-    making = Making(
-        image=trunk_tower(vision["timm_model_name"], vision["timm_pool"], vision["timm_proj"]),
-        has_ln_pre="visual.ln_pre.weight" in image,
-        pixel_mean=MEAN,
-        pixel_std=STD,
-        family="open_clip",
-        source=str(folder),
-    )
-    backbone = read_bert_clip("BiomedCLIP", image, state, text, folder, making)
-    return backbone.requires_grad_(False)
+    """The backbone in a folder, as a config that names it gets it."""
+    cfg = CfgNode({"MODEL": {"BACKBONE": {"NAME": "open_clip", "PATH": str(folder)}}})
+    backbone = load_backbone(cfg)
+    assert isinstance(backbone, BertClip)
+    return backbone

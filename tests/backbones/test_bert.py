@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from helpers_biomed import Small, build, load
+from helpers_biomed import MEAN, STD, Small, build, load
 from torch import Tensor
 
 from xcoop.backbones.bert import BertClip
 from xcoop.explain.tower import trace
 from xcoop.methods.prompts import PromptLearner, context_from_words
 
-TEXTS = ["a photo of melanoma.", "the skin lesions, dark nevus with bright spots", "x", ""]
+TEXTS = ["a photo of carcinoma.", "the skin lesions, dark nevus with bright spots", "x", ""]
 CASES: dict[str, dict[str, Any]] = {
     "biomedclip": {},
     "pooled": {"pooler": "cls_pooler", "proj": "linear"},
@@ -156,6 +156,7 @@ def test_the_image_tower_is_like_any_other(backbone: BertClip) -> None:
     prompted = backbone.with_prompts(drawn(1, 2, 96))
     assert torch.equal(prompted.encode_text(TEXTS), backbone.encode_text(TEXTS))
     assert not torch.allclose(prompted.encode_image(images).pooled, backbone.encode_image(images).pooled, atol=1e-3)
+    assert (backbone.pixel_mean, backbone.pixel_std) == (MEAN, STD)
     assert (backbone.grid, backbone.text_width, backbone.embed_dim, backbone.context_length) == ((4, 4), 48, 40, 24)
 
 
@@ -169,10 +170,10 @@ def test_the_fingerprint_tells_how_it_computes(tmp_path: Path) -> None:
 @torch.no_grad()
 def test_a_context_of_words_is_as_the_sentence(backbone: BertClip, position: str) -> None:
     learner = PromptLearner(
-        backbone, ["melanoma", "dark_spots"], context_from_words(backbone, "a photo of a"), position
+        backbone, ["carcinoma", "dark_spots"], context_from_words(backbone, "a photo of a"), position
     )
     places = {"end": "a photo of a {}.", "middle": "a photo {} of a.", "front": "{} a photo of a."}
-    sentences = [places[position].format(name) for name in ("melanoma", "dark spots")]
+    sentences = [places[position].format(name) for name in ("carcinoma", "dark spots")]
     torch.testing.assert_close(
         backbone.encode_embeddings(*learner()), backbone.encode_text(sentences), atol=1e-5, rtol=0
     )

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers_biomed import Small, build, load
+from helpers_biomed import WORDS, Small, build, load
 
 from xcoop.backbones.bert_config import BASES, Bert, read_bert
 from xcoop.backbones.making import Tower
@@ -84,7 +84,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
     return build(tmp_path_factory.mktemp("biomed") / "small", length=24)
 
 
-WORDS, NORM = "text.transformer.embeddings.word_embeddings.weight", "text.transformer.embeddings.LayerNorm.weight"
+TABLE, NORM = "text.transformer.embeddings.word_embeddings.weight", "text.transformer.embeddings.LayerNorm.weight"
 POSITIONS = "text.transformer.embeddings.position_embeddings.weight"
 
 
@@ -96,9 +96,9 @@ POSITIONS = "text.transformer.embeddings.position_embeddings.weight"
         ({"text.more.weight": torch.zeros(2)}, r"has more\.weight, which a BERT has not"),
         ({POSITIONS: torch.zeros(20, 48)}, "positional_embedding"),
         ({POSITIONS: torch.zeros(40, 47)}, "does not fit"),
-        ({WORDS: torch.zeros(48)}, "does not fit"),
-        ({WORDS: torch.full((33, 48), float("nan"))}, "does not hold finite numbers"),
-        ({WORDS: torch.zeros(20, 48)}, "its tokenizer knows 33 tokens, and 20 have embeddings"),
+        ({TABLE: torch.zeros(48)}, "does not fit"),
+        ({TABLE: torch.full((len(WORDS), 48), float("nan"))}, "does not hold finite numbers"),
+        ({TABLE: torch.zeros(20, 48)}, f"its tokenizer knows {len(WORDS)} tokens, and 20 have embeddings"),
         ({"logit_scale": None}, "logit_scale"),
     ],
     ids=lambda case: next(iter(case)) if isinstance(case, dict) else None,

@@ -7,6 +7,7 @@ import string
 
 import pytest
 import torch
+from helpers_biomed import build, load
 from helpers_clip import tiny_clip_state
 from helpers_families import HUGGING_FACE, OPEN_CLIP, hugging_face_folder, open_clip_folder, tiny_state
 from safetensors.torch import save_file
@@ -40,8 +41,10 @@ def files(tmp_path_factory):
     return paths
 
 
-@pytest.fixture(scope="module", params=["RN50", "ViT-B/16", "phantom", "huggingface", "open_clip"])
-def backbone(request, files):
+@pytest.fixture(scope="module", params=["RN50", "ViT-B/16", "phantom", "huggingface", "open_clip", "biomedclip"])
+def backbone(request, files, tmp_path_factory):
+    if request.param == "biomedclip":  # of open_clip too, with a BERT and a trunk of timm
+        return load(build(tmp_path_factory.mktemp("biomed") / "small", length=40).folder)
     return load_backbone(make_cfg(request.param, files[KINDS[request.param]]))
 
 

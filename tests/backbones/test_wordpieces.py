@@ -32,8 +32,8 @@ def cut(pieces: WordPieces, text: str) -> list[str]:
 
 
 def test_words_are_cut_into_pieces_between_start_and_end(pieces: WordPieces) -> None:
-    assert cut(pieces, "A  photo of Melanoma,\tspots") == [
-        *("[CLS]", "a", "photo", "of", "melan", "##oma", ",", "spot", "##s", "[SEP]")
+    assert cut(pieces, "A  photo of Carcinoma,\tspots") == [
+        *("[CLS]", "a", "photo", "of", "carcin", "##oma", ",", "spot", "##s", "[SEP]")
     ]
     assert cut(pieces, "") == ["[CLS]", "[SEP]"]
     assert cut(pieces, "liver") == ["[CLS]", "[UNK]", "[SEP]"]
@@ -49,7 +49,7 @@ def test_the_whole_file_says_what_the_table_says_and_its_lengths_are_not_used(
     (tmp_path / "whole").mkdir()
     (tmp_path / "whole" / "tokenizer.json").write_text(pieces._tokenizer.to_str())
     whole, table = read_word_pieces(tmp_path / "whole"), read_word_pieces(tmp_path)
-    for text in ("a photo of melanomas.", "", "dark-bright"):
+    for text in ("a photo of carcinomas.", "", "dark-bright"):
         assert whole.encode(text) == table.encode(text)
     assert whole.special == table.special == {"[CLS]", "[SEP]"}
 
@@ -60,7 +60,7 @@ def test_upper_case_is_kept_where_the_settings_say_so(tmp_path: Path) -> None:
 
 
 def test_pieces_and_words(pieces: WordPieces) -> None:
-    assert pieces.decode(pieces.encode("melanoma.")) == ["[CLS]", "melan", "oma", ".", "[SEP]"]
+    assert pieces.decode(pieces.encode("carcinoma.")) == ["[CLS]", "carcin", "oma", ".", "[SEP]"]
     found = dict(pieces.words())
     assert list(found.values()) == [w for w in WORDS if w.isalpha()]
     assert all(WORDS[index] == word for index, word in found.items())
