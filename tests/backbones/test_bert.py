@@ -12,7 +12,10 @@ from helpers_biomed import MEAN, STD, Small, build, load
 from torch import Tensor
 
 from xcoop.backbones.bert import BertClip
+from xcoop.explain import maps
+from xcoop.explain.maps import concept_target, explain_maps, explainers
 from xcoop.explain.tower import trace
+from xcoop.methods.alignment import unit
 from xcoop.methods.prompts import PromptLearner, context_from_words
 
 TEXTS = ["a photo of carcinoma.", "the skin lesions, dark nevus with bright spots", "x", ""]
@@ -160,6 +163,16 @@ def test_the_image_tower_is_like_any_other(backbone: BertClip) -> None:
     assert (backbone.grid, backbone.text_width, backbone.embed_dim, backbone.context_length) == ((4, 4), 48, 40, 24)
 
 
+@pytest.mark.parametrize("name", sorted(name for name, one in explainers().items() if "vit" in one.towers))
+def test_every_heat_map_looks_into_it(name: str, backbone: BertClip, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(maps, "MASKS", 8)  # each of them is a pass
+    vector = unit(backbone.encode_text("carcinoma"))[0]
+    found = explain_maps(name, backbone, drawn(2, 3, 32, 32), concept_target("carcinoma", vector, 10.0))
+    assert found.shape == (2, 4, 4)
+    assert found.isfinite().all()
+    assert (found.flatten(1).std(dim=1) > 0).all()
+
+
 def test_the_fingerprint_tells_how_it_computes(tmp_path: Path) -> None:
     first, second = (build(tmp_path / pool, pooler=pool) for pool in ("cls_last_hidden_state_pooler", "mean_pooler"))
     prints = [load(one.folder).fingerprint() for one in (first, first, second)]
@@ -177,3 +190,18 @@ def test_a_context_of_words_is_as_the_sentence(backbone: BertClip, position: str
     torch.testing.assert_close(
         backbone.encode_embeddings(*learner()), backbone.encode_text(sentences), atol=1e-5, rtol=0
     )
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_gpu_gives_the_features_and_gradients_of_a_cpu(backbone: BertClip, dtype: torch.dtype) -> None:
+    there, found = copy.deepcopy(backbone).to("cuda"), []
+    for one, device in ((backbone, "cpu"), (there, "cuda")):
+        learner = PromptLearner(one, ["carcinoma", "dark_spots with streaks"], drawn(4, 48).to(device))
+        with torch.autocast(device, dtype, enabled=device == "cuda" and dtype != torch.float32):
+            features = one.encode_embeddings(*learner())
+        features.float().square().sum().backward()
+        found.append([features.detach().float().cpu(), learner.ctx.grad.cpu()])
+    for wanted, other in zip(*found, strict=True):
+        assert (other - wanted).norm() <= (1e-3 if dtype == torch.float32 else 0.05) * wanted.norm()

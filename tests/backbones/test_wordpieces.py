@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,15 @@ def test_the_whole_file_says_what_the_table_says_and_its_lengths_are_not_used(
     assert whole.special == table.special == {"[CLS]", "[SEP]"}
 
 
+def test_lines_end_where_those_of_a_file_do(tmp_path: Path) -> None:
+    """Vocabularies have pieces that Unicode calls separators of lines; Windows ends lines with two characters."""
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "\u2028", "\x85", "dark"]
+    (tmp_path / "vocab.txt").write_bytes("\r\n".join([*words, ""]).encode())
+    pieces = read_word_pieces(tmp_path)
+    assert pieces.size == 7
+    assert pieces.encode("dark") == [2, 6, 3]
+
+
 def test_upper_case_is_kept_where_the_settings_say_so(tmp_path: Path) -> None:
     cased = read_word_pieces(vocabulary(tmp_path, do_lower_case=False))
     assert cut(cased, "Dark dark") == ["[CLS]", "[UNK]", "dark", "[SEP]"]
@@ -74,10 +84,20 @@ def test_what_is_missing_or_wrong_is_said(tmp_path: Path) -> None:
     vocabulary(tmp_path, ["[PAD]", "[UNK]", "a"])
     with pytest.raises(ValueError, match=r"vocab\.txt has no \[CLS\], \[SEP\]"):
         read_word_pieces(tmp_path)
+    vocabulary(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"tokenizer_config\.json must hold names and values"):
+        read_word_pieces(tmp_path)
     for content, reason in (("{", "is no tokenizer"), ('{"model": 1}', "is no tokenizer")):
         (tmp_path / "tokenizer.json").write_text(content)
         with pytest.raises(ValueError, match=reason):
             read_word_pieces(tmp_path)
+
+
+def test_without_the_library_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    with pytest.raises(ImportError, match=r"pip install 'xcoop\[open_clip\]'"):
+        read_word_pieces(vocabulary(tmp_path))
 
 
 def test_a_tokenizer_without_start_and_end_is_refused(tmp_path: Path) -> None:

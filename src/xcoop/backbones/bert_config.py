@@ -82,16 +82,15 @@ def read_bert(folder: Path, text: Mapping[str, Any], source: str) -> Bert:
         own = BASE
     if (kind := own.get("model_type")) != "bert":
         raise ValueError(f"{source}: its text tower is of the kind {shown(kind)}; of Hugging Face's, `bert` is read")
-    if own.get("position_embedding_type", "absolute") != "absolute":
+    if own.get("position_embedding_type") not in (None, "absolute"):
         raise ValueError(f"{source}: its text tower has positions of the kind {shown(own['position_embedding_type'])}")
     activation, pool, projection = (
         _choice("activation", own.get("hidden_act", "gelu"), ACTIVATIONS, source),
         _choice("pool", text.get("hf_pooler_type", "mean_pooler") or USUAL_POOLER, POOLERS, source),
         _choice("projection", text.get("hf_proj_type", "mlp") or "none", PROJECTIONS, source),
     )
-    changed = text.get("tokenizer_kwargs") or {}
-    if changed.get("strip_sep_token") or changed.get("clean", "whitespace") != "whitespace":
-        raise ValueError(f"{source}: its tokenizer is changed by {shown(dict(changed))}, which is not read here")
+    if (changed := text.get("tokenizer_kwargs")) not in (None, {}, {"clean": "whitespace"}, {"strip_sep_token": False}):
+        raise ValueError(f"{source}: its tokenizer is changed by {shown(changed)}, which is not read here")
     tower = Tower(
         activation=activation,
         heads=_number(own, "num_attention_heads", None, 1, 1024, source),

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from xcoop.backbones.clip_model import import_clip
-from xcoop.utils.reading import MOST_JSON, read_bytes, read_json
+from xcoop.backbones.model_folder import read_object
+from xcoop.utils.reading import MOST_JSON, read_bytes
 
 WHOLE, VOCABULARY, SETTINGS = "tokenizer.json", "vocab.txt", "tokenizer_config.json"
 INSIDE = "##"  # how a piece begins that goes on with a word
@@ -70,7 +71,7 @@ def read_word_pieces(folder: Path) -> WordPieces:
         from tokenizers import BertWordPieceTokenizer, Tokenizer
     except ImportError as error:
         raise ImportError(
-            "the text tower is a BERT, whose words are cut by `tokenizers`: pip install xcoop[hf]"
+            "the text tower is a BERT, whose words are cut by `tokenizers`: pip install 'xcoop[open_clip]'"
         ) from error
     if (whole := folder / WHOLE).is_file():
         content = read_bytes(whole, MOST_JSON).decode("utf-8", "replace")
@@ -83,9 +84,10 @@ def read_word_pieces(folder: Path) -> WordPieces:
         raise FileNotFoundError(
             f"{folder} has neither {WHOLE} nor {VOCABULARY}: put the files of the model's tokenizer there"
         )
-    lines = read_bytes(table, MOST_JSON).decode("utf-8").splitlines()
-    vocabulary = {line.rstrip(): index for index, line in enumerate(lines)}
-    settings = read_json(folder / SETTINGS) if (folder / SETTINGS).is_file() else {}
+    # Some pieces are separators of lines themselves, to Unicode: only what ends a line of a file does so here.
+    lines = read_bytes(table, MOST_JSON).decode("utf-8", "replace").removesuffix("\n").split("\n")
+    vocabulary = {line.removesuffix("\r"): index for index, line in enumerate(lines)}
+    settings = read_object(folder / SETTINGS) if (folder / SETTINGS).is_file() else {}
     if missing := [piece for piece in ("[CLS]", "[SEP]", "[UNK]") if piece not in vocabulary]:
         raise ValueError(f"{table} has no {', '.join(missing)}: it is no vocabulary of a BERT")
     tokenizer = BertWordPieceTokenizer(
