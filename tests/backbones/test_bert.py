@@ -190,3 +190,18 @@ def test_a_context_of_words_is_as_the_sentence(backbone: BertClip, position: str
     torch.testing.assert_close(
         backbone.encode_embeddings(*learner()), backbone.encode_text(sentences), atol=1e-5, rtol=0
     )
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_gpu_gives_the_features_and_gradients_of_a_cpu(backbone: BertClip, dtype: torch.dtype) -> None:
+    there, found = copy.deepcopy(backbone).to("cuda"), []
+    for one, device in ((backbone, "cpu"), (there, "cuda")):
+        learner = PromptLearner(one, ["carcinoma", "dark_spots with streaks"], drawn(4, 48).to(device))
+        with torch.autocast(device, dtype, enabled=device == "cuda" and dtype != torch.float32):
+            features = one.encode_embeddings(*learner())
+        features.float().square().sum().backward()
+        found.append([features.detach().float().cpu(), learner.ctx.grad.cpu()])
+    for wanted, other in zip(*found, strict=True):
+        assert (other - wanted).norm() <= (1e-3 if dtype == torch.float32 else 0.05) * wanted.norm()

@@ -101,6 +101,7 @@ POSITIONS = "text.transformer.embeddings.position_embeddings.weight"
         ({TABLE: torch.full((len(WORDS), 48), float("nan"))}, "does not hold finite numbers"),
         ({TABLE: torch.zeros(20, 48)}, f"its tokenizer knows {len(WORDS)} tokens, and 20 have embeddings"),
         ({"logit_scale": None}, "logit_scale"),
+        ({"visual.head.proj.weight": torch.zeros(39, 96)}, "its images come to 39 numbers, its texts to 40"),
     ],
     ids=lambda case: next(iter(case)) if isinstance(case, dict) else None,
 )

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers_families import hugging_face_folder, load, open_clip_folder, tiny_state
+from helpers_families import HUGGING_FACE, OPEN_CLIP, hugging_face_folder, load, open_clip_folder, tiny_state
 from hostile_pickle import Exploit
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from xcoop.backbones.model_folder import channels, read_weights
 from xcoop.backbones.weight_files import read_state_dict
@@ -83,6 +84,77 @@ def test_malicious_pickles_are_not_executed(tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match=r"\(nothing in it was executed\)"):
         load(family, folder)
     assert not (tmp_path / "owned").exists()
+
+
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        (torch.zeros(1).expand(10**6, 10**6), "is larger than what is stored of it"),
+        (torch.zeros(64, 64).to_sparse(), "no plain tensor"),
+        (torch.zeros(64, 64, device="meta"), "no plain tensor"),
+    ],
+)
+def test_tensors_that_claim_more_than_they_hold(tmp_path: Path, bad: torch.Tensor, says: str) -> None:
+    folder = hugging_face_folder(tmp_path)
+    state = load_file(folder / "model.safetensors")
+    torch.save(state | {"text_model.encoder.layers.0.self_attn.q_proj.weight": bad}, folder / "weights.pt")
+    with pytest.raises(ValueError, match=says):
+        load("huggingface", folder / "weights.pt")
+
+
+ODD = (None, True, -1, 0, 1.5, float("nan"), 1 << 62, "x", [], [1, "a"], {}, {"a": 1})
+
+
+@pytest.mark.parametrize("family", ["huggingface", "open_clip"])
+def test_no_value_of_a_config_gets_further_than_a_refusal(tmp_path: Path, family: str) -> None:
+    """Each key with values of each kind: what is not taken is refused in a line that names the folder."""
+    make, config, name = {
+        "huggingface": (hugging_face_folder, HUGGING_FACE, "config.json"),
+        "open_clip": (open_clip_folder, OPEN_CLIP, "open_clip_config.json"),
+    }[family]
+    make(tmp_path)
+    for file in tmp_path.glob("*.safetensors"):  # what is taken asks for the weights
+        file.unlink()
+    more = {"hidden_act", "layer_norm_eps", "eos_token_id", "vocab_size", "norm_kwargs", "act_kwargs", "hf_model_name"}
+    more |= {
+        "timm_model_name",
+        "timm_pool",
+        "timm_proj",
+        "head_width",
+        "pool_type",
+        "eos_id",
+        "tokenizer_kwargs",
+        "rope",
+    }
+    tried = 0
+    for section in ("", *(key for key, value in config.items() if isinstance(value, dict))):
+        own = config[section] if section else config
+        for key, odd in itertools.product(sorted({*own, *more}), ODD):
+            changed = {**config, section: {**own, key: odd}} if section else {**config, key: odd}
+            content = {"model_cfg": changed} if family == "open_clip" else changed
+            (tmp_path / name).write_text(json.dumps(content))
+            with pytest.raises((ValueError, FileNotFoundError)) as caught:
+                load(family, tmp_path)
+            assert str(tmp_path) in str(caught.value), (section, key, odd)
+            assert "\n" not in str(caught.value), (section, key, odd)
+            tried += 1
+    assert tried > 500
+
+
+@pytest.mark.parametrize("family", ["huggingface", "open_clip"])
+def test_no_weight_of_a_shape_gets_further_than_a_refusal(tmp_path: Path, family: str) -> None:
+    """Each weight of the first blocks and outside of blocks: left out, or of another shape."""
+    folder = (hugging_face_folder if family == "huggingface" else open_clip_folder)(tmp_path)
+    (file,) = folder.glob("*.safetensors")
+    state = {name: t[:9].clone() if "token_embedding" in name else t for name, t in load_file(file).items()}
+    torch.save(state, folder / "weights.pt")
+    load(family, folder / "weights.pt")
+    kinds = itertools.cycle((None, torch.zeros(()), torch.zeros(0), torch.zeros(3), torch.zeros(2, 3, 4)))
+    for name in [name for name in state if "layers.1" not in name and "resblocks.1" not in name]:
+        changed = state | {name: bad} if (bad := next(kinds)) is not None else {k: state[k] for k in state if k != name}
+        torch.save(changed, folder / "weights.pt")
+        with pytest.raises(ValueError, match=str(tmp_path)):
+            load(family, folder / "weights.pt")
 
 
 @pytest.mark.parametrize("wrapping", ["state_dict", "model", "model_state_dict"])

@@ -15,6 +15,7 @@ from yacs.config import CfgNode
 from xcoop.backbones import Backbone, backbone_names, load_backbone, text_limits
 from xcoop.backbones.presets import Preset, presets
 
+DOCS = Path(__file__).parents[2] / "docs" / "backbones.md"
 READ = [preset for preset in presets().values() if preset.family]
 UNREAD = [preset for preset in presets().values() if not preset.family]
 
@@ -65,7 +66,7 @@ def test_a_folder_in_its_familys_format_is_read_under_its_name(preset: Preset, f
 @pytest.mark.parametrize("preset", UNREAD, ids=lambda preset: preset.name)
 def test_one_that_no_adapter_reads_is_refused_with_the_reason(preset: Preset, folders: dict[str, Path]) -> None:
     for path in ("", str(folders["open_clip"])):
-        with pytest.raises(ValueError, match=f"{preset.name} cannot be used: its ") as caught:
+        with pytest.raises(ValueError, match=f"{preset.name} cannot be used: ") as caught:
             load(preset.name, PATH=path)
         assert preset.unread in str(caught.value)
 
@@ -130,3 +131,11 @@ def test_small_families_are_unlike_openais_where_no_shape_tells(family: str, tmp
     assert "gelu" in backbone.architecture
     assert "heads of width 32" in backbone.architecture
     assert torch.isfinite(backbone.encode_text("a nevus")).all()
+
+
+@pytest.mark.parametrize("preset", presets().values(), ids=lambda preset: preset.name)
+def test_the_documentation_says_what_the_table_says(preset: Preset) -> None:
+    text = DOCS.read_text(encoding="utf-8")
+    line = next(line for line in text.splitlines() if f"(https://huggingface.co/{preset.hub})" in line)
+    told = (preset.name, preset.licence, preset.unread or f"| {preset.size} | {preset.length} |")
+    assert all(fact in line for fact in told)

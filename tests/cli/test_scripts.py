@@ -37,7 +37,7 @@ def test_what_makes_an_environment_ready_is_what_setup_py_installs() -> None:
     """A package that is asked for and not installed would make every fresh environment one that is never ready."""
     other_names = {
         **{"Pillow": "PIL", "clip-anytorch": "clip", "pyyaml": "yaml", "scikit-learn": "sklearn"},
-        **{"scikit-posthocs": "scikit_posthocs", "pytest-xdist": "xdist"},
+        **{"scikit-posthocs": "scikit_posthocs", "pytest-xdist": "xdist", "open_clip_torch": "open_clip"},
     }
     setup = (REPOSITORY / "setup.py").read_text()
     lists = {

@@ -27,8 +27,10 @@ from xcoop.concepts.bank import skeleton
 from xcoop.config.merge import merge_file, method_files, method_names
 from xcoop.config.plugins import trainer_names, trains
 from xcoop.results.record import read_predictions, read_run
+from xcoop.sweep.grid import read_grid_file
 from xcoop.utils.process_cache import Shared, sharing
 
+GRIDS = Path(__file__).parents[2] / "benchmarks" / "grids"
 STEPS = 2
 SIZE = 16  # pixels, 2 x 2 patches
 # Signs made of words that the smallest vocabulary has: others would be one unknown token, and all signs the same.
@@ -126,6 +128,28 @@ def test_a_trainer_with_a_family(
         with pytest.raises(ValueError, match=f"{trainer} works inside the blocks of a vision transformer"):
             build_trainer(cfg)
         return
+    trained_and_tested(cfg, dataset)
+
+
+PROTOCOL = read_grid_file(GRIDS / "biomedcoop.yaml")["trainers"]
+
+
+@pytest.mark.parametrize("trainer", PROTOCOL)
+@pytest.mark.parametrize("dataset", ["retina"], scope="module")
+def test_the_peers_own_configurations_run_as_they_stand(
+    dataset: str, trainer: str, root: Path, small: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """On a small model in BiomedCLIP's form, with the files' own augmentation; epochs alone are fewer."""
+    cfg = config(dataset, trainer, root, small("biomed"), tmp_path / "out", "BiomedCLIP", FAMILIES["biomed"][2])
+    cfg.defrost()
+    for file in method_files("biomedclip", trainer):
+        merge_file(cfg, file)
+    cfg.INPUT.SIZE, cfg.DATALOADER.NUM_WORKERS = (32, 32), 0
+    cfg.OPTIM.MAX_EPOCH, cfg.OPTIM.WARMUP_EPOCH, cfg.DATALOADER.TRAIN_X.BATCH_SIZE = STEPS, -1, 32
+    if "PREC" in cfg.TRAINER[trainer.upper()]:
+        cfg.TRAINER[trainer.upper()].PREC = "fp32"
+    cfg.freeze()
+    assert cfg.MODEL.BACKBONE.NAME == "BiomedCLIP"
     trained_and_tested(cfg, dataset)
 
 

@@ -198,6 +198,9 @@ def build_bert_clip(
     text = {name: tensor for name, tensor in text.items() if name not in _NOT_WEIGHTS}
     making = replace(making, text=bert.tower, context_length=bert.context_length)
     weights = own_weights(image.items(), source) | _renamed(own_weights(text.items(), source), bert, source)
+    widths = [weights[name].shape[-1] for name in ("visual.proj", "text_projection") if name in weights]
+    if len(set(widths)) > 1:
+        raise ValueError(f"{source}: its images come to {widths[0]} numbers, its texts to {widths[1]}")
     if "logit_scale" in weights:  # open_clip may hold one number in a list
         weights["logit_scale"] = weights["logit_scale"].reshape(())
     model = assembled(weights, lambda: BertClipModel(weights, making, bert), source)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from xcoop.backbones.making import OPENAI, WIDTH, Making, Tower, activation_module
-from xcoop.backbones.weight_files import read_state_dict
+from xcoop.backbones.weight_files import read_state_dict, require_stored
 from xcoop.utils.console import cut
 from xcoop.utils.download import Job, download
 from xcoop.utils.files import sha256_file
@@ -180,7 +180,7 @@ def assembled(weights: Mapping[str, Tensor], empty: Callable[[], Any], source: s
         with torch.device("meta"):
             model = empty()
         model.load_state_dict(weights, assign=True)
-    except (KeyError, RuntimeError, IndexError, AssertionError, AttributeError, ZeroDivisionError) as error:
+    except (KeyError, RuntimeError, IndexError, TypeError, AssertionError, AttributeError, ZeroDivisionError) as error:
         some = ", ".join(list(weights)[:3])
         said = f"it lacks {error}" if isinstance(error, KeyError) else " ".join(str(error).split())
         reason = cut(said, LONGEST_REASON) or type(error).__name__
@@ -273,9 +273,7 @@ def is_finite(tensor: Tensor) -> bool:
 
 def _own(tensor: Tensor, name: str, source: str) -> Tensor:
     """A copy, in fp32 unless it counts something."""
-    if tensor.layout is torch.strided and tensor.numel() > tensor.untyped_storage().nbytes():
-        # A view that repeats a few numbers: it could claim any size.
-        raise ValueError(f"{source}: {name!r} of shape {tuple(tensor.shape)} is larger than what is stored of it")
+    require_stored(tensor, name, source)
     own = tensor.detach().to(torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True)
     if not (is_finite(own) or name.endswith(COUNTS)):  # as they are used: of 64 bits, they may be too large for 32
         raise ValueError(f"{source}: {name!r} does not hold finite numbers")

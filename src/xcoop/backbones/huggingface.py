@@ -160,11 +160,16 @@ def _of_block(name: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             return {f"{tower}resblocks.{index}.{_BLOCK[part]}.{kind}": state[name]}
         attention, _, which = part.rpartition(".")
         parts = [f"{prefix}{index}.self_attn.{each}.{kind}" for each in _PACKED]
-        if attention == "self_attn" and which in _PACKED and all(each in state for each in parts):
+        if attention == "self_attn" and which in _PACKED and len({_shape(state, each) for each in parts}) == 1:
             first = which == _PACKED[0]
             packed = {f"{tower}resblocks.{index}.attn.in_proj_{kind}": torch.cat([state[each] for each in parts])}
             return packed if first else {}
     return {name: state[name]}
+
+
+def _shape(state: Mapping[str, Tensor], name: str) -> tuple[int, ...] | str:
+    """The shape of a weight that can be put behind others; the name of any other, and of one that is not there."""
+    return tuple(state[name].shape) if name in state and state[name].dim() else name
 
 
 def _section(config: Mapping[str, Any], which: str, usual: Mapping[str, int], source: str) -> dict[str, Any]:
@@ -214,7 +219,7 @@ def _making(config: Mapping[str, Any], folder: Path, source: str) -> Making:
 
 def _tower(section: Mapping[str, Any], source: str) -> Tower:
     activation = section.get("hidden_act", "quick_gelu")
-    if activation not in ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in ACTIVATIONS:
         known = unknown("activation", activation if isinstance(activation, str) else shown(activation), ACTIVATIONS)
         raise ValueError(f"{source}: its config states hidden_act. {known}")
     return Tower(

@@ -49,7 +49,7 @@ class Tower:
             ValueError: the width does not consist of that many heads, or of heads that wide.
         """
         heads = self.heads or (width // self.head_width)
-        if heads < 1 or width % heads or not (self.heads or heads * self.head_width == width):
+        if not 1 <= heads <= width or width % heads or not (self.heads or heads * self.head_width == width):
             found = f"{self.heads} heads" if self.heads else f"heads of width {self.head_width}"
             raise ValueError(
                 f"{whose} has width {width}, which does not consist of {found}: "

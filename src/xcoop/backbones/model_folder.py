@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from xcoop.backbones.weight_files import SUFFIXES, read_state_dict
+from xcoop.backbones.weight_files import SUFFIXES, read_state_dict, require_stored
 from xcoop.utils.console import cut, shown
 from xcoop.utils.reading import read_json
 
@@ -67,12 +68,17 @@ def read_weights(folder: Path, file: Path | None, names: Sequence[str]) -> dict[
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it cannot be read; see `read_state_dict`.
+        ValueError: it cannot be read (see `read_state_dict`), or holds a tensor of another kind than plain ones.
     """
     file = file or find_weights(folder, names)
     if file is None:
         raise FileNotFoundError(f"no weights in {folder}: looked for {', '.join(names)}")
-    return _of_parts(file) if file.name.endswith(INDEX) else read_state_dict(file)
+    state = _of_parts(file) if file.name.endswith(INDEX) else read_state_dict(file)
+    for name, tensor in state.items():  # before any of them is put together with others
+        require_stored(tensor, name, str(file))
+        if tensor.layout is not torch.strided or tensor.is_meta or tensor.is_quantized:
+            raise ValueError(f"{file}: {name!r} is no plain tensor of numbers")
+    return state
 
 
 def _of_parts(index: Path) -> dict[str, Tensor]:
@@ -163,7 +169,7 @@ def compare_sizes(stated: Mapping[str, int], found: Callable[[], Mapping[str, in
     """
     try:
         own = found()
-    except (KeyError, IndexError, ValueError):
+    except (KeyError, IndexError, TypeError, ValueError):
         return
     wrong = [f"{key} {value} (the weights: {own.get(key)})" for key, value in stated.items() if own.get(key) != value]
     if wrong:

@@ -45,6 +45,7 @@ WEIGHTS = ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors",
 DATA = ("*.json", "*.txt")
 PATTERNS = ((*DATA, "open_clip*.safetensors"), (*DATA, "open_clip*.bin"))
 END = 49407  # the token that ends a text in CLIP's vocabulary of 49408
+TIMM, HUGGING_FACE = "timm_model_name", "hf_model_name"  # the keys of towers that other libraries have
 UNUSED = ("logit_bias", "attn_mask")  # a constant added to all logits; a mask that older releases saved
 
 # What each section may state, and what of it can be computed: any value (None), or one of these.
@@ -234,7 +235,7 @@ def read_open_clip(name: str, model: Model, wanted: Wanted) -> ClipBackbone:
     quick = model.config.get("quick_gelu", False)
     if type(quick) is not bool:
         raise ValueError(f"{source}: its config states quick_gelu as {shown(quick)}; it must be true or false")
-    trunk, bert = image.get("timm_model_name"), text.get("hf_model_name")
+    trunk, bert = (_named(section, key, source) for section, key in ((image, TIMM), (text, HUGGING_FACE)))
     _check(image, _TRUNK if trunk else _IMAGE, "vision_cfg.", source)
     _check(text, _BERT if bert else _TEXT, "text_cfg.", source)
     making = Making(
@@ -261,15 +262,22 @@ def read_open_clip(name: str, model: Model, wanted: Wanted) -> ClipBackbone:
     return backbone
 
 
+def _named(section: Mapping[str, Any], key: str, source: str) -> str:
+    """A model of another library that stands for a tower; "" if there is none."""
+    if not isinstance(name := section.get(key) or "", str):
+        raise ValueError(f"{source}: its config states {key} as {shown(name)}; it must be a name")
+    return name
+
+
 def _without_image(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in state.items() if not name.startswith("visual.")}
 
 
 def _trunk_tower(image: Mapping[str, Any], source: str) -> Tower:
     """The image tower that timm names; open_clip's own defaults where the config leaves something out."""
-    stated = (image["timm_model_name"], image.get("timm_pool", "avg"), image.get("timm_proj", "linear") or "none")
+    stated = (image[TIMM], image.get("timm_pool", "avg"), image.get("timm_proj", "linear") or "none")
     if not all(isinstance(value, str) for value in stated):
-        raise ValueError(f"{source}: its config states timm's model, pool and projection as {shown(list(stated))}")
+        raise ValueError(f"{source}: its config states timm's pool and projection as {shown(list(stated[1:]))}")
     try:
         return trunk_tower(*stated)
     except ValueError as error:
@@ -287,7 +295,9 @@ def renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
         block, _, scale = name.removesuffix(".gamma").rpartition(".")
         projection = f"{block}.attn.out_proj" if scale == "ls_1" else f"{block}.mlp.c_proj"
         weight, bias = new.get(f"{projection}.weight"), new.get(f"{projection}.bias")
-        if weight is not None and bias is not None and new[name].shape == bias.shape == weight.shape[:1]:
+        if weight is not None and bias is not None and (*bias.shape, weight.dim()) == (*new[name].shape, 2):
+            if len(weight) != len(bias):
+                continue
             gamma = new.pop(name).float()
             new[f"{projection}.weight"], new[f"{projection}.bias"] = gamma[:, None] * weight.float(), gamma * bias
     return new

@@ -56,6 +56,16 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     return _bare(dict(content))
 
 
+def require_stored(tensor: Tensor, name: str, source: str) -> None:
+    """Refuses a view that repeats a few numbers: it could claim any size, and every copy of it would have that size.
+
+    Raises:
+        ValueError: the tensor is larger than what is stored of it.
+    """
+    if tensor.layout is torch.strided and tensor.numel() > tensor.untyped_storage().nbytes():
+        raise ValueError(f"{source}: {name!r} of shape {tuple(tensor.shape)} is larger than what is stored of it")
+
+
 def _unwrapped(content: Any) -> Any:
     """What lies under the names that a training gives its weights; each of them once."""
     for _ in WRAPPINGS:
