@@ -44,7 +44,7 @@ EXTRAS = {
         "types-tqdm",
         "openai>=1.40",
         # Features of other backbones are compared with those of the libraries that they come from.
-        "open_clip_torch>=2.24",
+        "open_clip_torch>=3.0",
         "timm>=1.0",
         "transformers>=4.45",
         "tokenizers>=0.20",

@@ -164,9 +164,21 @@ def test_texts_of_older_configs_end_with_the_highest_id(tmp_path: Path) -> None:
     assert torch.equal(load("huggingface", old).tokenize("x").argmax(-1), torch.tensor([2]))
 
 
-def test_a_second_section_counts_more(tmp_path: Path) -> None:
-    hugging_face_folder(tmp_path, change(text_config_dict={"hidden_act": "gelu"}))
-    assert load("huggingface", tmp_path).architecture.endswith("; text tower with gelu")
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("gelu", None), ("gelu", {}), ("quick_gelu", {"hidden_act": "gelu"}), ("gelu", {"hidden_act": "gelu_new"})],
+)
+def test_a_second_section_counts_as_the_library_has_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, first: str, second: dict[str, Any] | None
+) -> None:
+    sizes = HUGGING_FACE["text_config"]
+    config = change(text={"hidden_act": first}, text_config_dict=second if second is None else sizes | second)
+    hugging_face_folder(tmp_path, config)
+    transformers = pytest.importorskip("transformers")
+    theirs = transformers.CLIPConfig.from_pretrained(tmp_path).text_config.hidden_act
+    ours = load("huggingface", tmp_path).architecture.partition("text tower with ")[2] or "quick_gelu"
+    assert ours == {"gelu_new": "gelu_tanh"}.get(theirs, theirs)
+    assert ("text_config states the activation" in caplog.text) == (theirs != first)
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import tiny_jobs
 import torch
+from helpers_families import open_clip_folder
 from yacs.config import CfgNode
 
 from xcoop.backbones import ImageFeatures, backbone_of, base
@@ -125,6 +126,22 @@ def test_changed_weights_are_loaded_anew(
         os.utime(path, ns=(1, 1))
         backbone_of(cfg, CPU)
     assert len(loads) == 2
+
+
+def test_another_making_of_the_same_file_is_loaded_for_itself(cfg: CfgNode) -> None:
+    with sharing.sharing(sharing.Shared()):
+        plain = backbone_of(cfg, CPU)
+        cfg.MODEL.BACKBONE.ACTIVATION = "gelu"
+        assert backbone_of(cfg, CPU).fingerprint() != plain.fingerprint()
+
+
+def test_a_folder_with_another_config_is_loaded_anew(cfg: CfgNode, tmp_path: Path) -> None:
+    cfg.MODEL.BACKBONE.NAME, cfg.MODEL.BACKBONE.PATH = "open_clip", str(open_clip_folder(tmp_path))
+    with sharing.sharing(sharing.Shared()):
+        plain = backbone_of(cfg, CPU)
+        config = tmp_path / "open_clip_config.json"
+        config.write_text(config.read_text().replace('"quick_gelu": true', '"quick_gelu": false'))
+        assert backbone_of(cfg, CPU).fingerprint() != plain.fingerprint()
 
 
 def images(rows: int) -> ImageFeatures:

@@ -52,9 +52,11 @@ ACTIVATIONS = {  # by the names of transformers
 VOCABULARY, END = 49408, 49407  # CLIP's own tokenizer, and the token that ends its texts
 OLD_END = 2  # what configs stated before that was put right; texts end with the highest id then
 
-# What a config that leaves something out means, by the defaults of transformers: image tower, text tower.
-IMAGE = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "image_size": 224, "patch_size": 32}
-TEXT = {"hidden_size": 512, "num_hidden_layers": 12, "num_attention_heads": 8, "max_position_embeddings": 77}
+# What a config that leaves something out means, by the defaults of transformers: both towers, image tower, text tower.
+BOTH = {"num_hidden_layers": 12, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5}
+IMAGE = BOTH | {"hidden_size": 768, "num_attention_heads": 12, "image_size": 224, "patch_size": 32}
+TEXT = BOTH | {"hidden_size": 512, "num_attention_heads": 8, "max_position_embeddings": 77}
+TEXT |= {"vocab_size": VOCABULARY, "eos_token_id": END}
 
 _WHOLE = {
     "logit_scale": "logit_scale",
@@ -172,15 +174,26 @@ def _shape(state: Mapping[str, Tensor], name: str) -> tuple[int, ...] | str:
     return tuple(state[name].shape) if name in state and state[name].dim() else name
 
 
-def _section(config: Mapping[str, Any], which: str, usual: Mapping[str, int], source: str) -> dict[str, Any]:
-    """What is said of one tower; older configs have a second section, which counts more."""
-    section: dict[str, Any] = dict(usual)
-    for key in (which, f"{which}_dict"):
-        given = config.get(key)
+def _section(config: Mapping[str, Any], which: str, usual: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """What is said of one tower.
+
+    Older configs may have a second section. As transformers has it, what that one leaves out is at its default then,
+    whatever the first one says; where this makes another activation, it is said.
+    """
+    first, second = (config.get(key) for key in (which, f"{which}_dict"))
+    for key, given in ((which, first), (f"{which}_dict", second)):
         if given is not None and not isinstance(given, dict):
             raise ValueError(f"{source}: its config states {key} as {shown(given)}; it must be names and values")
-        section |= given or {}
-    return section
+    section = {**usual, **(first or {})}
+    if second is None:
+        return section
+    both = {**section, **usual, **second}
+    if both["hidden_act"] != section["hidden_act"]:
+        logger.warning(
+            "%s: %s states the activation %s, %s_dict %s, which counts", source, which, shown(section["hidden_act"]),
+            which, shown(both["hidden_act"]),
+        )  # fmt: skip
+    return both
 
 
 def _stated(config: Mapping[str, Any], source: str) -> dict[str, int]:
@@ -202,9 +215,9 @@ def _stated(config: Mapping[str, Any], source: str) -> dict[str, int]:
 def _making(config: Mapping[str, Any], folder: Path, source: str) -> Making:
     """What a folder says that its weights do not tell."""
     image, text = _section(config, "vision_config", IMAGE, source), _section(config, "text_config", TEXT, source)
-    if (end := text.get("eos_token_id", END)) not in (END, OLD_END):
+    if (end := text["eos_token_id"]) not in (END, OLD_END):
         raise ValueError(f"{source}: its texts end with the token {shown(end)}; CLIP's tokenizer has {END}")
-    if (count := text.get("vocab_size", VOCABULARY)) not in range(VOCABULARY, 2 * VOCABULARY):
+    if (count := text["vocab_size"]) not in range(VOCABULARY, 2 * VOCABULARY):
         raise ValueError(f"{source}: its vocabulary has {shown(count)} tokens; that of CLIP's tokenizer {VOCABULARY}")
     mean, std = _normalisation(folder, source)
     return Making(
@@ -218,7 +231,7 @@ def _making(config: Mapping[str, Any], folder: Path, source: str) -> Making:
 
 
 def _tower(section: Mapping[str, Any], source: str) -> Tower:
-    activation = section.get("hidden_act", "quick_gelu")
+    activation = section["hidden_act"]
     if not isinstance(activation, str) or activation not in ACTIVATIONS:
         known = unknown("activation", activation if isinstance(activation, str) else shown(activation), ACTIVATIONS)
         raise ValueError(f"{source}: its config states hidden_act. {known}")
