@@ -155,7 +155,7 @@ def _describe(trainer: Any, labels: Ints, probabilities: Floats) -> dict[str, An
         "trainer": cfg.TRAINER.NAME,
         "backbone": cfg.MODEL.BACKBONE.NAME + ("" if getattr(backbone, "fits_name", True) else OTHER),
         "architecture": getattr(backbone, "architecture", None),
-        "weights": getattr(backbone, "source", None) or None,  # what was loaded, in words
+        "weights": _without_folders(getattr(backbone, "source", "")) or None,  # what was loaded, in words
         "backbone_sha256": backbone.fingerprint(),
         "shots": cfg.DATASET.NUM_SHOTS if cfg.DATASET.NUM_SHOTS > 0 else None,
         "seed": cfg.SEED,
@@ -193,6 +193,11 @@ def _precision(dtype: Any) -> str:
     from xcoop.engine.parts import FORMATS
 
     return next(name for name, known in FORMATS.items() if known is dtype)
+
+
+def _without_folders(source: str) -> str:
+    """A name on a hub as it is, of a local path its end: a record that is published tells of nobody's folders."""
+    return Path(source).name if Path(source).expanduser().is_absolute() else source
 
 
 def _best_reachable(cfg: Any, dataset: Any) -> dict[str, float] | None:
