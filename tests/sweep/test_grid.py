@@ -82,6 +82,7 @@ def test_base_to_new_evaluates_the_trained_weights_on_the_other_classes(tmp_path
     assert new["CoOp"].folder == trained["CoOp"].folder / "evaluation" / "phantom_new"
     assert "--eval-only" in new["CoOp"].words
     assert "--model-dir" not in new["ZeroshotCLIP"].words
+    assert {job.together for job in new.values()} == {""}  # what is trained side by side, no evaluation
     # XCoOp learns contexts of its classes.
     assert new.keys() == {"CoOp", "ZeroshotCLIP"}
     assert [note.partition(":")[0] for note in left_out(wanted, found)] == ["XCoOp"]
@@ -191,6 +192,14 @@ def test_a_dry_run_lists_and_starts_nothing(tmp_path: Path, capsys: pytest.Captu
     assert told.count("to do  phantom: ") == 8
     assert "8 runs: 0 done, 8 to do" in told
     assert not out.exists()
+
+
+def test_a_dry_run_lists_evaluations_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--setting", "base-to-new", "--out", str(tmp_path / "out"), "--dry-run", "DATASET.TASK", "five-groups"]
+    assert main(["sweep", "phantom", "CoOp", "4", "1", *words]) == 0
+    told = capsys.readouterr().out
+    assert "seed 1, on new classes  " in told
+    assert "2 runs: 0 done, 2 to do" in told
 
 
 def test_words_of_the_command_line_win_over_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

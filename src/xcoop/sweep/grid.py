@@ -345,4 +345,4 @@ def _evaluation(plan: Plan, seed: int, trained: Job) -> Job:
     check_free(folder, cfg, Origin(evaluated_from=model or None))
     words = ("--eval-only", *(("--model-dir", model) if model else ()), *plan.words(seed, folder))
     title = f"{trained.title}, on {f'{classes} classes' if classes != 'all' else dataset}"
-    return Job(words, folder, title, group_of(cfg), trained.folder, cfg)
+    return Job(words, folder, title, group_of(cfg), after=trained.folder, cfg=cfg)
