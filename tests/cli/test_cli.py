@@ -43,9 +43,11 @@ def test_help_of_every_command(words: list[str], capsys: pytest.CaptureFixture[s
 
 
 def packages_after(code: str) -> set[str]:
-    """The packages from outside of Python's own library that a fresh process has after some code."""
-    count = "import sys; print(*{name.partition('.')[0] for name in sys.modules} - set(sys.stdlib_module_names))"
-    done = subprocess.run([sys.executable, "-c", f"{code}\n{count}"], check=True, capture_output=True, text=True)
+    """The packages from outside of Python's own library that some code imports in a fresh process."""
+    before = "import sys; before = set(sys.modules)"  # a site may have its own, e.g. a `sitecustomize`
+    names = "{name.partition('.')[0] for name in set(sys.modules) - before} - set(sys.stdlib_module_names)"
+    lines = f"{before}\n{code}\nprint(*{names})"
+    done = subprocess.run([sys.executable, "-c", lines], check=True, capture_output=True, text=True)
     return {name for name in done.stdout.splitlines()[-1].split() if not name.startswith("_")}
 
 
