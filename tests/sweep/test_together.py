@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import os
@@ -303,3 +304,18 @@ def test_a_launcher_trains_seeds_side_by_side_and_what_failed_alone(
     said = subprocess.run(words, capture_output=True, text=True, timeout=120, check=True).stdout
     assert json.loads(said.splitlines()[-1]) == [[FINISHED, 3], [FINISHED, 3], [FAILED, None]]
     assert said.count("2: failed, and is tried once more") == 1
+
+
+def test_what_a_pass_keeps_is_let_go_when_its_gradients_are_there(tiny_backbone: Backbone) -> None:
+    def work(number: int) -> None:
+        seat = together.current()
+        assert seat is not None
+        embeddings, end = embedded(tiny_backbone, number, 2, 5)
+        seat.encode(tiny_backbone, embeddings.requires_grad_(), end, None).sum().backward()
+        seat.backward()
+
+    meeting = Meeting([lambda: work(0), lambda: work(1)], process_state)
+    meeting.run()
+    gc.collect()
+    assert len(meeting.seats) == 2
+    assert not [thing for thing in gc.get_objects() if isinstance(thing, together.Pass)]

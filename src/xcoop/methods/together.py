@@ -140,14 +140,19 @@ class Seat:
         self.asked = list(asked)
         if all(seat.ended or seat is self for seat in self.meeting.seats):
             answer([self])
-            return self.answers
+            return self._taken()
         put_back = self.meeting.state()
         self.meeting.back.release()
         self.go.acquire()
         put_back()
         if self.meeting.stopped:
             raise KeyboardInterrupt
-        return self.answers
+        return self._taken()
+
+    def _taken(self) -> list[Any]:
+        """The answers, which are not held here any longer: they hold all that a pass keeps for its gradients."""
+        answers, self.asked, self.answers = self.answers, [], []
+        return answers
 
 
 class Meeting:
