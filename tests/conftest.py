@@ -49,3 +49,12 @@ def tiny_weights_file(tiny_state: dict[str, Tensor], tmp_path_factory: pytest.Te
     path = tmp_path_factory.mktemp("weights") / "tiny.safetensors"
     save_file({name: tensor.contiguous() for name, tensor in tiny_state.items()}, path)
     return path
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache of the hub's client, on a machine without network."""
+    constants = pytest.importorskip("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return tmp_path / "hub"

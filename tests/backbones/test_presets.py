@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_families import FAMILIES, huggingface, open_clip
+from small_families import FAMILIES, huggingface, keep, open_clip
 from yacs.config import CfgNode
 
 from xcoop.backbones import Backbone, backbone_names, load_backbone, text_limits
@@ -69,24 +69,6 @@ def test_one_that_no_adapter_reads_is_refused_with_the_reason(preset: Preset, fo
         with pytest.raises(ValueError, match=f"{preset.name} cannot be used: ") as caught:
             load(preset.name, PATH=path)
         assert preset.unread in str(caught.value)
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache of the hub's client, on a machine without network."""
-    constants = pytest.importorskip("huggingface_hub.constants")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    return tmp_path / "hub"
-
-
-def keep(hub: Path, name: str, folder: Path) -> str:
-    """Puts a folder where the client would keep it; the revision."""
-    own, revision = hub / f"models--{name.replace('/', '--')}", "0123456789abcdef0123456789abcdef01234567"
-    shutil.copytree(folder, own / "snapshots" / revision)
-    (own / "refs").mkdir()
-    (own / "refs" / "main").write_text(revision)
-    return revision
 
 
 @pytest.mark.parametrize("name", ["PubMedCLIP", "QuiltNet"])

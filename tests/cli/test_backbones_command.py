@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_families import FAMILIES
-from test_presets import hub, keep  # noqa: F401
+from small_families import FAMILIES, keep
 
 from xcoop.backbones import backbone_names
 from xcoop.backbones.presets import presets
@@ -22,7 +21,7 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str
     return code, *capsys.readouterr()
 
 
-def test_all_are_listed_with_their_licence(hub: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+def test_all_are_listed_with_their_licence(hub: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = said(capsys, "list")
     rows = {line.split("  ")[0]: line for line in out.splitlines()[2:] if "  " in line}
     assert code == 0
@@ -34,7 +33,7 @@ def test_all_are_listed_with_their_licence(hub: Path, capsys: pytest.CaptureFixt
 
 
 def test_it_is_said_which_are_here(
-    hub: Path,  # noqa: F811
+    hub: Path,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -118,7 +117,7 @@ def test_bad_weights_end_in_one_message(tmp_path: Path, capsys: pytest.CaptureFi
 def test_what_cannot_be_done_is_said(
     words: tuple[str, ...],
     message: str,
-    hub: Path,  # noqa: F811
+    hub: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     code, out, err = said(capsys, "check", *words)

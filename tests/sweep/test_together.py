@@ -21,6 +21,7 @@ from torch import Tensor
 
 from xcoop.backbones import Backbone
 from xcoop.methods import together
+from xcoop.methods.model import PromptModel
 from xcoop.methods.together import Meeting
 from xcoop.results.record import read_run
 from xcoop.sweep.job import FAILED, FINISHED, FOUND, Job, Outcome, Runner, process_state, together_of
@@ -84,6 +85,18 @@ def test_methods_that_do_more_than_pass_prompts_through_a_frozen_tower_are_not_m
         cfg.TRAINER.NAME = name
         meant += [name] if together_of(cfg, "group") else []
     assert sorted(meant) == sorted(METHODS)
+
+
+def test_a_text_tower_that_is_trained_is_shared_with_nobody(tiny_backbone: Backbone) -> None:
+    class Mine(PromptModel):
+        pass
+
+    model = Mine(tiny_backbone, ["one", "other"])
+    assert model.text_tower_frozen
+    model.tune_norms()  # of the image tower
+    assert model.text_tower_frozen
+    next(iter(tiny_backbone.model.ln_final.parameters())).requires_grad_(True)
+    assert not model.text_tower_frozen
 
 
 def test_one_pass_serves_all_prompts_of_a_step(
@@ -212,15 +225,16 @@ def test_each_finds_the_process_as_it_left_it(tiny_backbone: Backbone, tmp_path:
             precise = torch.get_float32_matmul_precision() == ("highest", "high")[number]
             found[number].append((draws(), here_still and precise))
 
-    before, there = torch.rand(4), os.getcwd()
+    there = os.getcwd()
     want = [expected(number) for number in range(2)]
+    torch.manual_seed(5)
+    after = torch.rand(4)
     torch.manual_seed(5)
     console = sys.stdout
     Meeting([lambda: work(0), lambda: work(1)], process_state).run()
     assert [found[number] for number in range(2)] == [[(draw, True) for draw in want[number]] for number in range(2)]
     assert (os.getcwd(), "WHOSE" in os.environ, sys.stdout is console) == (there, False, True)
-    torch.manual_seed(5)
-    assert len(before) == 4
+    assert torch.equal(torch.rand(4), after)
 
 
 def test_an_interruption_reaches_every_run_at_its_next_step(

@@ -267,6 +267,12 @@ class PromptModel(nn.Module):
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.image_tower_frozen):
             return self.image_backbone.encode_image(images, patches=self.needs_patches)
 
+    @property
+    def text_tower_frozen(self) -> bool:
+        """Whether nothing of the backbone is trained but the norm layers of its image tower."""
+        trained = {id(parameter) for parameter in self.backbone.parameters() if parameter.requires_grad}
+        return not trained or trained <= {id(parameter) for parameter in self.backbone.image_norms()}
+
     def encode_prompts(self, embeddings: Tensor, end: Tensor) -> Tensor:
         """Text features of embedded prompts: (..., L, W) with end positions (...,) to (..., D)."""
         flat, ends = embeddings.flatten(0, -3), end.flatten()

@@ -66,9 +66,7 @@ class PromptTrainer(TrainerX):
 
     node: str = ""
     trains: bool = True  # whether it learns from images, in epochs or at once
-    side_by_side: bool = (
-        False  # whether a step is a pass through a frozen text tower, by `encode_prompts`, and little else
-    )
+    side_by_side: bool = False  # whether a step is `encode_prompts` and little else; see `xcoop.methods.together`
     needs_vit: bool = False  # whether the method works inside a vision transformer: it has no configs for ResNets
     node_rules: ClassVar[dict[str, Rule]] = {  # what keys take that mean the same in every node
         "PREC": one_of(*PRECISIONS),
@@ -221,7 +219,7 @@ class PromptTrainer(TrainerX):
     def train(self) -> None:
         """All epochs, then the test."""
         self._evaluated = None
-        self.model.seat = together.current() if self.side_by_side else None
+        self.model.seat = together.current() if self.side_by_side and self.model.text_tower_frozen else None
         with self.clock.phase("train"):
             super().train()
 
