@@ -275,10 +275,14 @@ class Wanted:
 
 Loader = Callable[[str, Wanted], Backbone]
 AnyLoader = TypeVar("AnyLoader", bound=Loader)
+Fetcher = Callable[[str, Wanted], object]
 _registered: dict[str, tuple[Loader, TextLimits | None]] = {}
+_fetchers: dict[str, Fetcher] = {}
 
 
-def register_backbone(*offered: str, text: TextLimits | None = None) -> Callable[[AnyLoader], AnyLoader]:
+def register_backbone(
+    *offered: str, text: TextLimits | None = None, fetch: Fetcher | None = None
+) -> Callable[[AnyLoader], AnyLoader]:
     """Offers the decorated function as the loader of these backbones.
 
     The function takes the name and what the config wants (`Wanted`), and returns the backbone.
@@ -286,6 +290,8 @@ def register_backbone(*offered: str, text: TextLimits | None = None) -> Callable
     Args:
         offered: the names.
         text: how long their texts may be; None if that is known from the weights alone.
+        fetch: takes what the loader takes, and sees to it that the files of the weights are here, or raises what the
+            loader would; None where nothing has to be fetched.
 
     Raises:
         KeyError: one of the names is taken by another function.
@@ -296,6 +302,7 @@ def register_backbone(*offered: str, text: TextLimits | None = None) -> Callable
             if name in _registered:
                 raise KeyError(f"backbone {name!r} is registered twice: by {_registered[name][0]} and by {loader}")
         _registered.update(dict.fromkeys(offered, (loader, text)))
+        _fetchers.update(dict.fromkeys(offered if fetch else (), fetch))
         return loader
 
     return register
@@ -329,6 +336,25 @@ def text_limits(name: str) -> TextLimits | None:
     """
     require_backbone(name)
     return _registered[name][1]
+
+
+def fetcher_of(name: str) -> Fetcher | None:
+    """What fetches the weights of a registered backbone; ValueError for an unknown name."""
+    require_backbone(name)
+    return _fetchers.get(name)
+
+
+def fetch_weights(cfg: CfgNode) -> None:
+    """Sees to it that the files of the weights that a config names are here; they are not read.
+
+    Raises:
+        FileNotFoundError: no such local file.
+        ConnectionError: they are not here and cannot be downloaded.
+        ValueError: unknown name, or what came is not what was published.
+    """
+    wanted = Wanted.of(cfg)
+    if fetch := fetcher_of(cfg.MODEL.BACKBONE.NAME):
+        fetch(cfg.MODEL.BACKBONE.NAME, wanted)
 
 
 def load_backbone(cfg: CfgNode) -> Backbone:

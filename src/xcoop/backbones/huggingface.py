@@ -85,7 +85,20 @@ _BLOCK = {
 _PACKED = ("q_proj", "k_proj", "v_proj")  # in the order in which OpenAI's blocks keep them
 
 
-@register_backbone("huggingface")
+def _found(name: str, wanted: Wanted) -> tuple[Path, Path | None, str]:
+    """Folder, file of the weights if one is named, and what the record says of them; fetched if they are not here."""
+    if not (wanted.path or wanted.source):
+        raise ValueError(
+            f"{name}: set MODEL.BACKBONE.PATH to a model's folder, or MODEL.BACKBONE.SOURCE to its name on the hub"
+        )
+    if wanted.path:
+        folder, file = model_folder(wanted.path)
+        return folder, file, str(file or folder)
+    folder = hub_folder(wanted.source, PATTERNS, is_complete)
+    return folder, None, f"{wanted.source} at {folder.name[:12]}"
+
+
+@register_backbone("huggingface", fetch=_found)
 def load_huggingface(name: str, wanted: Wanted) -> Backbone:
     """The CLIP in a folder (`MODEL.BACKBONE.PATH`), or of a name on the hub (`MODEL.BACKBONE.SOURCE`).
 
@@ -94,16 +107,7 @@ def load_huggingface(name: str, wanted: Wanted) -> Backbone:
         ValueError: it is no CLIP, or one with another tokenizer; or config and weights do not fit each other.
         ConnectionError: it is not here and cannot be fetched.
     """
-    if not (wanted.path or wanted.source):
-        raise ValueError(
-            f"{name}: set MODEL.BACKBONE.PATH to a model's folder, or MODEL.BACKBONE.SOURCE to its name on the hub"
-        )
-    if wanted.path:
-        folder, file = model_folder(wanted.path)
-        source = str(file or folder)
-    else:
-        folder, file = hub_folder(wanted.source, PATTERNS, is_complete), None
-        source = f"{wanted.source} at {folder.name[:12]}"
+    folder, file, source = _found(name, wanted)
     return read_huggingface(name, folder, file, source, wanted)
 
 

@@ -96,22 +96,6 @@ class Model(NamedTuple):
     source: str  # for messages and the record
 
 
-@register_backbone("open_clip")
-def load_open_clip(name: str, wanted: Wanted) -> Backbone:
-    """The model at `MODEL.BACKBONE.PATH`, or of `MODEL.BACKBONE.SOURCE`; see the module.
-
-    Raises:
-        FileNotFoundError: a file is missing.
-        ImportError: an architecture or a tag is named, and open_clip is not installed.
-        ValueError: it cannot be computed here, or config and weights do not fit each other.
-        ConnectionError: it is not here and cannot be fetched.
-    """
-    model = _found(name, wanted)
-    backbone = read_open_clip(name, model, wanted)
-    logger.info("%s holds %s", model.source, backbone.architecture)
-    return backbone
-
-
 def _found(name: str, wanted: Wanted) -> Model:
     """Config and weights, from wherever the user says."""
     if wanted.path:
@@ -138,6 +122,22 @@ def _found(name: str, wanted: Wanted) -> Model:
     config, images = _of_library(wanted.source)
     file = _fetch_tag(wanted.source)
     return Model(config, images, file.parent, file, f"{wanted.source} ({file.name})")
+
+
+@register_backbone("open_clip", fetch=_found)
+def load_open_clip(name: str, wanted: Wanted) -> Backbone:
+    """The model at `MODEL.BACKBONE.PATH`, or of `MODEL.BACKBONE.SOURCE`; see the module.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ImportError: an architecture or a tag is named, and open_clip is not installed.
+        ValueError: it cannot be computed here, or config and weights do not fit each other.
+        ConnectionError: it is not here and cannot be fetched.
+    """
+    model = _found(name, wanted)
+    backbone = read_open_clip(name, model, wanted)
+    logger.info("%s holds %s", model.source, backbone.architecture)
+    return backbone
 
 
 def is_complete(folder: Path) -> bool:

@@ -26,6 +26,7 @@ from xcoop.backbones.making import CLIP_MEAN, CLIP_STD, OPENAI, WIDTH, Making, t
 from xcoop.backbones.resnet import resnet_map, resnet_pooled
 from xcoop.backbones.saving import recomputed
 from xcoop.backbones.vit import AdaptedAttention, run_block, text_prompted, vit_projected, vit_prompted, vit_tokens
+from xcoop.backbones.weight_files import weights_file
 from xcoop.utils.console import SHOWN
 
 if TYPE_CHECKING:
@@ -67,7 +68,12 @@ def count_tokens(text: str) -> int:
 TEXT = TextLimits(context_length=77, count_tokens=count_tokens)
 
 
-@register_backbone(*NAMES, text=TEXT)
+def openai_file(name: str, wanted: Wanted) -> Path:
+    """The file of weights: the local one that is named (FileNotFoundError if it is not there), else `fetch_openai`."""
+    return weights_file(wanted.path) if wanted.path else fetch_openai(name)
+
+
+@register_backbone(*NAMES, text=TEXT, fetch=openai_file)
 def load_openai(name: str, wanted: Wanted) -> Backbone:
     """OpenAI's weights of that name, or those of a local file; a file's shapes decide the model, not the name.
 
@@ -75,10 +81,10 @@ def load_openai(name: str, wanted: Wanted) -> Backbone:
     A state dict in OpenAI's layout does not say with which activation and heads it was trained: it is taken to be as
     OpenAI's models are, unless the config says otherwise, and that is said, too.
     """
-    file = wanted.path or str(fetch_openai(name))
+    file = openai_file(name, wanted)
     making = OPENAI.stated(wanted.activation, wanted.head_width)
     taken = f"{making.image.activation}, heads of width {making.image.head_width}"
-    making = replace(making, source=f"{Path(file).name} (as OpenAI's models: {taken})" if wanted.path else name)
+    making = replace(making, source=f"{file.name} (as OpenAI's models: {taken})" if wanted.path else name)
     backbone = ClipBackbone(name, read_clip(file, making), making=making)
     if not backbone.fits_name:
         logger.warning(

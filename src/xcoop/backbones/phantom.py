@@ -21,7 +21,7 @@ from xcoop.backbones.base import Backbone, Wanted, register_backbone
 from xcoop.backbones.clip_model import build_clip, read_clip
 from xcoop.backbones.making import OPENAI
 from xcoop.backbones.openai import TEXT, ClipBackbone
-from xcoop.backbones.weight_files import ROWS
+from xcoop.backbones.weight_files import ROWS, weights_file
 from xcoop.utils.console import shown
 from xcoop.utils.files import atomic_path, sha256_file
 
@@ -32,7 +32,12 @@ TOKEN_STD = 0.02  # CLIP draws its token embeddings from N(0, 0.02)
 MOST_NUMBERS = 1 << 26
 
 
-@register_backbone("phantom", text=TEXT)
+def _local_file(name: str, wanted: Wanted) -> Path:
+    """The local file that is named, which must be there, or the shipped one."""
+    return weights_file(wanted.path) if wanted.path else pretrained_path()
+
+
+@register_backbone("phantom", text=TEXT, fetch=_local_file)
 def load_phantom(name: str, wanted: Wanted) -> Backbone:
     """The shipped weights, or those of a local file."""
     if wanted.path:

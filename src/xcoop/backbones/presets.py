@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from xcoop.backbones.base import Backbone, TextLimits, Wanted, loader_of, register_backbone
+from xcoop.backbones.base import Backbone, TextLimits, Wanted, fetcher_of, loader_of, register_backbone
 from xcoop.backbones.making import CLIP_MEAN, CLIP_STD
 from xcoop.backbones.openai import count_tokens
 from xcoop.utils.reading import read_yaml
@@ -73,18 +73,31 @@ def _plain(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
+def _by_family(name: str, wanted: Wanted) -> tuple[str, Wanted]:
+    """The family that reads a preset, and what is wanted of it; ValueError, which says why, if none does."""
+    preset = presets()[name]
+    if not preset.family:
+        raise ValueError(f"the backbone {name} cannot be used: {preset.unread}")
+    source = wanted.source or ("" if wanted.path else preset.hub)
+    return preset.family, replace(wanted, source=source)
+
+
 def load_preset(name: str, wanted: Wanted) -> Backbone:
     """The backbone of that name, by its family's loader: from a local place if one is given, else from the hub.
 
     Raises:
         ValueError: no adapter reads it; the message says why.
     """
-    preset = presets()[name]
-    if not preset.family:
-        raise ValueError(f"the backbone {name} cannot be used: {preset.unread}")
-    source = wanted.source or ("" if wanted.path else preset.hub)
-    return loader_of(preset.family)(name, replace(wanted, source=source))
+    family, wanted = _by_family(name, wanted)
+    return loader_of(family)(name, wanted)
+
+
+def fetch_preset(name: str, wanted: Wanted) -> None:
+    """Sees to it that its files are here; raises what `load_preset` does."""
+    family, wanted = _by_family(name, wanted)
+    if fetch := fetcher_of(family):
+        fetch(name, wanted)
 
 
 for _preset in presets().values():
-    register_backbone(_preset.name, text=_preset.text)(load_preset)
+    register_backbone(_preset.name, text=_preset.text, fetch=fetch_preset)(load_preset)

@@ -36,9 +36,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         FileNotFoundError: there is no such file.
         ValueError: it cannot be read, or holds no state dict; the message names it.
     """
-    path = Path(path).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f"no weights file {path}; MODEL.BACKBONE.PATH takes a .safetensors, .pt or .pth file")
+    path = weights_file(path)
     if path.suffix == ".safetensors":
         return _bare(_read_safetensors(path))
     try:
@@ -54,6 +52,14 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
         if not (isinstance(name, str) and isinstance(value, Tensor)):
             raise ValueError(f"{path} holds no state dict: its entry {name!r} is no tensor")
     return _bare(dict(content))
+
+
+def weights_file(path: str | Path) -> Path:
+    """The path of a file that is there; else FileNotFoundError."""
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights file {path}; MODEL.BACKBONE.PATH takes a .safetensors, .pt or .pth file")
+    return path
 
 
 def require_stored(tensor: Tensor, name: str, source: str) -> None:

@@ -10,6 +10,8 @@ from xcoop.runs.plan import make_plans
 from xcoop.utils.console import FAILED as EXIT_FAILED
 from xcoop.utils.console import environment_defaults, numbers, say
 
+SKIP = "where images, a concept bank or weights lack, run what needs none of them (default: run nothing)"
+
 EPILOG = """\
 examples:
   xcoop run phantom 16                      XCoOp on the phantom, 16 shots, seeds 1 2 3
@@ -41,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", default=defaults["data"], help="the data root (default: $DATA, else data)")
     parser.add_argument("--out", default=defaults["out"], help="the output root (default: $OUT, else output)")
     parser.add_argument("--seeds", default=defaults["seeds"], help='default: $SEEDS, else "1 2 3"')
+    parser.add_argument("--skip-missing", action="store_true", help=SKIP)
     parser.add_argument("--one-by-one", action="store_true", help="train no runs side by side")
 
 
@@ -48,7 +51,8 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs it; the exit code is 0 if every run is finished at the end.
 
     Raises:
-        UserError: a name, key or value is wrong, or a finished run has other settings; nothing was started then.
+        UserError: a name, key or value is wrong, or a finished run has other settings; or images, concept bank or
+            weights are not there, or cannot be read. Nothing was started then.
         ValueError: the record of a finished run is damaged.
     """
     seeds = numbers(arguments.seeds, "SEEDS")
@@ -58,10 +62,13 @@ def run(arguments: argparse.Namespace) -> int:
     from xcoop.results.table import render
     from xcoop.sweep.job import FAILED, training
     from xcoop.sweep.launcher import Launcher, make_slots
+    from xcoop.sweep.ready import require_ready
 
     start = time.monotonic()
     jobs = [training(plan, seed, plan.title(seed)) for plan in plans for seed in plan.seeds]
     todo = [job for job in jobs if not job.done()]
+    stopped = set(todo) - set(todo := require_ready(todo, arguments.skip_missing))
+    jobs = [job for job in jobs if job not in stopped]
     ends = Launcher(jobs, make_slots(most=len(todo)), arguments.out, True, arguments.one_by_one).run()
 
     folder, shots = plans[0].dataset_folder, int(arguments.words[1])

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xcoop.commands.run import SKIP
 from xcoop.runs.plan import split_words
 from xcoop.utils.console import FAILED as EXIT_FAILED
-from xcoop.utils.console import UserError, environment_defaults, say, shown
+from xcoop.utils.console import UserError, complain, environment_defaults, say, shown
 
 if TYPE_CHECKING:
     from xcoop.sweep.grid import Grid
@@ -67,6 +68,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpus", help="ids of the GPUs to use (default: all that are visible)")
     parser.add_argument("--one-by-one", action="store_true", help="train no runs side by side; on Slurm, none are")
     parser.add_argument("--dry-run", action="store_true", help="list the runs and what is done, and stop")
+    parser.add_argument("--skip-missing", action="store_true", help=SKIP)
     group = parser.add_argument_group("on a Slurm cluster (see docs/slurm.md)")
     group.add_argument("--slurm", action="store_true", help="run as job arrays; needs submitit, and a login node")
     group.add_argument("--detach", action="store_true", help="submit, and do not wait; the same command attaches later")
@@ -86,6 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
     from xcoop.sweep.grid import left_out
     from xcoop.sweep.job import DONE, FAILED
     from xcoop.sweep.launcher import NOTES, Launcher, make_slots, summary
+    from xcoop.sweep.ready import require_ready, stopped_lines, stops
 
     options = slurm_options(arguments)
     grid = read_grid(arguments)
@@ -100,10 +103,13 @@ def run(arguments: argparse.Namespace) -> int:
     if options:
         from xcoop.sweep.slurm import run_on_slurm
 
+        for line in stopped_lines(stops(jobs)):  # a cluster's nodes may have what its login node does not see
+            complain(f"warning: from here, {line}")
         ends = run_on_slurm(jobs, ledger, options, arguments.detach)
         if len(ends) == len(jobs):  # else nobody waits
             say(*summary(jobs, ends, time.monotonic() - start, grid.out))
     else:
+        jobs = require_ready(jobs, arguments.skip_missing)
         gpus = None if arguments.gpus is None else words_of(arguments.gpus)
         slots = make_slots(arguments.workers, gpus, most=sum(job.state() != DONE for job in jobs))
         launcher = Launcher(jobs, slots, grid.out, one_by_one=arguments.one_by_one)
@@ -115,8 +121,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _list(jobs: Sequence[Job], ledger: Path | None) -> int:
-    """Says of each run what is done, and which task of the cluster has it; the exit code."""
+    """Says of each run what is done, and which task of the cluster has it, and what cannot be run; the exit code."""
     from xcoop.sweep.job import DONE
+    from xcoop.sweep.ready import stopped_lines, stops
 
     states = {job: (job.state(), "") for job in jobs}
     ids = ""
@@ -129,6 +136,7 @@ def _list(jobs: Sequence[Job], ledger: Path | None) -> int:
     say(*(f"{state:<{width}}  {job.title}  {job.folder}{note}" for job, (state, note) in states.items()))
     done, held = sum(state == DONE for state, _ in states.values()), sum(bool(note) for _, note in states.values())
     queue = f"{held} in the queue (Slurm jobs: {ids}), " if held else ""
+    say(*(f"cannot be run: {line}" for line in stopped_lines(stops(jobs))))
     say(f"{len(jobs)} runs: {done} done, {queue}{len(jobs) - done - held} to do. Nothing was started (--dry-run).")
     return 0
 

@@ -60,6 +60,7 @@ class Raw:
     splits: Splits  # as they are handed out; an empty val is carved from train later
     remarks: tuple[Remark, ...] = ()  # on how it was read
     drops: bool = True  # whether a run leaves out what clashes (DATASET.HYGIENE)
+    concept_bank: str = ""  # name or file of the dataset's own bank; empty if there is none
 
 
 class MedicalDataset(DatasetBase):
@@ -134,7 +135,17 @@ class MedicalDataset(DatasetBase):
         splits = self._ordered(cfg, folder, self.read(folder))
         remarks, drops = tuple(self.remarks(folder, splits)), cfg.DATASET.HYGIENE == "drop"
         names = tuple(self.class_names)
-        return Raw(self.name, self.about_name, folder, self.task, names, self.is_phantom, splits, remarks, drops)
+        told = (self.name, self.about_name, folder, self.task, names, self.is_phantom, splits, remarks, drops)
+        return Raw(*told, self.concept_bank)
+
+    @classmethod
+    def examined(cls, cfg: CfgNode) -> Raw:
+        """What `load` gives, once every class has a training image and every image can be read; else DatasetError."""
+        dataset: Any = cls.__new__(cls)  # the constructor would go on to clean and choose
+        raw: Raw = dataset.load(cfg)
+        dataset._require_every_class(raw.folder, raw.splits)
+        refuse_unreadable(raw.folder, survey(raw.folder, [item.path for item in raw.splits.all()]))
+        return raw
 
     def set_up(self, cfg: CfgNode) -> None:
         """Takes from the configuration what the set is, where the class alone does not state it: name, tasks, bank."""

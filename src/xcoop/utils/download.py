@@ -14,6 +14,7 @@ import logging
 import os
 import re
 import shutil
+import socket
 import sys
 import time
 import urllib.request
@@ -194,8 +195,10 @@ def _fill(job: Job, file: BinaryIO) -> None:
             _receive(job, file)
             return
         except WebError as error:
+            # Nothing has come, and nobody knows the server's name: there is no network, and waiting will not bring one.
+            alone = not file.tell() and isinstance(getattr(error.__cause__, "reason", None), socket.gaierror)
             failures = 1 if file.tell() - before >= PROGRESS else failures + 1
-            if not error.passing or failures >= TRIES:
+            if not error.passing or alone or failures >= TRIES:
                 raise ConnectionError(job.text(f"{job.url} cannot be downloaded ({error})")) from error
             wait = min(max(error.wait, WAIT * 2 ** (failures - 1)), MAX_WAIT)
             logger.warning("%s: %s; trying again in %.0f s", job.url, error, wait)
