@@ -159,7 +159,7 @@ def test_what_is_no_such_file_is_refused(root: Path, text: str) -> None:
 
 def test_several_that_could_be_meant_are_named(root: Path) -> None:
     source = listed(root)
-    write_csv(source.parent / "list.csv", ["path", "label"], [])
+    write_csv(source.parent / "list.csv", ["path", "label"], [("images/leaf/train0.png", "leaf")])
     with pytest.raises(DatasetError, match=r"several tables \(list\.csv, split_zhou_Plants\.json\): name the one"):
         own(source.parent)
     assert len(own(source).test) == 9

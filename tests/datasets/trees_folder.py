@@ -71,8 +71,10 @@ DAMAGES: dict[str, Damages] = {
         (lambda f: (f / "train" / "x").mkdir(parents=True), r"directories of splits \(train\) beside others: \['leaf'"),
         (lambda f: (f / "leaf").rename(f / "ROOT"), "the classes 'ROOT' and 'root' are one"),
         (lambda f: (f / "leaf" / "leaf00.png").write_bytes(b"x"), r"leaf00\.png: no known picture format"),
-        (lambda f: [(f / name).write_text("") for name in ("a.csv", "b.csv")], r"several tables \(a\.csv, b\.csv\)"),
-        (lambda f: (f / "a.csv").write_text(""), r"a\.csv has no column 'path' or 'image'"),
+        (
+            lambda f: [(f / name).write_text("path,label\nleaf/leaf00.png,leaf") for name in ("a.csv", "b.csv")],
+            r"several tables \(a\.csv, b\.csv\)",
+        ),
         (lambda f: (f / "a.csv").write_bytes(b"path,label\n\xff,x\n"), r"a\.csv is no CSV text"),
         (on_table(("Diagnosis", "Colour")), r"no column 'label' or .*it has \['Image', 'Colour'"),
         (on_table(("Patient_ID", "class")), "'Diagnosis' and 'class' both tell the label"),

@@ -302,7 +302,8 @@ def register_backbone(
             if name in _registered:
                 raise KeyError(f"backbone {name!r} is registered twice: by {_registered[name][0]} and by {loader}")
         _registered.update(dict.fromkeys(offered, (loader, text)))
-        _fetchers.update(dict.fromkeys(offered if fetch else (), fetch))
+        if fetch:
+            _fetchers.update(dict.fromkeys(offered, fetch))
         return loader
 
     return register

@@ -51,6 +51,7 @@ SEED = "SEED"
 # Keys that older runs lack, with the value that stands for what those did: a run has one hash, with them or without.
 LATER = {
     "DATASET.POSITIVE_CLASS": "",
+    "DATASET.TEST_FROM": "",
     "MODEL.BACKBONE.ACTIVATION": "",
     "MODEL.BACKBONE.HEAD_WIDTH": 0,
     "MODEL.BACKBONE.SOURCE": "",

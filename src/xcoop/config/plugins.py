@@ -52,6 +52,8 @@ _SHARED_KEYS: dict[str, tuple[Any, Rule | None]] = {
     "DATASET.HYGIENE": ("drop", one_of("drop", "report")),
     # validation images a class beside few shots; 0 is min(shots, 4), as in CoOp; -1 is all
     "DATASET.VAL_SHOTS": (0, whole(-1)),
+    # of own data without test images: the split that gives them; "" gives none
+    "DATASET.TEST_FROM": ("", one_of("", "val", "train")),
     KEY: (["auto"], each(one_of(AUTO, *KINDS))),  # augmentations to leave out; see `xcoop.config.augmentation`
     "DATASET.SPLIT_SEED": (0, whole(0)),  # of the split that is made for a user's own data
     "MODEL.BACKBONE.PATH": ("", None),  # local weights of the backbone: a file or a folder

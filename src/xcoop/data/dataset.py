@@ -132,7 +132,7 @@ class MedicalDataset(DatasetBase):
         self.dataset_dir = str(folder)
         drawn = any((place / PHANTOM_MARK).is_file() for place in (folder, folder.parent))
         self.is_phantom = self.is_phantom or drawn
-        splits = self._ordered(cfg, folder, self.read(folder))
+        splits = self._ordered(cfg, folder, self.tested(cfg, folder, self.read(folder)))
         remarks, drops = tuple(self.remarks(folder, splits)), cfg.DATASET.HYGIENE == "drop"
         names = tuple(self.class_names)
         told = (self.name, self.about_name, folder, self.task, names, self.is_phantom, splits, remarks, drops)
@@ -157,6 +157,13 @@ class MedicalDataset(DatasetBase):
     @abstractmethod
     def read(self, folder: Path) -> Splits:
         """The official splits for `self.task`. An empty val is carved from train; `Splits.undivided` is divided."""
+
+    def tested(self, cfg: CfgNode, folder: Path, splits: Splits) -> Splits:
+        """The splits; ValueError if test images are asked for from another split, though the set has its own way."""
+        if cfg.DATASET.TEST_FROM:
+            has = "has test images" if splits.divided else "has no splits, and is given all three"
+            raise ValueError(f"{folder} {has}: leave out DATASET.TEST_FROM {cfg.DATASET.TEST_FROM}")
+        return splits
 
     def remarks(self, folder: Path, splits: Splits) -> list[Remark]:
         """What has to be said of how the set was read; of one that takes whole folders, what it left out of them."""

@@ -117,6 +117,24 @@ class NameIndex:
             raise DatasetError(f"{name!r} may be any of {found}: {what}; write the path as it is on disk")
         return found[0] if found else None
 
+    def __len__(self) -> int:
+        """How many images there are."""
+        return len(self._paths)
+
+    def folders_above(self, path: str) -> str:
+        """What a path begins with (folders, with `/`) before that of an image of the folder; "" if it has none."""
+        for match in re.finditer("/", path):
+            if path[match.end() :] in self._exact and "/" in path[match.end() :]:
+                return path[: match.end()]
+        return ""
+
+    def may_mean(self, name: str) -> bool:
+        """Whether the folder has one or more files that may be meant."""
+        try:
+            return self.find(name) is not None
+        except DatasetError:
+            return True
+
 
 class StemIndex:
     """Finds the images below a folder by their names alone, without folders and suffixes, whatever their case.

@@ -17,6 +17,7 @@ from pathlib import Path
 from xcoop.concepts.bank import same_name
 from xcoop.data.splits import Remark, shown_some
 from xcoop.utils.console import DatasetError, escaped, is_plain, unknown
+from xcoop.utils.images import is_image_name
 from xcoop.utils.reading import Line, read_table
 
 _PICTURE = (
@@ -95,7 +96,7 @@ def read_rows(table: Path, classes: Sequence[str] = ()) -> tuple[list[Row], list
         DatasetError: a column is missing, or more than one may be meant; a row without label, with a path that leads
             out, or an unknown split; or images with several labels.
     """
-    own = _Table(table, classes)
+    own = Table(table, classes)
     columns = {"path": own.only("path", _matching("path", own.header)), "label": own.label()}
     columns |= {"split": own.split(), "patient": own.patient()}
     used = [name for name in columns.values() if name]
@@ -129,7 +130,7 @@ def read_rows(table: Path, classes: Sequence[str] = ()) -> tuple[list[Row], list
     return rows, [*own.remarks, Remark(f"{table.name}: read {told}{unread}")]
 
 
-class _Table:
+class Table:
     """A table whose columns are asked for what they mean."""
 
     def __init__(self, path: Path, classes: Sequence[str]) -> None:
@@ -144,6 +145,13 @@ class _Table:
         self._values = {name: {line.cells[name] for line in self.lines} for name in self.header}
         self.filled = [name for name in self.header if self._values[name] - {""}]  # columns that are not empty
 
+    def names_of_images(self) -> tuple[list[str], bool]:
+        """What the column of paths holds, if there is one, and whether another tells labels, splits or patients."""
+        paths = _matching("path", self.filled)
+        others = [name for role in ("label", "split", "patient") for name in _matching(role, self.filled)]
+        names = [line.cells[paths[0]] for line in self.lines] if paths else []
+        return names, bool(set(others) - set(paths)) or len(self.zero_one(paths)) > 1
+
     def only(self, role: str, found: Sequence[str], hint: str = "") -> str:
         """The one of these columns, or ""."""
         if len(found) > 1:
@@ -155,7 +163,10 @@ class _Table:
     def lacks(self, role: str) -> DatasetError:
         """The error for a column that is needed."""
         usual = " or ".join(map(repr, USUAL[role]))
-        return DatasetError(f"{self.path} has no column {usual}; it has {list(self.header)}")
+        hint = ""
+        if any(map(is_image_name, self.header)):
+            hint = "; its first line names an image: put a line with the names of the columns above it, as path,label"
+        return DatasetError(f"{self.path} has no column {usual}; it has {list(self.header)}{hint}")
 
     def label(self) -> str:
         """The column that holds the stated classes; else the surest by name, of a number and a name the latter."""
@@ -234,8 +245,12 @@ class _Table:
             if not is_plain(text):
                 raise DatasetError(f"{where}: the {role} '{escaped(text)}' holds control characters: write it without")
         path, word = cell["path"].replace("\\", "/"), cell["split"]
+        if path.startswith(own := f"{self.path.parent.as_posix()}/"):
+            path = path.removeprefix(own)
         if not path or re.match(r"/|[A-Za-z]:", path) or ".." in path.split("/"):
-            raise DatasetError(f"{where}: {cell['path']!r} is no path below the folder of the table")
+            name = path.rpartition("/")[2]
+            hint = f"; write it from there, or {name!r} alone, where one image has that name" if name else ""
+            raise DatasetError(f"{where}: {cell['path']!r} is no path below the folder of the table{hint}")
         if not label:
             raise DatasetError(
                 f"{where}: {path} has no label (NaN, NA, null count as none, unless DATASET.CLASSES names them)"
