@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The sub-commands of `xcoop data`, and their options."""
     kinds = parser.add_subparsers(title="commands", metavar="<command>", required=True)
     _add(kinds, "list", "all datasets: classes, images, licence, and whether they are there", show_list)
-    _named(_add(kinds, "info", "all that is known of a dataset", show_info))
+    _named(_add(kinds, "info", "all that is known of a dataset; with keys, what is found by them", show_info))
     prepare = _named(_add(kinds, "prepare", "fetch a dataset, or say how it is asked for; then check it", prepare_one))
     prepare.add_argument("--yes", action="store_true", help="the licence was read: download without asking")
     check = _named(_add(kinds, "check", "compare a dataset with what is published, and look for faults", check_one))
@@ -70,7 +70,7 @@ def show_list(arguments: argparse.Namespace) -> int:
 def _row(name: str, root: Path) -> list[str]:
     facts = _facts(name)
     if facts is None:
-        return [name, "(drawn on first use, or your own: see xcoop list)", "", "", "", ""]
+        return [name, f"(see xcoop data info {name})", "", "", "", ""]
     splits = next(iter(facts.counts.values()), {})
     classes = max((len(split) for split in splits.values()), default=0)
     images = sum(number for split in splits.values() for number in split.values())
@@ -85,11 +85,14 @@ def _there(facts: About, root: Path) -> str:
 
 
 def show_info(arguments: argparse.Namespace) -> int:
-    """Prints all facts."""
+    """Prints all facts; with KEY VALUE pairs, what is found by them."""
     name = _name(arguments)
     facts = _facts(name)
+    if len(arguments.words) > 1:
+        return _show_found(arguments)
     if facts is None:
-        say(f"{name}: nothing is published of it; see `xcoop list`")
+        guide = _class(arguments).guide()
+        say(*(guide or [f"{name}: drawn when it is first used; nothing is published of it"]))
         return 0
     from xcoop.data.about import how_to_get
 
@@ -108,6 +111,25 @@ def show_info(arguments: argparse.Namespace) -> int:
     say(*([f"A phantom in its place (drawn, not clinical): {facts.phantom}"] if facts.phantom else []))
     say(f"There below {arguments.root}: {_there(facts, Path(arguments.root))}")
     return 0
+
+
+def _show_found(arguments: argparse.Namespace) -> int:
+    """Prints what is in the place that the configuration names; nothing is compared, and no image is read."""
+    from xcoop.data.ownguide import found
+    from xcoop.evaluation.metrics import positive_class
+
+    cfg, cls = _config(arguments), _class(arguments)
+    dataset = cls.__new__(cls)  # the constructor would go on to clean and choose
+    raw = dataset.load(cfg)
+    positive = positive_class(raw.class_names, cfg.DATASET.POSITIVE_CLASS or dataset.positive_class)
+    say(*found(raw, positive, float(cfg.DATASET.VAL_PERCENT), dataset.kept_split()))
+    return 0
+
+
+def _class(arguments: argparse.Namespace) -> Any:
+    from dassl.data.datasets import DATASET_REGISTRY
+
+    return DATASET_REGISTRY.get(_config(arguments).DATASET.NAME)
 
 
 def prepare_one(arguments: argparse.Namespace) -> int:

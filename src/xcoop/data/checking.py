@@ -173,7 +173,7 @@ def page(report: Report, facts: About | None) -> list[str]:
     if facts:
         lines += [f"Licence: {facts.licence}", f"Kept apart by: {facts.grouping or 'not stated'}"]
         lines += _wrapped("Caution: ", facts.caution) if facts.caution else []
-    lines += ["", *_table(report), ""]
+    lines += ["", *counts_table(report), ""]
     if report.sizes:
         shown = [f"{number} have {width}x{height}" for (width, height), number in report.sizes.items()][:SHOWN_SIZES]
         more = f", and {len(report.sizes) - SHOWN_SIZES} other sizes" if len(report.sizes) > SHOWN_SIZES else ""
@@ -190,12 +190,14 @@ def _wrapped(head: str, text: str) -> list[str]:
     return textwrap.wrap(head + text, WIDTH, subsequent_indent=" " * len(head), break_long_words=False)
 
 
-def _table(report: Report) -> list[str]:
+def counts_table(report: Report) -> list[str]:
     """Found numbers of images by class and split, with the published ones where they differ."""
     from tabulate import tabulate
 
     splits = {split: list(items) for split, items in report.raw.splits}
-    if "all" in report.published:  # of a set without official splits
+    if not report.raw.splits.divided and not report.published:
+        splits = {}
+    if not splits or "all" in report.published:  # of a set without official splits
         splits["all"] = report.raw.splits.all()
     found = {split: per_class(items) for split, items in splits.items()}
 

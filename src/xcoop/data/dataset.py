@@ -147,6 +147,15 @@ class MedicalDataset(DatasetBase):
         refuse_unreadable(raw.folder, survey(raw.folder, [item.path for item in raw.splits.all()]))
         return raw
 
+    @staticmethod
+    def guide() -> list[str]:
+        """What has to be known of sets of which nothing is published, as lines; none of others."""
+        return []
+
+    def kept_split(self) -> Path | None:
+        """Once it is loaded: the file of a split that was made before; None if there is none."""
+        return None
+
     def set_up(self, cfg: CfgNode) -> None:
         """Takes from the configuration what the set is, where the class alone does not state it: name, tasks, bank."""
 

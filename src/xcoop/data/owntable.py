@@ -56,7 +56,12 @@ COLUMNS: dict[str, tuple[str, ...]] = {
         rf".*{_THING}{_ID}+|{_ANONYMOUS}{_VISIT}{_ID}*|.*(?:case|study|exam|slide){_ID}+",
     ),
 }
-USUAL = {"path": ("path", "image", "filename", "image_id"), "label": ("label", "class", "diagnosis", "dx")}
+EXAMPLES = {  # of each kind, some that are found
+    "path": ("path", "image", "filename", "image_id", "Image Index", "isic_id", "id_code"),
+    "label": ("label", "class", "diagnosis", "dx", "category", "Finding Labels", "grade"),
+    "split": ("split", "subset", "partition", "Dataset_type", "fold"),
+    "patient": ("patient", "PatientID", "subject_id", "MRN", "lesion_id", "case", "study"),
+}
 SPLIT_WORDS = {
     **dict.fromkeys(("train", "training", "trn"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "validate", "dev", "development", "tune", "tuning"), "val"),
@@ -162,7 +167,7 @@ class Table:
 
     def lacks(self, role: str) -> DatasetError:
         """The error for a column that is needed."""
-        usual = " or ".join(map(repr, USUAL[role]))
+        usual = " or ".join(map(repr, EXAMPLES[role][:4]))
         hint = ""
         if any(map(is_image_name, self.header)):
             hint = "; its first line names an image: put a line with the names of the columns above it, as path,label"
