@@ -39,7 +39,7 @@ _NOW = {  # today's name: the old ones, which go with version 0.2; all of them b
     "data.dataset": "data.drawn data.family data.raw",
     "data.folders": "data.class_folders data.survey",
     "data.splits": "data.hygiene data.items data.madesplit",
-    "datasets.folder": "data.own",
+    "data.ownfolder": "data.own",
     "engine.checkpoint": "engine.nets engine.safeload",
     "engine.data": "engine.batches engine.dataset engine.datum engine.manager engine.samplers",
     "engine.imports": "engine.facade engine.finder",

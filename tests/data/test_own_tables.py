@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from xcoop.data.ownfolder import Own, read_own
 from xcoop.data.owntable import COLUMNS, _matching, read_rows, split_of
-from xcoop.datasets.folder import Own, read_own
 from xcoop.utils.console import DatasetError
 
 # Headers of public sets, and of people's own: which column is image, label, split, patient.

@@ -18,7 +18,7 @@ from trees_folder import CLASSES, directories, split_directories, table
 from xcoop.concepts.bank import BankError, load_bank, skeleton
 from xcoop.data.checking import check
 from xcoop.data.dataset import read_raw
-from xcoop.datasets.folder import read_own
+from xcoop.data.ownfolder import read_own
 from xcoop.training.trainer import load_dataset_bank
 from xcoop.utils.console import DatasetError, is_plain
 

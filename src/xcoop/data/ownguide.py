@@ -38,8 +38,8 @@ images/a1.png,benign,train,p01
 images/b1.png,malignant,test,p07"""
 KEYS = {  # what concerns own images, with what is to be known of each
     "DATASET.PATH": "the folder, the table or the file of splits; a relative path starts at the current folder",
-    "DATASET.CLASSES": "the classes in the order of their labels, as \"['benign', 'malignant']\"; chooses among columns "
-    "that may be the label, and among levels of directories",
+    "DATASET.CLASSES": "the classes in the order of their labels, as \"['benign', 'malignant']\"; chooses among "
+    "columns that may be the label, and among levels of directories",
     "DATASET.POSITIVE_CLASS": "of two classes, the one that is looked for",
     "DATASET.TEST_FROM": "without test images: val (these are the test) or train (a part of it, by patient)",
     "DATASET.SPLIT_SEED": "another number makes another split",
@@ -59,9 +59,9 @@ def guide() -> list[str]:
     sections = {
         "A directory a class, or the same below directories of splits": [
             TREE,
-            f"Directories of splits may be called, in any case: {split_words}. Images may lie in directories below that "
-            "of their class. What lies in directories called like masks, or in two levels that may both be classes, is "
-            "asked about.",
+            f"Directories of splits may be called, in any case: {split_words}. Images may lie in directories below "
+            "that of their class. Directories called like masks, and two levels that may both be classes, are asked "
+            "about.",
         ],
         "Or a table (CSV), which may lie in the folder or be named by DATASET.PATH": [
             TABLE,

@@ -130,9 +130,9 @@ PARTS = (["test", "train"], ["test", "train", "val"], ["train", "val"])
 def stand_alone(folder: Path) -> bool:
     """Whether the directories of a folder can be read without any table."""
     names = directories(folder)
-    if any(map(split_of, names)):
-        return True
-    return sum(bool(list_images(folder / name, deep=True)) for name in names) >= ENOUGH
+    splits = [folder / name for name in names if split_of(name)]
+    classes = [split / name for split in splits for name in directories(split)] or [folder / name for name in names]
+    return sum(bool(list_images(place, deep=True)) for place in classes if place not in splits) >= ENOUGH
 
 
 def _names_of_images(listing: Path, images: NameIndex, classes: Sequence[str]) -> list[str]:
