@@ -208,6 +208,24 @@ def test_nobody_answers(target: Path) -> None:
         download(Job(f"http://127.0.0.1:{port}/x", target))
 
 
+def test_without_a_network_nobody_waits(server: FileServer, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual, asked = socket.getaddrinfo, []
+
+    def lookup(host: str, *rest: object, **more: object) -> object:
+        if asked[-1:] != [False]:
+            asked.append(True)
+            raise socket.gaierror(-3, "Temporary failure in name resolution")
+        return usual("127.0.0.1", *rest, **more)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(socket, "getaddrinfo", lookup)
+    with pytest.raises(ConnectionError, match="Temporary failure in name resolution"):
+        download(Job(server.url, target))
+    assert asked == [True]
+    server.faults = ["cut:100000"]  # and what has begun is worth another try
+    asked.append(False)
+    assert download(Job(server.url, target)) == SHA
+
+
 def test_a_silent_server_times_out(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("xcoop.utils.download.SECONDS", 0.05)
     with socket.socket() as silent:

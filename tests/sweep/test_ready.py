@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -188,8 +189,10 @@ def test_a_dataset_is_looked_at_once_and_not_for_what_is_done(
     usual = MedicalDataset.examined.__func__  # type: ignore[attr-defined]
     monkeypatch.setattr(MedicalDataset, "examined", classmethod(lambda cls, cfg: read.append(cfg) or usual(cls, cfg)))
     words = ("run", "folder", "2", "XCoOp", "phantom", "DATASET.PATH", "my_images", "--out", str(tmp_path / "out"))
+    threads = threading.active_count()
     assert command(*words)[0] == 0
     assert (len(read), len(started)) == (1, 3)
+    assert threading.active_count() == threads, "workers may be forks"
     for job in started:
         assert job.cfg is not None
         write(job.cfg.clone(), correct=10)
