@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from xcoop.runs.plan import RESULTS_FOLDER as FOLDER
 from xcoop.utils.console import FAILED, UserError, complain, environment_defaults, names_like, numbers, say, shown
 
-FOLDER = "results"
 MEASURES = ("accuracy", "macro_auc", "ece")
 
 
