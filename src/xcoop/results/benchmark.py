@@ -293,11 +293,21 @@ class Transfer:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """All groups and transfers, and what is wrong with the records that could not be read."""
+    """All groups and transfers.
+
+    Attributes:
+        groups: one for each dataset, task, and choice of classes.
+        transfers: of those whose models were tested on other datasets, too.
+        damaged: what is wrong with the records that could not be read.
+        seeds: that each row ought to have.
+        out: the output root.
+    """
 
     groups: tuple[Group, ...]
     transfers: tuple[Transfer, ...] = ()
     damaged: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    out: Path = Path()
 
     @property
     def is_phantom(self) -> bool:
@@ -333,12 +343,13 @@ def gather(out: Path, seeds: Iterable[int] = (), datasets: Sequence[str] = ()) -
         ValueError: nothing was run.
     """
     damaged: list[str] = []
+    wanted = tuple(seeds)
     folders = [out / name for name in datasets] or sorted(path for path in out.glob("*") if path.is_dir())
-    groups = [group for folder in folders for group in _groups(folder, list(seeds), damaged)]
+    groups = [group for folder in folders for group in _groups(folder, wanted, damaged)]
     if not groups:
         raise ValueError(f"{out} holds no runs (<dataset>/<trainer>/<cfg>_<shots>shots/seed<k>/results.json)")
     transfers = [transfer for group in groups if (transfer := _transfer(group, damaged))]
-    return Benchmark(tuple(groups), tuple(transfers), tuple(damaged))
+    return Benchmark(tuple(groups), tuple(transfers), tuple(damaged), wanted, out)
 
 
 def own_sets(out: Path) -> list[str]:
@@ -456,9 +467,10 @@ def _evaluated(target: str, row: Row, found: Found) -> Row:
     """The row of the trainings with the records of their evaluations in the place of its own."""
     note = ""
     if len({(record["config_hash"], record.get("split_hash")) for _, record in found.values()}) > 1:
+        place = "/".join(row.folder.parts[-3:])
         note = (
             f"{target}: the seeds of {row.setting.trainer} {row.setting.label} were evaluated with different "
-            f"configurations or data, which are not averaged: compare config.yaml below {row.folder.as_posix()}"
+            f"configurations or data, which are not averaged: compare config.yaml below {place}"
         )
         found = {}
     runs = {seed: record for seed, (_, record) in found.items()}

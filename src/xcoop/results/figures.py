@@ -54,6 +54,7 @@ class Drawing:
         alt: what the figure shows, for who cannot see it.
         png: the image.
         pdf: the same for papers.
+        lead: whether it opens its section of the page.
     """
 
     key: str
@@ -63,6 +64,7 @@ class Drawing:
     alt: str
     png: bytes
     pdf: bytes
+    lead: bool = False
 
 
 @contextmanager
@@ -145,7 +147,9 @@ def curve(
                 for shots, point in points.items()
             ]
             said.append(f"{labels[method]} {', '.join(figures)}")
-        axes.set_xticks(range(len(columns)), ["0" if shots is None else str(shots) for shots in columns])
+        axes.set_xticks(
+            range(len(columns)), ["0" if shots is None else str(shots) if shots > 0 else "all" for shots in columns]
+        )
         axes.set_xlabel("shots a class")
         axes.set_ylabel(f"{measure.title}, percent ({measure.direction})")
         axes.set_title(f"{group.title}{' (drawn images)' if group.is_phantom else ''}")
