@@ -56,9 +56,11 @@ def run(arguments: argparse.Namespace) -> int:
     found = report(benchmark, wanted, complain)
     folder = Path(arguments.to) if arguments.to else out / FOLDER
     runs = sum(len(group.runs) for group in benchmark.groups)
-    intro = f"{runs} finished runs of {len(methods)} methods. "
-    intro += f"Behind each interval and test: {found.draws} draws of the bootstrap (--draws)."
-    files = publish(found, folder, [intro])
+    intro = [
+        f"{runs} finished runs of {len(methods)} methods.",
+        f"Behind each interval and test: {found.draws} draws of the bootstrap (--draws).",
+    ]
+    files = publish(found, folder, intro)
     say(*(terminal(sheet) for sheet in found.sheets if not sheet.minor))
     if found.gaps:
         say(
@@ -67,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"Run it: bash {shlex.quote(str(folder / MISSING))}",
             "",
         )
-    say(intro, f"{len(files)} files: {folder / PAGE}, {folder / 'cells.csv'}, tables/ and figures/ beside them.")
+    say(*intro, f"{len(files)} files: {folder / PAGE}, {folder / 'cells.csv'}, tables/ and figures/ beside them.")
     for line in found.damaged:
         complain(f"damaged, counted as missing: {line}")
     return FAILED if found.damaged else 0

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 from xcoop.results.benchmark import OWN_FOLDER, collect, own_sets
+from xcoop.results.missing import of_rows
 from xcoop.results.table import FORMATS, render
-from xcoop.utils.console import UserError, complain, environment_defaults, names_like, numbers, shown
+from xcoop.utils.console import UserError, complain, environment_defaults, names_like, numbers, say, shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,6 +38,8 @@ def run(arguments: argparse.Namespace) -> int:
     if not rows:
         raise UserError(f"{folder} holds no runs" + (f" with {arguments.shots} shots" if arguments.shots else ""))
     sys.stdout.write(render(rows, folder.name, arguments.format))
+    if arguments.format == "terminal" and (missing := of_rows(folder.name, rows)):
+        say("", "Missing:", *(f"  {gap.said}\n    {gap.command(arguments.out) or 'no command'}" for gap in missing))
     return 0
 
 

@@ -10,17 +10,19 @@ import os
 import shlex
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from xcoop.results.benchmark import BASE, NEW, Benchmark, Group, Method, Row, Transfer
+from xcoop.results.benchmark import ALL, BASE, NEW, Benchmark, Group, Method, Row, Transfer, ordered
 from xcoop.results.record import CONFIG
 
 ALL_IMAGES = -1  # shots of a run on all training images
 # What `xcoop run` and `xcoop sweep` start a run with; one that was started otherwise cannot be told from its record.
 FLAGS = ("--root", "--seed", "--trainer", "--dataset-config-file", "--config-file", "--output-dir")
 SUBSAMPLE = "DATASET.SUBSAMPLE_CLASSES"
+ELSEWHERE = '"$IMAGES"'
+_OUT = "\0"  # stands for the output root: no word of a command
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Gap:
     Attributes:
         title: the dataset, and which of its classes.
         trainers: the methods.
+        tag: the overrides that mark them.
         shots: training images a class, `ALL_IMAGES` for all; () for methods that use none.
         seeds: of each of them.
         start: how they are started; None if no record tells it.
@@ -57,6 +60,7 @@ class Gap:
 
     title: str
     trainers: tuple[str, ...]
+    tag: str
     shots: tuple[int, ...]
     seeds: tuple[int, ...]
     start: Start | None
@@ -69,9 +73,9 @@ class Gap:
         """What is missing, in words."""
         shots = " ".join("all images" if number < 0 else str(number) for number in self.shots)
         parts = [
-            " ".join(self.trainers),
+            " ".join(self.trainers) + (f" ({self.tag})" if self.tag else ""),
             f"{shots} shots" if shots and self.shots != (ALL_IMAGES,) else shots,
-            f"seeds {' '.join(map(str, self.seeds))}" if self.shots else "",
+            f"seed{'s' if len(self.seeds) > 1 else ''} {' '.join(map(str, self.seeds))}" if self.shots else "",
             f"tested on {' '.join(self.targets)}" if self.targets else "",
         ]
         return f"{self.title}: {', '.join(filter(None, parts))}{f' ({self.why})' if self.why else ''}"
@@ -95,9 +99,9 @@ class Gap:
         return shlex.join(self.words(out))
 
     def portable(self) -> str:
-        """The command without a folder of this machine: `$DATA` and `$OUT` are the roots, `$IMAGES` any other folder.
+        """The command for a page, which tells of nobody's folders: `$DATA` and `$OUT` are the roots.
 
-        It is for a page, which tells of nobody's folders.
+        `ELSEWHERE` is the folder of what lies below neither.
         """
         start = self.start
         data = start.data if start else ""
@@ -109,12 +113,10 @@ class Gap:
                 return shlex.quote(word)
             if data and word.startswith(f"{data}{os.sep}"):
                 return f'"$DATA"/{shlex.quote(word[len(data) + 1 :])}'
-            return f'"$IMAGES"/{shlex.quote(Path(word).name)}'
+            return f"{ELSEWHERE}/{shlex.quote(Path(word).name)}"
 
-        return " ".join(map(spelled, self.words(_OUT)))
-
-
-_OUT = "\0"  # stands for the output root: no word of a command
+        lists = [word.split(",") if word == ",".join(self.targets) else [word] for word in self.words(_OUT)]
+        return " ".join(",".join(map(spelled, words)) for words in lists)
 
 
 def started(run: dict[str, Any]) -> Start | None:
@@ -150,14 +152,14 @@ def of_rows(title: str, rows: Sequence[Row]) -> list[Gap]:
     for row in rows:
         setting = row.setting
         named[Method(setting.trainer, setting.cfg, setting.tag, row.note), setting.shots] = row
-    return list(_trainings(Group(title, "", "", named, title), None, ()))
+    return list(_trainings(Group(title, "", ALL, named, title), None, ()))
 
 
 def _trainings(group: Group, new: Group | None, seeds: Sequence[int]) -> Iterator[Gap]:
     """The trainings of a group; with `new`, the evaluations on new classes that follow them, too."""
     asked = tuple(seeds) or tuple(sorted({seed for row in group.rows.values() for seed in (*row.runs, *row.missing)}))
     lacking: dict[tuple[Method, int | None], tuple[int, ...]] = {}
-    for method in {method for method, _ in group.rows}:
+    for method in ordered([group]):
         untrained = method in group.untrained
         for shots in [None] if untrained else group.shots if seeds else [n for m, n in group.rows if m == method]:
             row, other = group.rows.get((method, shots)), new.rows.get((method, shots)) if new else None
@@ -219,19 +221,20 @@ def _merged(
     targets: tuple[str, ...] = (),
 ) -> Iterator[Gap]:
     """The cells that lack runs, as few commands: those of one start and the same seeds, shots, and then trainers."""
-    shots_of: dict[tuple[str, Start | None, str, tuple[int, ...], bool], list[int]] = defaultdict(list)
+    shots_of: dict[tuple[Any, ...], list[int]] = defaultdict(list)
     for (method, number), seeds in lacking.items():
         start, why = _start(group, method)
         if start and setting == "base-to-new":  # which sets it itself
-            start = Start(start.dataset, start.cfg, start.data, _without(start.pairs, SUBSAMPLE))
-        key = method.trainer, start, why, seeds if number is not None else (1,), number == ALL_IMAGES
+            start = replace(start, pairs=_without(start.pairs, SUBSAMPLE))
+        own = "full" if number == ALL_IMAGES else setting
+        key = method.trainer, method.tag, seeds if number is not None else (1,), start, own, why
         shots_of[key] += [] if number is None else [number]
-    trainers: dict[tuple[Start | None, str, tuple[int, ...], bool, tuple[int, ...]], list[str]] = defaultdict(list)
-    for (trainer, start, why, seeds, full), some in shots_of.items():
-        trainers[start, why, seeds, full, tuple(sorted(some))].append(trainer)
-    for (start, why, seeds, full, shots), names in trainers.items():
-        own = "full" if full else setting
-        yield Gap(group.title, tuple(sorted(names)), shots, seeds, start, own, targets, why)
+    trainers: dict[tuple[Any, ...], list[str]] = defaultdict(list)
+    for (trainer, *rest), shots in shots_of.items():
+        cells = (tuple(sorted(shots)), *rest)
+        trainers[cells].append(trainer)
+    for (shots, tag, seeds, start, own, why), names in trainers.items():
+        yield Gap(group.title, tuple(sorted(names)), tag, shots, seeds, start, own, targets, why)
 
 
 def _start(group: Group, method: Method) -> tuple[Start | None, str]:

@@ -25,7 +25,7 @@ from xcoop.results.compare import (
     reference_method,
 )
 from xcoop.results.figures import Drawing, curve, rank_drawings, reliability_drawing
-from xcoop.results.missing import Gap, gaps
+from xcoop.results.missing import ELSEWHERE, Gap, gaps
 from xcoop.results.table import Sheet, latex, lines_csv, markdown, table_csv, terminal
 from xcoop.results.tables import (
     base_new_sheet,
@@ -166,7 +166,7 @@ def _of_group(
         lead = measure == wanted.measures[0]
         yield from _shown(shots_sheet(one, measure, labels, reference), lead)
         intervals = one.intervals[measure.name]
-        if wanted.figures and len(group.shots) > 1 and (drawing := curve(group, measure, labels, intervals, reference)):
+        if wanted.figures and (drawing := curve(group, measure, labels, intervals, reference)):
             yield replace(drawing, lead=lead)
     yield compare_sheet(group, wanted.measures[0], against, labels, reference, wanted.draws)
     largest = group.shots[-1] if group.shots else None
@@ -282,9 +282,11 @@ def page(found: Report, intro: Sequence[str]) -> str:
         sections.append((title, lead or parts, rest, more))
     images = {drawing.key: base64.b64encode(drawing.png).decode() for drawing in found.drawings}
     damaged = [without_folders(line, found.out) for line in found.damaged]
+    gaps = [(gap.said, gap.portable()) for gap in found.gaps]
     return render(
-        "results/benchmark.html.j2", found=found, intro=intro, images=images, sections=sections, damaged=damaged
-    )
+        "results/benchmark.html.j2", found=found, intro=intro, images=images, sections=sections, damaged=damaged,
+        gaps=gaps, elsewhere=any(ELSEWHERE in command for _, command in gaps),
+    )  # fmt: skip
 
 
 def without_folders(text: str, out: Path) -> str:
@@ -300,7 +302,7 @@ def without_folders(text: str, out: Path) -> str:
 def script(found: Report) -> str:
     """The commands that run what is missing, for a shell on this machine; "" if nothing is missing."""
     out = str(found.out.absolute())
-    lines = [f"# {gap.said}\n{gap.command(out) or '# no command is known'}\n" for gap in found.gaps]
+    lines = [f"# {gap.said}\n{gap.command(out) or '# (no command is known)'}\n" for gap in found.gaps]
     head = "#!/usr/bin/env bash\n# What is missing in the tables of `xcoop results`.\n"
     return head + "".join(lines) if lines else ""
 
