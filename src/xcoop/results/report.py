@@ -222,7 +222,7 @@ def cell_lines(one: Assessed, measure: Measure, source: str = "") -> Iterator[di
             "low": found.low if found else None,
             "high": found.high if found else None,
             "mark": one.marks[measure.name].get((method, shots), ""),
-            "folder": row.folder.as_posix(),
+            "folder": "/".join(row.folder.parts[-3:]),  # below the output root
             **{name: " ".join(sorted({str(below(run, path)) for run in runs})) for name, path in _TOLD.items()},
             **{name: mean_of(runs, *path) for name, path in _AVERAGED.items()},
             "source": source or group.dataset,
