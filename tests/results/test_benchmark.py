@@ -52,6 +52,22 @@ def test_cells_are_the_means_over_seeds(out: Path) -> None:
         "XCoOp": [NONE, f"92.5 ± {spread:.1f}", f"92.5 ± {spread:.1f}"],
     }
     assert any("ddof 1" in note for note in sheet.notes)
+    assert any("In brackets: the 95 % interval over the test images" in note for note in sheet.notes)
+    (coop,) = (row for row in sheet.rows if row[0].text == "CoOp")
+    low, high = map(float, coop[2].below.strip("[]").split(", "))
+    assert low < 60.0 < high
+
+
+def test_what_is_missing_everywhere_does_not_show(tmp_path: Path) -> None:
+    write_cell(tmp_path, "derm", "XCoOp", 1, {1: range(36)})
+    for folder in ("CoOp/phantom_1shots/seed1", "XCoOp/phantom_4shots/seed1", "ZeroshotCLIP/phantom/seed1"):
+        (tmp_path / "derm" / folder).mkdir(parents=True)
+    (tmp_path / "skin" / "CoOp" / "phantom_1shots" / "seed1").mkdir(parents=True)
+    found = report(gather(tmp_path, (1,)), Wanted((ACCURACY,), figures=False, draws=50))
+    sheet = found.sheets[0]
+    assert (sheet.head, texts(sheet)) == (("Method", "1 shot"), {"XCoOp": ["90.0"]})
+    assert "every cell of it is missing: ZeroshotCLIP, CoOp, 0 shots, 4 shots." in sheet.notes[-1]
+    assert found.sections["skin"] == ["Nothing is finished on skin."]
 
 
 def test_every_table_says_where_it_comes_from(out: Path) -> None:
@@ -120,11 +136,8 @@ def test_means_over_datasets_only_where_all_cells_are(out: Path) -> None:
     (sheet,) = mean_sheets(benchmark, ACCURACY, benchmark.labels(), "XCoOp")
     of_seeds = [100 * (one / 40 + other / 40) / 2 for one, other in ((36, 20), (37, 21), (38, 22))]
     both = f"{statistics.fmean(of_seeds):.1f} ± {statistics.stdev(of_seeds):.1f}"
-    assert texts(sheet) == {
-        "ZeroshotCLIP": [MISSING, NONE, NONE],
-        "CoOp": [NONE, "45.0 ± 0.0", MISSING],
-        "XCoOp": [NONE, both, both],
-    }
+    assert texts(sheet) == {"CoOp": ["45.0 ± 0.0", MISSING], "XCoOp": [both, both]}
+    assert "Not shown, since every cell of it is missing: ZeroshotCLIP, 0 shots." in sheet.notes
     assert any(note == "derm lacks CoOp (4 shots)." for note in sheet.notes)
     assert any(note == "skin lacks ZeroshotCLIP (0 shots)." for note in sheet.notes)
 
@@ -154,9 +167,9 @@ def test_damaged_records_and_predictions_are_named_and_count_as_missing(out: Pat
     found = report(gather(out, (1, 2, 3)), Wanted((ACCURACY,), figures=False, draws=50))
     assert any("seed2/results.json" in line for line in found.damaged)
     assert any("seed1" in line and "39" in line for line in found.damaged)
-    table, intervals = found.sheets[:2]
-    assert "(seeds 1 3)" in texts(table)["XCoOp"][1]
-    assert texts(intervals)["XCoOp"][1] == "n/a"
+    (cell,) = (row[2] for row in found.sheets[0].rows if row[0].text == "XCoOp")
+    assert "(seeds 1 3)" in cell.text
+    assert cell.below == ""
 
 
 def test_cells_that_disagree_on_patients_are_named_and_not_compared(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ import hashlib
 import itertools
 import json
 import re
+import shlex
+from html import unescape
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from xcoop.page import DRAWN
 from xcoop.results.benchmark import gather
 from xcoop.results.compare import measure
 from xcoop.results.figures import canvas, style
+from xcoop.results.record import checksum
 from xcoop.results.report import Report, Wanted, page, report
 
 # The command.
@@ -109,7 +112,8 @@ def test_figures_are_written_another_reference_is_compared_and_damage_is_named(
     assert names == {f"derm-{name}.{kind}" for name in ("accuracy-curve", "reliability") for kind in ("png", "pdf")}
     page = (tmp_path / "results" / "benchmark.html").read_text()
     assert "data:image/png;base64," in page
-    assert str(broken) in page
+    assert str(broken.relative_to(tmp_path)) in page
+    assert str(tmp_path) not in page
     told = capsys.readouterr()
     assert "each method compared with CoOp" in told.out
     assert f"damaged, counted as missing: {broken} is not valid JSON" in told.err
@@ -189,6 +193,34 @@ def test_the_structure_serves_keyboards_and_screen_readers(html: str) -> None:
     assert sum(tag == "table" for tag, _ in tags) == sum(tag == "caption" for tag, _ in tags) > 10
     assert all(len(str(attrs.get("alt"))) > 40 for tag, attrs in tags if tag == "img")
     assert DRAWN in html
+
+
+def test_nothing_local_stands_on_the_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damage, notes and commands name files and places below the output root, and nobody's folders."""
+    home = tmp_path / "home" / "jane doe"
+    out, elsewhere = home / "my runs", home / "images"
+    for name, good in (("CoOp", range(30)), ("XCoOp", range(36)), ("KgCoOp", range(20))):
+        write_cell(out, "derm", name, 1, {1: good, 2: good})
+    write_cell(out, "derm", "ProGrad", 1, {1: range(20)}, several=True)  # whose patients contradict
+    (out / "derm" / "CoOp" / "phantom_1shots" / "seed1" / "results.json").write_text("{")
+    (out / "derm" / "KgCoOp" / "phantom_1shots" / "seed2" / "predictions.csv").unlink()
+    record = out / "derm" / "XCoOp" / "phantom_1shots" / "seed1" / "results.json"
+    flags = {"--root": home / "data", "--seed": 1, "--trainer": "XCoOp", "--dataset-config-file": "folder",
+             "--config-file": elsewhere / "mine.yaml", "--output-dir": record.parent}  # fmt: skip
+    pairs = f"DATASET.NUM_SHOTS 1 DATASET.PATH {shlex.quote(str(elsewhere / 'moles'))} OPTIM.LR 0.1"
+    command = f"train.py {shlex.join(str(word) for flag in flags.items() for word in flag)} {pairs}"
+    values = json.loads(record.read_text()) | {"command": command}
+    record.write_text(json.dumps(values | {"checksum": checksum(values)}))
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(home)
+    for folder in (out, Path("my runs")):
+        html = page(report(gather(folder, (1, 2, 3)), Wanted(MEASURES, figures=False, draws=20)), [])
+        for word in (str(tmp_path), "jane", "/home", "doe/", str(Path.home()), "/somewhere"):
+            assert word not in html, word
+        assert "derm/CoOp/phantom_1shots/seed1/results.json is not valid JSON" in html
+        assert "disagree on the patient" in html
+        said = unescape(html)
+        assert """folder XCoOp 1 3 DATASET.PATH "$IMAGES"/moles OPTIM.LR 0.1 --cfg "$IMAGES"/mine.yaml""" in said
 
 
 @needs_browser

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
+from xcoop.evaluation.statistics import DRAWS
+from xcoop.runs.plan import RESULTS_FOLDER as FOLDER
 from xcoop.utils.console import FAILED, UserError, complain, environment_defaults, names_like, numbers, say, shown
 
-FOLDER = "results"
 MEASURES = ("accuracy", "macro_auc", "ece")
 
 
@@ -28,7 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--reference", default="XCoOp", help="the trainer that others are compared with "
                      "(default: %(default)s)")  # fmt: skip
     parser.add_argument("--seeds", default=defaults["seeds"], help='seeds that a cell ought to have (default: "1 2 3")')
-    parser.add_argument("--draws", type=int, default=2000, help="of the bootstrap (default: %(default)s)")
+    parser.add_argument(
+        "--draws",
+        type=int,
+        default=DRAWS,
+        help="of the bootstrap behind every interval and test (default: %(default)s)",
+    )
     parser.add_argument("--no-figures", action="store_true", help="tables only")
 
 
@@ -36,7 +43,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Makes and writes everything, and prints the tables; the exit code."""
     from xcoop.results.benchmark import gather, ordered
     from xcoop.results.compare import measure
-    from xcoop.results.report import PAGE, Wanted, publish, report
+    from xcoop.results.report import MISSING, PAGE, Wanted, publish, report
     from xcoop.results.table import terminal
 
     out, seeds = Path(arguments.out), numbers(arguments.seeds, "--seeds")
@@ -49,10 +56,20 @@ def run(arguments: argparse.Namespace) -> int:
     found = report(benchmark, wanted, complain)
     folder = Path(arguments.to) if arguments.to else out / FOLDER
     runs = sum(len(group.runs) for group in benchmark.groups)
-    intro = [f"{runs} finished runs of {len(methods)} methods below {out}."]
+    intro = [
+        f"{runs} finished runs of {len(methods)} methods.",
+        f"Behind each interval and test: {found.draws} draws of the bootstrap (--draws).",
+    ]
     files = publish(found, folder, intro)
     say(*(terminal(sheet) for sheet in found.sheets if not sheet.minor))
-    say(f"{intro[0]} {len(files)} files: {folder / PAGE}, {folder / 'cells.csv'}, tables/ and figures/ beside them.")
+    if found.gaps:
+        say(
+            "Missing:",
+            *(f"  {gap.said}" for gap in found.gaps),
+            f"Run it: bash {shlex.quote(str(folder / MISSING))}",
+            "",
+        )
+    say(*intro, f"{len(files)} files: {folder / PAGE}, {folder / 'cells.csv'}, tables/ and figures/ beside them.")
     for line in found.damaged:
         complain(f"damaged, counted as missing: {line}")
     return FAILED if found.damaged else 0

@@ -29,9 +29,10 @@ USUAL = "CoOp"  # whose configurations a trainer without any of its own runs wit
 BASE = "_BASE_"  # in a YAML file: the file, or the list of files, that it builds on, by paths relative to its own
 MOST_BASES = 20  # files that one may build on, directly or not
 
-# Where things lie, how fast and how talkative: none of these changes what a run computes.
+# Where things lie, what they are called, how fast and how talkative: none of these changes what a run computes.
 MACHINE = (
     "DATALOADER.NUM_WORKERS",
+    "DATASET.LABEL",
     "DATASET.ROOT",
     "FEATURES",
     "OUTPUT_DIR",

@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 
 from yacs.config import CfgNode
 
+from xcoop.config import labels
 from xcoop.config.augmentation import AUTO, KEY, KINDS
 from xcoop.engine.config import KEYS as ENGINE
 from xcoop.engine.config import flatten, node_of
@@ -41,6 +42,8 @@ _SHARED_KEYS: dict[str, tuple[Any, Rule | None]] = {
     "DATASET.TASK": ("", None),  # which labels; "" is the dataset's own default
     "DATASET.CASES": (0, whole(0)),  # phantom: how many cases are drawn; 0 is the default number
     "DATASET.PATH": ("", None),  # the dataset's folder or file; "" looks below DATASET.ROOT
+    # the name of the dataset in folders, tables and pages; "" is that of its configuration, or of the own folder
+    labels.KEY: ("", labels.RULE),
     "DATASET.CONCEPT_BANK": ("", None),  # a bank's name or a YAML file; "" is the dataset's own bank
     "DATASET.SET": ("", None),  # which set of a family that shares one reader, e.g. MedMNIST
     # the class names in the order of their labels; [] is the order of the dataset

@@ -29,8 +29,7 @@ from numpy.typing import ArrayLike
 
 from xcoop.evaluation.metrics import STATISTICS, Bools, Floats, Ints, Statistic, checked, weighted_mean
 
-DRAWS = 2000
-PAIRED_DRAWS = 5000
+DRAWS = 5000  # unless stated; of intervals and tests alike
 LEAST_UNITS = 20  # images, or patients: with fewer, the draws are too much alike for a p-value
 NO_INTERVAL = frozenset({"ece"})
 """Metrics whose draws do not lie about the truth; `xcoop.evaluation.metrics` has the figures."""
@@ -204,8 +203,8 @@ class Difference(NamedTuple):
 
 
 def draws_for(comparisons: int) -> int:
-    """As many draws as tell so many comparisons: the least p-value, 2 / (R + 1), times their number is below 0.025."""
-    return max(PAIRED_DRAWS, 80 * comparisons)
+    """The draws that so many comparisons need: the least p-value, 2 / (R + 1), times their number is below 0.025."""
+    return 80 * comparisons
 
 
 def paired_bootstrap(
@@ -215,7 +214,7 @@ def paired_bootstrap(
     patients: Patients = None,
     *,
     metric: str = "accuracy",
-    draws: int = PAIRED_DRAWS,
+    draws: int = DRAWS,
     seed: int = 0,
 ) -> list[Difference | None]:
     """The difference of each other method from the reference; all of them on the same draws.

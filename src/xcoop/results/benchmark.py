@@ -17,13 +17,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from xcoop.results.record import UNTRAINED, read_run
+from xcoop.results.record import RESULTS, UNTRAINED, read_run
+from xcoop.utils.reading import read_json
 
 REFERENCE = "XCoOp"
 ALL, BASE, NEW = "all", "base", "new"
 _FOLDER = re.compile(r"(?P<cfg>.+?)_(?P<shots>-?\d+)shots(?:_(?P<tag>.+))?")
 _SUBSAMPLE = re.compile(r"(?:^|_)subsample_classes-(all|base|new)(?=_|$)")
 _TASK = re.compile(r"(?:^|_)task-([^_]+)(?=_|$)")
+OWN_FOLDER = "folder"  # where older versions put the runs on own images of all folders, told apart by their tags
+_PLACE = re.compile(r"(?:^|_)dataset_path-([^_]+)(?=_|$)")
 
 
 # Rows: the seeds of one setting.
@@ -197,7 +200,7 @@ class Group:
     """The rows of one table.
 
     Attributes:
-        dataset: its folder's name.
+        dataset: its folder's name, which is its label.
         task: of the dataset.
         subsample: which classes: all, base (seen in training) or new.
         rows: one for each method and number of shots that was begun.
@@ -290,11 +293,21 @@ class Transfer:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """All groups and transfers, and what is wrong with the records that could not be read."""
+    """All groups and transfers.
+
+    Attributes:
+        groups: one for each dataset, task, and choice of classes.
+        transfers: of those whose models were tested on other datasets, too.
+        damaged: what is wrong with the records that could not be read.
+        seeds: that each row ought to have.
+        out: the output root.
+    """
 
     groups: tuple[Group, ...]
     transfers: tuple[Transfer, ...] = ()
     damaged: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    out: Path = Path()
 
     @property
     def is_phantom(self) -> bool:
@@ -330,12 +343,20 @@ def gather(out: Path, seeds: Iterable[int] = (), datasets: Sequence[str] = ()) -
         ValueError: nothing was run.
     """
     damaged: list[str] = []
+    wanted = tuple(seeds)
     folders = [out / name for name in datasets] or sorted(path for path in out.glob("*") if path.is_dir())
-    groups = [group for folder in folders for group in _groups(folder, list(seeds), damaged)]
+    groups = [group for folder in folders for group in _groups(folder, wanted, damaged)]
     if not groups:
         raise ValueError(f"{out} holds no runs (<dataset>/<trainer>/<cfg>_<shots>shots/seed<k>/results.json)")
     transfers = [transfer for group in groups if (transfer := _transfer(group, damaged))]
-    return Benchmark(tuple(groups), tuple(transfers), tuple(damaged))
+    return Benchmark(tuple(groups), tuple(transfers), tuple(damaged), wanted, out)
+
+
+def own_sets(out: Path) -> list[str]:
+    """The labels of the user's own images that were run below an output root, sorted."""
+    firsts = (next(folder.glob(f"*/*/seed*/{RESULTS}"), None) for folder in sorted(out.glob("*")))
+    records = (read_json(path) for path in firsts if path)
+    return sorted(str(run["label"]) for run in records if isinstance(run, dict) and run.get("label"))
 
 
 def slug(*names: str) -> str:
@@ -345,8 +366,21 @@ def slug(*names: str) -> str:
 
 def _groups(folder: Path, seeds: Sequence[int], damaged: list[str]) -> Iterator[Group]:
     """Trainings, and their evaluations on new classes."""
-    found: dict[tuple[str, str], dict[Place, Row]] = defaultdict(dict)
     rows = collect(folder, seeds=seeds, damaged=damaged)
+    if folder.name == OWN_FOLDER and any(_PLACE.search(row.setting.tag) for row in rows):
+        places: dict[str, list[Row]] = defaultdict(list)
+        for row in rows:
+            told, rest = _PLACE.search(row.setting.tag), _PLACE.sub("", row.setting.tag).strip("_")
+            places[told[1] if told else ""].append(replace(row, setting=replace(row.setting, tag=rest)))
+        for place, own in sorted(places.items()):
+            yield from _of_dataset(f"{folder.name}: {place}" if place else folder.name, own, damaged)
+    else:
+        yield from _of_dataset(folder.name, rows, damaged)
+
+
+def _of_dataset(dataset: str, rows: list[Row], damaged: list[str]) -> Iterator[Group]:
+    """The groups of one dataset's trainings."""
+    found: dict[tuple[str, str], dict[Place, Row]] = defaultdict(dict)
     rows += [new for row in rows if (new := _on_new_classes(row, damaged))]
     usual = next((row.first.get("task", "") for row in rows if row.runs and not _TASK.search(row.setting.tag)), "")
     for row in rows:  # a row without a finished run is told by its folder's name
@@ -359,9 +393,7 @@ def _groups(folder: Path, seeds: Sequence[int], damaged: list[str]) -> Iterator[
         found[task, subsample][method, row.setting.shots] = row
     several = len({task for task, _ in found}) > 1
     for (task, subsample), own in sorted(found.items()):
-        yield Group(
-            folder.name, task, subsample, own, f"{folder.name}, task {task}" if several and task else folder.name
-        )
+        yield Group(dataset, task, subsample, own, f"{dataset}, task {task}" if several and task else dataset)
 
 
 def _on_new_classes(row: Row, damaged: list[str]) -> Row | None:
@@ -371,15 +403,21 @@ def _on_new_classes(row: Row, damaged: list[str]) -> Row | None:
         if run.get("subsample") != BASE:
             continue
         for folder in sorted((row.folder / f"seed{seed}" / "evaluation").glob(f"*_{NEW}")):
-            if (found := _read(folder, damaged)) and found["dataset"] == run["dataset"]:
+            if (found := _read(folder, damaged)) and _of_one_dataset(found, run):
                 runs[seed], places[seed] = found, folder
     missing = tuple(sorted({*row.runs, *row.missing} - runs.keys()))
     return replace(row, runs=runs, missing=missing, places=places) if runs else None
 
 
-# Evaluations on other datasets. `xcoop sweep` names the target by its configuration, `train.py --eval-only` by
-# `DATASET.NAME`; names that differ only in capitals are one target. What a run was trained on is none, nor are other
-# epochs, other splits or models that were never trained.
+def _of_one_dataset(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two records are of one dataset; those of older versions have no label."""
+    labels = {run["label"] for run in (one, other) if run.get("label")}
+    return one["dataset"] == other["dataset"] and len(labels) < 2
+
+
+# Evaluations on other datasets. `xcoop sweep` names the target by its configuration or label, `train.py --eval-only`
+# by its label or `DATASET.NAME`; names that differ only in capitals are one target. What a run was trained on is none,
+# nor are other epochs, other splits or models that were never trained.
 
 Found = dict[int, tuple[Path, dict[str, Any]]]
 """The evaluations of one cell on one target: folder and record, by seed."""
@@ -393,8 +431,10 @@ def _transfer(group: Group, damaged: list[str]) -> Transfer | None:
     targets = []
     for name in sorted({name for own in found.values() for name in own}):
         made = {place: _evaluated(name, trained[place], own.get(name, {})) for place, own in found.items()}
-        task = next((str(run.get("task", "")) for row in made.values() for run in row.runs.values()), "")
-        targets.append(Group(name, task, group.subsample, made, name))
+        records = [run for row in made.values() for run in row.runs.values()]
+        task = next((str(run.get("task", "")) for run in records), "")
+        label = next((str(run["label"]) for run in records if run.get("label")), name)
+        targets.append(Group(label, task, group.subsample, made, label))
     targets.sort(key=lambda target: target.is_phantom)
     return Transfer(replace(group, rows={place: trained[place] for place in found}), tuple(targets))
 
@@ -427,9 +467,10 @@ def _evaluated(target: str, row: Row, found: Found) -> Row:
     """The row of the trainings with the records of their evaluations in the place of its own."""
     note = ""
     if len({(record["config_hash"], record.get("split_hash")) for _, record in found.values()}) > 1:
+        place = "/".join(row.folder.parts[-3:])
         note = (
             f"{target}: the seeds of {row.setting.trainer} {row.setting.label} were evaluated with different "
-            f"configurations or data, which are not averaged: compare config.yaml below {row.folder.as_posix()}"
+            f"configurations or data, which are not averaged: compare config.yaml below {place}"
         )
         found = {}
     runs = {seed: record for seed, (_, record) in found.items()}

@@ -15,11 +15,9 @@ import numpy as np
 from xcoop.evaluation.metrics import LOWER_IS_BETTER
 from xcoop.evaluation.statistics import (
     DRAWS,
-    PAIRED_DRAWS,
     Difference,
     Interval,
     McNemar,
-    draws_for,
     harmonic_interval,
     holm,
     image_intervals,
@@ -114,7 +112,8 @@ def assess(group: Group, measures: Sequence[Measure], damaged: list[str], draws:
         own = image_intervals(one.labels, one.probabilities, one.patients, metrics=names, draws=draws)
         for name in names:
             intervals[name][place] = own[name]
-    return Assessed(group, found, intervals, {measure.name: marks(group, measure, found) for measure in measures})
+    marked = {measure.name: marks(group, measure, found, draws) for measure in measures}
+    return Assessed(group, found, intervals, marked)
 
 
 def outcomes(group: Group, damaged: list[str]) -> Outcomes:
@@ -193,7 +192,7 @@ def compare(
     reference: Sequence[Predictions],
     others: Mapping[Place, Sequence[Predictions]],
     metric: str = "accuracy",
-    draws: int = PAIRED_DRAWS,
+    draws: int = DRAWS,
 ) -> list[Comparison]:
     """The seeds of each other method against those of the reference, before any correction.
 
@@ -234,7 +233,9 @@ def reference_method(group: Group, trainer: str) -> Method | None:
     return next((method for method in own if not method.tag and not method.note), own[0] if own else None)
 
 
-def against_reference(group: Group, measure: Measure, outcomes: Outcomes, trainer: str) -> list[Comparison]:
+def against_reference(
+    group: Group, measure: Measure, outcomes: Outcomes, trainer: str, draws: int = DRAWS
+) -> list[Comparison]:
     """The reference (its trainer) against each other method, at each of its shots; [] if nothing can be compared."""
     reference = reference_method(group, trainer)
     if reference is None or not group.same_images:
@@ -246,7 +247,6 @@ def against_reference(group: Group, measure: Measure, outcomes: Outcomes, traine
         if (reference, shots) in whole:
             rest = [place for place in whole if place[0] != reference]
             pairs[shots] = sorted(rest, key=lambda place: order[place[0]])
-    draws = draws_for(sum(map(len, pairs.values())))
     found: list[Comparison] = []
     for shots, places in pairs.items():
         others = {place: outcomes[place] for place in places}
@@ -255,7 +255,7 @@ def against_reference(group: Group, measure: Measure, outcomes: Outcomes, traine
     return corrected(found)
 
 
-def marks(group: Group, measure: Measure, outcomes: Outcomes, draws: int = PAIRED_DRAWS) -> dict[Place, str]:
+def marks(group: Group, measure: Measure, outcomes: Outcomes, draws: int = DRAWS) -> dict[Place, str]:
     """The best cell of each number of shots, and those that are not significantly worse (level 0.05).
 
     Each is compared with the best by the paired bootstrap, corrected for the comparisons of the column. Where nothing

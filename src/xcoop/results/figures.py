@@ -54,6 +54,7 @@ class Drawing:
         alt: what the figure shows, for who cannot see it.
         png: the image.
         pdf: the same for papers.
+        lead: whether it opens its section of the page.
     """
 
     key: str
@@ -63,6 +64,7 @@ class Drawing:
     alt: str
     png: bytes
     pdf: bytes
+    lead: bool = False
 
 
 @contextmanager
@@ -104,13 +106,14 @@ CURVE = (
     "things: a band says how far another training would move a figure, a bar how far other images would.",
     "The reference's line is the heavy one. Cells that lack seeds are left out.",
 )
-_APART = 0.45  # of the distance between two numbers of shots, over which the methods' bars are spread
+# Of the distance between two numbers of shots: between the bars of two methods, and over which all are spread at most.
+_APART, _SPREAD = 0.05, 0.45
 
 
 def curve(
     group: Group, measure: Measure, labels: Labels, intervals: Mapping[Place, Interval | None], reference: str
 ) -> Drawing | None:
-    """The curves of all methods on one dataset; None if there is nothing whole to draw."""
+    """The curves of all methods on one dataset; None if no method is whole at two numbers of shots."""
     lines: dict[Method, dict[int | None, tuple[float, float | None]]] = {}  # mean and spread by shots
     for method in ordered([group], reference):
         rows = {shots: group.rows[method, shots] for shots in group.columns if (method, shots) in group.rows}
@@ -118,7 +121,7 @@ def curve(
         points = {shots: (mean, rows[shots].std(measure.name)) for shots, mean in means.items() if mean is not None}
         if points:
             lines[method] = points
-    if not lines:
+    if all(len(points) < 2 for points in lines.values()):
         return None
     columns: list[int | None] = [*([None] if group.untrained & lines.keys() else []), *group.shots]
     title, said = f"{measure.title} on {group.title} over the number of shots", []
@@ -135,7 +138,7 @@ def curve(
                 axes.fill_between(
                     at, heights - spreads, heights + spreads, color=look["color"], alpha=0.15, linewidth=0
                 )
-            shift = _APART * ((place + 0.5) / len(lines) - 0.5)
+            shift = min(_APART * len(lines), _SPREAD) * ((place + 0.5) / len(lines) - 0.5)
             for x, shots in zip(at, points, strict=True):
                 if found := intervals.get((method, shots)):
                     ends = [100 * found.low, 100 * found.high]
@@ -145,7 +148,9 @@ def curve(
                 for shots, point in points.items()
             ]
             said.append(f"{labels[method]} {', '.join(figures)}")
-        axes.set_xticks(range(len(columns)), ["0" if shots is None else str(shots) for shots in columns])
+        axes.set_xticks(
+            range(len(columns)), ["0" if shots is None else str(shots) if shots > 0 else "all" for shots in columns]
+        )
         axes.set_xlabel("shots a class")
         axes.set_ylabel(f"{measure.title}, percent ({measure.direction})")
         axes.set_title(f"{group.title}{' (drawn images)' if group.is_phantom else ''}")

@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xcoop.config import labels
 from xcoop.config.merge import config_hash, differences, read_config
 from xcoop.results.record import CONFIG, PREDICTIONS, RESULTS, Origin, read_run
 from xcoop.utils.console import BusyError, UserError, escaped
@@ -117,6 +118,24 @@ def check_free(folder: Path, cfg: Mapping[str, Any], origin: Origin) -> None:
         raise UserError(
             f"{folder} holds {state} with other settings:\n  {what}\n"
             "Nothing was changed. Use another OUT (or --output-dir), or move that folder away."
+        )
+
+
+def check_data(folder: Path, cfg: Mapping[str, Any]) -> None:
+    """UserError if runs below `<OUT>/<dataset>` are of other images than those of `cfg`, whatever their method.
+
+    One of them is looked at: the others were held against it when they began.
+    """
+    path = next(folder.glob(f"*/*/seed*/{CONFIG}"), None)
+    if path is None:
+        return
+    saved = read_config(path)["DATASET"]
+    names = saved.get("NAME", ""), cfg["DATASET"]["NAME"]
+    what = f"DATASET.NAME: {names[0]} there, {names[1]} now" if names[0] != names[1] else ""
+    if what := what or other_data({"DATASET": saved}, cfg):
+        raise UserError(
+            f"{folder} holds runs of other images:\n  {what}\nNothing was changed. Give these a name of their own, "
+            f"{labels.KEY} <name>, or use another OUT"
         )
 
 

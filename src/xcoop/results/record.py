@@ -150,6 +150,7 @@ def _describe(trainer: Any, labels: Ints, probabilities: Floats) -> dict[str, An
     return {
         "schema": SCHEMA,
         "dataset": getattr(dataset, "name", cfg.DATASET.NAME),
+        "label": cfg.DATASET.get("LABEL", "") or None,  # what it is called, if that is not its configuration's name
         "task": getattr(dataset, "task", cfg.DATASET.get("TASK", "")),
         "subsample": cfg.DATASET.get("SUBSAMPLE_CLASSES", "all"),
         "trainer": cfg.TRAINER.NAME,

@@ -5,15 +5,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from xcoop.evaluation.statistics import DRAWS
 from xcoop.page import render
-from xcoop.results.benchmark import REFERENCE, Benchmark, Group, Method
+from xcoop.results.benchmark import ALL, REFERENCE, Benchmark, Group, Method
 from xcoop.results.compare import (
     Assessed,
     Comparison,
@@ -24,22 +25,24 @@ from xcoop.results.compare import (
     reference_method,
 )
 from xcoop.results.figures import Drawing, curve, rank_drawings, reliability_drawing
+from xcoop.results.missing import ELSEWHERE, Gap, gaps
 from xcoop.results.table import Sheet, latex, lines_csv, markdown, table_csv, terminal
 from xcoop.results.tables import (
-    base_new_sheets,
+    base_new_sheet,
     below,
     compare_sheet,
     cost_sheet,
     halves,
     mean_of,
     mean_sheets,
-    shots_sheets,
-    transfer_sheets,
+    shots_sheet,
+    transfer_sheet,
 )
 from xcoop.utils.files import atomic_write_bytes, atomic_write_text, sha256_file
 from xcoop.utils.reading import read_json
 
-PAGE, LIST = "benchmark.html", "files.json"
+PAGE, LIST, MISSING = "benchmark.html", "files.json", "missing.sh"
+SHARED = ("All datasets", "Base and new classes", "Cross-dataset transfer")  # sections of more than one dataset
 Part = Sheet | Drawing | str
 """A table, a figure or a plain sentence."""
 
@@ -66,11 +69,14 @@ class Report:
     """What was made of the records.
 
     Attributes:
-        sections: of the page, their tables, figures and sentences in order, by title.
+        sections: of the page, their tables, figures and sentences in order, by title; the datasets come first.
         cells: every figure, see `cell_lines`.
         comparisons: with the reference, see `comparison_lines`.
         damaged: what is wrong with records that count as missing.
         is_phantom: whether any of the images are drawn.
+        gaps: what is missing in the tables.
+        out: the output root.
+        draws: of the bootstrap, behind every interval and test.
     """
 
     sections: dict[str, list[Part]]
@@ -78,6 +84,9 @@ class Report:
     comparisons: list[dict[str, Any]]
     damaged: list[str]
     is_phantom: bool
+    gaps: list[Gap]
+    out: Path
+    draws: int
 
     @property
     def sheets(self) -> list[Sheet]:
@@ -106,17 +115,18 @@ def report(benchmark: Benchmark, wanted: Wanted, tell: Callable[[str], None] = l
         title = transfer.source.title
         transferred.append([of_title[title], *(assessed(one, f"{title} to ") for one in transfer.targets)])
 
-    sections: dict[str, list[Part]] = {"All datasets": [], "Base and new classes": [], "Cross-dataset transfer": []}
-    means, both, moved = sections.values()
+    sections: dict[str, list[Part]] = {one.group.title: [] for one in found if one.group.subsample == ALL}
+    means, both, moved = (sections.setdefault(title, []) for title in SHARED)
     for measure in wanted.measures:
-        means += mean_sheets(benchmark, measure, labels, reference)
+        for sheet in mean_sheets(benchmark, measure, labels, reference):
+            means += _shown(sheet, measure == first)
     means += rank_drawings(benchmark, first, labels, wanted.figures)
     for base, new in halves(found):
         harmonic = harmonic_intervals(base, new, first, wanted.draws)
-        both += base_new_sheets((base, new), first, harmonic, labels, reference)
+        both += _shown(base_new_sheet((base, new), first, harmonic, labels, reference))
     for transfer, own in zip(benchmark.transfers, transferred, strict=True):
         for measure in wanted.measures:
-            moved += transfer_sheets(transfer, own, measure, labels, reference)
+            moved += _shown(transfer_sheet(transfer, own, measure, labels, reference), measure == first)
     comparisons: list[dict[str, Any]] = []
     cells = [line for one in found for measure in wanted.measures for line in cell_lines(one, measure)]
     for source, *targets in transferred:
@@ -124,7 +134,7 @@ def report(benchmark: Benchmark, wanted: Wanted, tell: Callable[[str], None] = l
             for measure in wanted.measures:
                 cells += cell_lines(target, measure, source.group.dataset)
     for one in found:
-        against = against_reference(one.group, first, one.outcomes, reference)
+        against = against_reference(one.group, first, one.outcomes, reference, wanted.draws)
         sections[one.group.title] = list(_of_group(one, against, labels, wanted))
         comparisons += comparison_lines(one.group, first, against, reference)
     return Report(
@@ -133,7 +143,15 @@ def report(benchmark: Benchmark, wanted: Wanted, tell: Callable[[str], None] = l
         comparisons,
         list(dict.fromkeys(damaged)),
         benchmark.is_phantom,
+        gaps(benchmark),
+        benchmark.out,
+        wanted.draws,
     )
+
+
+def _shown(sheet: Sheet | None, lead: bool = True) -> list[Part]:
+    """A table, if there is one: the one that was asked for, or (not `lead`) one of its minor ones."""
+    return [] if sheet is None else [replace(sheet, lead=lead, minor=not lead)]
 
 
 def _of_group(
@@ -141,12 +159,16 @@ def _of_group(
 ) -> Iterator[Part]:
     """Tables and figures of one dataset."""
     group, reference = one.group, wanted.reference
+    if not group.runs:
+        yield f"Nothing is finished on {group.title}."
+        return
     for measure in wanted.measures:
-        yield from shots_sheets(one, measure, labels, reference)
+        lead = measure == wanted.measures[0]
+        yield from _shown(shots_sheet(one, measure, labels, reference), lead)
         intervals = one.intervals[measure.name]
-        if wanted.figures and len(group.shots) > 1 and (drawing := curve(group, measure, labels, intervals, reference)):
-            yield drawing
-    yield compare_sheet(group, wanted.measures[0], against, labels, reference)
+        if wanted.figures and (drawing := curve(group, measure, labels, intervals, reference)):
+            yield replace(drawing, lead=lead)
+    yield compare_sheet(group, wanted.measures[0], against, labels, reference, wanted.draws)
     largest = group.shots[-1] if group.shots else None
     if wanted.figures and (drawing := reliability_drawing(group, largest, labels, one.outcomes, reference)):
         yield drawing
@@ -200,7 +222,7 @@ def cell_lines(one: Assessed, measure: Measure, source: str = "") -> Iterator[di
             "low": found.low if found else None,
             "high": found.high if found else None,
             "mark": one.marks[measure.name].get((method, shots), ""),
-            "folder": row.folder.as_posix(),
+            "folder": "/".join(row.folder.parts[-3:]),  # below the output root
             **{name: " ".join(sorted({str(below(run, path)) for run in runs})) for name, path in _TOLD.items()},
             **{name: mean_of(runs, *path) for name, path in _AVERAGED.items()},
             "source": source or group.dataset,
@@ -248,9 +270,41 @@ def comparison_lines(
 
 
 def page(found: Report, intro: Sequence[str]) -> str:
-    """All tables and figures as one self-contained HTML page; `intro` says what was read."""
+    """All tables and figures as one self-contained HTML page, which tells of no folder; `intro` says what was read."""
+    sections = []
+    for title, parts in found.sections.items():
+        lead = [part for part in parts if not isinstance(part, str) and part.lead]
+        rest = [part for part in parts if part not in lead] if lead else []
+        counts = [sum(isinstance(part, kind) for part in rest) for kind in (Sheet, Drawing)]
+        more = ", ".join(
+            f"{n} {name}{'' if n == 1 else 's'}" for n, name in zip(counts, ("table", "figure"), strict=True) if n
+        )
+        sections.append((title, lead or parts, rest, more))
     images = {drawing.key: base64.b64encode(drawing.png).decode() for drawing in found.drawings}
-    return render("results/benchmark.html.j2", found=found, intro=intro, images=images)
+    damaged = [without_folders(line, found.out) for line in found.damaged]
+    gaps = [(gap.said, gap.portable()) for gap in found.gaps]
+    return render(
+        "results/benchmark.html.j2", found=found, intro=intro, images=images, sections=sections, damaged=damaged,
+        gaps=gaps, elsewhere=any(ELSEWHERE in command for _, command in gaps),
+    )  # fmt: skip
+
+
+def without_folders(text: str, out: Path) -> str:
+    """A message for a page: paths below the output root as they stand there, of all others the last name alone."""
+    for known in sorted({str(out), str(out.absolute()), str(out.resolve())}, key=len, reverse=True):
+        if known not in (".", "/"):
+            text = text.replace(f"{known}{os.sep}", "")
+    for known in (os.getcwd(), str(Path.home())):  # whose names may have blanks
+        text = text.replace(f"{known}{os.sep}", "/")
+    return re.sub(r"(?<![\w.~/\\-])(?:~|[A-Za-z]:)?[/\\](?:[^\s/\\'\":;,]+[/\\])*(?=[^\s/\\])", "", text)
+
+
+def script(found: Report) -> str:
+    """The commands that run what is missing, for a shell on this machine; "" if nothing is missing."""
+    out = str(found.out.absolute())
+    lines = [f"# {gap.said}\n{gap.command(out) or '# (no command is known)'}\n" for gap in found.gaps]
+    head = "#!/usr/bin/env bash\n# What is missing in the tables of `xcoop results`.\n"
+    return head + "".join(lines) if lines else ""
 
 
 def publish(found: Report, folder: Path, intro: Sequence[str]) -> list[Path]:
@@ -291,12 +345,14 @@ def _listed(folder: Path) -> dict[str, str]:
         raise ValueError(
             f"{folder / LIST} is not the list of a report's files: move it away, or name another folder (--to)"
         )
-    ours = re.compile(r"(?:(?:tables|figures)/)?[A-Za-z0-9_-]+\.(?:html|csv|txt|md|tex|png|pdf)")
+    ours = re.compile(r"(?:(?:tables|figures)/)?[A-Za-z0-9_-]+\.(?:html|csv|txt|md|tex|png|pdf|sh)")
     return {name: key for name, key in found.items() if ours.fullmatch(name)}
 
 
 def _files(found: Report, intro: Sequence[str]) -> Iterator[tuple[str, bytes]]:
     yield PAGE, page(found, intro).encode()
+    if commands := script(found):
+        yield MISSING, commands.encode()
     yield "cells.csv", lines_csv(found.cells).encode()
     yield "comparisons.csv", lines_csv(found.comparisons).encode()
     for sheet in found.sheets:

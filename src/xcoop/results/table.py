@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tabulate import LATEX_ESCAPE_RULES, tabulate
@@ -22,21 +22,31 @@ LEGEND = {
     TIED: "not significantly worse than the best (paired bootstrap over the images, Holm over the column, level 0.05)",
 }
 SIGNS = {BEST: " *", TIED: " ~", "": ""}
+INTERVAL = (
+    "In brackets: the 95 % interval over the test images (bootstrap within classes, patients drawn whole where they "
+    "are known); the spread over seeds is no part of it"
+)
 SPREAD = "Percent; mean ± standard deviation over the seeds (ddof 1; none for one seed)"
 PHANTOM = "phantom: drawn images; not a clinical result."
 
 
 @dataclass(frozen=True)
 class Shown:
-    """What one cell shows: plain text, and the mark `BEST`, `TIED` or ""."""
+    """What one cell shows: plain text, the mark `BEST`, `TIED` or "", and what stands below it, such as an interval."""
 
     text: str
     mark: str = ""
+    below: str = ""
 
     @property
     def signed(self) -> str:
         """The text with the mark as a sign behind it."""
         return self.text + SIGNS[self.mark]
+
+    @property
+    def line(self) -> str:
+        """All of it on one line."""
+        return " ".join(filter(None, (self.text, self.below))) + SIGNS[self.mark]
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,7 @@ class Sheet:
         notes: plain sentences below it: what its figures are.
         origin: plain sentences on where they come from.
         minor: whether it adds detail to another table, so that a terminal need not show it.
+        lead: whether it is what was asked for, which opens its section of the page.
     """
 
     key: str
@@ -60,6 +71,7 @@ class Sheet:
     notes: tuple[str, ...] = ()
     origin: tuple[str, ...] = ()
     minor: bool = False
+    lead: bool = False
 
     @property
     def marks(self) -> list[str]:
@@ -71,6 +83,34 @@ class Sheet:
     def legend(self) -> list[str]:
         """What the signs of its marks mean."""
         return [f"{SIGNS[mark].strip()} {LEGEND[mark]}" for mark in self.marks]
+
+
+def finished(sheet: Sheet, names: int = 1) -> Sheet | None:
+    """A table without the rows and columns of which nothing is finished, which a note names; None if nothing is left.
+
+    Args:
+        sheet: the table.
+        names: how many of its first columns name the rows.
+    """
+
+    def known(cells: Iterable[Shown]) -> bool:
+        return any(cell.text not in (MISSING, NONE) for cell in cells)
+
+    rows = [row for row in sheet.rows if known(row[names:])]
+    kept = [i for i in range(len(sheet.head)) if i < names or known(row[i] for row in rows)]
+    if not rows:
+        return None
+    gone = [
+        " at ".join(cell.text for cell in row[:names] if cell.text != NONE) for row in sheet.rows if row not in rows
+    ]
+    gone += [name for i, name in enumerate(sheet.head) if i not in kept]
+    note = [f"Not shown, since every cell of it is missing: {', '.join(gone)}."] if gone else []
+    return replace(
+        sheet,
+        head=tuple(sheet.head[i] for i in kept),
+        rows=tuple(tuple(row[i] for i in kept) for row in rows),
+        notes=(*sheet.notes, *note),
+    )
 
 
 def percent(share: float, spread: float | None = None) -> str:
@@ -146,7 +186,7 @@ def _hashes(key: str, runs: Iterable[dict[str, Any]], name: str = "") -> str:
 
 def terminal(sheet: Sheet) -> str:
     """For a terminal; marks are signs behind the figures."""
-    body = [[cell.signed for cell in row] for row in sheet.rows]
+    body = [["\n".join(filter(None, (cell.signed, cell.below))) for cell in row] for row in sheet.rows]
     table = tabulate(body, sheet.head, tablefmt="simple", disable_numparse=True)
     return "\n".join([sheet.title, "", table, "", *sheet.legend, *sheet.notes, *sheet.origin]) + "\n"
 
@@ -154,7 +194,14 @@ def terminal(sheet: Sheet) -> str:
 def markdown(sheet: Sheet) -> str:
     """As GitHub shows it; the best is bold, what is not significantly worse italic."""
     around = {BEST: "**", TIED: "*", "": ""}
-    body = [[f"{around[cell.mark]}{in_markdown(cell.text)}{around[cell.mark]}" for cell in row] for row in sheet.rows]
+    body = [
+        [
+            f"{around[cell.mark]}{in_markdown(cell.text)}{around[cell.mark]}"
+            + (f"<br>{in_markdown(cell.below)}" if cell.below else "")
+            for cell in row
+        ]
+        for row in sheet.rows
+    ]
     table = tabulate(body, [in_markdown(name) for name in sheet.head], tablefmt="github", disable_numparse=True)
     legend = {BEST: f"**Bold**: {LEGEND[BEST]}.", TIED: f"*Italic*: {LEGEND[TIED]}."}
     notes = [*(legend[mark] for mark in sheet.marks), *map(in_markdown, (*sheet.notes, *sheet.origin))]
@@ -171,7 +218,11 @@ def latex(sheet: Sheet) -> str:
     around = {BEST: r"\textbf{%s}", TIED: r"\underline{%s}", "": "%s"}
     legend = {BEST: rf"\textbf{{Bold}}: {LEGEND[BEST]}.", TIED: rf"\underline{{Underlined}}: {LEGEND[TIED]}."}
     notes = [*(legend[mark] for mark in sheet.marks), *map(in_latex, (*sheet.notes, *sheet.origin))]
-    body = [[around[cell.mark] % in_latex(cell.text) for cell in row] for row in sheet.rows]
+    stacked = r"\shortstack{%s\\{\scriptsize %s}}"  # of LaTeX itself
+    body = []
+    for row in sheet.rows:
+        cells = [(around[cell.mark] % in_latex(cell.text), in_latex(cell.below)) for cell in row]
+        body.append([stacked % pair if pair[1] else pair[0] for pair in cells])
     return "\n".join(
         [
             "% needs \\usepackage{booktabs}",
@@ -207,7 +258,7 @@ def in_latex(value: str) -> str:
 def table_csv(sheet: Sheet) -> str:
     """As it is shown, with the title and the notes as comment lines in front."""
     notes = "".join(f"# {' '.join(line.split())}\n" for line in (sheet.title, *sheet.notes, *sheet.origin))
-    return notes + lines_csv([[cell.signed for cell in row] for row in sheet.rows], sheet.head)
+    return notes + lines_csv([[cell.line for cell in row] for row in sheet.rows], sheet.head)
 
 
 def lines_csv(lines: Sequence[Mapping[str, Any] | Sequence[Any]], head: Sequence[str] | None = None) -> str:

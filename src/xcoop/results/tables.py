@@ -1,59 +1,63 @@
 """The tables of a benchmark.
 
 Methods x shots of one dataset; means over datasets; base and new classes; transfer to other datasets; comparisons with
-the reference; costs. Where a table shows the spread over seeds, a minor one beside it shows the intervals over images.
+the reference; costs. Rows and columns of which nothing is finished are named in a note, and do not show.
 """
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
-from xcoop.evaluation.statistics import Interval, draws_for, harmonic_mean
+from xcoop.evaluation.statistics import NO_INTERVAL, Interval, draws_for, harmonic_mean
 from xcoop.results.benchmark import BASE, NEW, Benchmark, Group, Method, Place, Row, Transfer, ordered, slug
 from xcoop.results.compare import LEVEL, Assessed, Comparison, Measure, reference_method
-from xcoop.results.table import MISSING, NONE, SPREAD, UNKNOWN, Sheet, Shown, either, facts, percent, short
+from xcoop.results.missing import transfers
+from xcoop.results.table import (
+    INTERVAL,
+    MISSING,
+    NONE,
+    SPREAD,
+    UNKNOWN,
+    Sheet,
+    Shown,
+    either,
+    facts,
+    finished,
+    percent,
+    short,
+)
 
 Labels = Mapping[Method, str]
 Cells = tuple[Shown, ...]
 Halves = tuple[Assessed, Assessed]
 """The base and the new classes of one dataset and task."""
 
-INTERVALS = (
-    "Percent; mean over the seeds and, in brackets, its 95 % interval over the test images (bootstrap within classes, "
-    "patients drawn whole where they are known); the spread over seeds is no part of it"
-)
 OTHER_IMAGES = "WARNING: these runs were not all tested on the same images; nothing is compared or marked here."
-
-
-def with_intervals(means: Sheet, rows: Iterable[Cells], note: str) -> tuple[Sheet, Sheet]:
-    """A table of means, and beside it a minor one with intervals, whose first note is another."""
-    title = f"{means.title}, with intervals over the test images"
-    notes = (note, *means.notes[1:])
-    own = replace(means, key=f"{means.key}-intervals", title=title, rows=tuple(rows), notes=notes, minor=True)
-    return means, own
 
 
 # Cells.
 
 
-def mean_cell(row: Row | None, metric: str, mark: str = "") -> Shown:
-    """Mean ± std over the seeds; those that are there are named where one is missing."""
+def cell(row: Row | None, metric: str, found: Interval | None, mark: str = "") -> Shown:
+    """Mean ± std over the seeds, with the interval below it; the seeds are named where one is missing."""
     if row is None or not row.runs:
         return Shown(MISSING)
     mean = row.mean(metric)
-    return Shown(UNKNOWN if mean is None else percent(mean, row.std(metric)) + _seeds(row), mark)
+    return Shown(UNKNOWN if mean is None else percent(mean, row.std(metric)) + _seeds(row), mark, ends(found))
 
 
-def interval_cell(row: Row | None, found: Interval | None) -> Shown:
-    """The mean over the seeds with its interval, which is None where the images cannot tell it."""
-    if row is None or not row.runs:
-        return Shown(MISSING)
-    if found is None:
-        return Shown(UNKNOWN)
-    return Shown(f"{percent(found.estimate)} [{percent(found.low)}, {percent(found.high)}]{_seeds(row)}")
+def ends(found: Interval | None) -> str:
+    """An interval in brackets, in percent; "" where the images cannot tell it."""
+    return "" if found is None else f"[{percent(found.low)}, {percent(found.high)}]"
+
+
+def _said(measure: Measure) -> str:
+    """What the cells of a table are."""
+    if measure.name in NO_INTERVAL:
+        return f"{SPREAD}; {measure.direction}. It has neither intervals nor tests: draws of images bias it."
+    return f"{SPREAD}. {INTERVAL}; {measure.direction}."
 
 
 def _seeds(row: Row) -> str:
@@ -70,20 +74,22 @@ def _of_values(values: Sequence[float] | None) -> Shown:
 
 def column(shots: int | None) -> str:
     """A column's name."""
-    return "0 shots" if shots is None else f"{shots} shot{'' if shots == 1 else 's'}"
+    if shots is None or shots < 0:
+        return "0 shots" if shots is None else "all images"
+    return f"{shots} shot{'' if shots == 1 else 's'}"
 
 
 def _line(labels: Labels, place: Place, *cells: Shown) -> Cells:
     """A line that is of one number of shots."""
     method, shots = place
-    return Shown(labels[method]), Shown(NONE if shots is None else str(shots)), *cells
+    return Shown(labels[method]), Shown(NONE if shots is None else str(shots) if shots > 0 else "all"), *cells
 
 
 # Methods x shots, of one dataset.
 
 
-def shots_sheets(one: Assessed, measure: Measure, labels: Labels, reference: str) -> tuple[Sheet, Sheet]:
-    """Mean ± std over the seeds, best cells marked; then the same with intervals.
+def shots_sheet(one: Assessed, measure: Measure, labels: Labels, reference: str) -> Sheet | None:
+    """Mean ± std over the seeds with intervals, best cells marked; None if nothing is finished.
 
     Args:
         one: of one dataset.
@@ -96,29 +102,25 @@ def shots_sheets(one: Assessed, measure: Measure, labels: Labels, reference: str
     notes += dict.fromkeys(row.note for row in group.rows.values() if row.note)
     if any(row.runs and row.missing for row in group.rows.values()):
         notes.append("Cells that lack seeds name those that they have; they are not compared with others.")
-    means, intervals = [], []
+    rows = []
     for method in ordered([group], reference):
-        line, other = [Shown(labels[method])], [Shown(labels[method])]
+        line = [Shown(labels[method])]
         for shots in group.columns:
             place = method, shots
-            if place in group.rows:
-                line.append(mean_cell(group.rows[place], measure.name, marks.get(place, "")))
-                other.append(interval_cell(group.rows[place], found.get(place)))
+            if (shots is None) != (method in group.untrained):
+                line.append(Shown(NONE))
             else:
-                nothing = Shown(NONE if (shots is None) != (method in group.untrained) else MISSING)
-                line.append(nothing)
-                other.append(nothing)
-        means.append(tuple(line))
-        intervals.append(tuple(other))
+                line.append(cell(group.rows.get(place), measure.name, found.get(place), marks.get(place, "")))
+        rows.append(tuple(line))
     sheet = Sheet(
         slug(group.title, measure.name),
         f"{measure.title} on {group.title}, by shots a class",
         ("Method", *map(column, group.columns)),
-        tuple(means),
-        (f"{SPREAD}; {measure.direction}.", *notes),
+        tuple(rows),
+        (_said(measure), *notes),
         facts(group.runs, measure.name),
     )
-    return with_intervals(sheet, intervals, f"{INTERVALS}; {measure.direction}.")
+    return finished(sheet)
 
 
 # Means over datasets: only where a method was run on all of them, and never of drawn and real images together.
@@ -151,7 +153,7 @@ def mean_sheets(benchmark: Benchmark, measure: Measure, labels: Labels, referenc
             *(f"{name} lacks {', '.join(what)}." for name, what in lacking.items() if what),
             *(f"{group.title}: {OTHER_IMAGES}" for group in groups if not group.same_images),
         ]
-        yield Sheet(
+        sheet = Sheet(
             slug("mean", measure.name + kind),
             f"{measure.title}, mean over {len(groups)} datasets{kind}, by shots a class",
             ("Method", *map(column, columns)),
@@ -159,6 +161,8 @@ def mean_sheets(benchmark: Benchmark, measure: Measure, labels: Labels, referenc
             tuple(notes),
             facts([run for group in groups for run in group.runs], measure.name),
         )
+        if shown := finished(sheet):
+            yield shown
 
 
 def means_of_seeds(rows: Sequence[Row | None], metric: str) -> list[float] | None:
@@ -180,10 +184,10 @@ def halves(found: Sequence[Assessed]) -> list[Halves]:
     return [(base, new) for base, new in pairs if new]
 
 
-def base_new_sheets(
+def base_new_sheet(
     pair: Halves, measure: Measure, harmonic: Mapping[Place, Interval | None], labels: Labels, reference: str
-) -> tuple[Sheet, Sheet]:
-    """Mean ± std over the seeds; then the same with intervals.
+) -> Sheet | None:
+    """Mean ± std over the seeds, with intervals; None if nothing is finished.
 
     Args:
         pair: of one dataset and task.
@@ -195,45 +199,49 @@ def base_new_sheets(
     base, new = (one.group for one in pair)
     base_found, new_found = (one.intervals[measure.name] for one in pair)
     order = {method: number for number, method in enumerate(ordered([base, new], reference))}
-    means, intervals = [], []
+    rows = []
     for place in sorted({*base.rows, *new.rows}, key=lambda place: (order[place[0]], place[1] or 0)):
         one, other = base.rows.get(place), new.rows.get(place)
-        both = both_interval = Shown(MISSING)
+        if one and one.runs and not other and not transfers(one):
+            rows.append(_line(labels, place, cell(one, measure.name, base_found.get(place)), Shown(NONE), Shown(NONE)))
+            continue
+        both = Shown(MISSING)
         if one and other and other.runs and one.runs.keys() == other.runs.keys():
-            both, both_interval = Shown(UNKNOWN), interval_cell(other, harmonic.get(place))
+            both = Shown(UNKNOWN)
             if measure.higher and one.values(measure.name) and other.values(measure.name):
                 figures = (
                     [row.runs[seed]["metrics"][measure.name] for seed in sorted(row.runs)] for row in (one, other)
                 )
                 part = _seeds(other) if other.missing else ""
-                both = Shown(_of_values(harmonic_mean(*figures).tolist()).text + part)
-        means.append(_line(labels, place, mean_cell(one, measure.name), mean_cell(other, measure.name), both))
-        cells = interval_cell(one, base_found.get(place)), interval_cell(other, new_found.get(place))
-        intervals.append(_line(labels, place, *cells, both_interval))
+                mean = _of_values(harmonic_mean(*figures).tolist()).text
+                both = Shown(mean + part, below=ends(harmonic.get(place)))
+        of_base = cell(one, measure.name, base_found.get(place))
+        rows.append(_line(labels, place, of_base, cell(other, measure.name, new_found.get(place)), both))
     lower = f"Of {measure.title}, lower is better: a harmonic mean would hide the worse half."
-    trained = "The base classes were trained, the new ones were not."
+    trained = f"The base classes were trained, the new ones not. {NONE}: what a method learns is of its classes alone."
     sheet = Sheet(
         slug(base.title, "new", measure.name),
         f"{measure.title} on base and new classes of {base.name}",
         ("Method", "Shots", "Base", "New", "Harmonic mean"),
-        tuple(means),
-        (f"{SPREAD}; the harmonic mean is taken of each seed. {trained}", *(() if measure.higher else (lower,))),
+        tuple(rows),
+        (
+            f"{_said(measure)} The harmonic mean is taken of each seed; for its interval the images of base and new "
+            f"classes are drawn apart, and a patient with images of both is drawn whole. {trained}",
+            *(() if measure.higher else (lower,)),
+        ),
         facts([*base.runs, *new.runs], measure.name),
+        lead=True,
     )
-    note = (
-        f"{INTERVALS}. The harmonic mean is taken of each seed; for its interval the images of base and new classes "
-        f"are drawn apart, and a patient with images of both is drawn whole. {trained}"
-    )
-    return with_intervals(sheet, intervals, note)
+    return finished(sheet, 2)
 
 
 # Cross-dataset transfer: models trained on one dataset, on its own test images and on those of others.
 
 
-def transfer_sheets(
+def transfer_sheet(
     transfer: Transfer, found: Sequence[Assessed], measure: Measure, labels: Labels, reference: str
-) -> tuple[Sheet, Sheet]:
-    """Methods and shots against the source, each target, and the mean over the targets of one kind; then intervals.
+) -> Sheet | None:
+    """Methods and shots against the source, each target, and the mean over the targets of one kind, with intervals.
 
     Args:
         transfer: of one source.
@@ -244,20 +252,19 @@ def transfer_sheets(
     """
     source, groups, kinds = transfer.source, transfer.groups, transfer.kinds()
     order = {method: number for number, method in enumerate(ordered([source], reference))}
-    means, intervals = [], []
+    lines = []
     for place in sorted(source.rows, key=lambda place: (order[place[0]], place[1] or 0)):
-        cells = [mean_cell(group.rows[place], measure.name) for group in groups]
+        intervals = (one.intervals[measure.name].get(place) for one in found)
+        pairs = zip(groups, intervals, strict=True)
+        cells = [cell(group.rows[place], measure.name, interval) for group, interval in pairs]
         for _, own in kinds:
             values = means_of_seeds([target.rows[place] for target in own], measure.name)
             cells.append(_of_values(values if all(target.same_images for target in own) else None))
-        means.append(_line(labels, place, *cells))
-        own_intervals = [one.intervals[measure.name].get(place) for one in found]
-        pairs = zip(groups, own_intervals, strict=True)
-        intervals.append(_line(labels, place, *(interval_cell(group.rows[place], own) for group, own in pairs)))
+        lines.append(_line(labels, place, *cells))
     names = [f"{one.title} (phantom)" if one.is_phantom and "phantom" not in one.title else one.title for one in groups]
     head = ("Method", "Shots", f"{names[0]}, the source", *names[1:])
     untrained = ", ".join(sorted(labels[method] for method in source.untrained))
-    note = f"{SPREAD}; {measure.direction}. Trained on {names[0]} alone"
+    note = f"{_said(measure)} Trained on {names[0]} alone"
     note += f"; not trained at all: {untrained}." if untrained else "."
     mean_names = []
     for drawn, own in kinds:
@@ -279,21 +286,29 @@ def transfer_sheets(
         slug(source.title, "transfer", measure.name),
         f"{measure.title} of models trained on {names[0]}, on other datasets",
         (*head, *mean_names),
-        tuple(means),
+        tuple(lines),
         (note, *notes),
         facts([run for group in groups for run in group.runs], measure.name),
     )
-    one, other = with_intervals(sheet, intervals, f"{INTERVALS}; {measure.direction}.")
-    return one, replace(other, head=head)
+    return finished(sheet, 2)
 
 
 # The reference against each other method.
 
 
 def compare_sheet(
-    group: Group, measure: Measure, found: Sequence[Comparison], labels: Labels, trainer: str
+    group: Group, measure: Measure, found: Sequence[Comparison], labels: Labels, trainer: str, draws: int
 ) -> Sheet | str:
-    """The table; a sentence that says why nothing was compared, if nothing was."""
+    """The table; a sentence that says why nothing was compared, if nothing was.
+
+    Args:
+        group: of one dataset.
+        measure: what is compared.
+        found: the comparisons.
+        labels: the methods' names.
+        trainer: of the reference.
+        draws: of the bootstrap; too few for so many comparisons are told.
+    """
     reference = reference_method(group, trainer)
     if reference is None:
         return f"Nothing is compared on {group.title}: {trainer}, the reference, was not run on it."
@@ -314,14 +329,18 @@ def compare_sheet(
         test = f"McNemar: exact test on the majority of the seeds{other}; Holm over its {exact} tests."
     else:
         test = "McNemar's test is not given: patients have several images, which it would take for independent."
+    count, few = found[0].n_comparisons, []
+    if draws < draws_for(count):
+        least = min(1.0, 2 * count / (draws + 1))
+        few = [f"{draws} draws are few for {count} comparisons: the least corrected p-value is {least:.3f}; give "
+               f"--draws {draws_for(count)} or more."]  # fmt: skip
     notes = (
         f"Differences in points (percent): the method less {labels[reference]}, each the mean over its seeds, on the "
         f"same images; {measure.direction}. Interval and p-value: paired bootstrap over the images, "
-        f"{draws_for(len(found))} draws, patients whole where they are known. They speak of other images, not of other "
-        "trainings.",
-        f"Corrected: Holm, over the {found[0].n_comparisons} comparisons of this table; below {LEVEL:g} it is "
-        "significant.",
+        "patients whole where they are known. They speak of other images, not of other trainings.",
+        f"Corrected: Holm, over the {count} comparisons of this table; below {LEVEL:g} it is significant.",
         test,
+        *few,
     )
     head = ("Method", "Shots", "Difference", "95 % interval", "p", "p corrected", "Right alone (reference / it)",
             "McNemar p", "McNemar corrected")  # fmt: skip

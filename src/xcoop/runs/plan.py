@@ -1,6 +1,8 @@
 """What `xcoop run` is asked to do: which methods, configurations and seeds, and in which folders.
 
 <OUT>/<dataset>/<trainer>/<cfg>_<shots>shots[_<overrides>]/seed<k>/
+
+<dataset> is its label (`DATASET.LABEL`), which own images always have; of all others the name of the configuration.
 """
 
 from __future__ import annotations
@@ -8,13 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xcoop.config.merge import as_pairs, config_file, method_names, settings
+from xcoop.config import labels
+from xcoop.config.merge import as_pairs, config_file, config_names, method_names, settings
 from xcoop.utils.console import UserError, shown, unknown
 
 if TYPE_CHECKING:
@@ -32,6 +35,7 @@ TAKEN = {
     "TRAINER.NAME": "the trainer is the third argument",
 }
 KEY = re.compile(r"[A-Z0-9_]+(\.[A-Z0-9_]+)+|OUTPUT_DIR|RESUME|SEED|USE_CUDA|VERBOSE")
+RESULTS_FOLDER = "results"  # below the output root: what `xcoop results` makes
 LONGEST_TAG = 120  # characters of a folder's name
 
 
@@ -60,9 +64,14 @@ class Plan:
     out: str
 
     @property
+    def label(self) -> str:
+        """The dataset's name in folders, tables and pages."""
+        return self.merged.DATASET.LABEL or Path(self.dataset).stem
+
+    @property
     def dataset_folder(self) -> Path:
         """`<OUT>/<dataset>`."""
-        return Path(self.out, Path(self.dataset).stem)
+        return Path(self.out, self.label)
 
     @cached_property
     def folder(self) -> Path:
@@ -115,7 +124,11 @@ class Plan:
         """The overrides that change the result, as a part of a folder's name; "" if there are none."""
         if not self.pairs:
             return ""
-        return override_tag(settings(replace(self, pairs=()).merged), settings(self.merged))
+        plain, changed = settings(replace(self, pairs=()).merged), settings(self.merged)
+        if self.merged.DATASET.LABEL:  # tells the place already
+            plain.pop("DATASET.PATH")
+            changed.pop("DATASET.PATH")
+        return override_tag(plain, changed)
 
 
 def override_tag(plain: Mapping[str, Any], changed: Mapping[str, Any]) -> str:
@@ -158,9 +171,11 @@ def make_plans(words: Sequence[str], data: str, out: str, seeds: Sequence[int]) 
         if key in TAKEN:
             raise UserError(f"{key} is set by `xcoop run` itself: {TAKEN[key]}")
     asked = names[2] if len(names) > 2 else DEFAULT_TRAINER
-    return plan_methods(
+    plans = plan_methods(
         names[0], shot_number(names[1]), asked, names[3] if len(names) > 3 else "", pairs, data, out, seeds
     )
+    check_labels(plans)
+    return plans
 
 
 def plan_methods(
@@ -181,6 +196,22 @@ def plan_methods(
     for plan in plans:
         plan.config(plan.seeds[0])  # keys and types are checked before anything is started
     return list({plan.folder: plan for plan in plans}.values())
+
+
+def check_labels(plans: Iterable[Plan]) -> None:
+    """UserError where the name of a dataset belongs to other images: of another configuration, or run there before."""
+    from xcoop.results.folder import check_data
+
+    for plan in {plan.dataset_folder: plan for plan in plans}.values():
+        if not plan.merged.DATASET.LABEL:
+            continue
+        taken = {*config_names(), RESULTS_FOLDER} - {Path(plan.dataset).stem}
+        if plan.label.lower() in taken:
+            raise UserError(
+                f"{plan.label} cannot name these images, since results of something else are called so: add "
+                f"{labels.KEY} and another name, such as my_{plan.label}"
+            )
+        check_data(plan.dataset_folder, plan.merged)
 
 
 def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:

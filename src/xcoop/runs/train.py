@@ -98,7 +98,8 @@ def run(args: argparse.Namespace, words: Sequence[str], cfg: CfgNode | None = No
 
 def merged(args: argparse.Namespace) -> CfgNode:
     """The frozen config of a run: defaults <- dataset file <- method file <- flags <- KEY VALUE pairs."""
-    from xcoop.config.merge import SUFFIXES, config_file, merge_file, merge_pairs, method_files
+    from xcoop.config.labels import usual_label
+    from xcoop.config.merge import SUFFIXES, as_pairs, config_file, merge_file, merge_pairs, method_files
     from xcoop.config.plugins import get_cfg
 
     cfg = get_cfg()
@@ -127,9 +128,11 @@ def merged(args: argparse.Namespace) -> CfgNode:
 
     if cfg.DATASET.PATH:  # saved as it is meant here: a later process may run elsewhere
         cfg.DATASET.PATH = os.path.abspath(os.path.expanduser(cfg.DATASET.PATH))
+        stated = "DATASET.PATH" in dict(as_pairs(args.opts))
+        cfg.DATASET.LABEL = cfg.DATASET.LABEL or usual_label(cfg, args.dataset_config_file, stated)
     if args.eval_only and args.model_dir and cfg.OUTPUT_DIR == DEFAULT_OUTPUT:  # it goes below the run it evaluates
         epoch = "" if args.load_epoch is None else f"_epoch{args.load_epoch}"
-        name = f"{cfg.DATASET.NAME}_{cfg.DATASET.SUBSAMPLE_CLASSES}{epoch}"
+        name = f"{cfg.DATASET.LABEL or cfg.DATASET.NAME}_{cfg.DATASET.SUBSAMPLE_CLASSES}{epoch}"
         cfg.OUTPUT_DIR = str(Path(args.model_dir, "evaluation", name))
     check_values(cfg)
     cfg.freeze()

@@ -13,12 +13,13 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from xcoop.config.labels import KEY as LABEL
 from xcoop.config.merge import as_pairs, concerns, merge_pairs, method_files, method_names, read_config_tree
 from xcoop.config.plugins import get_cfg, trainer_names, trains
 from xcoop.engine.config import flatten
 from xcoop.results.folder import check_free
 from xcoop.results.record import Origin
-from xcoop.runs.plan import ALL_SHOTS, KEY, TAKEN, Plan, plan_methods, shot_number
+from xcoop.runs.plan import ALL_SHOTS, KEY, TAKEN, Plan, check_labels, plan_methods, shot_number
 from xcoop.sweep.job import Job, group_of, training
 from xcoop.utils.console import UserError, numbers, shown, unknown
 from xcoop.utils.reading import read_yaml
@@ -203,7 +204,7 @@ def jobs(grid: Grid) -> list[Job]:
     found = []
     for plan, evaluations in further.items():
         for seed in plan.seeds:
-            trained = training(plan, seed, f"{Path(plan.dataset).stem}: {plan.title(seed)}")
+            trained = training(plan, seed, f"{plan.label}: {plan.title(seed)}")
             found += [trained, *(_evaluation(other, seed, trained) for other in evaluations)]
     return found
 
@@ -239,17 +240,21 @@ def plans(grid: Grid) -> list[Plan]:
         for cfg, own in _configurations(trainer, grid.cfgs, grid.backbones):
             for plan in plan_methods(dataset, number, trainer, cfg, (*own, *words), grid.data, grid.out, grid.seeds):
                 other, its_variant = found.setdefault(plan.folder, (plan, variant))
-                for one, two in ((other.dataset, dataset), (other.cfg, plan.cfg)):
-                    if one != two:  # a folder only tells the names of their files
-                        raise UserError(
-                            f"{one} and {two} would share the folder {plan.folder}: give one of the files another name"
-                        )
+                places = other.merged.DATASET.PATH, plan.merged.DATASET.PATH
+                for one, two in ((other.dataset, dataset), (other.cfg, plan.cfg), places):
+                    if one != two:  # a folder only tells the names of files and places
+                        how = "give one of the files another name"
+                        if one != other.cfg:
+                            how += f", or one of the datasets a name of its own ({LABEL})"
+                        raise UserError(f"{one} and {two} would share the folder {plan.folder}: {how}")
                 if its_variant != variant:  # e.g. since one of them sets a key to what it is anyway
                     raise UserError(
                         f"the variants {spelled(its_variant)} and {spelled(variant)} are the same run of "
                         f"{plan.trainer} ({plan.folder}): leave one out"
                     )
-    return [plan for plan, _ in found.values()]
+    made = [plan for plan, _ in found.values()]
+    check_labels(made)
+    return made
 
 
 def _configurations(
@@ -315,9 +320,9 @@ def _evaluation_plans(grid: Grid, plan: Plan) -> list[Plan]:
                 "more"
             )
         return [replace(plan, pairs=_with(plan.pairs, SUBSAMPLE, "new"))] if transfers(plan.merged) else []
-    found = []
+    found: list[Plan] = []
     for target in grid.targets:
-        other = replace(plan, dataset=target, pairs=_with(plan.pairs, "DATASET.PATH"))
+        other = replace(plan, dataset=target, pairs=_with(_with(plan.pairs, "DATASET.PATH"), LABEL))
         names = class_names(other.merged)
         if own and names and own != names:  # what is not known yet is compared when it runs
             if not same_classes(own, names):
@@ -326,6 +331,8 @@ def _evaluation_plans(grid: Grid, plan: Plan) -> list[Plan]:
                     f"{', '.join(own)}. The names must be the same; DATASET.TASK chooses another task"
                 )
             other = replace(other, pairs=_with(other.pairs, "DATASET.CLASSES", str(list(own))))
+        if same := [one for one in found if one.label == other.label]:
+            raise UserError(f"--targets: {same[0].dataset} and {target} are both called {other.label} ({LABEL})")
         found.append(other)
     return found
 
@@ -338,7 +345,7 @@ def _with(pairs: Sequence[str], key: str, *value: str) -> tuple[str, ...]:
 
 def _evaluation(plan: Plan, seed: int, trained: Job) -> Job:
     """The evaluation of one trained model; UserError if its folder holds a run with other settings."""
-    classes, dataset = plan.merged.DATASET.SUBSAMPLE_CLASSES, Path(plan.dataset).stem
+    classes, dataset = plan.merged.DATASET.SUBSAMPLE_CLASSES, plan.label
     folder = trained.folder / "evaluation" / f"{dataset}_{classes}"
     cfg = plan.config(seed, folder)
     model = str(trained.folder) if trains(cfg.TRAINER.NAME) else ""
