@@ -182,13 +182,18 @@ def _alike(bank: ConceptBank) -> Iterator[Finding]:
 
 def _tasks(bank: ConceptBank, uses: Iterable[Use]) -> Iterator[Finding]:
     """Each class of a task needs concepts, and one that all its classes share says nothing there."""
-    known = {same_name(name) for name in bank.classes}
+    known = {same_name(alias) for name in bank.classes for alias in bank.names(name)}
     for use in uses:
         where = f"{use.dataset}, task {use.task}"
         if missing := [name for name in use.classes if same_name(name) not in known]:
             yield from (Finding(ERROR, f"the bank has no concepts for this class of {where}", name) for name in missing)
             continue
-        for finding in _shared(bank.for_classes(use.classes)):
+        try:
+            served = bank.for_classes(use.classes)
+        except ValueError as error:  # two of them are one class of the bank
+            yield Finding(ERROR, f"{where}: {error}")
+            continue
+        for finding in _shared(served):
             if finding.severity == ERROR and len(use.classes) < len(bank.classes):
                 yield replace(finding, message=f"{finding.message} in {where} ({', '.join(use.classes)})")
 
