@@ -158,7 +158,7 @@ def test_without_a_bank_the_shipped_ones_that_serve_are_named(root: Path) -> Non
     for name, first in (("Benign", 1), ("malignant", 20)):
         for number in range(10):
             picture(root / name / f"{number}.png", first + number)
-    with pytest.raises(ValueError, match="with classes of these names: busi, busi_biomedcoop, skincon[.]"):
+    with pytest.raises(ValueError, match=r"with classes of these names: busi, busi_biomedcoop, skincon\."):
         load_dataset_bank(config("folder", "nowhere", PATH=str(root)), own(root))
     cfg = config("folder", "nowhere", PATH=str(root), CONCEPT_BANK="busi")
     bank = load_dataset_bank(cfg, dataset := own(root)).for_classes(dataset.classnames)

@@ -138,7 +138,7 @@ class ConceptBank:
                 f"{self.path}: the bank has no concepts for {', '.join(absent)}.\n"
                 f"  classes of the dataset: {', '.join(classnames)}\n"
                 f"  classes of the bank:    {', '.join(map(self._with_aliases, self.classes))}\n"
-                "  If one of them is meant, say so in a copy of the bank: `aliases: {class of the bank: [its name here]}`"
+                "  If one of them is meant, say so in a copy of the bank: `aliases: {its class: [the dataset's name]}`"
             )
         if len({same_name(name) for name in classnames}) < len(classnames):
             raise ValueError(f"the dataset's classes hold the same name twice: {list(classnames)}")
@@ -328,7 +328,7 @@ def _aliases(data: Any, classes: Iterable[str]) -> dict[str, tuple[str, ...]]:
             if (owner := owners.setdefault(same_name(name), classname)) != classname:
                 raise BankError(f"{where}: {shown(name)} is a name of the class {owner!r} already")
         if len(set(map(same_name, (classname, *aliases[classname])))) <= len(aliases[classname]):
-            raise BankError(f"{where}: a name stands twice in {[classname, *aliases[classname]]} (case, '_', '-' aside)")
+            raise BankError(f"{where}: {[classname, *aliases[classname]]} holds a name twice (case, '_', '-' aside)")
     return aliases
 
 
