@@ -27,6 +27,13 @@ concept the answers that name it, `votes: 4`:
       prompt_sha256: 9f86d0...       # of the prompt
       prompt: |                      # what was asked, in full
 
+One that was counted in concept labels (`xcoop concepts mine`) has the key `mined`, which says what its knowledge cost:
+
+    mined:
+      images: {nevus: 16, melanoma: 16}   # whose labels were counted
+      shots: 16                           # if they are those of a few-shot run: its shots and its seed
+      seed: 1
+
 It is data: nothing in it is executed, and every fault is reported with the file, the class and the value.
 """
 
@@ -37,7 +44,7 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +85,20 @@ class Elicited:
 
 
 @dataclass(frozen=True)
+class Mined:
+    """In whose labels a bank's concepts were counted: images by class, and the run whose shots they are, if any."""
+
+    images: Mapping[str, int]
+    shots: int | None = None
+    seed: int | None = None
+
+    def summary(self) -> str:
+        """How many, and which."""
+        which = f", the {self.shots} shots of seed {self.seed}" if self.shots else ""
+        return f"{sum(self.images.values())} labelled images{which}"
+
+
+@dataclass(frozen=True)
 class ConceptBank:
     """The concepts of some classes, with where they come from.
 
@@ -87,6 +108,7 @@ class ConceptBank:
         template: a sentence with `{class}` and `{concepts}` (the latter only where there are concepts).
         sha256: of the file's content: what a result records.
         elicited: None for a bank that people wrote.
+        mined: None for a bank that was not counted in labels.
         aliases: per class the other names under which `for_classes` finds it.
         by_alias: of the classes that `for_classes` found under another name, the bank's own: `{"mel": "melanoma"}`.
     """
@@ -103,6 +125,7 @@ class ConceptBank:
     elicited: Elicited | None = None
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     by_alias: Mapping[str, str] = field(default_factory=dict)
+    mined: Mined | None = None
 
     def for_classes(self, classnames: Sequence[str]) -> ConceptBank:
         """The bank of exactly these classes, in their order and under the names given here; see `match`.
@@ -166,12 +189,15 @@ class ConceptBank:
         """Name, version, the number of concepts a class, and who reviewed them."""
         counts = " + ".join(str(len(concepts)) for concepts in self.classes.values())
         readers = ", ".join(self.reviewed_by) or "nobody so far"
-        renamed = ", ".join(f"{name!r} is its {own!r}" for name, own in self.by_alias.items())
-        return f"{self.name} {self.version}: {counts} concepts, reviewed by {readers}" + (renamed and f"; {renamed}")
+        mined = [f"mined from {self.mined.summary()}"] if self.mined else []
+        renamed = (f"{name!r} is its {own!r}" for name, own in self.by_alias.items())
+        first = f"{self.name} {self.version}: {counts} concepts, reviewed by {readers}"
+        return "; ".join([first, *mined, *renamed])
 
     def facts(self) -> dict[str, Any]:
         """What a record says of the bank; `aliases`: the dataset's classes that the bank calls otherwise."""
-        return {"name": self.name, "version": self.version, "sha256": self.sha256, "aliases": dict(self.by_alias)}
+        facts = {"name": self.name, "version": self.version, "sha256": self.sha256, "aliases": dict(self.by_alias)}
+        return facts | ({"mined": asdict(self.mined)} if self.mined else {})
 
     def texts(self, classname: str) -> list[str]:
         """The wording of a class's concepts."""
@@ -287,7 +313,7 @@ def skeleton(dataset: str, classnames: Sequence[str]) -> str:
 
 def _checked(path: Path, data: Any, sha256: str) -> ConceptBank:
     """The bank that a file's content describes; BankError for the first fault."""
-    content = _mapping("the bank", data, KEYS, ["aliases", "elicited"])
+    content = _mapping("the bank", data, KEYS, ["aliases", "elicited", "mined"])
     name, version, dataset, template = (_text(key, content[key]) for key in KEYS[:4])
     if sorted(re.findall(r"\{[^{}]*\}|[{}]", template)) != ["{class}", "{concepts}"]:
         raise BankError(f"template {shown(template)} must hold {{class}} and {{concepts}} once each, nothing else")
@@ -312,7 +338,10 @@ def _checked(path: Path, data: Any, sha256: str) -> ConceptBank:
     reviewed_by = tuple(_text("reviewed_by", reader) for reader in _list("reviewed_by", content["reviewed_by"]))
     elicited = _elicited(content["elicited"]) if "elicited" in content else None
     aliases = _aliases(content["aliases"], classes) if "aliases" in content else {}
-    return ConceptBank(name, version, dataset, template, classes, sources, reviewed_by, path, sha256, elicited, aliases)
+    mined = _mined(content["mined"]) if "mined" in content else None
+    return ConceptBank(
+        name, version, dataset, template, classes, sources, reviewed_by, path, sha256, elicited, aliases, mined=mined
+    )
 
 
 def _aliases(data: Any, classes: Iterable[str]) -> dict[str, tuple[str, ...]]:
@@ -352,6 +381,20 @@ def _elicited(data: Any) -> Elicited:
     if hashlib.sha256(content["prompt"].encode()).hexdigest() != content["prompt_sha256"]:
         raise BankError("elicited, prompt is not the text that prompt_sha256 belongs to")
     return Elicited(**content)
+
+
+def _mined(data: Any) -> Mined:
+    content = _mapping("mined", data, ["images"], ["shots", "seed"])
+    images = _entries("mined, images", content["images"])
+    counts = {
+        _text("mined, images: a class", name): _count(f"mined, images of {name}", n) for name, n in images.items()
+    }
+    if ("shots" in content) != ("seed" in content):
+        raise BankError("mined: shots and seed stand together, or neither does")
+    if type(seed := content.get("seed", 0)) is not int:
+        raise BankError(f"mined, seed must be a whole number, not {shown(seed)}")
+    shots = _count("mined, shots", content["shots"]) if "shots" in content else None
+    return Mined(counts, shots, content.get("seed"))
 
 
 def _mapping(where: str, value: Any, needed: Sequence[str], possible: Sequence[str] = ()) -> dict[str, Any]:
