@@ -23,6 +23,8 @@ EXTRAS = {
     "dassl": ["pandas", "ftfy", "regex"],
     # What asks a language model for a concept bank.
     "elicit": ["openai>=1.40"],
+    # PH2's spreadsheet, where its text file is not at hand.
+    "xlsx": ["openpyxl>=3.1"],
     # More visual explanations: any attribution of captum.
     "xai": ["captum==0.9.*"],
     # The page on which images can be dropped.
@@ -43,6 +45,7 @@ EXTRAS = {
         "types-tabulate",
         "types-tqdm",
         "openai>=1.40",
+        "openpyxl>=3.1",
         # Features of other backbones are compared with those of the libraries that they come from.
         "open_clip_torch>=3.0",
         "timm>=1.0",

@@ -110,6 +110,12 @@ def test_an_elicited_bank_says_so(tmp_path: Path) -> None:
         (changed("elicited", to={**ELICITED, "samples": 0}), "elicited, samples must be a whole number above 0"),
         (changed("elicited", to={**ELICITED, "threshold": 50}), "threshold must be a share above 0, at most 1, not 50"),
         (changed("elicited", to={**ELICITED, "prompt": "other"}), "prompt is not the text that prompt_sha256"),
+        (GOOD | {"mined": 3}, "mined must be a mapping with the keys images, shots, seed"),
+        (GOOD | {"mined": {"images": {}}}, "mined, images must be a mapping with at least one entry"),
+        (GOOD | {"mined": {"images": {"Dog": 0}}}, "mined, images of Dog must be a whole number above 0, not 0"),
+        (GOOD | {"mined": {"images": {"Dog": 4}, "shots": 4}}, "mined: shots and seed stand together"),
+        (GOOD | {"mined": {"images": {"Dog": 4}, "shots": "4", "seed": 1}}, "mined, shots must be a whole number"),
+        (GOOD | {"mined": {"images": {"Dog": 4}, "shots": 4, "seed": 0.5}}, "mined, seed must be a whole number, not"),
         (changed("template", to="a {class}"), "template 'a {class}' must hold"),
         (changed("template", to="a {class} {concepts} {class}"), "must hold"),
         (changed("template", to="a {class} {concepts} {x}"), "must hold"),
@@ -149,3 +155,58 @@ def test_a_mismatch_gives_both_sets_and_the_nearest_name(tmp_path: Path) -> None
     assert str(bank.path) in text
     with pytest.raises(ValueError, match="the same name twice"):
         bank.for_classes(["Dog", "dog"])
+
+
+ALIASES = {"cat_like": ["Kitty", "house-cat"], "Dog": ["hound", "hunde"]}
+
+
+def test_a_class_is_found_by_its_name_then_by_an_alias(tmp_path: Path) -> None:
+    bank = load_bank(write(tmp_path, GOOD | {"aliases": ALIASES}))
+    assert bank.aliases == {"cat_like": ("Kitty", "house-cat"), "Dog": ("hound", "hunde")}
+    assert bank.match(["dog", "HOUSE_cat"]) == {"dog": "Dog", "HOUSE_cat": "cat_like"}
+    asked = bank.for_classes(["hound", "cat like"])
+    assert {name: asked.texts(name) for name in asked.classes} == {
+        "hound": ["floppy ears"],
+        "cat like": ["whiskers", "claws"],
+    }
+    assert asked.by_alias == {"hound": "Dog"}
+    assert asked.facts() == {"name": "demo", "version": "2", "sha256": bank.sha256, "aliases": {"hound": "Dog"}}
+    assert asked.summary().endswith("reviewed by A. Clinician; 'hound' is its 'Dog'")
+    assert bank.for_classes(["Dog"]).by_alias == {}
+    again = asked.for_classes(["Kitty", "hunde"])
+    assert (list(again.classes), again.by_alias) == (["Kitty", "hunde"], {"Kitty": "cat like", "hunde": "Dog"})
+
+
+def test_two_classes_that_are_one_class_of_the_bank(tmp_path: Path) -> None:
+    bank = load_bank(write(tmp_path, GOOD | {"aliases": ALIASES}))
+    with pytest.raises(ValueError, match="'hound' and 'Dog' of the dataset are both 'Dog' in the bank"):
+        bank.for_classes(["hound", "cat_like", "Dog"])
+
+
+def test_a_mismatch_tells_the_aliases(tmp_path: Path) -> None:
+    bank = load_bank(write(tmp_path, GOOD | {"aliases": {"Dog": ["hound"]}}))
+    with pytest.raises(ValueError, match=r"'hounds' \(nearest: 'hound'\), 'qqq'\.\n") as caught:
+        bank.for_classes(["hounds", "qqq"])
+    assert "classes of the bank:    Dog (or hound), cat_like\n" in str(caught.value)
+    assert "aliases: {its class: [the dataset's name]}" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("aliases", "message"),
+    [
+        ([], r"aliases must be a mapping with at least one entry, not \[\]"),
+        ({"dog": ["hound"]}, "aliases: Unknown class 'dog'. Did you mean 'Dog'"),
+        ({1: ["hound"]}, "aliases: Unknown class '1'"),
+        ({"Dog": "hound"}, "aliases of 'Dog' must be a list, not 'hound'"),
+        ({"Dog": [False]}, "aliases of 'Dog' must be a text"),
+        ({"Dog": ["DOG"]}, r"aliases of 'Dog': \['Dog', 'DOG'\] holds a name twice"),
+        ({"Dog": ["hound", " Hound"]}, "aliases of 'Dog': .* holds a name twice"),
+        ({"Dog": ["Cat Like"]}, "aliases of 'Dog': 'Cat Like' is a name of the class 'cat_like' already"),
+        ({"cat_like": ["pet"], "Dog": ["-pet"]}, "aliases of 'cat_like': 'pet' is a name of the class 'Dog' already"),
+    ],
+)
+def test_faults_of_aliases_are_named(tmp_path: Path, aliases: object, message: str) -> None:
+    path = write(tmp_path, GOOD | {"aliases": aliases})
+    with pytest.raises(BankError, match=message) as caught:
+        load_bank(path)
+    assert str(path) in str(caught.value)

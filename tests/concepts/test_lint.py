@@ -59,6 +59,8 @@ def test_a_sound_bank_has_no_findings(tmp_path: Path) -> None:
         ("melanoma-like streaks", "error", "diagnosis"),
         ("melanomatous island", "error", "diagnosis"),
         ("naevus-like globules", "warning", "diagnosis"),
+        ("malignant streaks", "error", "diagnosis"),
+        ("benign look", "warning", "diagnosis"),
         ("possible ulceration", "warning", "hedge"),
         ("no symmetry", "note", "negation"),
         ("absence of hairs", "note", "negation"),
@@ -69,6 +71,31 @@ def test_a_sound_bank_has_no_findings(tmp_path: Path) -> None:
 )
 def test_one_faulty_concept(tmp_path: Path, concept: str, severity: str, rule: str) -> None:
     assert (severity, rule, "melanoma", concept) in places(check(bank(tmp_path, [*MELANOMA, concept])))
+
+
+def test_the_level_of_a_diagnosis_in_other_words(tmp_path: Path) -> None:
+    """An error where the words mean the own class alone; a warning where they mean others, too, or alone."""
+    more = {
+        "carcinoma": ["ulcer", "crust", "arborizing vessels", "neoplastic nests"],
+        "lentigo": ["moles", "a", "b", "c"],
+    }
+    findings = check(bank(tmp_path, [*MELANOMA, "cutaneous malignancies"], classes=more))
+    assert [(one.severity, one.classname, one.message) for one in findings] == [
+        ("warning", "melanoma", "says the diagnosis of its own class, and of 'carcinoma' in other words, "
+         "'malignancies' (malignancy)"),
+        ("warning", "carcinoma", "says the diagnosis of its own class, and of 'melanoma' in other words, 'neoplastic' "
+         "(tumor)"),
+        ("warning", "lentigo", "says the diagnosis of 'nevus' in other words, 'moles' (nevus)"),
+    ]  # fmt: skip
+
+
+def test_an_alias_is_a_name_of_its_class(tmp_path: Path) -> None:
+    path = bank(tmp_path, [*MELANOMA, "MM-like dots"], aliases={"melanoma": ["mm"], "nevus": ["benign"]})
+    assert places(check(path)) == [("error", "diagnosis", "melanoma", "MM-like dots")]
+    two = [Use("Skin", "two", ("mm", "benign")), Use("Skin", "same", ("mm", "melanoma", "nevus"))]
+    findings = [finding for finding in check(path, uses=two) if finding.rule == "task"]
+    assert [finding.message.split(": ")[0] for finding in findings] == ["Skin, task same"]
+    assert "'mm' and 'melanoma' of the dataset are both 'melanoma'" in findings[0].message
 
 
 def test_shared_concepts_and_classes_that_a_task_lacks(tmp_path: Path) -> None:

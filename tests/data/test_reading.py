@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+import zipfile
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -21,8 +22,9 @@ from xcoop.data.about import read_about
 from xcoop.data.splitfile import read_splits
 from xcoop.results.record import read_run
 from xcoop.sweep.grid import read_grid_file
-from xcoop.utils.console import SHOWN, shown
-from xcoop.utils.reading import MOST_YAML, parse_json, parse_yaml, read_bytes, read_csv
+from xcoop.utils import reading
+from xcoop.utils.console import SHOWN, DatasetError, shown
+from xcoop.utils.reading import MOST_YAML, parse_json, parse_yaml, read_bytes, read_csv, read_sheets
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a2146\nsize 12345\n"
 LETTERS = "abcdefgh"
@@ -176,3 +178,78 @@ def test_a_long_value_in_a_bank_is_not_repeated_whole(tmp_path: Path, bank: str)
     with pytest.raises(ValueError, match=r"bank\.yaml") as caught:
         load_bank(path)
     assert len(str(caught.value)) < 1000
+
+
+# Spreadsheets.
+
+SHEET = "xl/worksheets/sheet1.xml"
+
+
+def workbook(path: Path, **changes: tuple[str, str]) -> Path:
+    """Two sheets; `changes` are replaced in the XML of the first, by nothing but their order."""
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    book.active.title = "one"
+    book.active["A3"], book.active["B3"], book.active["C3"], book.active["D3"] = "IMD 1 ", 2.0, 2.5, "=1+1"
+    book.create_sheet("two")["B1"] = "X"
+    book.save(path)
+    with zipfile.ZipFile(path) as old:
+        parts = {name: old.read(name) for name in old.namelist()}
+    for before, after in changes.values():
+        assert before.encode() in parts[SHEET]
+        parts[SHEET] = parts[SHEET].replace(before.encode(), after.encode())
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as new:
+        for name, data in parts.items():
+            new.writestr(name, data)
+    return path
+
+
+def test_sheets_are_read_as_text(tmp_path: Path) -> None:
+    path = workbook(tmp_path / "a.xlsx")
+    rows = read_sheets(path)
+    assert [row.where for row in rows] == [f"{path}, sheet 'one', row 3", f"{path}, sheet 'two', row 1"]
+    assert [[cell for cell in row.cells if cell] for row in rows] == [["IMD 1", "2", "2.5"], ["X"]]
+    assert rows[0].cells[3] == "", "a formula that nobody has computed"
+    stored = workbook(tmp_path / "b.xlsx", value=("<f>1+1</f><v />", "<f>1+1</f><v>2</v>"))
+    assert read_sheets(stored)[0].cells[:4] == ["IMD 1", "2", "2.5", "2"]
+    small = workbook(tmp_path / "c.xlsx", size=('<dimension ref="A3:D3"', '<dimension ref="A1"'))
+    assert read_sheets(small)[0].cells[:3] == ["IMD 1", "2", "2.5"], "whatever size it claims"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("<sheetData>", "<!-- " + " " * (1 << 26) + " --><sheetData>"), "unpack to more than the 67,108,864 bytes"),
+        (("<worksheet", '<!DOCTYPE x [<!ENTITY a "b">]><worksheet'), "its part 'xl/worksheets/sheet1.xml' defines ent"),
+        (('<row r="3"', '<row r="1003"'), "the sheet 'one' has more than 1,000 rows"),
+        (("<sheetData>", "<sheetDat"), "that can be read: "),
+    ],
+)
+def test_sheets_that_are_refused(
+    tmp_path: Path, change: tuple[str, str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "MOST_ROWS", 1000)
+    path = workbook(tmp_path / "a.xlsx", change=change)
+    with pytest.raises(DatasetError, match=message) as caught:
+        read_sheets(path)
+    assert str(path) in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "that can be read"),
+        (b"PK\x03\x04nothing", "damaged"),
+        (b"a,b\n", "neither a zip"),
+        (POINTER, "git lfs pull"),
+    ],
+)
+def test_what_is_no_spreadsheet(tmp_path: Path, data: bytes, message: str) -> None:
+    pytest.importorskip("openpyxl")
+    path = tmp_path / "a.xlsx"
+    path.write_bytes(data)
+    with pytest.raises(DatasetError, match=message):
+        read_sheets(path)
+    with pytest.raises(FileNotFoundError):
+        read_sheets(tmp_path / "b.xlsx")

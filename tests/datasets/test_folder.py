@@ -154,6 +154,18 @@ def test_without_a_bank_a_skeleton_is_shown(root: Path, tmp_path: Path) -> None:
     assert list(load_bank(bank).classes) == list(CLASSES)
 
 
+def test_without_a_bank_the_shipped_ones_that_serve_are_named(root: Path) -> None:
+    for name, first in (("Benign", 1), ("malignant", 20)):
+        for number in range(10):
+            picture(root / name / f"{number}.png", first + number)
+    with pytest.raises(ValueError, match=r"with classes of these names: busi, busi_biomedcoop, skincon\."):
+        load_dataset_bank(config("folder", "nowhere", PATH=str(root)), own(root))
+    cfg = config("folder", "nowhere", PATH=str(root), CONCEPT_BANK="busi")
+    bank = load_dataset_bank(cfg, dataset := own(root)).for_classes(dataset.classnames)
+    assert list(bank.classes) == ["Benign", "malignant"]
+    assert bank.texts("malignant") == load_bank("busi").texts("malignant tumor")
+
+
 def test_a_skeleton_with_names_that_yaml_reads_otherwise(tmp_path: Path) -> None:
     strange = ["no", "1", 'a "b": c', "größe", "# x"]
     bank = tmp_path / "bank.yaml"

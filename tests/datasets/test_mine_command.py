@@ -7,11 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tree_tools import edit, picture, write_csv
+from tree_tools import edit, load, picture, write_csv
 
 from xcoop.cli import main
 from xcoop.commands.concepts_mine import source_key
 from xcoop.concepts import load_bank
+from xcoop.concepts.bank import Mined
 from xcoop.phantom.tables import DERM_TABLE
 
 CONCEPTS = tuple(DERM_TABLE.values)
@@ -92,6 +93,63 @@ def test_options_change_what_is_counted(made: Path, capsys: pytest.CaptureFixtur
     assert "correction: bonferroni" in corrected
     assert main([*mine, "--task", "mel-vs-rest"]) == 0
     assert "124 training images" in capsys.readouterr().out
+
+
+def test_the_shots_are_those_of_the_run(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The counts are those of the images that a run with these shots and this seed trains on, and of no others."""
+    out = tmp_path / "skin.yaml"
+    mine = ["concepts", "mine", "derm7pt", "--root", str(made), "--out", str(out), "--force"]
+    rows = {row["derm"]: row for row in csv.DictReader((made / "derm7pt/release_v0/meta/meta.csv").open())}
+    counted = set()
+    for shots, seed in ((16, 1), (16, 2), (30, 2)):
+        run = load("derm7pt", made, NUM_SHOTS=shots, SEED=seed)
+        assert len(run.train_x) == 2 * shots
+        own = {datum.impath: rows[Path(datum.impath).relative_to(Path(run.dataset_dir) / "images").as_posix()]
+               for datum in run.train_x}  # fmt: skip
+        irregular = [row["diagnosis"] for row in own.values() if row["streaks"] == "Irregular"]
+        mel, nev = (sum(d.startswith(name) for d in irregular) for name in ("melanoma", "clark"))
+        (record,) = made.rglob(f"shot_{shots}-seed_{seed}.json")
+        before = record.read_bytes()
+        assert main([*mine, "--shots", str(shots), "--seed", str(seed)]) == 0
+        assert record.read_bytes() == before
+        shown = capsys.readouterr().out
+        line = next(line for line in shown.splitlines() if "irregular streaks" in line)
+        assert f"{mel}/{shots}" in line
+        assert f"{nev}/{shots}" in line
+        assert (
+            f"{2 * shots} training images of Derm7pt, task mel-vs-nev ({shots} shots a class of seed {seed}, " in shown
+        )
+        assert f"nevus {shots}, melanoma {shots}" in shown
+        bank = load_bank(out)
+        assert bank.mined == Mined({"nevus": shots, "melanoma": shots}, shots, seed)
+        assert f"mined from {2 * shots} labelled images, the {shots} shots of seed {seed}" in bank.summary()
+        assert bank.facts()["mined"] == {"images": {"nevus": shots, "melanoma": shots}, "shots": shots, "seed": seed}
+        counted.add((mel, nev))
+    assert len(counted) == 3, "seeds and shots that choose alike would show nothing"
+
+
+def test_images_without_labels_are_told(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words(table(tmp_path), "--out", str(tmp_path / "pets.yaml"))) == 0
+    assert "pets.csv: cat 20, dog 20 (known of fewer: fur_length 37)." in capsys.readouterr().out
+    text = (tmp_path / "pets.yaml").read_text()
+    assert "# Mined from the concept labels of 40 training rows of pets.csv: cat 20, dog 20 (known of" in text
+    bank = load_bank(tmp_path / "pets.yaml")
+    assert bank.mined == Mined({"cat": 20, "dog": 20})
+    assert bank.summary().endswith("mined from 40 labelled images")
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["derm7pt", "--shots", "0"], "--shots is the number of images a class, at least 1"),
+        (["derm7pt", "--seed", "1"], "--seed is that of a run, 0 or more, and goes with its --shots"),
+        (["derm7pt", "--shots", "4", "--seed", "-1"], "--seed is that of a run, 0 or more"),
+        (["--csv", "x.csv", "--label", "a", "--concepts", "b", "--shots", "4"], "on which a run of a dataset trains"),
+    ],
+)
+def test_shots_that_no_run_has(more: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["concepts", "mine", *more]) == 2
+    assert message in capsys.readouterr().err
 
 
 def table(folder: Path) -> Path:

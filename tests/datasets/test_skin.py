@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from tree_tools import edit, images_of, labels_of, load
 from trees_derm7pt import DIAGNOSES, derm7pt
 from trees_isic2018 import CLASSES, LESIONS, ham10000, isic2018
-from trees_ph2 import MELANOMA, ph2
+from trees_ph2 import MELANOMA, as_spreadsheet, ph2
 from trees_skincon import CONCEPTS as SKINCON
 from trees_skincon import md5, skincon
 
@@ -179,6 +180,58 @@ def test_the_criteria_are_told_in_words(root: Path) -> None:
     assert {tuple(own) for own in labels.values()} == {tuple(CRITERIA)}
     paths = {Path(item.impath).relative_to(dataset.dataset_dir).as_posix() for item in images_of(dataset).values()}
     assert paths == set(labels)
+
+
+def test_the_spreadsheet_says_what_the_text_says(root: Path) -> None:
+    pytest.importorskip("openpyxl")
+    folder = ph2(root)
+    text = load("ph2", root, NUM_SHOTS=2)
+    said, table = text.concept_labels(folder), folder / "PH2_dataset.txt"
+    kept = table.read_bytes()
+    edit(table, "|| 0 | T | A", "|| 1 | T | A")
+    as_spreadsheet(folder)
+    assert load("ph2", root).concept_labels(folder) != said
+    table.write_bytes(kept)
+    assert load("ph2", root).concept_labels(folder) == said, "with both, the text file counts"
+    as_spreadsheet(folder)
+    sheet = load("ph2", root, NUM_SHOTS=2)
+    assert sheet.concept_labels(folder) == said
+    assert (sheet.split_hash, labels_of(sheet)) == (text.split_hash, labels_of(text))
+    assert [item.impath for item in sheet.train_x] == [item.impath for item in text.train_x]
+    assert labels_of(load("ph2", root, TASK="three-classes")) == {f"IMD{300 + n}": n // 10 for n in range(30)}
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "message"),
+    [
+        ("G24", "X", r"sheet 'Sheet', row 24: \{'pigment_network': 'X'\}; asymmetry is one of"),
+        (
+            "C14",
+            "",
+            r"row 14: a name and one X among the three diagnoses must stand here, not \{'image name': 'IMD300'",
+        ),
+        ("D14", "X", r"row 14: a name and one X among the three diagnoses"),
+        ("A20", None, "row 20: a name and one X"),
+        ("F20", "=1+1", r"row 20: \{'asymmetry': ''\}"),  # nobody has computed it
+        ("I13", "Streak", "has no rows below one that names the columns .*, streaks"),
+        ("A33", "IMD319x", r"lacks 1 of 30 images of PH2_dataset\.xlsx: IMD319x"),
+    ],
+)
+def test_damage_to_the_spreadsheet_is_named(root: Path, place: str, value: object, message: str) -> None:
+    openpyxl = pytest.importorskip("openpyxl")
+    path = as_spreadsheet(ph2(root))
+    book = openpyxl.load_workbook(path)
+    book.active[place] = value
+    book.save(path)
+    with pytest.raises(DatasetError, match=message):
+        load("ph2", root)
+
+
+def test_without_openpyxl_the_extra_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (ph2(root) / "PH2_dataset.txt").rename(root / "PH2" / "PH2Dataset" / "PH2_dataset.xlsx")
+    monkeypatch.setitem(sys.modules, "openpyxl", None)
+    with pytest.raises(ImportError, match=r"PH2_dataset\.xlsx is a spreadsheet: pip install 'xcoop\[xlsx\]'"):
+        load("ph2", root)
 
 
 def test_flagged_and_unannotated_images_are_left_out(root: Path) -> None:

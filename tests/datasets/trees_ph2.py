@@ -32,20 +32,51 @@ def ph2(root: Path) -> Path:
     return folder
 
 
+TITLES = (
+    "Image Name", "Histological\nDiagnosis", "Common Nevus", "Atypical Nevus", "Melanoma", "Asymmetry\n(0/1/2)",
+    "Pigment Network\n(AT/T)", "Dots/Globules\n(A/AT/T)", "Streaks\n(A/P)", "Regression Areas\n(A/P)",
+    "Blue-Whitish Veil\n(A/P)", "White", "Red", "Light-Brown", "Dark-Brown", "Blue-Gray", "Black",
+)  # fmt: skip
+
+
+def as_spreadsheet(folder: Path, first: int = 13) -> Path:
+    """The table as the archive's PH2_dataset.xlsx has it, its header in row `first`; the text file is removed."""
+    from openpyxl import Workbook
+
+    table = folder / "PH2_dataset.txt"
+    book = Workbook()
+    sheet = book.active
+    for row, legend in enumerate(LEGEND[1:], start=2):
+        sheet.cell(row, 2, legend.strip())
+    for column, title in enumerate(TITLES, start=1):
+        sheet.cell(first, column, title)
+    lines = [line for line in table.read_text(encoding="utf-8").splitlines()[1:] if line.startswith("||")]
+    for row, line in enumerate(lines, start=first + 1):
+        name, histology, diagnosis, criteria, colors = (cell.strip() for cell in line.split("||")[1:-1])
+        asymmetry, *others = (value.strip() for value in criteria.split("|"))
+        marks = ["X" if str(number) == diagnosis else None for number in range(3)]
+        shown = ["X" if str(number) in colors.split() else None for number in range(1, 7)]
+        for column, value in enumerate([name, histology or None, *marks, int(asymmetry), *others, *shown], start=1):
+            sheet.cell(row, column, value)
+    book.save(folder / "PH2_dataset.xlsx")
+    table.unlink()
+    return folder / "PH2_dataset.xlsx"
+
+
 LAYOUTS = {
     # 30 % of 20 and of 10 are tested, 10 % validated.
     "ph2": Layout(ph2, ({"nevus": 12, "melanoma": 6}, {"nevus": 2, "melanoma": 1}, {"nevus": 6, "melanoma": 3})),
 }
 
 
-def only_spreadsheet(folder: Path) -> None:
+def no_spreadsheet(folder: Path) -> None:
     (folder / "PH2_dataset.txt").rename(folder / "PH2_dataset.xlsx")
 
 
 DAMAGES: dict[str, Damages] = {
     "ph2": [
         (shutil.rmtree, "was not found"),
-        (only_spreadsheet, r"PH2_dataset\.txt is missing: the table is read from the text file.*not from PH2_data"),
+        (no_spreadsheet, r"PH2_dataset\.xlsx is (a spreadsheet: pip install|no spreadsheet \(\.xlsx\) that can be)"),
         (lambda f: (f / IMAGES).rename(f / "images"), "PH2 Dataset images is missing: it holds the images"),
         (lambda f: (f / MELANOMA).unlink(), r"lacks 1 of 30 images of PH2_dataset\.txt: IMD320"),
         (lambda f: (f / MELANOMA).write_bytes(b""), r"IMD320\.bmp: the file is empty"),

@@ -11,7 +11,8 @@ import argparse
 import re
 import textwrap
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any, NamedTuple
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple
 import yaml
 from tabulate import tabulate
 
-from xcoop.concepts.bank import FEWEST, MOST, TEMPLATE, ConceptBank, load_bank, require_new_bank, save_bank
+from xcoop.concepts.bank import FEWEST, MOST, TEMPLATE, ConceptBank, Mined, load_bank, require_new_bank, save_bank
 from xcoop.concepts.words import ABSENT, MODES, UNKNOWN, Wording, load_wording, plain_words
 from xcoop.evaluation.metrics import log_odds
 from xcoop.utils.console import UserError, complain, environment_defaults, say, unknown
@@ -61,21 +62,26 @@ class Material(NamedTuple):
     template: str  # a sentence with `{class}` and `{concepts}`
     citation: str  # whose labels are counted
     remark: str  # how many of which images
+    mined: Mined
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `xcoop concepts mine`."""
     parser.usage = (
-        "xcoop concepts mine DATASET [KEY VALUE ...] [--root DATA] [--task T] [--out BANK.yaml] [options]\n"
+        "xcoop concepts mine DATASET [KEY VALUE ...] [--root DATA] [--task T] [--shots K [--seed S]] [options]\n"
         "       xcoop concepts mine --csv LABELS.csv --label COLUMN --concepts A,B,C [--split COLUMN] [options]"
     )
     parser.epilog = (
         "Log-odds are those of a value in a class against the rest, in training images alone, with 1/2 added to each "
-        "count. Chosen are values whose whole interval lies above 0, by its lower end."
+        "count. Chosen are values whose whole interval lies above 0, by its lower end. With --shots, only the images "
+        "are counted on which a run with these shots and this seed trains: knowing the concepts costs no more labels."
     )
     parser.add_argument("words", nargs="*", metavar="DATASET", help="its short name, and KEY VALUE pairs of the config")
     parser.add_argument("--root", default=environment_defaults()["data"], help="data root (default: $DATA, else data)")
     parser.add_argument("--task", default="", help="which labels (default: the dataset's own default)")
+    parser.add_argument("--shots", type=int, help="count the labels of so many images a class alone: those on which a "
+                        "run with these shots trains (default: all training images)")  # fmt: skip
+    parser.add_argument("--seed", type=int, help="of the run whose shots are counted (default 1)")
     parser.add_argument("--csv", type=Path, help="a table with a row an image, in the place of a dataset")
     parser.add_argument("--label", help="of --csv: the column of the class")
     parser.add_argument("--concepts", help="of --csv: the columns of the concepts, with commas between")
@@ -103,6 +109,10 @@ def run(arguments: argparse.Namespace) -> int:
         raise UserError("name a dataset, or a table by --csv, and not both")
     if arguments.csv and not (arguments.label and arguments.concepts):
         raise UserError("--csv needs --label (the column of the class) and --concepts (columns, with commas between)")
+    if arguments.shots is not None and (arguments.csv or arguments.shots < 1):
+        raise UserError("--shots is the number of images a class, at least 1, on which a run of a dataset trains")
+    if arguments.seed is not None and (arguments.shots is None or arguments.seed < 0):
+        raise UserError("--seed is that of a run, 0 or more, and goes with its --shots")
     if not FEWEST <= arguments.top <= MOST:
         raise UserError(f"--top must be {FEWEST} to {MOST}, not {arguments.top}")
     if out:
@@ -137,6 +147,8 @@ def _of_dataset(arguments: argparse.Namespace) -> Material:
     cfg = get_cfg()
     merge_file(cfg, config_file(arguments.words[0]))
     cfg.DATASET.ROOT, cfg.DATASET.TASK = arguments.root, arguments.task
+    if arguments.shots is not None:
+        cfg.DATASET.NUM_SHOTS, cfg.SEED = arguments.shots, 1 if arguments.seed is None else arguments.seed
     merge_pairs(cfg, arguments.words[1:])
     name = str(cfg.DATASET.NAME)
     dataset = DATASET_REGISTRY.get(name)(cfg)
@@ -161,8 +173,12 @@ def _of_dataset(arguments: argparse.Namespace) -> Material:
         citation = "Phantom: counted in drawn images, whose concepts were drawn from a table; not clinical."
     elif not citation:
         citation = about(dataset.about_name).citation.strip()
-    remark = f"Mined from the concept labels of {len(known)} training images of {name}, task {dataset.task}"
-    return Material(known, list(dataset.classnames), wording, name, template, citation, remark)
+    run = (int(cfg.DATASET.NUM_SHOTS), int(cfg.SEED)) if cfg.DATASET.NUM_SHOTS > 0 else (None, None)
+    mined = Mined(_images(known, dataset.classnames), *run)
+    which = f" ({run[0]} shots a class of seed {run[1]}, as a run trains on them)" if run[0] else ""
+    remark = f"Mined from the concept labels of {len(known)} training images of {name}, task {dataset.task}{which}: "
+    remark += _numbers(known, mined.images)
+    return Material(known, list(dataset.classnames), wording, name, template, citation, remark, mined)
 
 
 def _of_table(arguments: argparse.Namespace) -> Material:
@@ -188,8 +204,23 @@ def _of_table(arguments: argparse.Namespace) -> Material:
     classes = sorted({one.classname for one in known})
     template = arguments.template or TEMPLATE
     citation = arguments.citation or f"Labels of the table {path.name}."
-    remark = f"Mined from the concept labels of {len(known)} training rows of {path.name}"
-    return Material(known, classes, wording, path.stem, template, citation, remark)
+    mined = Mined(_images(known, classes))
+    numbers = _numbers(known, mined.images)
+    remark = f"Mined from the concept labels of {len(known)} training rows of {path.name}: {numbers}"
+    return Material(known, classes, wording, path.stem, template, citation, remark, mined)
+
+
+def _images(known: Sequence[Observation], classes: Iterable[str]) -> dict[str, int]:
+    own = Counter(one.classname for one in known)
+    return {name: own[name] for name in classes if own[name]}
+
+
+def _numbers(known: Sequence[Observation], images: Mapping[str, int]) -> str:
+    """How many images each class has, and each concept that is not known of all of them."""
+    labelled = Counter(concept for one in known for concept in one.values)
+    fewer = ", ".join(f"{concept} {count}" for concept, count in sorted(labelled.items()) if count < len(known))
+    numbers = ", ".join(f"{classname} {count}" for classname, count in images.items())
+    return numbers + (f" (known of fewer: {fewer})" if fewer else "")
 
 
 # Counting and choosing.
@@ -306,6 +337,7 @@ def write_bank(path: Path, chosen: Mapping[str, Sequence[Association]], material
         "template": material.template,
         "reviewed_by": [],
         "sources": {key: material.citation},
+        "mined": {name: value for name, value in asdict(material.mined).items() if value is not None},
     }
     lines = [
         *(f"# {line}" for line in textwrap.wrap(remark, 110)),

@@ -12,6 +12,8 @@ A bank is a YAML file:
     classes:
       melanoma:
         - {concept: atypical pigment network, source: argenziano1998}
+    aliases:                     # may be missing: other names of its classes, for data whose classes are called so
+      melanoma: [mel, malignant melanoma]
 
 A bank that a language model was asked for (`xcoop concepts elicit`) has one key more, `elicited`, and beside each
 concept the answers that name it, `votes: 4`:
@@ -25,6 +27,13 @@ concept the answers that name it, `votes: 4`:
       prompt_sha256: 9f86d0...       # of the prompt
       prompt: |                      # what was asked, in full
 
+One that was counted in concept labels (`xcoop concepts mine`) has the key `mined`, which says what its knowledge cost:
+
+    mined:
+      images: {nevus: 16, melanoma: 16}   # whose labels were counted
+      shots: 16                           # if they are those of a few-shot run: its shots and its seed
+      seed: 1
+
 It is data: nothing in it is executed, and every fault is reported with the file, the class and the value.
 """
 
@@ -34,8 +43,8 @@ import hashlib
 import json
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +85,20 @@ class Elicited:
 
 
 @dataclass(frozen=True)
+class Mined:
+    """In whose labels a bank's concepts were counted: images by class, and the run whose shots they are, if any."""
+
+    images: Mapping[str, int]
+    shots: int | None = None
+    seed: int | None = None
+
+    def summary(self) -> str:
+        """How many, and which."""
+        which = f", the {self.shots} shots of seed {self.seed}" if self.shots else ""
+        return f"{sum(self.images.values())} labelled images{which}"
+
+
+@dataclass(frozen=True)
 class ConceptBank:
     """The concepts of some classes, with where they come from.
 
@@ -85,6 +108,9 @@ class ConceptBank:
         template: a sentence with `{class}` and `{concepts}` (the latter only where there are concepts).
         sha256: of the file's content: what a result records.
         elicited: None for a bank that people wrote.
+        mined: None for a bank that was not counted in labels.
+        aliases: per class the other names under which `for_classes` finds it.
+        by_alias: of the classes that `for_classes` found under another name, the bank's own: `{"mel": "melanoma"}`.
     """
 
     name: str
@@ -97,32 +123,81 @@ class ConceptBank:
     path: Path
     sha256: str
     elicited: Elicited | None = None
+    aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    by_alias: Mapping[str, str] = field(default_factory=dict)
+    mined: Mined | None = None
 
     def for_classes(self, classnames: Sequence[str]) -> ConceptBank:
-        """The bank of exactly these classes, in their order and under the names given here.
+        """The bank of exactly these classes, in their order and under the names given here; see `match`.
 
-        Case, `_` and `-` do not count in the match. Classes of the bank that are not asked for are left out.
+        Classes of the bank that are not asked for are left out.
+        """
+        found = self.match(classnames)
+        own = {name: self.by_alias.get(found[name], found[name]) for name in classnames}  # as the file calls them
+        return replace(
+            self,
+            classes={name: self.classes[found[name]] for name in classnames},
+            aliases={
+                name: tuple(other for other in self.names(found[name]) if same_name(other) != same_name(name))
+                for name in classnames
+            },
+            by_alias={name: own[name] for name in classnames if same_name(name) != same_name(own[name])},
+        )
+
+    def match(self, classnames: Sequence[str]) -> dict[str, str]:
+        """The bank's class for each of these names: that of the same name, else the one that has it as an alias.
+
+        Case, `_`, `-` and blanks do not count.
 
         Raises:
             ValueError: a class is missing, or two of the names are the same class.
         """
-        known = {same_name(name): concepts for name, concepts in self.classes.items()}
+        known = {same_name(alias): name for name in self.classes for alias in self.names(name)}
         if missing := [name for name in classnames if same_name(name) not in known]:
-            near = ", ".join(f"{shown(name)} (nearest: {closest(name, self.classes)!r})" for name in missing)
+            every = [alias for name in self.classes for alias in self.names(name)]
+            near = {name: closest(name, every) for name in missing}
+            absent = (shown(name) + (f" (nearest: {near[name]!r})" if near[name] else "") for name in missing)
             raise ValueError(
-                f"{self.path}: the bank has no concepts for {near}.\n"
+                f"{self.path}: the bank has no concepts for {', '.join(absent)}.\n"
                 f"  classes of the dataset: {', '.join(classnames)}\n"
-                f"  classes of the bank:    {', '.join(self.classes)}"
+                f"  classes of the bank:    {', '.join(map(self._with_aliases, self.classes))}\n"
+                "  If one of them is meant, say so in a copy of the bank: `aliases: {its class: [the dataset's name]}`"
             )
         if len({same_name(name) for name in classnames}) < len(classnames):
             raise ValueError(f"the dataset's classes hold the same name twice: {list(classnames)}")
-        return replace(self, classes={name: known[same_name(name)] for name in classnames})
+        found: dict[str, str] = {}
+        for name in classnames:
+            own = known[same_name(name)]
+            if own in found.values():
+                other = next(other for other in found if found[other] == own)
+                raise ValueError(
+                    f"{self.path}: the classes {shown(other)} and {shown(name)} of the dataset are both {own!r} in the "
+                    "bank, so its concepts cannot tell them apart"
+                )
+            found[name] = own
+        return found
+
+    def names(self, classname: str) -> tuple[str, ...]:
+        """A class's own name, and its aliases."""
+        return (classname, *self.aliases.get(classname, ()))
+
+    def _with_aliases(self, classname: str) -> str:
+        aliases = self.aliases.get(classname, ())
+        return classname + (f" (or {', '.join(aliases)})" if aliases else "")
 
     def summary(self) -> str:
         """Name, version, the number of concepts a class, and who reviewed them."""
         counts = " + ".join(str(len(concepts)) for concepts in self.classes.values())
         readers = ", ".join(self.reviewed_by) or "nobody so far"
-        return f"{self.name} {self.version}: {counts} concepts, reviewed by {readers}"
+        mined = [f"mined from {self.mined.summary()}"] if self.mined else []
+        renamed = (f"{name!r} is its {own!r}" for name, own in self.by_alias.items())
+        first = f"{self.name} {self.version}: {counts} concepts, reviewed by {readers}"
+        return "; ".join([first, *mined, *renamed])
+
+    def facts(self) -> dict[str, Any]:
+        """What a record says of the bank; `aliases`: the dataset's classes that the bank calls otherwise."""
+        facts = {"name": self.name, "version": self.version, "sha256": self.sha256, "aliases": dict(self.by_alias)}
+        return facts | ({"mined": asdict(self.mined)} if self.mined else {})
 
     def texts(self, classname: str) -> list[str]:
         """The wording of a class's concepts."""
@@ -179,10 +254,20 @@ def load_dataset_bank(cfg: Any, dataset: Any) -> ConceptBank:
         return load_bank(name)
     message = f"dataset {cfg.DATASET.NAME} names no concept bank; set DATASET.CONCEPT_BANK to a name or file."
     own, classnames = getattr(dataset, "name", type(dataset).__name__), getattr(dataset, "classnames", ())
+    if serving := [name for name in bank_names() if classnames and _serves(load_bank(name), classnames)]:
+        message += f" Banks of this package with classes of these names: {', '.join(serving)}."
     if classnames:
         where = f"{dataset.dataset_dir}/concepts.yaml" if own == "Folder" else "a YAML file"
         message += f" To write one, fill this in and save it as {where}:\n\n{skeleton(own, classnames)}"
     raise ValueError(message)
+
+
+def _serves(bank: ConceptBank, classnames: Sequence[str]) -> bool:
+    try:
+        bank.match(classnames)
+    except ValueError:
+        return False
+    return True
 
 
 def require_new_bank(out: Path, force: bool) -> None:
@@ -228,7 +313,7 @@ def skeleton(dataset: str, classnames: Sequence[str]) -> str:
 
 def _checked(path: Path, data: Any, sha256: str) -> ConceptBank:
     """The bank that a file's content describes; BankError for the first fault."""
-    content = _mapping("the bank", data, KEYS, ["elicited"])
+    content = _mapping("the bank", data, KEYS, ["aliases", "elicited", "mined"])
     name, version, dataset, template = (_text(key, content[key]) for key in KEYS[:4])
     if sorted(re.findall(r"\{[^{}]*\}|[{}]", template)) != ["{class}", "{concepts}"]:
         raise BankError(f"template {shown(template)} must hold {{class}} and {{concepts}} once each, nothing else")
@@ -252,7 +337,28 @@ def _checked(path: Path, data: Any, sha256: str) -> ConceptBank:
         classes[classname.strip()] = tuple(own)
     reviewed_by = tuple(_text("reviewed_by", reader) for reader in _list("reviewed_by", content["reviewed_by"]))
     elicited = _elicited(content["elicited"]) if "elicited" in content else None
-    return ConceptBank(name, version, dataset, template, classes, sources, reviewed_by, path, sha256, elicited)
+    aliases = _aliases(content["aliases"], classes) if "aliases" in content else {}
+    mined = _mined(content["mined"]) if "mined" in content else None
+    return ConceptBank(
+        name, version, dataset, template, classes, sources, reviewed_by, path, sha256, elicited, aliases, mined=mined
+    )
+
+
+def _aliases(data: Any, classes: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Per class its other names, no two of which are the same in a match, nor the same as a class."""
+    owners = {same_name(name): name for name in classes}
+    aliases: dict[str, tuple[str, ...]] = {}
+    for classname, names in _entries("aliases", data).items():
+        where = f"aliases of {shown(classname)}"
+        if classname not in owners.values():
+            raise BankError(f"aliases: {unknown('class', str(classname), owners.values())}")
+        aliases[classname] = tuple(_text(where, name) for name in _list(where, names))
+        for name in aliases[classname]:
+            if (owner := owners.setdefault(same_name(name), classname)) != classname:
+                raise BankError(f"{where}: {shown(name)} is a name of the class {owner!r} already")
+        if len(set(map(same_name, (classname, *aliases[classname])))) <= len(aliases[classname]):
+            raise BankError(f"{where}: {[classname, *aliases[classname]]} holds a name twice (case, '_', '-' aside)")
+    return aliases
 
 
 def _concept(where: str, data: Any, sources: Mapping[str, str]) -> Concept:
@@ -275,6 +381,20 @@ def _elicited(data: Any) -> Elicited:
     if hashlib.sha256(content["prompt"].encode()).hexdigest() != content["prompt_sha256"]:
         raise BankError("elicited, prompt is not the text that prompt_sha256 belongs to")
     return Elicited(**content)
+
+
+def _mined(data: Any) -> Mined:
+    content = _mapping("mined", data, ["images"], ["shots", "seed"])
+    images = _entries("mined, images", content["images"])
+    counts = {
+        _text("mined, images: a class", name): _count(f"mined, images of {name}", n) for name, n in images.items()
+    }
+    if ("shots" in content) != ("seed" in content):
+        raise BankError("mined: shots and seed stand together, or neither does")
+    if type(seed := content.get("seed", 0)) is not int:
+        raise BankError(f"mined, seed must be a whole number, not {shown(seed)}")
+    shots = _count("mined, shots", content["shots"]) if "shots" in content else None
+    return Mined(counts, shots, content.get("seed"))
 
 
 def _mapping(where: str, value: Any, needed: Sequence[str], possible: Sequence[str] = ()) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from xcoop.concepts.bank import ConceptBank, Elicited, same_name, save_bank
 from xcoop.concepts.chat import Client, ElicitError
 from xcoop.concepts.sentences import plain_template, words_around_class
-from xcoop.concepts.words import names_class, nonvisual, normal, vocabulary
+from xcoop.concepts.words import leaks, nonvisual, normal, vocabulary
 from xcoop.utils.files import atomic_write_text, held, unguarded
 from xcoop.utils.reading import MOST_JSON, parse_json, read_bytes
 
@@ -334,8 +334,8 @@ def elect(
                 continue
             if unseen := nonvisual(text, template):
                 dropped.append((classname, text, f"not visible: {', '.join(unseen)}"))
-            elif diagnosis := next((name for name in answers if names_class(text, name)), None):
-                dropped.append((classname, text, f"names the diagnosis {diagnosis}"))
+            elif said := leaks(text, {name: (name,) for name in answers}):
+                dropped.append((classname, text, f"names the diagnosis {', '.join(said[0].classes)}"))
             elif words.total() >= threshold * len(lists):
                 elected[classname][found] = Elected(text, words.total(), len(lists))
     own = list(elected.values())

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from xcoop.concepts.bank import FEWEST, MOST, BankError, ConceptBank, bank_names, load_bank, same_name
 from xcoop.concepts.sentences import clinical_sentences, fill
-from xcoop.concepts.words import Phrase, entries, found_in, names_class, nonvisual, normal
+from xcoop.concepts.words import Leak, Phrase, entries, found_in, leaks, nonvisual, normal
 from xcoop.config.plugins import plugin_path
 from xcoop.utils.console import FAILED, UserError, say
 from xcoop.utils.reading import read_yaml
@@ -182,13 +182,18 @@ def _alike(bank: ConceptBank) -> Iterator[Finding]:
 
 def _tasks(bank: ConceptBank, uses: Iterable[Use]) -> Iterator[Finding]:
     """Each class of a task needs concepts, and one that all its classes share says nothing there."""
-    known = {same_name(name) for name in bank.classes}
+    known = {same_name(alias) for name in bank.classes for alias in bank.names(name)}
     for use in uses:
         where = f"{use.dataset}, task {use.task}"
         if missing := [name for name in use.classes if same_name(name) not in known]:
             yield from (Finding(ERROR, f"the bank has no concepts for this class of {where}", name) for name in missing)
             continue
-        for finding in _shared(bank.for_classes(use.classes)):
+        try:
+            served = bank.for_classes(use.classes)
+        except ValueError as error:  # two of them are one class of the bank
+            yield Finding(ERROR, f"{where}: {error}")
+            continue
+        for finding in _shared(served):
             if finding.severity == ERROR and len(use.classes) < len(bank.classes):
                 yield replace(finding, message=f"{finding.message} in {where} ({', '.join(use.classes)})")
 
@@ -213,13 +218,24 @@ def _nonvisual(bank: ConceptBank) -> Iterator[Finding]:
 
 
 def _diagnoses(bank: ConceptBank) -> Iterator[Finding]:
+    """What names a class, or says one in other words: of its own class it explains nothing, of others it misleads."""
+    names = {classname: bank.names(classname) for classname in bank.classes}
     for classname, text in _concepts(bank):
-        if words := names_class(text, classname):
-            yield Finding(ERROR, f"names its own class by {_quoted(words)}: that explains nothing", classname, text)
-            continue
-        for other in bank.classes:
-            if words := names_class(text, other):
-                yield Finding(WARNING, f"names the class {other!r} by {_quoted(words)}", classname, text)
+        said = sorted(leaks(text, names), key=lambda leak: len(leak.classes))  # what tells most comes first
+        if own := next((leak for leak in said if leak.classes == [classname]), None):
+            says = "says its own class in other words," if own.family else "names its own class by"
+            yield Finding(ERROR, f"{says} {_by(own)}: that explains nothing", classname, text)
+        elif named := [leak for leak in said if not leak.family]:
+            for leak in named:
+                yield Finding(WARNING, f"names the class {_quoted(leak.classes)} by {_by(leak)}", classname, text)
+        elif said:
+            others = _quoted(name for name in said[0].classes if name != classname)
+            of = f"its own class, and of {others}" if classname in said[0].classes else others
+            yield Finding(WARNING, f"says the diagnosis of {of} in other words, {_by(said[0])}", classname, text)
+
+
+def _by(leak: Leak) -> str:
+    return _quoted(leak.words) + (f" ({leak.family})" if leak.family else "")
 
 
 def _hedges(bank: ConceptBank) -> Iterator[Finding]:

@@ -7,7 +7,8 @@ what an entry matches.
 What says only how something is ("normal", "benign", "severe") names nothing, so "normal heart size" is no name of the
 class "normal". Organs and kinds of images ("kidney tumor", "liver") name a class only all together. Any other word
 ("melanoma", "cyst") does so alone, in its adjectives too ("glaucomatous"). The first two kinds of words stand in
-`words.yaml`, under `generic`.
+`words.yaml`, under `generic`; under `diagnoses` stand families of words that mean one diagnosis ("carcinoma" and
+"malignant tumor"; "BCC").
 
 *Tables.* `pigment_network=atypical` is "atypical pigment network". What a dataset's values mean stands in
 `configs/datasets/concepts/<name>.yaml`, all parts of which may be missing:
@@ -25,10 +26,10 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -40,6 +41,7 @@ PLURALS = ((r"ies$", "y"), (r"(ss|x|z|ch|sh)es$", r"\1"), (r"ses$", "sis"), (r"o
            (r"([^sui])s$", r"\1"))  # fmt: skip
 SHORTEST_ROOT = 5  # letters of a class name's word; shorter roots begin too many other words
 ADJECTIVES = ("", "a", "al", "atous", "ic", "is", "itic", "like", "oid", "ous", "tic", "tous", "um", "us")  # endings
+DENIALS = ("no", "non", "not", "nothing", "without")  # in the names of classes
 
 PRESENT, ABSENT = "present", "absent"
 YES = {"present", "yes", "true", "1", "1.0", "positive"}
@@ -59,6 +61,30 @@ class Group(NamedTuple):
     words: tuple[Phrase, ...]
     exempt: tuple[Phrase, ...]  # in which such a word is visible after all
     unless: tuple[Phrase, ...]  # of images to which it does not apply; with any, it needs to know their kind
+
+
+class Family(NamedTuple):
+    """Words that mean one diagnosis, or one group of them."""
+
+    name: str
+    words: tuple[Phrase, ...]
+    classes: tuple[Phrase, ...]  # further words by which a class is of the family
+    exempt: tuple[Phrase, ...]  # in which such a word means something else
+
+    def holds(self, name: str) -> bool:
+        """Whether a class of this name is of the family; "no tumor" and "non-neoplastic" are not of that of tumors."""
+        phrases = (*self.words, *self.classes)
+        affirmed = re.split(rf"\b(?:{'|'.join(DENIALS)})\b", " ".join(plain_words(name)))[0]
+        denying = [phrase for phrase in phrases if phrase[0] in DENIALS]
+        return bool(found_in(affirmed, phrases, self.exempt) or found_in(name, denying, self.exempt))
+
+
+class Leak(NamedTuple):
+    """How a concept says a diagnosis."""
+
+    words: list[str]  # as they stand in the concept
+    classes: list[str]  # which of the classes they mean
+    family: str  # empty if they are words of the class's own name
 
 
 @cache
@@ -86,11 +112,21 @@ def nonvisual_groups() -> tuple[Group, ...]:
     )
 
 
+@cache
+def families() -> tuple[Family, ...]:
+    """The words for diagnoses, by what they mean."""
+    kinds = ("words", "classes", "except")
+    return tuple(
+        Family(name, *(entries("diagnoses", name, kind) for kind in kinds)) for name in vocabulary()["diagnoses"]
+    )
+
+
 def plain_words(text: str) -> list[str]:
     """The words of a text in lower case, without accents; hyphens part words."""
     return re.findall(r"[a-z0-9]+", _plain(text))
 
 
+@lru_cache(maxsize=4096)
 def normal(text: str) -> Phrase:
     """The words of a text as they are compared: in the singular and in American spelling."""
     return tuple(map(_base, plain_words(text)))
@@ -122,7 +158,10 @@ def found_in(text: str, phrases: Iterable[Phrase], exempt: Iterable[Phrase] = ()
         phrases: what is looked for.
         exempt: what matches lies inside of one of these does not count.
     """
-    spoken, compared = plain_words(text), normal(text)
+    compared, phrases = normal(text), tuple(phrases)
+    if not _pattern(phrases).search(" ".join(compared)):
+        return []  # at once, as nearly always
+    spoken = plain_words(text)
     free = list(_matches(compared, exempt))
     found, end = [], 0
     for start, stop in sorted(_matches(compared, phrases), key=lambda match: (match[0], -match[1])):
@@ -130,6 +169,13 @@ def found_in(text: str, phrases: Iterable[Phrase], exempt: Iterable[Phrase] = ()
             found.append(" ".join(spoken[start:stop]))
             end = stop
     return list(dict.fromkeys(found))
+
+
+@cache
+def _pattern(phrases: tuple[Phrase, ...]) -> re.Pattern[str]:
+    """Finds any of the phrases among words that are parted by blanks."""
+    either = "|".join(re.escape(" ".join(phrase)).replace(r"\*", r"\S*") for phrase in phrases)
+    return re.compile(rf"(?<!\S)(?:{either})(?!\S)" if phrases else r"(?!)")
 
 
 def _matches(words: Phrase, phrases: Iterable[Phrase]) -> Iterator[tuple[int, int]]:
@@ -169,6 +215,37 @@ def names_class(text: str, classname: str) -> list[str]:
     else:
         telling = tuple(word for word in own if (word,) not in entries("generic", "things"))
     return list(dict.fromkeys(spoken for word in telling for spoken in found[word]))
+
+
+def leaks(text: str, names: Mapping[str, Sequence[str]]) -> list[Leak]:
+    """What a concept says of diagnoses: by the words of a class's names, or by others that mean it.
+
+    Args:
+        text: the concept.
+        names: per class of the bank the names that it has: its own, then its aliases. An alias counts as a whole, and
+            not if it holds nothing but adjectives, organs and kinds of images ("pituitary").
+
+    Returns:
+        First those by a name, one a class, then those by a family of words. A family of which all classes are says
+        nothing, and is left out, as is a class that is named already.
+    """
+    found = []
+    for classname, (own, *aliases) in names.items():
+        words = [*names_class(text, own), *found_in(text, filter(_tells, map(normal, aliases)))]
+        if words:
+            found.append(Leak(list(dict.fromkeys(words)), [classname], ""))
+    named = {name for leak in found for name in leak.classes}
+    for family in families():
+        if words := found_in(text, family.words, family.exempt):
+            meant = [classname for classname, own in names.items() if any(map(family.holds, own))]
+            if len(meant) < len(names) and not named.issuperset(meant):
+                found.append(Leak(words, meant, family.name))
+    return found
+
+
+def _tells(name: Phrase) -> bool:
+    """Whether a name holds a word that tells a diagnosis."""
+    return not {(word,) for word in name} <= {*entries("generic", "adjectives"), *entries("generic", "things")}
 
 
 def _is_of(word: str, name: str) -> bool:

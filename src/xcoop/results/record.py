@@ -174,7 +174,7 @@ def _describe(trainer: Any, labels: Ints, probabilities: Floats) -> dict[str, An
         "is_phantom": bool(getattr(dataset, "is_phantom", False)),
         "best_reachable": _best_reachable(cfg, dataset),
         "split_hash": getattr(dataset, "split_hash", None),
-        "bank": None if bank is None else {"name": bank.name, "version": bank.version, "sha256": bank.sha256},
+        "bank": None if bank is None else bank.facts(),
         "concept_bank": cfg.DATASET.get("CONCEPT_BANK", "") or str(getattr(dataset, "concept_bank", "")),
         "template": str(getattr(dataset, "template", "")),
         "trained_parameters": trainer.model.count_trained(),

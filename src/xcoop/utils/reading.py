@@ -1,4 +1,4 @@
-"""Reading what others wrote: one reader of YAML, one of JSON and one of CSV, each with limits.
+"""Reading what others wrote: one reader of YAML, one of JSON, one of CSV and one of spreadsheets, each with limits.
 
 A file of a few hundred bytes may stand for gigabytes (an alias of an alias of an alias), refer to itself, be nested
 more deeply than Python can follow, or be a device that never ends. All that is refused here, where things are read, so
@@ -13,10 +13,10 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
@@ -24,6 +24,8 @@ from xcoop.utils.console import DatasetError, cut, escaped, shown
 
 MOST_YAML = 1 << 20  # bytes of what people write; the largest file of the package has 28,000
 MOST_JSON = 1 << 26  # bytes of what programmes write: a line for each of a million images
+MOST_SHEET = 1 << 24  # bytes of a spreadsheet, which is a zip file, and four times as many when it is unpacked
+MOST_ROWS, MOST_COLUMNS = 1 << 20, 200  # of a sheet: as many rows as Excel has, and the columns that are looked at
 MOST_NODES = 50_000  # values in a YAML file, those that an alias repeats counted again
 DEEPEST = 50  # lists and mappings within each other
 LARGEST = 1 << 63  # of whole numbers
@@ -211,3 +213,63 @@ def read_table(path: Path, delimiter: str = "") -> tuple[list[str], list[Line]]:
     except csv.Error as error:  # a quote that is never closed, among others
         raise DatasetError(f"{path} is no CSV text (in what begins in line {number}: {error})") from error
     return header, lines
+
+
+class SheetRow(NamedTuple):
+    """One row of a spreadsheet that holds anything."""
+
+    where: str  # the file, the sheet and the number of the row, for messages
+    cells: list[str]  # as text, without blanks around it; whole numbers without a point; empty ones are ""
+
+
+def read_sheets(path: Path) -> list[SheetRow]:
+    """The rows of all sheets of an .xlsx file, one after the other, without empty ones.
+
+    Nothing is computed: of a formula the value is read that was stored with it, if any. Columns behind the first
+    `MOST_COLUMNS` are not looked at.
+
+    Raises:
+        ImportError: openpyxl is not installed; the message names the extra.
+        DatasetError: the file is no such spreadsheet, or goes beyond the limits.
+    """
+    import warnings
+
+    from xcoop.utils.unpack import Archive, Limits
+
+    try:
+        from openpyxl import load_workbook
+    except ImportError as error:
+        raise ImportError(f"{path} is a spreadsheet: pip install 'xcoop[xlsx]' (openpyxl) to read it") from error
+    try:
+        read_bytes(path, MOST_SHEET)
+        archive = Archive(path, Limits(members=1000, total=4 * MOST_SHEET))
+        for member in archive.members():  # before anything is parsed: their sizes, and that they hold no entities
+            if any(b"<!" + word in b"".join(archive.blocks(member)) for word in (b"DOCTYPE", b"ENTITY")):
+                raise ValueError(f"its part {member.name!r} defines entities")
+        with warnings.catch_warnings():  # of extensions (validation of input, ...) that mean nothing to a reader
+            warnings.simplefilter("ignore")
+            workbook = load_workbook(path, read_only=True, data_only=True, keep_links=False)
+            try:
+                return [row for sheet in workbook.worksheets for row in _rows(path, sheet)]
+            finally:
+                workbook.close()
+    except OSError:
+        raise
+    except Exception as error:  # whatever zipfile, the parser of XML and openpyxl make of a damaged file
+        reason = cut(str(error) or type(error).__name__, LONGEST_REASON)
+        raise DatasetError(f"{path} is no spreadsheet (.xlsx) that can be read: {reason}") from error
+
+
+def _rows(path: Path, sheet: Any) -> Iterator[SheetRow]:
+    sheet.reset_dimensions()  # as the file states them; what lies outside would be left out
+    for number, values in enumerate(sheet.iter_rows(max_col=MOST_COLUMNS, values_only=True), start=1):
+        if number > MOST_ROWS:
+            raise ValueError(f"the sheet {sheet.title!r} has more than {MOST_ROWS:,} rows")
+        if any(value is not None for value in values):
+            yield SheetRow(f"{path}, sheet {sheet.title!r}, row {number}", list(map(_plain, values)))
+
+
+def _plain(value: object) -> str:
+    if value is None:
+        return ""
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value).strip()
