@@ -9,6 +9,7 @@ import itertools
 import re
 from html import unescape
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -18,21 +19,16 @@ from page_samples import HOSTILE, content, explanations, image
 from PIL import Image
 from pydantic import ValidationError
 
+from xcoop.explain import calibration, figures, readings, views
+from xcoop.explain import content as explain_content
 from xcoop.explain import html as explain_html
+from xcoop.explain.content import Explanations, Trust
 from xcoop.explain.figures import LESS, MORE, colours, heat_map, middle, outline, strongest
-from xcoop.explain.html import (
-    AT_START,
-    KNOWLEDGE,
-    LEARNED,
-    UNRELATED,
-    Explanations,
-    Trust,
-    headlines,
-    image_page,
-    reading,
-    report,
-    view_of,
-)
+from xcoop.explain.html import Notice, image_page, report
+from xcoop.explain.readings import AT_START, KNOWLEDGE, LEARNED, UNRELATED, headlines, reading
+from xcoop.explain.views import view_of
+
+NOTICE = Notice(is_phantom=False)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +89,7 @@ def test_the_structure_serves_keyboards_and_screen_readers(hostile: str) -> None
 
 
 def test_alt_texts_say_what_a_map_shows() -> None:
-    html = image_page(image(), is_phantom=False)
+    html = image_page(image(), NOTICE)
     assert 'aria-label="heat map for nevus: most in the upper left"' in html
     assert "most in the upper left; the line is the known border of concept 0" in html
     assert "known border of concept 0: 20 % of the image, around the centre" in html
@@ -108,7 +104,7 @@ def test_the_least_certain_image_comes_first_and_the_unknown_last() -> None:
     made = content(images=4)
     for one, certainty in zip(made["images"], (0.9, None, 0.2, 0.6), strict=True):
         one["certainty"] = certainty
-    shown = re.findall(r'<h3 id="image-\d-title">images/case (\d)', report(Explanations.model_validate(made)))
+    shown = re.findall(r'<h2 id="image-\d-title">images/case (\d)', report(Explanations.model_validate(made)))
     assert shown == ["2", "3", "0", "1"]
 
 
@@ -217,7 +213,7 @@ def test_all_maps_of_a_kind_share_one_scale() -> None:
 def test_what_is_seen_of_a_picture_is_where_maps_lie() -> None:
     made = content(images=1)
     made["images"][0]["window"] = [0.25, 0.0, 0.5, 1.0]
-    html = image_page(Explanations.model_validate(made).images[0], is_phantom=False)
+    html = image_page(Explanations.model_validate(made).images[0], NOTICE)
     assert 'class="heat" x="56.0" y="0.0" width="112.0" height="224.0"' in html
     assert "and what the model saw of it" in html
     assert 'transform="translate(56 0) scale(4 8)"' in html
@@ -274,8 +270,9 @@ def test_outline_and_places_by_hand() -> None:
     assert strongest(np.eye(3)[[1, 1, 1]] * [[0], [1], [0]]) == "the centre"
 
 
-def test_no_torch_is_imported() -> None:
-    tree = ast.parse(Path(explain_html.__file__).read_text(encoding="utf-8"))
+@pytest.mark.parametrize("module", [calibration, explain_content, figures, explain_html, readings, views])
+def test_no_torch_is_imported(module: ModuleType) -> None:
+    tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
     assert not [node for node in imports if "torch" in ast.unparse(node)]
 

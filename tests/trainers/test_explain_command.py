@@ -14,7 +14,7 @@ from tiny_run import ConfigMaker
 
 import xcoop
 from xcoop.cli import main
-from xcoop.explain.html import Explanations
+from xcoop.explain.content import Explanations
 from xcoop.explain.report import prompt_classes
 
 WORDS = ("seen", "not seen", "undecided")
