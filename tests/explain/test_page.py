@@ -10,6 +10,7 @@ import re
 from html import unescape
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -238,6 +239,85 @@ def test_a_concept_of_both_classes_stands_once_in_the_margin() -> None:
     made["images"][0]["sums"][1]["parts"][0]["concept"] = "concept 0"
     rows = view_of(Explanations.model_validate(made).images[0]).waterfalls[1].rows
     assert [(bar.title, bar.value) for bar in rows[1:-1]] == [("concept 0", 2.75), ("concept 1", -0.5)]
+
+
+def many_concepts() -> Any:
+    """An image whose margin has nine concepts, 0.9 down to 0.1, of which the sixth alone is not seen."""
+    made = content(images=1, concepts=9)
+    (one,) = made["images"]
+    for place, concept in enumerate(one["concepts"]):
+        concept |= {"seen": "not seen" if place == 5 else "seen", "probability": None}
+    parts = [{"concept": f"concept {place}", "value": 0.9 - place / 10} for place in range(9)]
+    one["sums"] = [{"name": "nevus", "base": 0.5, "logit": 5.0, "parts": parts},
+                   {"name": "melanoma", "base": 1.0, "logit": 1.0, "parts": []}]  # fmt: skip
+    return made
+
+
+def test_beside_the_picture_the_strongest_concepts_and_the_rest_add_up() -> None:
+    shown = view_of(Explanations.model_validate(many_concepts()).images[0]).first
+    assert shown is not None
+    assert [(bar.title, bar.said, round(bar.value, 6)) for bar in shown.rows] == [
+        ("a typical training image", "", -0.5), ("concept 0", "seen", 0.9), ("concept 1", "seen", 0.8),
+        ("concept 2", "seen", 0.7), ("concept 5", "not seen", 0.4), ("5 others", "", 1.7),
+        ("margin over melanoma", "", 4.0),
+    ]  # fmt: skip
+    assert sum(bar.value for bar in shown.rows[:-1]) == pytest.approx(shown.rows[-1].total)
+
+
+def test_what_is_no_sum_is_not_drawn_as_one() -> None:
+    made = content(images=1)
+    (one,) = made["images"]
+    one["sums"] = []
+    for concept, value in zip(one["concepts"], (0.5, -1.0, 0.0, None, 0.25, 0.1), strict=True):
+        concept["for"] = {"nevus": value}
+    entry = Explanations.model_validate(made).images[0]
+    shown = view_of(entry).first
+    assert shown is not None
+    # From -1 to 0.5: each bar starts at zero, two thirds from the left.
+    assert [(bar.title, round(bar.left), round(bar.width), bar.falls) for bar in shown.rows] == [
+        ("concept 1", 0, 67, True), ("concept 0", 67, 33, False), ("concept 4", 67, 17, False),
+        ("concept 5", 67, 7, False),
+    ]  # fmt: skip
+    assert not shown.adds_up
+    assert "need not add up to the logit" in image_page(entry, NOTICE)
+    one["concepts"] = []
+    assert view_of(Explanations.model_validate(made).images[0]).first is None
+
+
+def test_the_large_picture_can_be_seen_with_what_decides_first() -> None:
+    made = content(images=1, concepts=9)
+    (one,) = made["images"]
+    one["masks"].append({"concept": "lesion", "grid": [[0.0, 1.0]]})
+    view = view_of(Explanations.model_validate(made).images[0])
+    assert [(layer.kind, layer.title) for layer in view.layers] == [
+        ("class", "nevus"), ("class", "melanoma"), *(("concept", f"concept {place}") for place in (0, 1, 2, 3, 4)),
+    ]  # fmt: skip
+    assert "lesion" in [figure.title for figure in view.figures]
+    tags = Page(image_page(Explanations.model_validate(made).images[0], NOTICE)).tags
+    choices = [attrs for tag, attrs in tags if tag == "input" and attrs["type"] == "radio"]
+    assert len(choices) == 8  # and none of them
+    assert len({choice["name"] for choice in choices}) == 1
+    assert [choice["id"] for choice in choices if "checked" in choice] == ["image-1"]
+    assert {attrs["for"] for tag, attrs in tags if tag == "label"} == {choice["id"] for choice in choices}
+
+
+def test_each_image_has_its_place_in_the_index_and_one_alone_needs_none() -> None:
+    tags = Page(report(explanations(images=5))).tags
+    links = [attrs["href"] for tag, attrs in tags if tag == "a"]
+    assert [f"#image-{n}" for n in range(1, 6)] == [link for link in links if str(link).startswith("#image-")]
+    assert sum(tag == "details" and "open" in attrs for tag, attrs in tags) == 0
+    alone = Page(report(explanations(images=1))).tags
+    assert not [attrs for tag, attrs in alone if tag == "a" and str(attrs["href"]).startswith("#image-")]
+    assert sum(tag == "details" and "open" in attrs for tag, attrs in alone) == 1
+
+
+def test_images_stand_before_what_is_said_of_the_run() -> None:
+    html = report(explanations(images=2))
+    places = [html.index(mark) for mark in (
+        'id="image-1-picture"', 'class="decided"', "margin over melanoma", "Where it looked", 'id="image-2-picture"',
+        'id="classes-title"', "Result on the test images", "random map", "Provenance", ">abc<",
+    )]  # fmt: skip
+    assert places == sorted(places)
 
 
 def test_a_sum_that_is_none_is_refused() -> None:
