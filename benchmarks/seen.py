@@ -37,9 +37,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import xcoop
+from xcoop.explain.content import SURE
 from xcoop.explain.exact import SLOPE_VARIANCE, Seeing
 from xcoop.explain.ground_truth import truth_of
-from xcoop.explain.html import SURE
 from xcoop.explain.trained import TrainedModel
 from xcoop.explain.trust import calibration_error
 from xcoop.utils.console import say

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from xcoop.explain.content import Explanations, ImageEntry
 from xcoop.explain.figures import thumbnail
-from xcoop.explain.html import Explanations, ImageEntry
 
 HOSTILE = "<script>alert(1)</script>\"onload='x' & http"
 

@@ -18,7 +18,8 @@ from page_samples import image
 from PIL import Image
 
 from xcoop.explain import demo
-from xcoop.explain.html import ImageEntry
+from xcoop.explain.content import ImageEntry
+from xcoop.explain.html import Notice
 from xcoop.utils.images import open_bytes
 
 SEEN: list[bytes] = []
@@ -35,7 +36,7 @@ def explain(data: bytes, name: str) -> ImageEntry:
 
 @pytest.fixture(scope="module")
 def page() -> Iterator[Any]:
-    made = demo.demo(explain, is_phantom=True)
+    made = demo.demo(explain, Notice(is_phantom=True))
     demo.launch(made, "127.0.0.1", 0)
     yield made
     made.close()
@@ -96,13 +97,13 @@ def test_it_is_local_and_tells_nobody(page: Any) -> None:
 def test_a_port_that_cannot_be_had_is_named(page: Any) -> None:
     port = int(page.local_url.rstrip("/").rpartition(":")[2])
     with pytest.raises(OSError, match=rf"cannot listen on 127\.0\.0\.1, port {port}: .*port 0 takes any"):
-        demo.launch(demo.demo(explain), "127.0.0.1", port)
+        demo.launch(demo.demo(explain, Notice(is_phantom=False)), "127.0.0.1", port)
 
 
 def test_without_gradio_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "gradio", None)
     with pytest.raises(ImportError, match=r"xcoop\[demo\]"):
-        demo.demo(explain)
+        demo.demo(explain, Notice(is_phantom=False))
 
 
 SERVE = """
@@ -110,7 +111,9 @@ import sys, time, types
 sys.modules["xcoop.explain.report"] = report = types.ModuleType("report")  # the real one would import torch
 report.entry_of_bytes = lambda *_: None
 from xcoop.commands import explain
-class Run: results = {"is_phantom": False}
+from xcoop.explain.html import Notice
+class Run:
+    def notice(self, method): return Notice(False)
 class Arguments: host, port, method = "127.0.0.1", 0, ""
 explain._demo(Run(), Arguments())
 print("ended", flush=True)

@@ -9,6 +9,8 @@ import itertools
 import re
 from html import unescape
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,21 +20,16 @@ from page_samples import HOSTILE, content, explanations, image
 from PIL import Image
 from pydantic import ValidationError
 
+from xcoop.explain import calibration, figures, readings, views
+from xcoop.explain import content as explain_content
 from xcoop.explain import html as explain_html
+from xcoop.explain.content import Explanations, Trust
 from xcoop.explain.figures import LESS, MORE, colours, heat_map, middle, outline, strongest
-from xcoop.explain.html import (
-    AT_START,
-    KNOWLEDGE,
-    LEARNED,
-    UNRELATED,
-    Explanations,
-    Trust,
-    headlines,
-    image_page,
-    reading,
-    report,
-    view_of,
-)
+from xcoop.explain.html import Notice, image_page, report
+from xcoop.explain.readings import AT_START, KNOWLEDGE, LEARNED, UNRELATED, headlines, reading
+from xcoop.explain.views import view_of
+
+NOTICE = Notice(is_phantom=False)
 
 
 @pytest.fixture(scope="module")
@@ -93,7 +90,7 @@ def test_the_structure_serves_keyboards_and_screen_readers(hostile: str) -> None
 
 
 def test_alt_texts_say_what_a_map_shows() -> None:
-    html = image_page(image(), is_phantom=False)
+    html = image_page(image(), NOTICE)
     assert 'aria-label="heat map for nevus: most in the upper left"' in html
     assert "most in the upper left; the line is the known border of concept 0" in html
     assert "known border of concept 0: 20 % of the image, around the centre" in html
@@ -108,7 +105,7 @@ def test_the_least_certain_image_comes_first_and_the_unknown_last() -> None:
     made = content(images=4)
     for one, certainty in zip(made["images"], (0.9, None, 0.2, 0.6), strict=True):
         one["certainty"] = certainty
-    shown = re.findall(r'<h3 id="image-\d-title">images/case (\d)', report(Explanations.model_validate(made)))
+    shown = re.findall(r'<h2 id="image-\d-title">images/case (\d)', report(Explanations.model_validate(made)))
     assert shown == ["2", "3", "0", "1"]
 
 
@@ -217,7 +214,7 @@ def test_all_maps_of_a_kind_share_one_scale() -> None:
 def test_what_is_seen_of_a_picture_is_where_maps_lie() -> None:
     made = content(images=1)
     made["images"][0]["window"] = [0.25, 0.0, 0.5, 1.0]
-    html = image_page(Explanations.model_validate(made).images[0], is_phantom=False)
+    html = image_page(Explanations.model_validate(made).images[0], NOTICE)
     assert 'class="heat" x="56.0" y="0.0" width="112.0" height="224.0"' in html
     assert "and what the model saw of it" in html
     assert 'transform="translate(56 0) scale(4 8)"' in html
@@ -242,6 +239,85 @@ def test_a_concept_of_both_classes_stands_once_in_the_margin() -> None:
     made["images"][0]["sums"][1]["parts"][0]["concept"] = "concept 0"
     rows = view_of(Explanations.model_validate(made).images[0]).waterfalls[1].rows
     assert [(bar.title, bar.value) for bar in rows[1:-1]] == [("concept 0", 2.75), ("concept 1", -0.5)]
+
+
+def many_concepts() -> Any:
+    """An image whose margin has nine concepts, 0.9 down to 0.1, of which the sixth alone is not seen."""
+    made = content(images=1, concepts=9)
+    (one,) = made["images"]
+    for place, concept in enumerate(one["concepts"]):
+        concept |= {"seen": "not seen" if place == 5 else "seen", "probability": None}
+    parts = [{"concept": f"concept {place}", "value": 0.9 - place / 10} for place in range(9)]
+    one["sums"] = [{"name": "nevus", "base": 0.5, "logit": 5.0, "parts": parts},
+                   {"name": "melanoma", "base": 1.0, "logit": 1.0, "parts": []}]  # fmt: skip
+    return made
+
+
+def test_beside_the_picture_the_strongest_concepts_and_the_rest_add_up() -> None:
+    shown = view_of(Explanations.model_validate(many_concepts()).images[0]).first
+    assert shown is not None
+    assert [(bar.title, bar.said, round(bar.value, 6)) for bar in shown.rows] == [
+        ("a typical training image", "", -0.5), ("concept 0", "seen", 0.9), ("concept 1", "seen", 0.8),
+        ("concept 2", "seen", 0.7), ("concept 5", "not seen", 0.4), ("5 others", "", 1.7),
+        ("margin over melanoma", "", 4.0),
+    ]  # fmt: skip
+    assert sum(bar.value for bar in shown.rows[:-1]) == pytest.approx(shown.rows[-1].total)
+
+
+def test_what_is_no_sum_is_not_drawn_as_one() -> None:
+    made = content(images=1)
+    (one,) = made["images"]
+    one["sums"] = []
+    for concept, value in zip(one["concepts"], (0.5, -1.0, 0.0, None, 0.25, 0.1), strict=True):
+        concept["for"] = {"nevus": value}
+    entry = Explanations.model_validate(made).images[0]
+    shown = view_of(entry).first
+    assert shown is not None
+    # From -1 to 0.5: each bar starts at zero, two thirds from the left.
+    assert [(bar.title, round(bar.left), round(bar.width), bar.falls) for bar in shown.rows] == [
+        ("concept 1", 0, 67, True), ("concept 0", 67, 33, False), ("concept 4", 67, 17, False),
+        ("concept 5", 67, 7, False),
+    ]  # fmt: skip
+    assert not shown.adds_up
+    assert "need not add up to the logit" in image_page(entry, NOTICE)
+    one["concepts"] = []
+    assert view_of(Explanations.model_validate(made).images[0]).first is None
+
+
+def test_the_large_picture_can_be_seen_with_what_decides_first() -> None:
+    made = content(images=1, concepts=9)
+    (one,) = made["images"]
+    one["masks"].append({"concept": "lesion", "grid": [[0.0, 1.0]]})
+    view = view_of(Explanations.model_validate(made).images[0])
+    assert [(layer.kind, layer.title) for layer in view.layers] == [
+        ("class", "nevus"), ("class", "melanoma"), *(("concept", f"concept {place}") for place in (0, 1, 2, 3, 4)),
+    ]  # fmt: skip
+    assert "lesion" in [figure.title for figure in view.figures]
+    tags = Page(image_page(Explanations.model_validate(made).images[0], NOTICE)).tags
+    choices = [attrs for tag, attrs in tags if tag == "input" and attrs["type"] == "radio"]
+    assert len(choices) == 8  # and none of them
+    assert len({choice["name"] for choice in choices}) == 1
+    assert [choice["id"] for choice in choices if "checked" in choice] == ["image-1"]
+    assert {attrs["for"] for tag, attrs in tags if tag == "label"} == {choice["id"] for choice in choices}
+
+
+def test_each_image_has_its_place_in_the_index_and_one_alone_needs_none() -> None:
+    tags = Page(report(explanations(images=5))).tags
+    links = [attrs["href"] for tag, attrs in tags if tag == "a"]
+    assert [f"#image-{n}" for n in range(1, 6)] == [link for link in links if str(link).startswith("#image-")]
+    assert sum(tag == "details" and "open" in attrs for tag, attrs in tags) == 0
+    alone = Page(report(explanations(images=1))).tags
+    assert not [attrs for tag, attrs in alone if tag == "a" and str(attrs["href"]).startswith("#image-")]
+    assert sum(tag == "details" and "open" in attrs for tag, attrs in alone) == 1
+
+
+def test_images_stand_before_what_is_said_of_the_run() -> None:
+    html = report(explanations(images=2))
+    places = [html.index(mark) for mark in (
+        'id="image-1-picture"', 'class="decided"', "margin over melanoma", "Where it looked", 'id="image-2-picture"',
+        'id="classes-title"', "Result on the test images", "random map", "Provenance", ">abc<",
+    )]  # fmt: skip
+    assert places == sorted(places)
 
 
 def test_a_sum_that_is_none_is_refused() -> None:
@@ -274,8 +350,9 @@ def test_outline_and_places_by_hand() -> None:
     assert strongest(np.eye(3)[[1, 1, 1]] * [[0], [1], [0]]) == "the centre"
 
 
-def test_no_torch_is_imported() -> None:
-    tree = ast.parse(Path(explain_html.__file__).read_text(encoding="utf-8"))
+@pytest.mark.parametrize("module", [calibration, explain_content, figures, explain_html, readings, views])
+def test_no_torch_is_imported(module: ModuleType) -> None:
+    tree = ast.parse(Path(str(module.__file__)).read_text(encoding="utf-8"))
     imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
     assert not [node for node in imports if "torch" in ast.unparse(node)]
 

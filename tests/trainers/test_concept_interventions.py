@@ -21,7 +21,7 @@ from xcoop.concepts import ConceptBank
 from xcoop.concepts.sentences import clinical_features
 from xcoop.explain.concepts import PartConcepts, SentenceConcepts, decompose, margin
 from xcoop.explain.ground_truth import Truth
-from xcoop.explain.html import SAME, UNRELATED
+from xcoop.explain.readings import SAME, UNRELATED
 from xcoop.explain.report import test_images as images_of
 from xcoop.explain.trained import TrainedModel
 from xcoop.explain.trust import OWN, Sample, concept_rows, row

@@ -7,14 +7,16 @@ import re
 from html import unescape
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny_run
+from PIL import Image
 from test_load_run import finished
 from tiny_run import ConfigMaker
 
 import xcoop
 from xcoop.cli import main
-from xcoop.explain.html import Explanations
+from xcoop.explain.content import Explanations
 from xcoop.explain.report import prompt_classes
 
 WORDS = ("seen", "not seen", "undecided")
@@ -152,10 +154,70 @@ def test_own_images(run: Path, pictures: Path, tmp_path: Path) -> None:
     paths = sorted(str(path) for path in (pictures / "test").glob("*.png"))[:2]
     assert main(["explain", str(run), *paths, "--out", str(tmp_path / "page"), "--method", "maskclip"]) == 0
     found = json.loads((tmp_path / "page" / "explanations.json").read_text(encoding="utf-8"))
-    assert sorted(image["path"] for image in found["images"]) == paths
+    assert sorted(image["path"] for image in found["images"]) == [Path(path).name for path in paths]
     assert [each["name"] for each in found["methods"]] == ["maskclip", "maskclip"]
     assert found["trust"] == []
     assert all(image["label"] is None for image in found["images"])
+
+
+def test_nothing_tells_of_the_folders_of_this_machine_unless_asked(
+    run: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "alice").mkdir()
+    own = [tmp_path / "alice" / "lesion.png", tmp_path / "lesion.png"]
+    for path in own:
+        path.write_bytes(sorted((pictures / "test").glob("*.png"))[0].read_bytes())
+    monkeypatch.setenv("HOME", str(tmp_path))
+    told = [str(pictures), str(run), str(tmp_path), str(Path.cwd()), "alice"]
+    for words in (["--images", "2", "--asked", "0"], [str(path) for path in own]):
+        out = tmp_path / "out"
+        assert main(["explain", str(run), *words, "--out", str(out)]) == 0
+        for name in ("report.html", "explanations.json"):
+            text = (out / name).read_text(encoding="utf-8")
+            assert not [folder for folder in told if folder in text], name
+        found = json.loads(text)
+        assert found["run"]["folder"] == run.name
+        assert all(
+            (pictures / image["path"]).is_file() or image["path"].startswith("lesion") for image in found["images"]
+        )
+    assert sorted(image["path"] for image in found["images"]) == ["lesion.png", "lesion.png (2)"]
+    assert main(["explain", str(run), *words, "--show-paths", "--out", str(out)]) == 0
+    found = json.loads((out / "explanations.json").read_text(encoding="utf-8"))
+    assert sorted(image["path"] for image in found["images"]) == sorted(str(path) for path in own)
+    assert found["run"]["folder"] == str(run)
+
+
+def test_one_image_is_told_what_an_earlier_page_measured(make_cfg: ConfigMaker, pictures: Path, tmp_path: Path) -> None:
+    run = finished(make_cfg, "XCoOp")
+    (image,) = sorted(str(path) for path in (pictures / "test").glob("*.png"))[:1]
+    alone = ["explain", str(run), image, "--asked", "0", "--out", str(tmp_path)]
+    assert main(alone) == 0
+    assert "How often such a certainty is right was not measured." in (tmp_path / "report.html").read_text()
+    assert main(["explain", str(run), "--images", "1", "--asked", "6"]) == 0
+    measured = json.loads((run / "explanations" / "explanations.json").read_text())
+    assert measured["trust"]
+    assert measured["calibration"]["images"] > 0
+    assert main(alone) == 0
+    found = json.loads((tmp_path / "explanations.json").read_text())
+    assert (found["trust"], found["calibration"]) == (measured["trust"], measured["calibration"])
+    assert main([*alone, "--method", "maskclip"]) == 0  # of these maps nothing was measured
+    assert json.loads((tmp_path / "explanations.json").read_text())["trust"] == []
+
+
+def test_a_notebook_shows_the_card_of_an_image(run: Path, pictures: Path) -> None:
+    model = xcoop.load_run(run, device="cpu")
+    paths = sorted((pictures / "test").glob("*.png"))[:2]
+    said = model.explain(paths[0])
+    html = said._repr_html_()
+    assert html.count("<article") == 1
+    assert f">{paths[0].name}</h4>" in html
+    assert f'<span class="decided">{unescape(said.predicted)}</span>' in html
+    assert str(pictures) not in html
+    assert model.explain(paths)._repr_html_().count("<article") == 2
+    tensor = model.preprocess(paths)
+    for given in (paths[0].read_bytes(), Image.open(paths[0]), np.asarray(Image.open(paths[0])), tensor[0]):
+        assert model.explain(given)._repr_html_().count("<article") == 1
+    assert model.explain(tensor)._repr_html_().count("<article") == 2
 
 
 @pytest.mark.parametrize(

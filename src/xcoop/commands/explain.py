@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 from xcoop.utils.console import UserError, say
 
 if TYPE_CHECKING:
-    from xcoop.explain.html import Control, Trust
+    from xcoop.explain.content import Control, Trust
     from xcoop.explain.trained import TrainedModel
 
-REPORT, NUMBERS = "report.html", "explanations.json"
+REPORT = "report.html"
 IMAGES = 20
 
 
@@ -23,11 +23,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", help="the folder of a finished run, e.g. output/phantom/XCoOp/phantom_16shots/seed1")
     parser.add_argument("paths", nargs="*", metavar="PATH", help="images to explain, in the place of test images")
     parser.add_argument("--images", type=int, metavar="N", help=f"how many test images are shown (default {IMAGES})")
-    parser.add_argument("--asked", type=int, default=200, metavar="N", help="test images behind the trust table; 0: "
-                         "none (default %(default)s)")  # fmt: skip
+    parser.add_argument("--asked", type=int, default=200, metavar="N", help="test images behind the trust table, and "
+                         "validation images behind how often a certainty is right; 0: none (default %(default)s)"
+                        )  # fmt: skip
     parser.add_argument("--method", default="", help="of all heat maps (default: legrad for classes and "
                          "maskclip@2 for concepts; maskclip for ResNets)")  # fmt: skip
     parser.add_argument("--out", default="", help="folder for both files (default: explanations/ in the run's folder)")
+    parser.add_argument(
+        "--show-paths", action="store_true", help="show whole paths (default: names within the dataset)"
+    )
     parser.add_argument("--device", default="", help="e.g. cpu or cuda:0 (default: a GPU if there is one)")
     parser.add_argument("--demo", action="store_true", help="start a local page that explains images dropped on it")
     parser.add_argument("--host", default="127.0.0.1", help="of the demo (default: this machine alone)")
@@ -53,31 +57,34 @@ def run(arguments: argparse.Namespace) -> int:
     model = xcoop.load_run(arguments.run, arguments.device or None)
     methods(model.backbone, arguments.method)  # an unknown name ends here, before anything is computed
     if arguments.paths or arguments.demo:  # test images bring their dataset
-        learn_from_dataset(model)
+        learn_from_dataset(model, 0 if model.calibration else arguments.asked)
     return _demo(model, arguments) if arguments.demo else _page(model, arguments)
 
 
 def _page(run: TrainedModel, arguments: argparse.Namespace) -> int:
+    from xcoop.explain.content import FILE, FOLDER
     from xcoop.explain.html import report
-    from xcoop.explain.report import Known, report_of, test_images
+    from xcoop.explain.report import learn_certainty, named, report_of, test_images
     from xcoop.utils.files import atomic_write_text, require_ours
 
-    folder = Path(arguments.out) if arguments.out else run.folder / "explanations"
-    require_ours(folder / NUMBERS, folder / REPORT)
+    folder = Path(arguments.out) if arguments.out else run.folder / FOLDER
+    require_ours(folder / FILE, folder / REPORT)
     if arguments.paths:
-        items = [Known(path) for path in arguments.paths]  # nothing else is known of them
-        found = report_of(run, items, None, len(items), arguments.method, asked=0)
+        items = named(arguments.paths)
+        found = report_of(run, items, None, len(items), arguments.method, asked=0, whole=arguments.show_paths)
     else:
         items, truth = test_images(run)
+        if arguments.asked:
+            learn_certainty(run, arguments.asked)
         count = IMAGES if arguments.images is None else arguments.images
-        found = report_of(run, items, truth, count, arguments.method, arguments.asked)
+        found = report_of(run, items, truth, count, arguments.method, arguments.asked, arguments.show_paths)
     folder.mkdir(parents=True, exist_ok=True)
-    atomic_write_text(folder / NUMBERS, found.to_json())
+    atomic_write_text(folder / FILE, found.to_json())
     atomic_write_text(folder / REPORT, report(found))
     for row in found.trust:
         controls = "".join(f"; {control.name} {_shown(control)}" for control in row.controls)
         say(f"{row.metric} ({row.direction} is better): {_shown(row)}{controls}")
-    say(f"{len(found.images)} images explained: {folder / REPORT} and {folder / NUMBERS}")
+    say(f"{len(found.images)} images explained: {folder / REPORT} and {folder / FILE}")
     return 0
 
 
@@ -97,7 +104,7 @@ def _demo(run: TrainedModel, arguments: argparse.Namespace) -> int:
             lambda data, name: entry_of_bytes(run, data, arguments.method, name),
             arguments.host,
             arguments.port,
-            is_phantom=bool(run.results["is_phantom"]),
+            notice=run.notice(arguments.method),
             ready=lambda url: say(f"Drop an image on {url} (Ctrl-C ends it)"),
         )
     finally:  # only the end of the process is left: another Ctrl-C need not wait for it, nor show where it was

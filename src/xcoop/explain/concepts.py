@@ -25,7 +25,7 @@ from xcoop.backbones import Backbone, ImageFeatures
 from xcoop.concepts import ConceptBank
 from xcoop.concepts.bank import Concept
 from xcoop.concepts.sentences import fill, unrelated_to
-from xcoop.explain.html import UNRELATED
+from xcoop.explain.readings import DIRECTIONS, UNRELATED
 from xcoop.methods.alignment import unit
 from xcoop.methods.model import PromptModel
 
@@ -256,7 +256,7 @@ class PartConcepts(HeldConcepts):
         directions = self.parts.directions
         generator = torch.Generator().manual_seed(seed)
         drawn = torch.randn(*self.parts.weights.shape, directions.shape[1], generator=generator)
-        return {"random directions": self._without(features, unit(drawn.to(directions)))}
+        return {DIRECTIONS: self._without(features, unit(drawn.to(directions)))}
 
     def _without(self, features: ImageFeatures, directions: Tensor) -> Tensor:
         """What the logits lose without each part by itself, (B, C, J); directions (J, D) or (C, J, D)."""

@@ -10,19 +10,20 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from xcoop.explain.html import ImageEntry, image_page
+from xcoop.explain.content import ImageEntry
+from xcoop.explain.html import Notice, image_page
 from xcoop.utils.images import ImageError
 
 Explain = Callable[[bytes, str], ImageEntry]
 MOST = 20_000_000  # bytes of an upload
 
 
-def demo(explain: Explain, is_phantom: bool = False) -> Any:
+def demo(explain: Explain, notice: Notice) -> Any:
     """The page as gradio `Blocks`, not served yet.
 
     Args:
         explain: turns an image file's bytes, and its name, into an entry of the report.
-        is_phantom: whether the model was trained on drawn images; the page says so.
+        notice: what stands above each card.
 
     Raises:
         ImportError: gradio is not installed.
@@ -38,7 +39,7 @@ def demo(explain: Explain, is_phantom: bool = False) -> Any:
         if path is None:
             return ""
         try:
-            page = image_page(explain(Path(path).read_bytes(), Path(path).name), is_phantom)
+            page = image_page(explain(Path(path).read_bytes(), Path(path).name), notice)
         except ImageError as error:
             raise gradio.Error(str(error), print_exception=False) from error
         # A document of its own: neither its style nor whatever an upload made of it meets the page around it.
@@ -54,14 +55,14 @@ def demo(explain: Explain, is_phantom: bool = False) -> Any:
 
 
 def serve(
-    explain: Explain, host: str = "127.0.0.1", port: int = 0, *, is_phantom: bool = False, ready: Callable[[str], None]
+    explain: Explain, host: str = "127.0.0.1", port: int = 0, *, notice: Notice, ready: Callable[[str], None]
 ) -> None:
     """Serves the page until interrupted (Ctrl-C) or told to end (SIGTERM); the next one need not wait for its close.
 
     To be called from the main thread, which alone gets signals. `ready` is told the page's address when it can be
     opened; for the rest see `demo` and `launch`.
     """
-    page = demo(explain, is_phantom)
+    page = demo(explain, notice)
     url = launch(page, host, port)
     # Not by KeyboardInterrupt: raised in a finaliser, it is lost. A queue of this kind may be put to while it is read.
     told: SimpleQueue[int] = SimpleQueue()

@@ -32,7 +32,8 @@ from xcoop.concepts import ConceptBank
 from xcoop.concepts.bank import Concept
 from xcoop.concepts.sentences import unrelated_to
 from xcoop.explain.concepts import Floats, HeldConcepts
-from xcoop.explain.html import SAME, SURE, UNRELATED, chance
+from xcoop.explain.content import SURE, chance
+from xcoop.explain.readings import SAME, UNRELATED
 from xcoop.methods.model import PromptModel, PromptSum
 
 TINY = 1e-6  # logits: a standard deviation below it is rounding

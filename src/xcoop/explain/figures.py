@@ -15,7 +15,7 @@ from PIL import Image
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
-SIDE = 512  # px, the longer side of a picture: larger ones are reduced, smaller ones stay as they are
+SIDE, LARGE = 1024, 2048  # px, the longer side of a picture, one of many or of few: larger ones are reduced
 FINE = 64  # px, about the longer side of a heat map's PNG
 MORE, LESS = (255, 150, 20), (30, 110, 255)  # colours of what is above and below zero, sRGB; zero is transparent
 
@@ -24,7 +24,7 @@ def thumbnail(image: Image.Image, side: int = SIDE) -> str:
     """An image as a data URI of a JPEG, at its own resolution unless it is larger than `side`."""
     small = image.convert("RGB")
     small.thumbnail((side, side), Image.Resampling.LANCZOS)
-    return _uri(small, "JPEG", quality=80, optimize=True)
+    return _uri(small, "JPEG", quality=85, optimize=True)
 
 
 def heat_map(values: Floats, limit: float) -> str:

@@ -6,31 +6,30 @@ Symbols: B images, C classes, J concepts.
 from __future__ import annotations
 
 import logging
-import os
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
-from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from xcoop.explain import html
+from xcoop.explain import content
+from xcoop.explain.answers import ImageLike, Shown, entry_of, grid_of, is_preprocessed, opened
 from xcoop.explain.concepts import class_sentences, nearest_words
-from xcoop.explain.exact import ExactConcepts, Seen
-from xcoop.explain.figures import thumbnail
+from xcoop.explain.exact import ExactConcepts
+from xcoop.explain.figures import LARGE, SIDE
 from xcoop.explain.ground_truth import Truth, fit_mask, truth_of
+from xcoop.explain.html import FEW
 from xcoop.explain.maps import FINER, Methods, explainer, methods
 from xcoop.explain.moved import SentenceChange, change_sentences, sentence_changes
 from xcoop.methods.alignment import unit
-from xcoop.results.record import now
-from xcoop.utils.images import open_bytes, open_image, upright
+from xcoop.results.record import now, relative
 
 if TYPE_CHECKING:
-    from xcoop.explain.trained import Explanation, ImageLike, TrainedModel
+    from xcoop.explain.trained import TrainedModel
 
 logger = logging.getLogger(__name__)
 
@@ -46,8 +45,20 @@ class Known:
     """One image, and what its dataset says of it."""
 
     path: str
+    name: str  # for readers: within its dataset, or the file's
     label: str | None = None
     patient: str = ""
+
+
+def named(paths: Sequence[str]) -> list[Known]:
+    """Images of which nothing else is known, by their files' names; of equal ones all but the first are numbered."""
+    found: list[Known] = []
+    times = Counter[str]()
+    for path in paths:
+        name = Path(path).name
+        times[name] += 1
+        found.append(Known(path, name if times[name] == 1 else f"{name} ({times[name]})"))
+    return found
 
 
 def test_images(run: TrainedModel) -> tuple[list[Known], Truth | None]:
@@ -56,17 +67,15 @@ def test_images(run: TrainedModel) -> tuple[list[Known], Truth | None]:
     Raises:
         ValueError: the dataset is not here: it belongs to the programme that trained the run.
     """
-    from dassl.data.datasets import DATASET_REGISTRY, build_dataset
-
-    name = run.cfg.DATASET.NAME
-    if name not in DATASET_REGISTRY.registered_names():
-        raise ValueError(
-            f"{run.folder}: its dataset {name} is none of xcoop's, so its test images are not known here: name the "
-            "images, xcoop explain RUN IMAGE ..."
-        )
-    dataset: Any = build_dataset(run.cfg)
+    dataset = _dataset(run, run.cfg)
     patients = getattr(dataset, "patients", None) or {}
-    items = [Known(item.impath, item.classname, str(patients.get(item.impath) or item.impath)) for item in dataset.test]
+    places = (getattr(dataset, "dataset_dir", ""), run.cfg.DATASET.ROOT)
+    homes = [Path(place).expanduser().absolute() for place in places if place]
+    items = []
+    for item in dataset.test:
+        path, patient = item.impath, str(patients.get(item.impath) or item.impath)
+        within = Path(relative(path, homes))
+        items.append(Known(path, within.name if within.is_absolute() else str(within), item.classname, patient))
     truth = truth_of(dataset, run.bank)
     if truth is not None and truth.labels and run.concepts is not None:
         # Few-shot subsets are drawn by the seed: these are the images that the run was trained on.
@@ -75,12 +84,44 @@ def test_images(run: TrainedModel) -> tuple[list[Known], Truth | None]:
     return items, truth
 
 
-def learn_from_dataset(run: TrainedModel) -> None:
-    """Lets a run learn to see from its training images, if its dataset is at hand; else it goes without."""
+def learn_certainty(run: TrainedModel, most: int) -> None:
+    """Lets a run count how often its certainty is right, on at most so many images of the whole validation split.
+
+    A few-shot subset has some few images of it.
+
+    Raises:
+        ValueError: as `test_images`.
+    """
+    whole = run.cfg.clone()
+    whole.defrost()
+    whole.DATASET.NUM_SHOTS = -1  # all
+    known = list(_dataset(run, whole).val or [])
+    some = [known[i] for i in spread(len(known), most)]
+    note = "They also chose the epoch." if run.results.get("selection") == "best_val" else ""
+    if some:
+        run.learn_certainty([item.impath for item in some], [item.classname for item in some], note)
+
+
+def learn_from_dataset(run: TrainedModel, validation: int) -> None:
+    """Lets a run learn from its training and validation images, if its dataset is at hand; else it goes without."""
     try:
         test_images(run)
+        if validation:
+            learn_certainty(run, validation)
     except (OSError, ValueError) as error:
         logger.info("what is seen is told without probabilities: %s", error)
+
+
+def _dataset(run: TrainedModel, cfg: Any) -> Any:
+    from dassl.data.datasets import DATASET_REGISTRY, build_dataset
+
+    name = cfg.DATASET.NAME
+    if name not in DATASET_REGISTRY.registered_names():
+        raise ValueError(
+            f"{run.folder}: its dataset {name} is none of xcoop's, so its test images are not known here: name the "
+            "images, xcoop explain RUN IMAGE ..."
+        )
+    return build_dataset(cfg)
 
 
 def report_of(
@@ -90,7 +131,8 @@ def report_of(
     count: int,
     method: str = "",
     asked: int = ASKED,
-) -> html.Explanations:
+    whole: bool = False,
+) -> content.Explanations:
     """Everything about a run.
 
     Args:
@@ -99,10 +141,12 @@ def report_of(
         truth: what is known of them.
         count: how many of them are shown one by one: wrong and right ones, the least certain first.
         method: of all maps; "" is the backbone's default, for classes and for concepts each its own.
-        asked: how many the trust table rests on; they are spread evenly over the test set.
+        asked: how many the trust table rests on; they are spread evenly over the test set. 0: it is taken from an
+            earlier page of the run, if there is one.
+        whole: whether the run and its images go by their whole paths.
     """
     used = methods(run.backbone, method)
-    table: list[html.Trust] = []
+    table = run.measured(used)
     if asked and items:
         from xcoop.explain.trust import Sample, trust_table
 
@@ -111,15 +155,17 @@ def report_of(
         sample = Sample(paths, run.preprocess(paths), [item.patient for item in some], truth, labels)
         table = trust_table(run, sample, used)
     noun, learned, about = run.model.class_vector
-    shown = chosen(run, items, count)
-    return html.Explanations(
-        run=_run(run),
+    shown = [replace(item, name=item.path) if whole else item for item in chosen(run, items, count)]
+    side = LARGE if len(shown) <= FEW else SIDE
+    return content.Explanations(
+        run=_run(run, whole),
         methods=[_described(run, used.of_class, "class"), _described(run, used.of_concept, "concept")],
         trust=table,
-        class_vector=html.ClassVector(noun=noun, learned=learned, about=about),
+        calibration=run.calibration,
+        class_vector=content.ClassVector(noun=noun, learned=learned, about=about),
         is_sum=isinstance(run.held, ExactConcepts),
         classes=prompt_classes(run),
-        images=[image_entry(run, item, item.path, used, truth) for item in shown],
+        images=[image_entry(run, item, item.path, used, truth, side) for item in shown],
     )
 
 
@@ -145,30 +191,34 @@ def chosen(run: TrainedModel, items: Sequence[Known], count: int) -> list[Known]
     return [items[i] for i in sorted(picked, key=lambda i: certainty[i])]
 
 
-def _run(run: TrainedModel) -> html.Run:
-    results = run.results
-    git = results.get("git")
+def _run(run: TrainedModel, whole: bool) -> content.Run:
+    results, parts = run.results, run.folder.absolute().parts
+    git, bank = results.get("git"), results.get("bank") or {}
     copied = ("dataset", "trainer", "backbone", "shots", "seed", "is_phantom", "config_hash")
-    return html.Run(
-        folder=str(run.folder),
+    # <dataset>/<trainer>/<cfg>_<shots>shots/seed<k>, of which the first may be anybody's folder.
+    own = parts[-3:] if parts[-3:-2] == (results["trainer"],) else parts[-1:]
+    return content.Run(
+        folder=str(run.folder.absolute()) if whole else "/".join(own),
         classnames=list(run.classnames),
         metrics=dict(results["metrics"]),
         git=str(git.get("commit")) if isinstance(git, dict) else git,
         created=now(),
+        bank=" ".join(str(bank[name]) for name in ("name", "version", "sha256") if bank.get(name)),
+        backbone_sha256=str(results.get("backbone_sha256") or ""),
         **{name: results[name] for name in copied},
     )
 
 
-def _described(run: TrainedModel, name: str, kind: Literal["class", "concept"]) -> html.Method:
+def _described(run: TrainedModel, name: str, kind: Literal["class", "concept"]) -> content.Method:
     finer = 2 if name.endswith(FINER) else 1
     grid = [finer * side for side in run.backbone.grid]
-    return html.Method(name=name, kind=kind, description=explainer(name).summary, grid=grid)
+    return content.Method(name=name, kind=kind, description=explainer(name).summary, grid=grid)
 
 
 # What the prompts learned.
 
 
-def prompt_classes(run: TrainedModel) -> list[html.PromptClass]:
+def prompt_classes(run: TrainedModel) -> list[content.PromptClass]:
     """What each class's learned prompt says, in concepts and in words."""
     known, parts = run.concepts, run.decomposition
     vectors = run.class_vectors()
@@ -183,7 +233,7 @@ def prompt_classes(run: TrainedModel) -> list[html.PromptClass]:
     for label, name in enumerate(run.classnames):
         began = bool(before[label].any())  # weights of a probe that is not fitted yet are zero
         concepts = [
-            html.PromptConcept(
+            content.PromptConcept(
                 concept=text,
                 own_class=bool(listed[label, j]),
                 before=float(before[label, j]) if began else None,
@@ -204,7 +254,7 @@ def prompt_classes(run: TrainedModel) -> list[html.PromptClass]:
         moved = [one for one in changes if one.told.label == label]
         prose = class_sentences(name, explained, share, strongest, noise, noun)
         found.append(
-            html.PromptClass(
+            content.PromptClass(
                 name=name,
                 concepts=concepts,
                 explained_share=explained,
@@ -217,13 +267,13 @@ def prompt_classes(run: TrainedModel) -> list[html.PromptClass]:
     return found
 
 
-def _sentence(change: SentenceChange) -> html.Sentence:
-    words = [html.MovedWord(**vars(word)) for word in change.words]
-    return html.Sentence(concept=change.told.concept, text=change.text, moved=change.moved,
+def _sentence(change: SentenceChange) -> content.Sentence:
+    words = [content.MovedWord(**vars(word)) for word in change.words]
+    return content.Sentence(concept=change.told.concept, text=change.text, moved=change.moved,
                          by_chance=change.by_chance, words=words)  # fmt: skip
 
 
-def context_words(run: TrainedModel) -> list[tuple[tuple[int, ...], html.Vector]]:
+def context_words(run: TrainedModel) -> list[tuple[tuple[int, ...], content.Vector]]:
     """By its place, each learned context vector with the words near it; [] for methods without any."""
     context = run.model.trained_parameters().get("ctx")
     words, ids = run.backbone.vocabulary() if context is not None else ([], None)
@@ -235,11 +285,11 @@ def context_words(run: TrainedModel) -> list[tuple[tuple[int, ...], html.Vector]
     for token in nearest_words(context.detach(), table, words):
         place = str(token.index[-1] + 1)  # counted from 1 for readers
         near = [
-            html.Word(word=word, distance=distance, null_low=token.null_low, noise=distance >= token.null_low)
+            content.Word(word=word, distance=distance, null_low=token.null_low, noise=distance >= token.null_low)
             for word, distance in token.words
         ]
         name = f"prompt {token.index[0] + 1}, {place}" if len(token.index) == 3 else place
-        found.append((token.index, html.Vector(name=name, words=near)))
+        found.append((token.index, content.Vector(name=name, words=near)))
     return found
 
 
@@ -247,9 +297,9 @@ def context_words(run: TrainedModel) -> list[tuple[tuple[int, ...], html.Vector]
 
 
 def image_entry(
-    run: TrainedModel, item: Known, image: ImageLike, used: Methods, truth: Truth | None = None
-) -> html.ImageEntry:
-    """The card of one image, and of what is known of it."""
+    run: TrainedModel, item: Known, image: ImageLike, used: Methods, truth: Truth | None = None, side: int = SIDE
+) -> content.ImageEntry:
+    """The card of one image, and of what is known of it; `side` as in `figures.thumbnail`."""
     tensor = run.preprocess([image])  # (1, 3, S, S)
     texts = run.concepts.texts if run.concepts else ()
     labels = {text: truth.labels.get(text, {}).get(item.path) if truth else None for text in texts}
@@ -263,74 +313,11 @@ def image_entry(
         order = sorted(texts, key=lambda text: (labels[text] != 1, 0.0 if labels[text] == 1 else -moved[text]))
         wanted = order[:CONCEPT_MAPS]
     (said,) = run.explained(tensor, used, wanted)
-    maps = [_heat_map(name, "class", values, used.of_class) for name, values in said.class_maps.items()]
-    maps += [_heat_map(text, "concept", values, used.of_concept) for text, values in said.concept_maps.items()]
-    original = _original(image)
-    height, width = tensor.shape[2:]
-    concepts = []
-    for text, score in said.concept_scores.items():
-        seen = said.seen.get(text, Seen(""))
-        concepts.append(html.SeenConcept(
-            concept=text, score=score, adds=dict(said.contributions.get(text, {})),
-            label=labels[text], seen=seen.word, probability=seen.probability,  # type: ignore[arg-type]
-        ))  # fmt: skip
-    return html.ImageEntry(
-        path=item.path,
-        label=item.label,
-        predicted=said.predicted,
-        probabilities=said.probabilities,
-        certainty=max(said.probabilities.values()),
-        picture=thumbnail(as_seen(run, tensor[0]) if original is None else original),
-        window=[0.0, 0.0, 1.0, 1.0] if original is None else window(original.size, (width, height)),
-        maps=maps,
-        masks=_masks(truth, item.path, (height, width)),
-        concepts=concepts,
-        sums=_sums(run, said),
-        prose=said.text,
-    )
+    original = run.as_seen(tensor[0]) if is_preprocessed(image) else opened(image)
+    return entry_of(said, Shown(original, item.name, side), item.label, labels, _masks(truth, item.path, said.size))
 
 
-def _sums(run: TrainedModel, said: Explanation) -> list[html.Sum]:
-    """The logit of each class as the sum that it is, the largest first; [] where it is none."""
-    found = []
-    for name, base in said.base.items():
-        parts = [html.Part(concept=text, value=value) for text, value in said.parts(name).items()]
-        logit = base + sum(part.value for part in parts)
-        found.append(html.Sum(name=name, base=base, parts=parts, logit=logit))
-    return sorted(found, key=lambda one: -one.logit)
-
-
-def _original(image: ImageLike) -> Image.Image | None:
-    """The image as it was taken; None if there is nothing but what the model sees."""
-    if isinstance(image, (str, os.PathLike)):
-        return open_image(image)
-    return upright(image) if isinstance(image, Image.Image) else None
-
-
-def window(size: tuple[int, int], seen: tuple[int, int]) -> list[float]:
-    """What the model sees of an image, as shares of it: left, top, width, height.
-
-    The smaller edge is resized to the larger side of what is seen, which is then cut out of the centre.
-
-    Args:
-        size: width and height of the image.
-        seen: width and height of what the model takes.
-    """
-    scale = max(seen) / min(size)
-    width, height = (min(1.0, part / (scale * whole)) for part, whole in zip(seen, size, strict=True))
-    return [(1 - width) / 2, (1 - height) / 2, width, height]
-
-
-def _heat_map(target: str, kind: Literal["class", "concept"], values: NDArray[Any], method: str) -> html.HeatMap:
-    zero = float(values.mean()) if explainer(method).relative else 0.0
-    return html.HeatMap(target=target, kind=kind, values=_grid(values), zero=zero)
-
-
-def _grid(values: NDArray[Any]) -> html.Grid:
-    return [[float(f"{value:.4g}") for value in row] for row in values]
-
-
-def _masks(truth: Truth | None, path: str, size: tuple[int, int]) -> list[html.Mask]:
+def _masks(truth: Truth | None, path: str, size: tuple[int, int]) -> list[content.Mask]:
     """Where concepts and the lesion are known to lie, as the covered share of each of 32 x 32 cells."""
     found = []
     if truth is not None:
@@ -340,21 +327,14 @@ def _masks(truth: Truth | None, path: str, size: tuple[int, int]) -> list[html.M
             if fitted.any():
                 side = (min(MASK_CELLS, size[0]), min(MASK_CELLS, size[1]))
                 covered = adaptive_avg_pool2d(torch.as_tensor(fitted, dtype=torch.float32)[None], side)[0]
-                found.append(html.Mask(concept=name, grid=_grid(covered.numpy())))
+                found.append(content.Mask(concept=name, grid=grid_of(covered.numpy())))
     return found
 
 
-def as_seen(run: TrainedModel, tensor: Tensor) -> Image.Image:
-    """A preprocessed image (3, S, S) as the model saw it."""
-    mean, std = (torch.tensor(part).view(3, 1, 1) for part in (run.cfg.INPUT.PIXEL_MEAN, run.cfg.INPUT.PIXEL_STD))
-    pixels = tensor.cpu().float() * std + mean if "normalize" in run.cfg.INPUT.TRANSFORMS else tensor.cpu().float()
-    return Image.fromarray((pixels.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy())
-
-
-def entry_of_bytes(run: TrainedModel, data: bytes, method: str, name: str = "the given file") -> html.ImageEntry:
+def entry_of_bytes(run: TrainedModel, data: bytes, method: str, name: str = "the given file") -> content.ImageEntry:
     """The card of an image that comes as the bytes of a file, `name` standing for it.
 
     Raises:
         ImageError: they are no image that can be read.
     """
-    return image_entry(run, Known(name), open_bytes(data, name), methods(run.backbone, method))
+    return image_entry(run, Known(name, name), data, methods(run.backbone, method), side=LARGE)

@@ -10,7 +10,7 @@ import logging
 import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,9 @@ from xcoop.backbones import Backbone, ImageFeatures, load_backbone
 from xcoop.concepts import ConceptBank, load_bank
 from xcoop.config.merge import config_hash, read_config
 from xcoop.config.plugins import add_missing, get_cfg, trainer_class
+from xcoop.explain.answers import Explanation, Explanations, HeatMap, ImageLike, Prediction, is_preprocessed, opened
+from xcoop.explain.calibration import calibrated
+from xcoop.explain.calibration import in_words as certainty_in_words
 from xcoop.explain.concepts import (
     ConceptSet,
     Decomposition,
@@ -36,58 +39,23 @@ from xcoop.explain.concepts import (
     decompose,
     image_sentences,
 )
+from xcoop.explain.content import Calibration, Trust, earlier
+from xcoop.explain.content import Explanations as Measured
 from xcoop.explain.exact import Decision, ExactConcepts, Seeing, Seen, in_words
+from xcoop.explain.html import Notice
 from xcoop.explain.maps import Methods, class_target, concept_target, explain_maps, methods
+from xcoop.explain.readings import warning
 from xcoop.methods.alignment import unit
 from xcoop.methods.model import PromptModel, Task
 from xcoop.methods.prompts import DEFAULT
 from xcoop.results import checkpoints
 from xcoop.results.record import CONFIG, RESULTS, read_run
 from xcoop.utils.console import unknown
-from xcoop.utils.images import from_array, open_bytes, open_image, upright
 
 BATCH = 64
 NOTHING = 1e-5  # logits; smaller changes are rounding
-ImageLike = str | os.PathLike[str] | bytes | Image.Image | NDArray[Any] | Tensor
-HeatMap = NDArray[np.float32]
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a model makes of some images."""
-
-    probabilities: NDArray[np.float64]  # (B, C), each row sums to one
-    classnames: tuple[str, ...]  # C names, in the order of the columns
-
-    @property
-    def labels(self) -> list[str]:
-        """The most probable class of each image."""
-        return [self.classnames[index] for index in self.probabilities.argmax(1)]
-
-
-@dataclass(frozen=True)
-class Explanation:
-    """What is said of one image, by the names of classes and concepts."""
-
-    predicted: str  # the most probable class
-    probabilities: dict[str, float]
-    methods: Methods  # of the class maps, and of the concept maps
-    # Where the tower looked for a logit, raw: (gh, gw), finer for methods at half a patch; higher = more relevant.
-    class_maps: dict[str, HeatMap]
-    concept_maps: dict[str, HeatMap]
-    concept_scores: dict[str, float]  # the cosine of the image with the concept's sentence
-    # By concept, and by class that it bears on: what it adds to the logit. If there is a `base`, exactly, and compared
-    # with a typical training image ("" is what prompts without a concept add); else logit with it less logit without.
-    contributions: dict[str, dict[str, float]]
-    base: dict[str, float]  # by class: with its contributions it sums to the logit; {} if logits are no such sums
-    seen: dict[str, Seen]  # by concept: whether the image shows it, as far as that is known
-    text: list[str]  # sentences, each with its number
-
-    def parts(self, label: str) -> dict[str, float]:
-        """By concept, what adds to the logit of a class."""
-        return {text: own[label] for text, own in self.contributions.items() if label in own}
 
 
 class TrainedModel:
@@ -155,24 +123,9 @@ class TrainedModel:
         return torch.stack([self._one(image) for image in listed]).to(self.device)
 
     def _one(self, image: ImageLike) -> Tensor:
-        if isinstance(image, Tensor):
-            if image.is_floating_point():
-                return self._preprocessed(image)
-            image = image.cpu().numpy()
-        if isinstance(image, np.ndarray):
-            image = from_array(image)
-        elif isinstance(image, (bytes, bytearray, memoryview)):
-            image = open_bytes(bytes(image), "the image given as bytes")
-        elif isinstance(image, Image.Image):
-            image = upright(image)
-        elif isinstance(image, (str, os.PathLike)):
-            image = open_image(image)
-        else:
-            raise ValueError(
-                f"{type(image).__name__} is no image: hand over a path, the bytes of a file, a PIL image, an array or "
-                "a tensor"
-            )
-        tensor: Tensor = self._transform(image)
+        if is_preprocessed(image):
+            return self._preprocessed(image)  # type: ignore[arg-type]
+        tensor: Tensor = self._transform(opened(image))
         return tensor
 
     def _preprocessed(self, images: Tensor) -> Tensor:
@@ -225,7 +178,7 @@ class TrainedModel:
             concepts: for which of the bank's concepts maps are made; None: for all. See `explained`.
 
         Returns:
-            An explanation; a list of them if several images were given.
+            An explanation; a list of them if several images were given. In a notebook it shows itself.
 
         Raises:
             ValueError: an unknown method or concept.
@@ -235,9 +188,18 @@ class TrainedModel:
             if name not in texts:
                 raise ValueError(unknown("concept", name, texts))
         wanted, chosen = texts if concepts is None else concepts, methods(self.backbone, method)
-        parts = self.preprocess(images).split(1 if self.mixes_batches else BATCH)
-        found = [one for part in parts for one in self.explained(part, chosen, wanted)]
-        return found[0] if _is_one(images) else found
+        is_one = _is_one(images)
+        if not is_one and not isinstance(images, Tensor):
+            images = list(images)  # type: ignore[arg-type]
+        tensor = self.preprocess(images)
+        parts, notice = tensor.split(1 if self.mixes_batches else BATCH), self.notice(method)
+        said = (one for part in parts for one in self.explained(part, chosen, wanted))
+        given: Iterable[Any] = [images] if is_one else images  # type: ignore[assignment]
+        found = Explanations(
+            replace(one, notice=notice, image=self.as_seen(part) if is_preprocessed(image) else image)
+            for one, image, part in zip(said, given, tensor, strict=True)
+        )
+        return found[0] if is_one else found
 
     def explained(self, images: Tensor, chosen: Methods, wanted: Sequence[str] | None = None) -> Iterator[Explanation]:
         """Explains preprocessed images, (B, 3, S, S), by methods that there are.
@@ -262,7 +224,7 @@ class TrainedModel:
             wanted = [text for text in dict.fromkeys(named) if text in texts]
         class_maps = [self.class_maps(images, label, chosen.of_class) for label in range(len(self.classnames))]
         concept_maps = [self.concept_maps(images, text, chosen.of_concept) for text in wanted]
-        for index, one in enumerate(decisions):
+        for index, (one, row) in enumerate(zip(decisions, probabilities, strict=True)):
             predicted, shares = one.predicted, dict(one.probabilities)
             changes = one.parts[predicted]
             said = one.sentences() if base else image_sentences(predicted, shares[predicted], changes)
@@ -277,6 +239,8 @@ class TrainedModel:
                 base=base,
                 seen=seen[index],
                 text=said,
+                certainty_means=certainty_in_words(self.calibration, max(row)),
+                size=(images.shape[2], images.shape[3]),
             )
 
     def _added(self, features: ImageFeatures) -> tuple[list[dict[str, dict[str, float]]], dict[str, float]]:
@@ -320,6 +284,48 @@ class TrainedModel:
         """
         scores = self.concept_scores(self.features(images))
         self.seeing = Seeing.fit(scores.double().cpu().numpy(), labels)
+
+    def learn_certainty(self, images: Sequence[ImageLike], labels: Sequence[str], note: str = "") -> None:
+        """Counts how often each certainty is right.
+
+        Args:
+            images: N of them, which the run was not trained on; never those that are to be judged.
+            labels: the class of each.
+            note: what a reader must know of these images.
+        """
+        parts = [images[start : start + BATCH] for start in range(0, len(images), BATCH)]
+        given = np.concatenate([self.predict(part).probabilities for part in parts])  # (N, C)
+        right = np.array([self.classnames[guess] for guess in given.argmax(1)]) == np.array(labels)
+        self.calibration = calibrated(given.max(1), right, note)
+
+    # What an earlier page of this run measured is not measured again for every image.
+
+    @cached_property
+    def before(self) -> Measured | None:
+        """What `xcoop explain` wrote into the run's folder; None if it did not, or the run is another now."""
+        return earlier(self.folder, self.results)
+
+    @cached_property
+    def calibration(self) -> Calibration | None:
+        """How often a certainty is right; None until validation images were seen, now or for an earlier page."""
+        return self.before.calibration if self.before else None
+
+    def measured(self, used: Methods) -> list[Trust]:
+        """The earlier page's trust table; [] if there is none, or none of these methods of maps."""
+        names = [one.name for one in self.before.methods] if self.before else []
+        return self.before.trust if self.before and names == [used.of_class, used.of_concept] else []
+
+    def notice(self, method: str = "") -> Notice:
+        """What stands above an image's card, with maps of this method; see `explain`."""
+        is_phantom, trust = bool(self.results["is_phantom"]), self.measured(methods(self.backbone, method))
+        return Notice(is_phantom, warning(str(self.results["backbone"]), is_phantom, trust), bool(trust))
+
+    def as_seen(self, tensor: Tensor) -> Image.Image:
+        """A preprocessed image (3, S, S) as the model saw it."""
+        mean, std = (torch.tensor(part).view(3, 1, 1) for part in (self.cfg.INPUT.PIXEL_MEAN, self.cfg.INPUT.PIXEL_STD))
+        normalised, pixels = "normalize" in self.cfg.INPUT.TRANSFORMS, tensor.cpu().float()
+        pixels = pixels * std + mean if normalised else pixels
+        return Image.fromarray((pixels.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy())
 
     def class_maps(self, images: Tensor, label: int, method: str) -> Tensor:
         """Maps (B, gh, gw) of the logit that the model uses for a class, of preprocessed images."""

@@ -19,10 +19,22 @@ from xcoop.concepts.sentences import bank_or_control
 from xcoop.evaluation.metrics import log_odds
 from xcoop.evaluation.statistics import image_intervals, mean_of_known
 from xcoop.explain.concepts import HeldConcepts, margin
+from xcoop.explain.content import SURE, Control, Trust
 from xcoop.explain.ground_truth import Mask, Truth, fit_mask
-from xcoop.explain.html import AT_START, KNOWLEDGE, LEARNED, SURE, UNRELATED, Control, Trust
 from xcoop.explain.maps import Methods, class_target, explain_maps
 from xcoop.explain.measures import CHUNK, Floats, control_maps, curves, localise, randomised, rank_correlation
+from xcoop.explain.readings import (
+    AT_START,
+    DELETION,
+    EFFECT,
+    ENERGY,
+    INSERTION,
+    KNOWLEDGE,
+    LEARNED,
+    OF_CONCEPTS,
+    OF_UNTRAINED,
+    UNRELATED,
+)
 from xcoop.methods.model import PromptModel
 
 if TYPE_CHECKING:
@@ -64,11 +76,11 @@ def trust_table(run: TrainedModel, sample: Sample, methods: Methods) -> list[Tru
     of_others = "Between the maps of the predicted class and of another one."
     of_lost = f"Between the map and that of the same {run.model.class_vector.noun}s over a random image tower."
     for title, given, note in (
-        ("another class's map", others, of_others),
-        ("an untrained model's map", lost, of_lost),
+        ("Correlation with another class's map", others, of_others),
+        (OF_UNTRAINED, lost, of_lost),
     ):
         values = {OWN: rank_correlation(maps, given).numpy()}
-        table.append(row(f"Correlation with {title}", "lower", "Spearman's rho", values, sample.patients, note))
+        table.append(row(title, "lower", "Spearman's rho", values, sample.patients, note))
     return table + concept_rows(run, sample, predicted)
 
 
@@ -157,8 +169,8 @@ def _perturbation(run: TrainedModel, sample: Sample, labels: Tensor, maps: Tenso
         deletion, insertion = ({name: both[i] for name, both in found.items()} for i in range(2))
         note = f"Of the predicted class's logit less the largest other one; erased patches become the {baseline}."
         where = f", {baseline} baseline"
-        rows.append(row("Deletion AUC" + where, "lower", "score", deletion, sample.patients, note))
-        rows.append(row("Insertion AUC" + where, "higher", "score", insertion, sample.patients, note))
+        rows.append(row(DELETION + where, "lower", "score", deletion, sample.patients, note))
+        rows.append(row(INSERTION + where, "higher", "score", insertion, sample.patients, note))
     return rows
 
 
@@ -184,7 +196,7 @@ def _concept_maps(run: TrainedModel, sample: Sample, method: str) -> list[Trust]
     if not places:
         return []
     what = "maps of concepts that an image shows"
-    return _localised(sample, torch.cat(maps), torch.cat(masks), places, ", concepts", what)
+    return _localised(sample, torch.cat(maps), torch.cat(masks), places, OF_CONCEPTS, what)
 
 
 def _lesion(sample: Sample, maps: Tensor) -> list[Trust]:
@@ -214,7 +226,7 @@ def _localised(sample: Sample, maps: Tensor, masks: Tensor, which: list[int], su
     rows = []
     for name, title, unit in (
         ("pointing", "Pointing game", "share of images"),
-        ("energy", "Energy in mask", "share of the map"),
+        ("energy", ENERGY, "share of the map"),
         ("iou_best", "Best IoU", "share of pixels"),
     ):
         values = {kind: getattr(one, name) for kind, one in found.items()}
@@ -260,7 +272,7 @@ def _need(
     some = [own_change[image, sorted(few)].double().mean().item() for image, few in enumerate(drawn)]
     values[RANDOM] = np.array(some)  # NaN of none
     note = f"Mean change of the predicted class's logit without each of the {TOP} concepts that move it most."
-    rows = [row("Effect of the top concepts", "higher", "logit", values, sample.patients, note)]
+    rows = [row(EFFECT, "higher", "logit", values, sample.patients, note)]
     found = {kind: held.effects(features, labels.tolist(), some)
              for kind, some in ((OWN, top), (RANDOM, drawn))}  # fmt: skip
     note = f"Of the {TOP} concepts that add most to the predicted class; the control takes any of its concepts. "

@@ -69,9 +69,11 @@ def signed(value: float) -> str:
 
 
 def percent(share: float | None) -> str:
-    """A fraction in percent, without decimals unless it is nearly all or nothing."""
+    """A fraction in percent, without decimals unless it is nearly all or nothing, which it is not if it is rounded."""
     if share is None or not math.isfinite(share):
         return NOT_KNOWN
+    if 0 < share < 0.001 or 0.999 < share < 1:
+        return "below 0.1 %" if share < 0.5 else "above 99.9 %"
     near = 0 < share < 0.01 or 0.99 < share < 1
     return f"{100 * share:.{1 if near else 0}f} %"
 
