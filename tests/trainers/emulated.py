@@ -15,6 +15,13 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from xcoop.config.plugins import trainer_names, trains
+
+TOWER = "its image tower is trained"
+PLAIN = {"CLIPLoRA": TOWER, "MaPLe": TOWER, "PromptSRC": TOWER, "XCoOpReleased": TOWER}  # why no step is recorded
+WITHOUT_STEPS = ("LinearProbe", "LPPlusPlus", "PCBM", "TipAdapter")
+RECORDED = [name for name in trainer_names() if trains(name) and name not in (*PLAIN, *WITHOUT_STEPS)]
+
 aten = torch.ops.aten
 HOST = {  # operations that wait for the device: for a number, or for a size
     *(aten._local_scalar_dense, aten.nonzero, aten.nonzero_static, aten.is_nonzero, aten.equal, aten.masked_select),

@@ -12,23 +12,17 @@ from typing import Any
 import pytest
 import tiny_run
 import torch
-from emulated import Emulated, Left, OnDevice, Tape, moved, tensors
+from emulated import PLAIN, RECORDED, WITHOUT_STEPS, Emulated, Left, OnDevice, Tape, moved, tensors
 from tiny_run import ConfigMaker
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from xcoop.backbones import ImageFeatures
 from xcoop.backbones.openai import ClipBackbone
 from xcoop.config.merge import config_hash
-from xcoop.config.plugins import trainer_names, trains
 from xcoop.methods.model import PromptModel
 from xcoop.training import graph
 from xcoop.training.step import Step
 
-TOWER = "its image tower is trained"
-PLAIN = {"CLIPLoRA": TOWER, "MaPLe": TOWER, "PromptSRC": TOWER, "XCoOpReleased": TOWER}
-WITHOUT_STEPS = ("LinearProbe", "LPPlusPlus", "PCBM", "TipAdapter")
-LEARNING = [name for name in trainer_names() if trains(name) and name not in WITHOUT_STEPS]
-RECORDED = [name for name in LEARNING if name not in PLAIN]
 EPOCHS = 4  # of two steps; two warm up, with the third a recording is compared, five are replayed
 NEVER = 1 << 30
 
@@ -122,6 +116,7 @@ def test_replayed_steps_are_the_plain_ones(
 def test_every_other_method_says_why_its_steps_are_plain(
     make_cfg: ConfigMaker, caplog: pytest.LogCaptureFixture
 ) -> None:
+    assert [name for name in WITHOUT_STEPS if tiny_run.build(make_cfg(name)).optim is not None] == []
     for name, why in PLAIN.items():
         caplog.clear()
         own = Emulated()
@@ -130,7 +125,7 @@ def test_every_other_method_says_why_its_steps_are_plain(
         assert (own.warmed, own.tapes) == (0, []), name
 
 
-@pytest.mark.parametrize("optimiser", ["adam", "amsgrad", "adamw"])
+@pytest.mark.parametrize("optimiser", ["amsgrad", "adamw"])
 def test_optimisers_that_count_their_steps(
     optimiser: str, make_cfg: ConfigMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -200,7 +195,7 @@ def test_what_moved_is_recorded_anew(make_cfg: ConfigMaker, monkeypatch: pytest.
 
 
 def test_a_resumed_run_is_an_uninterrupted_one(make_cfg: ConfigMaker) -> None:
-    """With recordings before and after; and what is stored is what a run without any stores."""
+    """With recordings before and after."""
     stopped, whole, resumed = (
         built(make_cfg("XCoOp", *pairs("XCoOp"), output=output), Emulated()) for output in ("one", "two", "one")
     )
@@ -211,9 +206,6 @@ def test_a_resumed_run_is_an_uninterrupted_one(make_cfg: ConfigMaker) -> None:
     assert stopped.steps.recording is not None
     assert resumed.steps.recording is not None
     assert equal(resumed, whole)
-    usual = tiny_run.trained(make_cfg("XCoOp", *pairs("XCoOp"), output="usual"))
-    ours, theirs = (tiny_run.stored(run, EPOCHS)["optimizer"]["param_groups"] for run in (resumed, usual))
-    assert ours == theirs
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_names_the_step(make_cfg: ConfigMaker) -> None:
@@ -305,14 +297,25 @@ def on_fake_device(run: Any, features: ImageFeatures, labels: torch.Tensor) -> t
 
 
 @pytest.mark.parametrize("name", RECORDED)
-def test_a_step_reads_nothing_from_a_device_and_copies_nothing(
+def test_a_step_reads_nothing_copies_nothing_and_leaves_nothing(
     name: str, make_cfg: ConfigMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Forward, losses, backward, clipping; the update is that of `torch.optim`."""
-    monkeypatch.undo()  # prompts on such a device are not cropped, whatever is said above
-    run = tiny_run.build(make_cfg(name))
+    """Forward, losses, backward and clipping; the update is that of `torch.optim`, and is asked for what it leaves.
+
+    What else a step left would lie in memory of the recording, and be overwritten by the next one.
+    """
+    run = built(make_cfg(name, *pairs(name)), None)
     run.before_train()
     own = run.parse_batch_train(next(iter(run.train_loader_x)))
+    trained = list(run.model.trained_parameters().values())
+    step = Step(run.model, run.optim, run.dtype, run.scaler, 1.0)
+    with Left() as left:
+        step(*own, lambda *_: None)
+    gc.collect()
+    known = {one.data_ptr() for one in tensors(trained, [one.grad for one in trained], run.optim.state_dict())}
+    assert [one.shape for one in left.alive() if one.data_ptr() not in known] == []
+
+    monkeypatch.undo()  # prompts on the device that follows are not cropped, whatever is said above
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # it knows no such device
     with FakeTensorMode():
         step, *batch = on_fake_device(run, *own)
@@ -343,19 +346,3 @@ def test_the_fake_device_refuses(what: str) -> None:
     if "host" not in what:
         with Tape(), pytest.raises(RuntimeError, match="not permitted when stream is capturing"):
             WAITS[what](torch.ones(3))
-
-
-@pytest.mark.parametrize("name", RECORDED)
-def test_a_step_leaves_nothing_but_its_gradients(name: str, make_cfg: ConfigMaker) -> None:
-    """Else memory of the recording would be read by whoever finds it later, and be another step's."""
-    run = built(make_cfg(name, *pairs(name)), None)
-    epochs(run, last=1)  # what a first step leaves is an optimiser's state
-    features, labels = run.parse_batch_train(next(iter(run.train_loader_x)))
-    step = Step(run.model, run.optim, run.dtype, run.scaler, 1.0)
-    with Left() as left:
-        step(features, labels, lambda *_: None)
-    gc.collect()
-    trained = list(run.model.trained_parameters().values())
-    gradients = [parameter.grad for parameter in trained]
-    known = {one.data_ptr() for one in tensors(trained, gradients, run.optim.state_dict()["state"])}
-    assert [one.shape for one in left.alive() if one.data_ptr() not in known] == []
