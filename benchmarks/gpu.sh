@@ -37,8 +37,8 @@ part() { # NAME SECONDS ARGUMENTS...: runs Python with these
     echo "$name: exit code $status after $((SECONDS - start)) s" | tee -a "$out/$name.txt"
 }
 
-part roofline 110 benchmarks/roofline.py --device "$device" "${few[@]}"
-part steps 130 benchmarks/steps.py --device "$device" "${few[@]}"
+part roofline 110 benchmarks/roofline.py --device "$device" --graph "${few[@]}"
+part steps 130 benchmarks/steps.py --device "$device" --graph "${few[@]}"
 part cocoop_memory 30 benchmarks/cocoop_memory.py --device "$device" "${cocoop[@]}"
 part explanations 30 benchmarks/explanations.py --device "$device" "${few[@]}"
 part sweep 110 benchmarks/sweep.py --device "$device" --part "${sweep[@]}" --data "$data"

@@ -1,7 +1,7 @@
 """How far training steps, and image features from files, are from what the device can do.
 
     python benchmarks/roofline.py [--device cuda] [--precision fp32 amp bf16] [--backbone ViT-B/16] [--rounds 7]
-                                  [--batch 32] [--photos 256] [--small]
+                                  [--batch 32] [--photos 256] [--graph] [--small]
 
 Three tables, measured in one process on a CLIP with random weights, medians over the rounds:
 
@@ -12,7 +12,8 @@ Three tables, measured in one process on a CLIP with random weights, medians ove
    products, convolutions and attention, forward and backward), how long they would take at the highest speed of the
    first table ("at best"), how long the step takes, and how many times longer that is: median (range). "launching" is
    the number of its kernels (a GPU's) times the time from one launch to the next: a step that takes as long waits for
-   its launches, not for its arithmetic.
+   its launches, not for its arithmetic. With --graph, steps on cached features stand there once more, with
+   TRAIN.CUDA_GRAPH: all of one is launched at once. (In amp, and on a CPU, that changes nothing.)
 3. Image features of JPEG files that are drawn for this, 600 x 450 pixels, read, decoded, resized and encoded as a run
    does it (in 32 bit), against the image tower alone on tensors that are there: images a second, and the tower's share
    of the time.
@@ -29,7 +30,7 @@ from typing import Any
 import torch
 from measuring import Work, busy, described, head, in_turns, median, ratios, rows, spread
 from steps import AT_ONCE, ROWS
-from subjects import SIZES, add_rounds, add_step, batch_of, bench, parsed, parser_of, step
+from subjects import AS_GRAPH, SIZES, add_rounds, add_step, batch_of, bench, parsed, parser_of, step
 from torch.utils.flop_counter import FlopCounterMode
 
 from xcoop.config.plugins import get_cfg
@@ -79,13 +80,19 @@ def steps_table(speeds: dict[str, tuple[float, float]], args: argparse.Namespace
     with bench(args.backbone, args.device) as made:
         images = torch.randn(args.batch, 3, made.pixels, made.pixels, device=args.device)
         for row in ROWS:
-            trainers = {name: made.trainer(row.trainer, name, *row.pairs) for name in speeds}
+            ways = {"": (), ", as a graph": AS_GRAPH} if args.graph and row.cached else {"": ()}
+            names = {f"{precision}{way}": (precision, keys) for precision in speeds for way, keys in ways.items()}
+            trainers = {
+                name: made.trainer(row.trainer, precision, *row.pairs, *keys)
+                for name, (precision, keys) in names.items()
+            }
             works = {name: work_of(trainer, images, row.cached) for name, trainer in trainers.items()}
-            operations = {name: float(counted(work)) for name, work in works.items()}
+            operations = {name: float(counted(work)) for name, work in works.items()}  # of a first step, which is plain
             taken = in_turns(works, args.rounds, args.device, AT_ONCE[args.device])
-            for name, (speed, launch) in speeds.items():
+            for name, (precision, keys) in names.items():
+                speed, launch = speeds[precision]
                 found, best = busy(works[name], taken[name], args.device), operations[name] / speed
-                launching = "-" if found.kernels is None else f"{1e3 * launch * found.kernels:.1f}"
+                launching = "-" if keys or found.kernels is None else f"{1e3 * launch * found.kernels:.1f}"
                 times = [f"{1e3 * best:.2f}", f"{1e3 * median(taken[name]):.1f}"]
                 longer = spread((one.wall / best for one in taken[name]), 1)
                 print(

@@ -1,7 +1,7 @@
 """One training step of each method, ours against a baseline: the same values computed as they are commonly computed.
 
     python benchmarks/steps.py [--device cuda] [--precision fp32 amp bf16] [--backbone ViT-B/16] [--rounds 12]
-                               [--batch 32] [--only XCoOp] [--small]
+                               [--batch 32] [--only XCoOp] [--graph] [--small]
 
 A CLIP with random weights, two classes, random images. Ours is a step of the trainer that a run has
 (`forward_backward`: losses, gradients, update), on cached features unless the image tower is trained; the baselines of
@@ -17,6 +17,8 @@ one process, so that a drifting machine hits all alike. What the columns are:
   of a step, and their number; on a CPU, CPU time over the time of a step and the number of threads.
 * memory: MB that a step holds at its peak beyond what it found (weights, features): baseline / ours.
 * apart: the largest difference of the two losses. In 16 bit it is that of rounding: ours has features of 32 bit.
+* with --graph, of the same step with TRAIN.CUDA_GRAPH, where there are cached features: milliseconds, how many times
+  longer the plain one takes, and busy. In amp, and on a CPU, it is a plain step.
 
 On a CPU, amp computes in 32 bit in ours, and in the baselines.
 """
@@ -32,6 +34,7 @@ import torch
 from as_released import PlainCoCoOp, PlainCoOp, PlainReleasedXCoOp, PlainSentences
 from measuring import Cost, Work, busy, cost, described, head, median, peak_memory, ratios, rows, spread
 from subjects import (
+    AS_GRAPH,
     CLASSES,
     DECAY,
     LR,
@@ -54,6 +57,7 @@ from xcoop.engine.parts import number_formats
 from xcoop.trainers.cocoop import CoCoOpModel
 
 HEAD = ("step", "precision", "baseline, ms", "ours, ms", "ratio", "beside {}", "busy", "memory, MB", "apart")
+GRAPH = ("as a graph, ms", "plain beside it", "busy")
 AT_ONCE = {"cpu": 1, "cuda": 5}  # steps that are launched before the device is waited for
 
 
@@ -138,36 +142,44 @@ def plain_step(model: nn.Module, losses: Callable[[], Tensor], precision: str, d
     return one
 
 
-def both_sides(row: Row, made: Bench, precision: str, images: Tensor) -> tuple[Work, Work]:
-    """The baseline's step and ours; each returns its loss."""
+def all_sides(row: Row, made: Bench, precision: str, images: Tensor, graph: bool) -> list[Work]:
+    """The baseline's step and ours, and ours as a `graph`, where it may be one; each returns its loss."""
     trainer = made.trainer(row.trainer, precision, *row.pairs)
     model, losses = row.baseline(trainer)
     labels = (torch.arange(len(images)) % 2).to(images.device)
     batch = batch_of(trainer, images, row.cached)
     baseline = plain_step(model, lambda: losses(images, labels), precision, made.device)
-    return baseline, lambda: step(trainer, batch)["loss"]
+    trainers = [trainer]
+    if graph and row.cached:
+        trainers.append(made.trainer(row.trainer, precision, *row.pairs, *AS_GRAPH))
+    return [baseline, *((lambda own=own: step(own, batch)["loss"]) for own in trainers)]
 
 
 def measured(row: Row, made: Bench, args: argparse.Namespace) -> list[list[str]]:
     """The lines of a method, one a precision."""
     images = torch.randn(args.batch, 3, *2 * [made.pixels], device=args.device)
-    sides = {precision: both_sides(row, made, precision, images) for precision in args.precision}
-    costs: dict[str, tuple[list[Cost], list[Cost]]] = {precision: ([], []) for precision in sides}
-    losses: dict[str, tuple[list[Any], list[Any]]] = {precision: ([], []) for precision in sides}
+    sides = {precision: all_sides(row, made, precision, images, args.graph) for precision in args.precision}
+    costs: dict[str, list[list[Cost]]] = {precision: [[] for _ in works] for precision, works in sides.items()}
+    losses: dict[str, list[list[Any]]] = {precision: [[] for _ in works] for precision, works in sides.items()}
     for round_ in range(args.rounds + 1):
-        for precision, pair in sides.items():
-            for side, taken, seen in zip(pair, costs[precision], losses[precision], strict=True):
+        for precision, works in sides.items():
+            for side, taken, seen in zip(works, costs[precision], losses[precision], strict=True):
                 torch.manual_seed(round_)  # both sides draw the same random numbers
                 one = cost(lambda side=side, seen=seen: seen.append(side()), args.device, AT_ONCE[args.device])
                 taken += [one] * (round_ > 0)
     first, lines = args.precision[0], []
-    for precision, (baseline, own) in costs.items():
-        memory = " / ".join(f"{peak_memory(side, args.device) / 1e6:.0f}" for side in sides[precision])
+    for precision, (baseline, own, *graph) in costs.items():
+        memory = " / ".join(f"{peak_memory(side, args.device) / 1e6:.0f}" for side in sides[precision][:2])
         beside = spread(ratios(costs[first][1], own))
         times = f"{1e3 * median(baseline):.1f}", f"{1e3 * median(own):.1f}", spread(ratios(baseline, own))
         share = str(busy(sides[precision][1], own, args.device))
-        apart = max(abs(float(a) - float(b)) for a, b in zip(*losses[precision], strict=True))
+        apart = max(max(map(float, some)) - min(map(float, some)) for some in zip(*losses[precision], strict=True))
         lines.append([row.title, precision, *times, beside, share, memory, f"{apart:.1e}"])
+        for replayed in graph:
+            busy_too = busy(sides[precision][2], replayed, args.device)
+            lines[-1] += [f"{1e3 * median(replayed):.2f}", spread(ratios(own, replayed)), str(busy_too)]
+        if args.graph and not graph:
+            lines[-1] += ["-"] * len(GRAPH)
     return lines
 
 
@@ -179,7 +191,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--only", default="", help="methods whose row holds this text")
     args = parsed(parser, argv)
     print(f"{described(args.device)}, {args.backbone}, B = {args.batch}, {args.rounds} rounds")
-    print(head([name.format(args.precision[0]) for name in HEAD]))
+    print(head([name.format(args.precision[0]) for name in HEAD + GRAPH * args.graph]))
     with bench(args.backbone, args.device) as made:
         for row in ROWS:
             if args.only.lower() in row.title.lower():

@@ -36,6 +36,7 @@ from xcoop.utils.process_cache import Shared, sharing
 DEVICES = ("cpu", "cuda")
 PRECISIONS = ("fp32", "amp", "bf16")
 CLASSES = ["normal", "pneumonia"]  # of the bank `pneumonia`
+AS_GRAPH = ("TRAIN.CUDA_GRAPH", True)  # of a trainer
 WORDS = "a photo of a"  # contexts start from them
 LR, MOMENTUM, DECAY = 1e-4, 0.9, 5e-4  # of SGD; every group of parameters at the full rate
 # Of a CLIP with a ViT, as in `PUBLISHED` and with the layers of the text tower behind them.
@@ -61,6 +62,7 @@ def add_step(parser: argparse.ArgumentParser) -> None:
     """The arguments of benchmarks of training steps; `parsed` fills in what the device decides."""
     parser.add_argument("--precision", nargs="+", choices=PRECISIONS, help="default: all on a GPU, fp32 on a CPU")
     parser.add_argument("--batch", type=int, help="images; default: 32 on a GPU, 8 on a CPU")
+    parser.add_argument("--graph", action="store_true", help="steps on cached features as CUDA graphs, too")
 
 
 def parsed(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:

@@ -35,6 +35,7 @@ RULES = {"RATIO": number(above=0, high=1), "REDUCTION": whole(1)}
 class CLIPAdapterModel(FixedTextModel):
     """A bottleneck beside the identity, on image features (B, D)."""
 
+    uncaptured = ""
     class_vector = FixedTextModel.class_vector._replace(
         about="This method learns no prompt: the text feature of a class comes from fixed sentences; what is trained "
         "changes the image features that it is compared with."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from functools import partial
 from typing import Any
 
 import torch
@@ -34,6 +35,8 @@ class CoCoOpModel(PromptModel):
     The B x C prompts of a batch are encoded together. pi sees frozen image features, so these can be cached.
     """
 
+    uncaptured = ""
+
     def __init__(self, backbone: Backbone, classnames: list[str], settings: CfgNode) -> None:
         super().__init__(backbone, classnames)
         context = start_context(backbone, settings.CTX_INIT, settings.N_CTX)
@@ -54,7 +57,9 @@ class CoCoOpModel(PromptModel):
         if len(parts) == 1 or not torch.is_grad_enabled():
             return torch.cat([self._logits(part) for part in parts])
         # Each part is encoded again in the backward pass, so only one part's activations are held at a time.
-        return torch.cat([checkpoint(self._logits, part, use_reentrant=False) for part in parts])
+        # Nothing is drawn there; to put generators back would mean to read them.
+        again = partial(checkpoint, self._logits, use_reentrant=False, preserve_rng_state=False)
+        return torch.cat([again(part) for part in parts])
 
     def image_text_features(self, features: ImageFeatures) -> Tensor:
         """Each image's own prompts, (B, 1, C, D)."""

@@ -27,6 +27,8 @@ DEFAULTS = CfgNode(
 class CoOpModel(PromptModel):
     """Contexts, generic or class-specific; CLIP's own logits; cross entropy."""
 
+    uncaptured = ""
+
     def __init__(self, backbone: Backbone, classnames: list[str], settings: CfgNode) -> None:
         super().__init__(backbone, classnames)
         leading = [len(classnames)] if settings.CSC else []

@@ -58,6 +58,7 @@ class LaBoModel(ConceptBottleneck):
         about="This method learns no prompt: the vector of a class is a mean of the text features of the bank's "
         "concepts, with weights that sum to 1. They start from what the bank lists for the class, and are trained.",
     )
+    uncaptured = ""
     class_specific = True
 
     def __init__(self, backbone: Backbone, classnames: list[str], bank: ConceptBank, settings: CfgNode) -> None:

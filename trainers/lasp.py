@@ -74,6 +74,7 @@ class LASPModel(PromptModel):
     They run 25 epochs, as the release does for half of its sets (50 or 300 for others, 10 of batch 1 for one).
     """
 
+    uncaptured = ""
     written: Tensor
 
     def __init__(self, backbone: Backbone, classnames: list[str], settings: CfgNode) -> None:

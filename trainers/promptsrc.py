@@ -68,6 +68,7 @@ class BothFeatures(ImageFeatures):
 class PromptSRCModel(DeepPromptModel):
     """Independent prompts in both towers, and the frozen features that they are held to."""
 
+    uncaptured = ""  # of a depth of 0 in the image tower
     frozen_text: Tensor
 
     def __init__(

@@ -51,6 +51,7 @@ RULES = {"RESIDUAL_SCALE": number(above=0)}
 class TaskResModel(FixedTextModel):
     """Residuals x (C, D) beside frozen text features (C, D)."""
 
+    uncaptured = ""
     class_specific = True
     class_vector = FixedTextModel.class_vector._replace(
         noun="class vector",

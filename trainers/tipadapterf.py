@@ -24,6 +24,7 @@ DEFAULTS = CfgNode({**CACHE, "PREC": "fp32"})  # fp32, amp, fp16, bf16, auto
 class TipAdapterFModel(TipAdapterModel):
     """The keys are parameters; cross entropy."""
 
+    uncaptured = ""
     trains_keys = True
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:

@@ -163,6 +163,7 @@ class SentenceModel(PromptModel):
         weights: w, (K, C): one over the number of prompts of the class, 0 for repeated ones.
     """
 
+    uncaptured = ""
     holds_concepts = True
     sums_concepts = True
     kept = ("typical", "deviation")  # what explanations measure an image against

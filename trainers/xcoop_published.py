@@ -69,6 +69,7 @@ class PublishedModel(PromptModel):
         settings: the node XCOOPPUBLISHED.
     """
 
+    uncaptured = ""
     clinical: Tensor
 
     def __init__(self, backbone: Backbone, classnames: list[str], bank: ConceptBank, settings: CfgNode) -> None:

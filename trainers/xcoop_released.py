@@ -121,6 +121,7 @@ class ReleasedModel(PromptModel):
         settings: the node XCOOPRELEASED.
     """
 
+    uncaptured = "whether clinical sentences get noise is drawn on the host, step by step"
     needs_patches = True
     image_tower_frozen = False
     mixes_batches = True

@@ -71,22 +71,25 @@ def test_operations_are_counted_forward_and_backward() -> None:
 
 
 def test_the_roofline_has_a_speed_a_bound_for_each_step_and_a_rate_of_images(capsys: pytest.CaptureFixture) -> None:
-    roofline.main([*FEW, "--batch", "2", "--photos", "4"])
+    roofline.main([*FEW, "--batch", "2", "--photos", "4", "--graph"])
     cells = rows_of(capsys.readouterr().out)
     assert sum("TFLOP/s" in row[1] for row in cells) == 8
-    found = {row[0]: row for row in cells if len(row) == 8}
-    for step in steps.ROWS:
-        best, takes = map(float, found[step.title][3:5])
+    found = [row for row in cells if len(row) == 8 and row[0] in {step.title for step in steps.ROWS}]
+    ways = [(step.title, way) for step in steps.ROWS for way in ("fp32", "fp32, as a graph")[: 1 + step.cached]]
+    assert [(row[0], row[1]) for row in found] == ways
+    for row in found:
+        best, takes = map(float, row[3:5])
         assert 0 < best < takes
     from_files, alone = map(float, cells[-1][:2])
     assert 0 < from_files < alone
 
 
 def test_both_sides_of_each_step_compute_the_same_losses(capsys: pytest.CaptureFixture) -> None:
-    steps.main([*FEW, "--batch", "4"])
+    steps.main([*FEW, "--batch", "4", "--graph"])
     _, *cells = rows_of(capsys.readouterr().out)
     assert [row[0] for row in cells] == [step.title for step in steps.ROWS]
-    assert all(float(row[-1]) < 1e-4 for row in cells)
+    assert all(float(row[8]) < 1e-4 for row in cells)
+    assert [row[9] != "-" for row in cells] == [step.cached for step in steps.ROWS]
 
 
 def test_the_other_benchmarks_run(capsys: pytest.CaptureFixture) -> None:

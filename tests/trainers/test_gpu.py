@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import tiny_run
 import torch
+from emulated import RECORDED
 from helpers_clip import tiny_backbone
 from tiny_run import ConfigMaker
 
@@ -28,6 +29,7 @@ pytestmark = [
 TRAINERS = trainer_names()
 LEARNING = [name for name in TRAINERS if trains(name)]
 ON_DEVICE = ("USE_CUDA", True)
+GRAPH = (*ON_DEVICE, "TRAIN.CUDA_GRAPH", True)
 WITHOUT_STEPS = "it takes no steps"
 
 
@@ -99,6 +101,89 @@ def test_a_resumed_run_is_an_uninterrupted_one(name: str, make_cfg: ConfigMaker)
     assert resumed.start_epoch == 2
     rows = [torch.cat(run._probabilities) for run in (resumed, whole)]
     torch.testing.assert_close(*rows, atol=1e-3, rtol=0)
+
+
+# Steps as a CUDA graph; on a CPU they are emulated (`test_graph.py`).
+
+
+def far_apart(ours: Any, theirs: Any, start: dict[str, torch.Tensor]) -> list[str]:
+    """What two trainings from the same start did not bring to the same place, to a hundredth of the way."""
+    own, other = ours.model.trained_state(), theirs.model.trained_state()
+    return [key for key in own if (own[key] - other[key]).norm() > 1e-2 * (other[key] - start[key]).norm() + 1e-6]
+
+
+@pytest.mark.parametrize("format_", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", RECORDED)
+def test_a_graph_takes_the_plain_steps(name: str, format_: str, make_cfg: ConfigMaker) -> None:
+    """Of a gradient that is a difference of equal numbers rounding decides: contexts start away from their teachers."""
+    pairs = ("OPTIM.MAX_EPOCH", 4, *precision(name, format_))
+    pairs += ("TRAINER.PROGRAD.CTX_INIT", "") if name == "ProGrad" else ()
+    plain = tiny_run.build(make_cfg(name, *ON_DEVICE, *pairs, output="plain"))
+    start = plain.model.trained_state()
+    plain.train()
+    run = tiny_run.trained(make_cfg(name, *GRAPH, *pairs))
+    assert run.steps.recording is not None  # else the log says why
+    assert far_apart(run, plain, start) == []
+    rows = [torch.cat(one._probabilities) for one in (run, plain)]
+    torch.testing.assert_close(*rows, atol=1e-3 if format_ == "fp32" else 2e-2, rtol=0)
+
+
+@pytest.mark.parametrize("optimiser", ["adam", "amsgrad", "adamw"])
+def test_a_graph_with_an_optimiser_that_counts(optimiser: str, make_cfg: ConfigMaker) -> None:
+    pairs = ("OPTIM.MAX_EPOCH", 4, "OPTIM.NAME", optimiser)
+    plain = tiny_run.build(make_cfg("XCoOp", *ON_DEVICE, *pairs, output="plain"))
+    start = plain.model.trained_state()
+    plain.train()
+    run = tiny_run.trained(make_cfg("XCoOp", *GRAPH, *pairs))
+    assert run.steps.recording is not None
+    assert far_apart(run, plain, start) == []
+
+
+def test_a_graph_is_resumed(make_cfg: ConfigMaker) -> None:
+    pairs = (*GRAPH, "OPTIM.MAX_EPOCH", 4)
+    stopped = tiny_run.build(make_cfg("XCoOp", *pairs, output="stopped"))
+    tiny_run.stop_in_the_third_epoch(stopped)
+    whole = tiny_run.trained(make_cfg("XCoOp", *pairs))
+    resumed = tiny_run.trained(make_cfg("XCoOp", *pairs, output="stopped"))
+    assert resumed.start_epoch == 2
+    assert resumed.steps.recording is not None
+    torch.testing.assert_close(*(torch.cat(run._probabilities) for run in (resumed, whole)), atol=1e-3, rtol=0)
+
+
+def test_a_loss_of_a_graph_that_is_no_number_names_its_step(make_cfg: ConfigMaker) -> None:
+    run = tiny_run.build(make_cfg("XCoOp", *GRAPH, "OPTIM.MAX_EPOCH", 4))
+    step = run.forward_backward
+
+    def broken(batch: dict[str, Any]) -> Any:
+        if (run.epoch, run.batch_idx) == (2, 0):
+            batch["features"].pooled[0] = float("nan")
+        return step(batch)
+
+    run.forward_backward = broken
+    with pytest.raises(FloatingPointError, match="loss is nan in epoch 3, batch 1, with the images"):
+        run.train()
+    assert run.steps.recording is not None
+    assert not Path(run.output_dir, "prompt_learner", "model.pth.tar-3").exists()
+
+
+def test_a_replayed_step_waits_for_nothing_and_takes_no_memory(make_cfg: ConfigMaker) -> None:
+    run = tiny_run.build(make_cfg("XCoOp", *GRAPH, "TRAIN.PRINT_FREQ", 1000))
+    run.before_train()
+    run.set_model_mode("train")
+    run.epoch, run.batch_idx, run.num_batches = 0, 0, 1000
+    for _ in range(2):
+        for batch in run.train_loader_x:
+            run.forward_backward(batch)
+    assert run.steps.recording is not None
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for batch in run.train_loader_x:
+            run.forward_backward(batch)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.cuda.max_memory_allocated() - before < 1 << 20  # a batch, and the numbers of its step
 
 
 @pytest.mark.parametrize("format_", ["fp32", "auto"])

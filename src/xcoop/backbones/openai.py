@@ -265,15 +265,20 @@ class ClipBackbone(Backbone):
         Raises:
             ValueError: an end token lies outside the embeddings, or beyond the model's context.
         """
-        length = embeddings.shape[1]
-        if end.device.type == "cpu" or length >= self.context_length:  # else they are cropped: to look waits for a GPU
-            length = int(end.max()) + 1
-            if length > min(embeddings.shape[1], self.context_length) or int(end.min()) < 0:
-                raise ValueError(
-                    f"end tokens at {end.tolist()} do not lie within {embeddings.shape[1]} embeddings "
-                    f"and a context of {self.context_length} tokens"
-                )
+        length = self.needed(embeddings.shape[1], end)
         return embeddings[:, :length].to(self.dtype) + self.model.positional_embedding[:length].to(self.dtype)
+
+    def needed(self, length: int, end: Tensor) -> int:
+        """How many of so many embeddings hold all end tokens; see `placed`. To look would have to wait for a GPU."""
+        if end.device.type != "cpu" and length < self.context_length:  # they are cropped
+            return length
+        needed = int(end.max()) + 1
+        if needed > min(length, self.context_length) or int(end.min()) < 0:
+            raise ValueError(
+                f"end tokens at {end.tolist()} do not lie within {length} embeddings "
+                f"and a context of {self.context_length} tokens"
+            )
+        return needed
 
     def encode_image(self, images: Tensor, patches: bool = False) -> ImageFeatures:
         """Global and local features; see the base class.

@@ -68,6 +68,8 @@ _SHARED_KEYS: dict[str, tuple[Any, Rule | None]] = {
     "FEATURES.DIR": ("", None),  # "" is the cache folder of this user
     # the blocks of a trained image tower are computed again in the backward pass: less memory, more time
     "TRAIN.RECOMPUTE_TOWER": (False, None),
+    # on a GPU, the steps of a frozen image tower's methods are recorded once and replayed (not yet run on any device)
+    "TRAIN.CUDA_GRAPH": (False, None),
     # MiB of decoded images that a run and its workers keep together; 0 keeps none
     "FEATURES.IMAGES_MB": (1024, whole(0)),
     "WANDB.PROJECT": ("", None),  # Weights & Biases, beside TensorBoard; "" does not track

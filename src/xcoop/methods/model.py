@@ -126,6 +126,8 @@ class PromptModel(nn.Module):
     mixes_batches: bool = False  # whether an image's logits depend on the others of its batch
     holds_concepts: bool = False  # whether the logits depend on clinical sentences; see `with_bank`
     sums_concepts: bool = False  # whether each logit is an exact sum over concepts; see `prompt_sum`
+    # Why steps on image features cannot be a CUDA graph; "" if they draw nothing and read no tensor on the host.
+    uncaptured: str = "the method does not say that they can be recorded"
     reported: tuple[str, ...] = ("acc",)  # entries of `losses` that are shown, and are not part of the sum
     fitted: tuple[str, ...] = ()  # names of tensors that `prepare` or `conclude` set
     per_image: tuple[str, ...] = ()  # those of them with one row a training image, which is none before `prepare`

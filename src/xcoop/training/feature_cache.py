@@ -60,7 +60,7 @@ class FeatureLoader:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for indices in self.batch_sampler:  # type: ignore[union-attr]
             index = torch.as_tensor(list(indices))
-            at = index.to(self.features.pooled.device)
+            at = index.to(self.features.pooled.device, non_blocking=True)  # or a GPU would be waited for at each batch
             yield {
                 "features": ImageFeatures(self.features.pooled[at], self.features.patches[at]),
                 "label": self.labels[index],

@@ -39,6 +39,7 @@ from xcoop.results.folder import check_free, save_config
 from xcoop.results.record import UNTRAINED, Origin, write_run
 from xcoop.training.feature_cache import FeatureStore
 from xcoop.training.finite import FiniteWatch, Noted
+from xcoop.training.graph import steps_of
 from xcoop.training.images import Images, decoded_once
 from xcoop.training.step import Step
 from xcoop.training.tracking import Clock, Tracker, check_tracking
@@ -191,7 +192,7 @@ class PromptTrainer(TrainerX):
         self.model = self.build_method(cfg, backbone, task).to(self.device)
         if cfg.MODEL.INIT_WEIGHTS:
             self._load(Path(cfg.MODEL.INIT_WEIGHTS))
-        self.finite = FiniteWatch(self.device)
+        self.finite, self.steps = FiniteWatch(self.device), steps_of(cfg.TRAIN.CUDA_GRAPH, self.device)
         self.dtype, self.scaler = number_formats(self.settings.get("PREC", "fp32"), self.device)
         batch_size = cfg.DATALOADER.TEST.BATCH_SIZE
         self.store = FeatureStore(backbone, self.device, self.model.needs_patches, batch_size, cfg.FEATURES)
@@ -256,7 +257,7 @@ class PromptTrainer(TrainerX):
             What the log shows, the loss and its parts where there are several: scalar tensors, numbers on a CPU.
         """
         step = Step(self.model, self.optim, self.dtype, self.scaler, self.settings.get("CLIP_GRAD_NORM", 0.0))
-        shown = step(*self.parse_batch_train(batch), partial(self._note, batch))
+        shown = self.steps(step, *self.parse_batch_train(batch), partial(self._note, batch))
         if self.batch_idx + 1 == self.num_batches:
             self.update_lr()
         free = self.device.type == "cpu"  # elsewhere, to read a number is to wait for the device
@@ -270,7 +271,7 @@ class PromptTrainer(TrainerX):
     def parse_batch_train(self, batch: dict[str, Any]) -> tuple[ImageFeatures, Tensor]:
         """Image features (computed here, or cached) and labels (B,)."""
         with self.model.computing_in(self.dtype):
-            return self._features(batch), batch["label"].to(self.device)
+            return self._features(batch), batch["label"].to(self.device, non_blocking=True)
 
     def _features(self, batch: dict[str, Any]) -> ImageFeatures:
         cached: ImageFeatures | None = batch.get("features")
