@@ -34,7 +34,8 @@ BY_HAND = {
     "pip install -e .": "needs the network",
     "pip install /path/to/XCoOp": "needs the network; plugging in is tested in tests/trainers/test_real_forks.py",
     "pip install huggingface_hub": "needs the network",
-    "pip install 'xcoop[": "needs the network; the extras are those of setup.py",
+    "pip install 'xcoop[": "needs the network; the extra is looked up below",
+    "pip install -e '.[": "needs the network; the extra is looked up below",
     "hf download": "needs the network",
     "bash scripts/main.sh phantom 16 SmoothCoOp": "the page's own trainer: tests/trainers/test_contributing_trainer.py",
     "python -X importtime train.py": "Python's own",
@@ -191,6 +192,13 @@ def anchors(page: Path) -> set[str]:
     """The headings of a page as GitHub makes anchors of them."""
     headings = re.findall(r"^#{1,6} (.+)$", outside_of_blocks(page), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_extras_are_those_of_setup() -> None:
+    known = set(re.findall(r'^    "(\w+)": \[', (REPOSITORY / "setup.py").read_text(), re.MULTILINE)) | {"all"}
+    shown = {name for page in PAGES for name in re.findall(r"(?:xcoop|[.`])\[([a-z_]+)\][`']", page.read_text())}
+    assert shown
+    assert shown <= known
 
 
 def test_pieces_of_python_are_python() -> None:
