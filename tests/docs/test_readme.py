@@ -240,6 +240,71 @@ def test_a_wrong_command_is_found(words: str, typed_in: Path, monkeypatch: pytes
         check(Command(tuple(words.split())))
 
 
+# Figures of the results: README and docs/results.md say what docs/benchmark.md says.
+
+SETS = {  # headings of docs/benchmark.md
+    "Phantom dermoscopy": "phantom dermoscopy",
+    "Phantom chest": "phantom chest",
+    "Chest X-rays": "X-rays (real)",
+    "PneumoniaMNIST": "PneumoniaMNIST (real)",
+}
+SHOTS = (0, 2, 4)  # the columns of 1, 4 and 16 shots among those of 1, 2, 4, 8, 16
+OURS = ("XCoOp", "XCoOpPublished")
+
+
+def rows(text: str) -> dict[str, list[str]]:
+    """The cells of the lines of a table by their first, without marks of the best."""
+    lines = [line.strip("|").split("|") for line in text.replace("*", "").splitlines() if line.startswith("| ")]
+    return {first.strip(): [cell.strip() for cell in cells] for first, *cells in lines}
+
+
+def benchmark(name: str) -> dict[str, list[str]]:
+    """The table of one set in docs/benchmark.md: cells such as `85.9 ± 3.9 / 95.7 ± 0.8`."""
+    text = (REPOSITORY / "docs" / "benchmark.md").read_text()
+    return rows(text.partition(f"\n## {name}\n")[2].partition("\n## ")[0])
+
+
+def balanced(cells: list[str]) -> list[float]:
+    return [float(cells[shot].split()[0]) for shot in SHOTS]
+
+
+def test_the_readmes_results_are_the_benchmarks() -> None:
+    text = README.read_text().partition("\n## Results\n")[2].partition("\n## ")[0]
+    shown = rows(text)
+    for column, name in enumerate(SETS):
+        known = benchmark(name)
+        for method in ("CoOp", *OURS):
+            assert [float(word) for word in shown[method][column].split()] == balanced(known[method]), (name, method)
+        trained = {method: balanced(cells) for method, cells in known.items() if "±" in cells[-1]}
+        best = [
+            max(values) for values in zip(*(v for m, v in trained.items() if m not in (*OURS, "CoOp")), strict=True)
+        ]
+        assert [float(word) for word in shown["best of 16 more"][column].split()] == best, name
+        untrained = known["zero-shot, a sentence a concept"]
+        assert float(shown["sentences, untrained"][column]) == float(untrained[0].split()[0]), name
+        cells = [line.strip("|").split("|")[column + 1] for line in text.splitlines() if line.startswith("| ")][1:]
+        bold = [float(word) for cell in cells for part in re.findall(r"\*\*(.*?)\*\*", cell) for word in part.split()]
+        assert sorted(bold) == sorted(max(values) for values in zip(*trained.values(), strict=True)), name
+
+
+def test_the_summary_is_the_benchmarks() -> None:
+    """docs/results.md: each row of ours, of CoOp and of the best other one, with its deviations and AUCs."""
+    lines = (REPOSITORY / "docs" / "results.md").read_text().splitlines()
+    name, seen = "", 0
+    for line in lines:
+        if heading := re.match(r"\| \*\*([\w -]+?)(?: \(real\))?\*\* \|", line):
+            name = heading[1]
+        elif name and (first := line.strip("| ").split(" | ")[0]) in ("CoOp", *OURS):
+            assert rows(line)[first] == [benchmark(name)[first][shot] for shot in SHOTS], (name, first)
+            seen += 1
+        elif name and first.startswith("best of"):
+            for cell, shot in zip(rows(line)[first], SHOTS, strict=True):
+                value, _, method = cell.strip(")").partition(" (")
+                assert value == benchmark(name)[method][shot].replace("*", ""), (name, cell)
+                seen += 1
+    assert seen == len(SETS) * 6
+
+
 # Figure and citation.
 
 
