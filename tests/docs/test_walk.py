@@ -35,6 +35,8 @@ NOT_TYPED = {
     "bash scripts/main.sh phantom 16 all": "minutes; each method is trained by other tests",
     "python train.py": "data and weights",
     "xcoop backbones check BiomedCLIP": "weights",
+    "xcoop concepts mine": "data",
+    "xcoop concepts elicit": "a server",
     "xcoop data prepare": "the network",
     "xcoop data check pneumoniamnist": "data",
     "xcoop results output --reference CoOp": "runs of CoOp",
