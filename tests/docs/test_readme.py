@@ -33,6 +33,7 @@ BY_HAND = {
     "source .venv/bin/activate": "made by the line before",
     "pip install -e .": "needs the network",
     "pip install /path/to/XCoOp": "needs the network; plugging in is tested in tests/trainers/test_real_forks.py",
+    "pip install torch": "needs the network",
     "pip install huggingface_hub": "needs the network",
     "pip install 'xcoop[": "needs the network; the extra is looked up below",
     "pip install -e '.[": "needs the network; the extra is looked up below",
