@@ -38,6 +38,7 @@ MASKS = re.compile(
 )
 HOLDERS = re.compile(r"(?:all[ _-]*)?(?:images?|imgs?|pictures?|photos?|jpe?gs?|pngs?|data|dataset|raw)", re.IGNORECASE)
 MAX_NAMED = 5
+PARTS = (["test", "train"], ["test", "train", "val"], ["train", "val"])  # splits that may have a table each
 ENOUGH = 2  # directories with images that may be classes
 
 
@@ -103,9 +104,8 @@ def find_listings(folder: Path, classes: Sequence[str]) -> tuple[list[Path], lis
     images = NameIndex(folder)
     named = {path: _names_of_images(path, images, classes) for path in listings}
     meant = [path for path, names in named.items() if names]
-    if len(meant) > 1 and sorted(split_of(path.stem) or str(path) for path in meant) in PARTS:
-        pass
-    elif len(meant) > 1 or not (meant or alone):
+    in_parts = sorted(split_of(path.stem) for path in meant) in PARTS
+    if not in_parts and (len(meant) > 1 or not (meant or alone)):
         several = meant or listings
         example = next((path for path in several if split_of(path.stem) == "train"), several[0])
         names = ", ".join(path.name for path in several)
@@ -122,10 +122,6 @@ def find_listings(folder: Path, classes: Sequence[str]) -> tuple[list[Path], lis
         text = f"{meant[0].name} lists {listed} of {len(images)} images, and the others are left out"
         remarks.append(Remark(f"{folder}: {text}; move it elsewhere if the directories are the classes", True))
     return meant, remarks
-
-
-# Splits that tables may have each for itself.
-PARTS = (["test", "train"], ["test", "train", "val"], ["train", "val"])
 
 
 def stand_alone(folder: Path) -> bool:
