@@ -194,6 +194,21 @@ class TestDirectoriesThatMayBeMeantOtherwise:
         assert counts(raw(root, CLASSES=list(CLASSES))) == {"train": dict.fromkeys(CLASSES, 12)}
         assert counts(raw(root, CLASSES=["site_a", "site_b"])) == {"train": dict.fromkeys(("site_a", "site_b"), 12)}
 
+    def test_two_levels_of_which_one_lacks_a_class(self, root: Path) -> None:
+        classes(root / "site_a", 6)
+        classes(root / "site_b", 6, 50, CLASSES[:1])
+        assert "each of 'site_a', 'site_b' holds 'benign', 'malignant'" in refused(root)
+        sizes = {"benign": 12, "malignant": 6}
+        assert counts(raw(root, CLASSES=list(CLASSES))) == {"train": sizes}
+
+    def test_splits_below_the_classes(self, root: Path) -> None:
+        for number, name in enumerate(CLASSES):
+            classes(root / name, 6, 50 * number, ("train", "Valid", "test"))
+        found = raw(root)
+        assert counts(found) == {split: dict.fromkeys(CLASSES, 6) for split in ("train", "val", "test")}
+        picture(root / "benign" / "loose.png", 4711)
+        assert "1 images lie beside the directories of splits, in none of them: benign/loose.png" in refused(root)
+
     def test_images_of_a_split_without_classes(self, root: Path) -> None:
         in_splits(root, train=4)
         picture(root / "test" / "1.png", 1)

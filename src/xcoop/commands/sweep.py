@@ -136,7 +136,8 @@ def _list(jobs: Sequence[Job], ledger: Path | None) -> int:
     say(*(f"{state:<{width}}  {job.title}  {job.folder}{note}" for job, (state, note) in states.items()))
     done, held = sum(state == DONE for state, _ in states.values()), sum(bool(note) for _, note in states.values())
     queue = f"{held} in the queue (Slurm jobs: {ids}), " if held else ""
-    say(*(f"cannot be run: {line}" for line in stopped_lines(stops(jobs))))
+    for line in stopped_lines(stops(jobs)):
+        say(f"cannot be run: {line}")
     say(f"{len(jobs)} runs: {done} done, {queue}{len(jobs) - done - held} to do. Nothing was started (--dry-run).")
     return 0
 

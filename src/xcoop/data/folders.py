@@ -56,16 +56,21 @@ def list_images(folder: Path, deep: bool = False) -> list[str]:
 
     Links are followed.
     """
+    return sorted(path for path in (_files(folder) if deep else os.listdir(folder)) if _is_image(folder, path))
 
-    def is_image(path: str) -> bool:
-        *folders, name = path.split("/")
-        if not is_image_name(name) or any(part.startswith((".", "__")) for part in folders):
-            return False
-        # A link to nothing is named later, when it is read; a pipe would never end.
-        place = os.path.join(folder, path)  # a `Path` of each of thousands of files would take longer than all else
-        return os.path.isfile(place) or not os.path.exists(place)
 
-    return sorted(filter(is_image, _files(folder) if deep else os.listdir(folder)))
+def has_images(folder: Path) -> bool:
+    """Whether there is an image in a folder or below it."""
+    return any(_is_image(folder, path) for path in _files(folder))
+
+
+def _is_image(folder: Path, path: str) -> bool:
+    *folders, name = path.split("/")
+    if not is_image_name(name) or any(part.startswith((".", "__")) for part in folders):
+        return False
+    # A link to nothing is named later, when it is read; a pipe would never end.
+    place = os.path.join(folder, path)  # a `Path` of each of thousands of files would take longer than all else
+    return os.path.isfile(place) or not os.path.exists(place)
 
 
 def _files(folder: Path, below: str = "", above: frozenset[str] = frozenset()) -> Iterator[str]:

@@ -57,7 +57,7 @@ def guide() -> list[str]:
     split_words = "; ".join(f"{split}: {', '.join(own)}" for split, own in words.items())
     share, val = f"{TEST_SHARE:.0%}", f"{known['DATASET.VAL_PERCENT']:.0%}"
     sections = {
-        "A directory a class, or the same below directories of splits": [
+        "A directory a class, or the same below directories of splits (or these below each class)": [
             TREE,
             f"Directories of splits may be called, in any case: {split_words}. Images may lie in directories below "
             "that of their class. Directories called like masks, and two levels that may both be classes, are asked "

@@ -6,6 +6,7 @@ What may be meant in two ways is refused, with the ways to say it; what is left 
 from __future__ import annotations
 
 import os
+import posixpath
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from xcoop.concepts.bank import same_name
 from xcoop.data.about import MissingDatasetError
-from xcoop.data.folders import NameIndex, list_images, name_some, shown_kinds, unread_files
+from xcoop.data.folders import NameIndex, has_images, list_images, name_some, shown_kinds, unread_files
 from xcoop.data.owntable import PERSON, Row, Table, split_of
 from xcoop.data.splitfile import SPLIT_FILE, read_splits
 from xcoop.data.splits import Remark, shown_some
@@ -37,6 +38,7 @@ MASKS = re.compile(
 )
 HOLDERS = re.compile(r"(?:all[ _-]*)?(?:images?|imgs?|pictures?|photos?|jpe?gs?|pngs?|data|dataset|raw)", re.IGNORECASE)
 MAX_NAMED = 5
+PARTS = (["test", "train"], ["test", "train", "val"], ["train", "val"])  # splits that may have a table each
 ENOUGH = 2  # directories with images that may be classes
 
 
@@ -102,9 +104,8 @@ def find_listings(folder: Path, classes: Sequence[str]) -> tuple[list[Path], lis
     images = NameIndex(folder)
     named = {path: _names_of_images(path, images, classes) for path in listings}
     meant = [path for path, names in named.items() if names]
-    if len(meant) > 1 and sorted(split_of(path.stem) or str(path) for path in meant) in PARTS:
-        pass
-    elif len(meant) > 1 or not (meant or alone):
+    in_parts = sorted(split_of(path.stem) for path in meant) in PARTS
+    if not in_parts and (len(meant) > 1 or not (meant or alone)):
         several = meant or listings
         example = next((path for path in several if split_of(path.stem) == "train"), several[0])
         names = ", ".join(path.name for path in several)
@@ -123,16 +124,12 @@ def find_listings(folder: Path, classes: Sequence[str]) -> tuple[list[Path], lis
     return meant, remarks
 
 
-# Splits that tables may have each for itself.
-PARTS = (["test", "train"], ["test", "train", "val"], ["train", "val"])
-
-
 def stand_alone(folder: Path) -> bool:
     """Whether the directories of a folder can be read without any table."""
     names = directories(folder)
     splits = [folder / name for name in names if split_of(name)]
     classes = [split / name for split in splits for name in directories(split)] or [folder / name for name in names]
-    return sum(bool(list_images(place, deep=True)) for place in classes if place not in splits) >= ENOUGH
+    return sum(has_images(place) for place in classes if place not in splits) >= ENOUGH
 
 
 def _names_of_images(listing: Path, images: NameIndex, classes: Sequence[str]) -> list[str]:
@@ -173,7 +170,9 @@ def read_directories(folder: Path, classes: Sequence[str] = ()) -> list[Row]:
             "split, or rename a class that is called like one"
         )
     wanted = set(map(same_name, classes))
-    places = [(place, "") for place in ([] if any(splits.values()) else _class_places(folder, "", wanted))]
+    places = [] if any(splits.values()) else _classes_of_splits(folder, tops)
+    if not places and not any(splits.values()):
+        places = [(place, posixpath.basename(place), "") for place in _class_places(folder, "", wanted)]
     for top in (name for name in tops if splits[name]):
         found = _class_places(folder, f"{top}/", wanted)
         if not found and (loose := list_images(folder / top)):
@@ -181,17 +180,29 @@ def read_directories(folder: Path, classes: Sequence[str] = ()) -> list[Row]:
                 f"{folder / top} holds {len(loose)} images ({shown_some(map(escaped, loose))}) and no directory of a "
                 "class: put each into that of its class; images without a label are not used, move them elsewhere"
             )
-        places += [(place, splits[top]) for place in found]
+        places += [(place, posixpath.basename(place), splits[top]) for place in found]
     rows = []
-    for below, split in places:
+    for below, label, split in places:
         images = list_images(folder / below, deep=True)
         if not images:
             kinds = shown_kinds(unread_files(folder, [below]))
             there = f" that is read ({kinds})" if kinds else ""
             raise DatasetError(f"{escaped(str(folder / below))} holds no image{there}: fill it or remove it")
-        label = unicodedata.normalize("NFC", below.rpartition("/")[2])
-        rows += [Row(f"{below}/{image}", label, split) for image in images]
+        rows += [Row(f"{below}/{image}", unicodedata.normalize("NFC", label), split) for image in images]
     return rows
+
+
+def _classes_of_splits(folder: Path, tops: Sequence[str]) -> list[tuple[str, str, str]]:
+    """Directories of splits below those of the classes, each with class and split; none if any top has another."""
+    lower = {top: directories(folder / top) for top in tops}
+    if not all(names and all(map(split_of, names)) for names in lower.values()):
+        return []
+    if loose := [f"{top}/{name}" for top in tops for name in list_images(folder / top)]:
+        raise DatasetError(
+            f"{folder}: {len(loose)} images lie beside the directories of splits, in none of them: "
+            f"{shown_some(map(escaped, loose))}"
+        )
+    return [(f"{top}/{name}", top, split_of(name)) for top in tops for name in lower[top]]
 
 
 def _class_places(folder: Path, below: str, wanted: set[str]) -> list[str]:
@@ -218,9 +229,10 @@ def _class_places(folder: Path, below: str, wanted: set[str]) -> list[str]:
             f'state that each directory is one: DATASET.CLASSES "{tops}"'
         )
     levels = [{same_name(name) for name in names} for names in lower.values()]
-    if len(tops) > 1 and len(levels[0]) >= ENOUGH and all(level == levels[0] for level in levels):
-        names = lower[tops[0]]
-        if levels[0] == wanted:
+    most = max(levels, key=len, default=set())
+    if len(tops) > 1 and len(most) >= ENOUGH and all(level and level <= most for level in levels):
+        names = lower[tops[levels.index(most)]]
+        if most == wanted:
             return [f"{below}{top}/{name}" for top in tops for name in lower[top]]
         own = any(re.search(r"\d", name) or MASKS.fullmatch(name) or HOLDERS.fullmatch(name) for name in names)
         if not own and not any(list_images(parent / top) for top in tops):

@@ -161,6 +161,7 @@ def _describe(trainer: Any, labels: Ints, probabilities: Floats) -> dict[str, An
         "shots": cfg.DATASET.NUM_SHOTS if cfg.DATASET.NUM_SHOTS > 0 else None,
         "seed": cfg.SEED,
         "split": cfg.TEST.SPLIT,
+        "test_from": cfg.DATASET.get("TEST_FROM", "") or None,  # the split that own images without a test had it from
         "selection": cfg.TEST.FINAL_MODEL,
         "classnames": names,
         "positive_class": positive or None,

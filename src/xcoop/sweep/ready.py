@@ -43,7 +43,7 @@ def require_ready(jobs: Sequence[Job], skip: bool = False) -> list[Job]:
     """
     left = list(jobs)
     for weights in (False, True):
-        if not (stopped := stops(left, weights)):
+        if not (stopped := stops(left, images=not weights, weights=weights)):
             continue
         if not skip:
             raise UserError(_told(stopped, len(left)))
@@ -56,21 +56,21 @@ def require_ready(jobs: Sequence[Job], skip: bool = False) -> list[Job]:
     return left
 
 
-def stops(jobs: Sequence[Job], weights: bool = False) -> dict[str, list[Job]]:
-    """What stops runs, by the message, with the runs that it stops.
+def stops(jobs: Sequence[Job], images: bool = False, weights: bool = False) -> dict[str, list[Job]]:
+    """What stops runs, by the message, with the runs that it stops: datasets and banks that are not there, or broken.
 
     Args:
         jobs: those that are done are not looked at.
-        weights: look at the weights alone, and fetch them; else at images and banks, which needs no network.
+        images: read each image, too.
+        weights: look at the weights alone, and fetch them.
     """
     tqdm.monitor_interval = 0  # no thread: workers may be forks of this process
-    needs, found = _Needs(), dict[str, list[Job]]()
+    needs, found = _Needs(images), dict[str, list[Job]]()
     for job in jobs:
         if job.cfg is None or job.state() == DONE:
             continue
         try:
-            with _quiet():
-                needs.fetch_weights(job.cfg) if weights else needs.look_at_data(job)
+            needs.fetch_weights(job.cfg) if weights else needs.look_at_data(job)
         except FAULTS as error:
             found.setdefault(describe(error), []).append(job)
     return found
@@ -113,7 +113,8 @@ def stopped_lines(stopped: dict[str, list[Job]]) -> list[str]:
 class _Needs:
     """Looks at what runs need, at each thing once."""
 
-    def __init__(self) -> None:
+    def __init__(self, images: bool) -> None:
+        self.images = images  # whether each is read
         self._found: dict[object, Any] = {}  # by what was looked at: what it is, or the exception that it ended in
 
     def _once(self, key: object, find: Callable[[], Any]) -> Any:
@@ -131,7 +132,7 @@ class _Needs:
         from dassl.data.datasets import DATASET_REGISTRY
         from dassl.engine import TRAINER_REGISTRY
 
-        from xcoop.data.dataset import DrawnDataset, MedicalDataset
+        from xcoop.data.dataset import DrawnDataset, MedicalDataset, read_raw
         from xcoop.training.trainer import PromptTrainer
 
         cfg: Any = job.cfg
@@ -139,7 +140,9 @@ class _Needs:
         if not _is_one(dataset, MedicalDataset) or _is_one(dataset, DrawnDataset):
             return
         key = repr([(key, value) for key, value in cfg.DATASET.items() if key not in CHOICES])
-        raw = self._once(key, lambda: dataset.examined(cfg))
+        look = dataset.examined if self.images else read_raw
+        with _quiet():
+            raw = self._once(key, lambda: look(cfg))
         if not job.after and _is_one(trainer, PromptTrainer) and trainer.uses_bank(cfg):  # an evaluation has that of
             half = cfg.DATASET.SUBSAMPLE_CLASSES  # its training
             self._once((key, cfg.DATASET.CONCEPT_BANK, half), lambda: _look_at_bank(cfg, raw))
