@@ -63,12 +63,10 @@ def run(arguments: argparse.Namespace) -> int:
     files = publish(found, folder, intro)
     say(*(terminal(sheet) for sheet in found.sheets if not sheet.minor))
     if found.gaps:
-        say(
-            "Missing:",
-            *(f"  {gap.said}" for gap in found.gaps),
-            f"Run it: bash {shlex.quote(str(folder / MISSING))}",
-            "",
-        )
+        say("Missing:", *(f"  {gap.said}" for gap in found.gaps))
+        if (folder / MISSING) in files:
+            say(f"Run it: bash {shlex.quote(str(folder / MISSING))}")
+        say("")
     say(*intro, f"{len(files)} files: {folder / PAGE}, {folder / 'cells.csv'}, tables/ and figures/ beside them.")
     for line in found.damaged:
         complain(f"damaged, counted as missing: {line}")
