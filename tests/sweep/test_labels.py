@@ -88,7 +88,7 @@ def test_names_that_fit_no_file_are_refused(tmp_path: Path, places: list[Path], 
 
 
 def test_a_folder_without_a_letter_asks_for_a_name(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"cannot name results; add DATASET\.LABEL"):
+    with pytest.raises(UserError, match=r"図: its name cannot name results; add DATASET\.LABEL"):
         plan_of(tmp_path, "DATASET.PATH", tmp_path / "図")
 
 

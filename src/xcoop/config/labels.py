@@ -7,7 +7,6 @@ import unicodedata
 from pathlib import Path
 from typing import Any
 
-from xcoop.utils.console import UserError, shown
 from xcoop.utils.rules import Rule
 
 KEY = "DATASET.LABEL"
@@ -29,15 +28,12 @@ def fits(name: str) -> bool:
 
 
 def usual_label(cfg: Any, config: str, stated: bool) -> str:
-    """What own images are called if nobody says so; "" for other datasets, which are known by their configuration.
+    """What own images are called if nobody says so; "" if nothing of that fits, and for other datasets.
 
     Args:
         cfg: the merged config, with `DATASET.PATH` absolute.
         config: the dataset's configuration, by its short name or path.
         stated: whether `DATASET.PATH` was stated beside it: then the folder's name counts, and that of the file else.
-
-    Raises:
-        UserError: nothing is left of the folder's name; the message names it.
     """
     if cfg.DATASET.NAME != OWN:
         return ""
@@ -47,9 +43,4 @@ def usual_label(cfg: Any, config: str, stated: bool) -> str:
     name = place.parent.name if place.suffix.lower() in LISTINGS else place.name
     plain = "".join(c for c in unicodedata.normalize("NFKD", name) if not unicodedata.combining(c))
     label = re.sub(r"[^A-Za-z0-9_]+", "-", plain).strip("-").lstrip("_")[:LONGEST].rstrip("-")
-    if not fits(label):
-        raise UserError(
-            f"DATASET.PATH {place}: its name {shown(name)} cannot name results; add {KEY} and a name of letters and "
-            "digits"
-        )
-    return label
+    return label if fits(label) else ""

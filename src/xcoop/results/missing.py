@@ -136,10 +136,10 @@ def started(run: dict[str, Any]) -> Start | None:
 def gaps(benchmark: Benchmark) -> list[Gap]:
     """Everything that is missing in the tables, by dataset."""
     found: list[Gap] = []
-    halves = {(group.dataset, group.task): group for group in benchmark.groups if group.subsample == NEW}
-    for group in benchmark.groups:
-        if group.subsample != NEW:
-            new = halves.get((group.dataset, group.task)) if group.subsample == BASE else None
+    halves = {(group.dataset, group.task, group.subsample): group for group in benchmark.groups}
+    for dataset, task, subsample in halves:
+        group, new = halves[dataset, task, subsample], halves.get((dataset, task, NEW)) if subsample == BASE else None
+        if subsample != NEW or (dataset, task, BASE) not in halves:  # else it is evaluations of what base was trained
             found += _trainings(group, new, benchmark.seeds)
     for transfer in benchmark.transfers:
         found += _evaluations(transfer)

@@ -300,11 +300,11 @@ def without_folders(text: str, out: Path) -> str:
 
 
 def script(found: Report) -> str:
-    """The commands that run what is missing, for a shell on this machine; "" if nothing is missing."""
+    """The commands that run what is missing, for a shell on this machine; "" if there are none."""
     out = str(found.out.absolute())
     lines = [f"# {gap.said}\n{gap.command(out) or '# (no command is known)'}\n" for gap in found.gaps]
     head = "#!/usr/bin/env bash\n# What is missing in the tables of `xcoop results`.\n"
-    return head + "".join(lines) if lines else ""
+    return head + "".join(lines) if any(gap.start for gap in found.gaps) else ""
 
 
 def publish(found: Report, folder: Path, intro: Sequence[str]) -> list[Path]:

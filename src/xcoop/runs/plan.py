@@ -203,7 +203,13 @@ def check_labels(plans: Iterable[Plan]) -> None:
     from xcoop.results.folder import check_data
 
     for plan in {plan.dataset_folder: plan for plan in plans}.values():
-        if not plan.merged.DATASET.LABEL:
+        dataset = plan.merged.DATASET
+        if not dataset.LABEL:
+            if dataset.NAME == labels.OWN and dataset.PATH and plan.label.lower() == labels.OWN.lower():
+                raise UserError(
+                    f"DATASET.PATH {dataset.PATH}: its name cannot name results; add {labels.KEY} and a name of "
+                    "letters and digits"
+                )
             continue
         taken = {*config_names(), RESULTS_FOLDER} - {Path(plan.dataset).stem}
         if plan.label.lower() in taken:
