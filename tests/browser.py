@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from html import escape
+from html import escape, unescape
 from pathlib import Path
 
 import pytest
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium-headless-shell", "chromium", "google-chrome"))), None)
 needs_browser = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
-# A phone is a frame of its width, since a browser's own window has a least width (Debian's Chromium: 500 px).
-PHONE = """<!DOCTYPE html><body><iframe style="width: 360px; height: 800px; border: 0" srcdoc="{page}"
-onload="page = contentDocument.documentElement;
-document.title = `${{contentWindow.innerWidth}} over ${{page.scrollWidth - page.clientWidth}}`"></iframe></body>"""
+# A screen is a frame of its size, since a browser's own window has a least width (Debian's Chromium: 500 px).
+FRAME = """<!DOCTYPE html><body><iframe style="width: {width}px; height: {height}px; border: 0" srcdoc="{page}"
+onload="view = contentWindow; page = contentDocument.documentElement; document.title = {asked}"></iframe></body>"""
 
 
 def dump(html: str, folder: Path) -> tuple[str, str]:
@@ -27,7 +26,12 @@ def dump(html: str, folder: Path) -> tuple[str, str]:
     return done.stdout, done.stderr
 
 
+def in_a_frame(html: str, folder: Path, asked: str, width: int = 1280, height: int = 800) -> str:
+    """What a script's expression gives of the page on a screen of that size; `view` is its window, `page` its root."""
+    dom, _ = dump(FRAME.format(page=escape(html), asked=escape(asked), width=width, height=height), folder)
+    return unescape(dom[dom.index("<title>") + len("<title>") : dom.index("</title>")])
+
+
 def on_a_phone(html: str, folder: Path) -> str:
     """How wide the window is, and by how much the page is wider, in px: `360 over 0`."""
-    dom, _ = dump(PHONE.format(page=escape(html)), folder)
-    return dom[dom.index("<title>") + len("<title>") : dom.index("</title>")]
+    return in_a_frame(html, folder, "`${view.innerWidth} over ${page.scrollWidth - page.clientWidth}`", width=360)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser import dump, needs_browser, on_a_phone
+from browser import dump, in_a_frame, needs_browser, on_a_phone
 from html_page import Page
 from page_samples import HOSTILE, content, explanations, image
 from PIL import Image
@@ -290,12 +290,12 @@ def test_the_large_picture_can_be_seen_with_what_decides_first() -> None:
     one["masks"].append({"concept": "lesion", "grid": [[0.0, 1.0]]})
     view = view_of(Explanations.model_validate(made).images[0])
     assert [(layer.kind, layer.title) for layer in view.layers] == [
-        ("class", "nevus"), ("class", "melanoma"), *(("concept", f"concept {place}") for place in (0, 1, 2, 3, 4)),
+        ("class", "nevus"), ("class", "melanoma"), *(("concept", f"concept {place}") for place in (0, 1, 2, 3)),
     ]  # fmt: skip
     assert "lesion" in [figure.title for figure in view.figures]
     tags = Page(image_page(Explanations.model_validate(made).images[0], NOTICE)).tags
     choices = [attrs for tag, attrs in tags if tag == "input" and attrs["type"] == "radio"]
-    assert len(choices) == 8  # and none of them
+    assert len(choices) == 7  # and none of them
     assert len({choice["name"] for choice in choices}) == 1
     assert [choice["id"] for choice in choices if "checked" in choice] == ["image-1"]
     assert {attrs["for"] for tag, attrs in tags if tag == "label"} == {choice["id"] for choice in choices}
@@ -371,3 +371,28 @@ def test_the_browser_has_nothing_to_complain_of(tmp_path: Path) -> None:
     dom, said = dump(report(explanations(images=2, evil=HOSTILE)), tmp_path)
     assert "Where it looked" in dom
     assert "CONSOLE" not in said
+
+
+@needs_browser
+@pytest.mark.parametrize("images", [1, 20])
+def test_the_first_screen_holds_picture_decision_and_concepts(tmp_path: Path, images: int) -> None:
+    made = many_concepts()
+    made["images"] = made["images"] * images
+    made["trust"][0] |= {"metric": "Deletion AUC, mean baseline", "low": 0.4, "high": 0.6}
+    made["trust"][0]["controls"][0] |= {"name": "random"}
+    asked = "[...page.querySelectorAll('.stage > svg, .decided, .first tr:last-child')].slice(0, 3).map("
+    asked += "one => Math.round(one.getBoundingClientRect().bottom))"
+    bottoms = in_a_frame(report(Explanations.model_validate(made)), tmp_path, asked)
+    assert len(bottoms.split(",")) == 3
+    assert max(map(int, bottoms.split(","))) <= 800
+
+
+@needs_browser
+def test_keys_choose_what_lies_over_the_picture_without_a_script(tmp_path: Path) -> None:
+    shown = "[...page.querySelectorAll('.stage g.m')].map(one => view.getComputedStyle(one).display == 'none' ? 0 : 1)"
+    colours = "view.getComputedStyle(page.querySelector('.stage .under')).filter"
+    asked = "[...['nothing', ...Array(2).keys()].map((_, n) => (page.querySelectorAll('input')[n].checked = true, "
+    asked += f"page.querySelectorAll('input')[n].focus(), `${{{shown}.join('')}} ${{{colours}}}`)), "
+    asked += "view.document.activeElement.type].join('; ')"
+    said = in_a_frame(image_page(image(), NOTICE), tmp_path, asked)
+    assert said == "000000 none; 100000 grayscale(1); 010000 grayscale(1); radio"

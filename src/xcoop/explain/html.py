@@ -92,6 +92,7 @@ def metric(name: str, value: float | None, run: Run) -> Metric:
     """A metric in plain words; one of a single class has the class's name in the place of its number."""
     stem, _, index = name.rpartition("_")
     known = index.isdecimal() and int(index) < len(run.classnames)
-    title = (f"{stem} of {run.classnames[int(index)]}" if known else name).replace("_", " ", 2)
-    plain = PLAIN.get(stem if known else name, "")
-    return Metric(plain.replace("{name}", run.classnames[int(index)]) if known else plain, title, value)
+    if not known:
+        return Metric(PLAIN.get(name, ""), name.replace("_", " "), value)
+    of = run.classnames[int(index)]
+    return Metric(PLAIN.get(stem, "").replace("{name}", of), f"{stem.replace('_', ' ')} of {of}", value)

@@ -19,7 +19,7 @@ from xcoop.explain.figures import heat_map, middle, outline, strongest
 from xcoop.page import percent
 
 COVERED = 0.5  # share of a mask's cell from which it counts as inside
-LAYERS = 7  # figures that can be laid over the large picture, at most
+LAYERS = 6  # figures that can be laid over the large picture, at most
 FIRST = 4  # concepts that stand beside it
 
 
