@@ -112,8 +112,9 @@ def far_apart(ours: Any, theirs: Any, start: dict[str, torch.Tensor]) -> list[st
     return [key for key in own if (own[key] - other[key]).norm() > 1e-2 * (other[key] - start[key]).norm() + 1e-6]
 
 
-@pytest.mark.parametrize("format_", ["fp32", "bf16"])
-@pytest.mark.parametrize("name", RECORDED)
+@pytest.mark.parametrize(
+    ("name", "format_"), [*((name, "fp32") for name in RECORDED), ("XCoOp", "bf16"), ("CoCoOp", "bf16")]
+)
 def test_a_graph_takes_the_plain_steps(name: str, format_: str, make_cfg: ConfigMaker) -> None:
     """Of a gradient that is a difference of equal numbers rounding decides: contexts start away from their teachers."""
     pairs = ("OPTIM.MAX_EPOCH", 4, *precision(name, format_))
@@ -128,7 +129,7 @@ def test_a_graph_takes_the_plain_steps(name: str, format_: str, make_cfg: Config
     torch.testing.assert_close(*rows, atol=1e-3 if format_ == "fp32" else 2e-2, rtol=0)
 
 
-@pytest.mark.parametrize("optimiser", ["adam", "amsgrad", "adamw"])
+@pytest.mark.parametrize("optimiser", ["amsgrad", "adamw"])
 def test_a_graph_with_an_optimiser_that_counts(optimiser: str, make_cfg: ConfigMaker) -> None:
     pairs = ("OPTIM.MAX_EPOCH", 4, "OPTIM.NAME", optimiser)
     plain = tiny_run.build(make_cfg("XCoOp", *ON_DEVICE, *pairs, output="plain"))

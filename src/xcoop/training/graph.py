@@ -25,6 +25,7 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 
 from xcoop.backbones import ImageFeatures
 from xcoop.training.step import Note, Step
+from xcoop.utils.console import cut
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +33,7 @@ WARM = 2  # plain steps before the one that a recording is compared with: kernel
 # How far a replayed step may be from the plain one, as a share of what that changes, by what it computes in (None: fp32
 # alone). It runs the same kernels, but for those of the update.
 TOLERANCE = {None: 1e-3, torch.bfloat16: 2e-2}
+LONGEST_REASON = 300  # characters: a device's errors come with pages of advice
 SET = ("lr", "fused", "foreach", "capturable")  # of a group of an optimiser, while its update runs on the device
 
 Inputs = tuple[Tensor, Tensor, Tensor]  # pooled features, local ones, labels
@@ -173,7 +175,7 @@ class Steps:
             put(step, before)
             again = recording.take(inputs, lambda *_: None)
         except RuntimeError as error:
-            self._give_up(f"they cannot be recorded ({' '.join(str(error).split())})")
+            self._give_up(f"they cannot be recorded ({cut(' '.join(str(error).split()), LONGEST_REASON)})")
         else:
             tolerance = TOLERANCE[step.dtype]
             near = (again["loss"] - shown["loss"]).abs() <= tolerance * shown["loss"].abs().clamp(min=1)
