@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from xcoop.concepts import load_bank
-from xcoop.concepts.bank import BankError, Elicited
+from xcoop.concepts.bank import BankError, Elicited, bank_names
 
 GOOD: dict[str, Any] = {
     "name": "demo",
@@ -60,6 +60,22 @@ def test_a_bank_is_read(tmp_path: Path) -> None:
     assert load_bank(str(path)) == bank
 
 
+def test_a_bank_of_a_few_lines_is_enough(tmp_path: Path) -> None:
+    text = 'template: "a photo of a {class}, {concepts}."\nclasses:\n  cat: [whiskers, claws]\n  dog: [floppy ears]\n'
+    bank = load_bank(write(tmp_path, text))
+    assert (bank.name, bank.version, bank.dataset, bank.reviewed_by, bank.sources) == (
+        "bank", "unnumbered", "bank", (), {},
+    )  # fmt: skip
+    assert [(concept.text, concept.source) for concept in bank.classes["cat"]] == [("whiskers", ""), ("claws", "")]
+
+
+def test_every_bank_of_the_package_says_who_named_its_concepts() -> None:
+    for name in bank_names():
+        bank = load_bank(name)
+        assert all(concept.source for own in bank.classes.values() for concept in own), name
+        assert (bank.name, bank.version) == (name, str(int(bank.version))), name
+
+
 def test_an_elicited_bank_says_so(tmp_path: Path) -> None:
     elicited = changed("classes", "Dog", 0, "votes", to=2) | {"elicited": ELICITED}
     bank = load_bank(write(tmp_path, elicited))
@@ -79,7 +95,8 @@ def test_an_elicited_bank_says_so(tmp_path: Path) -> None:
         (yaml.safe_dump(GOOD).replace("cat_like:", "Dog:"), "the key 'Dog' stands twice"),
         (b"\xff\xfe\x00", "not valid YAML"),
         (yaml.safe_dump(GOOD) + "templates: x\n", "Unknown key 'templates'. Did you mean 'template'"),
-        *((changed(key, drop=True), f"the bank lacks '{key}'") for key in GOOD),
+        *((changed(key, drop=True), f"the bank lacks '{key}'") for key in ("template", "classes")),
+        (changed("sources", drop=True), "class 'Dog', concept 'floppy ears': Unknown source 'book'"),
         (changed("version", to=2), "version must be a text .* not 2"),
         (changed("version", to=" "), "version must be a text"),
         (changed("reviewed_by", to="me"), "reviewed_by must be a list"),
@@ -92,7 +109,8 @@ def test_an_elicited_bank_says_so(tmp_path: Path) -> None:
         (changed("classes", "dog", to=GOOD["classes"]["Dog"]), "'Dog' and 'dog' are the same"),
         (changed("classes", "Dog", to=[]), "class 'Dog' has no concepts"),
         (changed("classes", "Dog", to="floppy"), "class 'Dog' must be a list, not 'floppy'"),
-        (changed("classes", "Dog", 0, to="floppy"), "class 'Dog', concept 'floppy' must be a mapping"),
+        (changed("classes", "Dog", 0, to=["floppy"]), "class 'Dog', concept .*floppy.* must be a mapping"),
+        (changed("classes", "Dog", 0, to=" "), "class 'Dog', a concept must be a text"),
         (changed("classes", "Dog", 0, "source", drop=True), "class 'Dog', concept .* lacks 'source'"),
         (changed("classes", "Dog", 0, "source", to="bok"), "Unknown source 'bok'. Did you mean 'book'"),
         (changed("classes", "Dog", 0, "concept", to=""), "class 'Dog', concept '', concept must be a text"),

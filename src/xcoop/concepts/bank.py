@@ -34,6 +34,14 @@ One that was counted in concept labels (`xcoop concepts mine`) has the key `mine
       shots: 16                           # if they are those of a few-shot run: its shots and its seed
       seed: 1
 
+Only `template` and `classes` are needed, and a concept may be its wording alone: a bank for a folder of one's own is a
+few lines.
+
+    template: "an ultrasound image of a {class}, {concepts}."
+    classes:
+      benign: [oval shape, circumscribed margin, parallel orientation, posterior enhancement]
+      malignant: [irregular shape, spiculated margin, posterior shadowing, microcalcifications]
+
 It is data: nothing in it is executed, and every fault is reported with the file, the class and the value.
 """
 
@@ -55,7 +63,8 @@ from xcoop.utils.reading import MOST_YAML, parse_yaml, read_bytes
 
 TEMPLATE = "a photo of a {class}, {concepts}."  # of a bank for which nothing better is known
 FEWEST, MOST = 4, 10  # concepts that are good for a class
-KEYS = ("name", "version", "dataset", "template", "reviewed_by", "sources", "classes")  # of a file; all are needed
+NEEDED = ("template", "classes")  # of a file's keys; `_checked` says what stands for the others
+POSSIBLE = ("name", "version", "dataset", "reviewed_by", "sources", "aliases", "elicited", "mined")
 
 
 class BankError(ValueError):
@@ -64,7 +73,7 @@ class BankError(ValueError):
 
 @dataclass(frozen=True)
 class Concept:
-    """One visual concept: its wording, the key of the source that names it, and a language model's votes for it."""
+    """One visual concept: its wording, the key of the source that names it ("": none), a language model's votes."""
 
     text: str
     source: str
@@ -313,13 +322,19 @@ def skeleton(dataset: str, classnames: Sequence[str]) -> str:
 
 def _checked(path: Path, data: Any, sha256: str) -> ConceptBank:
     """The bank that a file's content describes; BankError for the first fault."""
-    content = _mapping("the bank", data, KEYS, ["aliases", "elicited", "mined"])
-    name, version, dataset, template = (_text(key, content[key]) for key in KEYS[:4])
+    content = {
+        "name": path.stem,
+        "version": "unnumbered",
+        "dataset": path.stem,
+        "reviewed_by": [],
+        **_mapping("the bank", data, NEEDED, POSSIBLE),
+    }
+    name, version, dataset, template = (_text(key, content[key]) for key in ("name", "version", "dataset", "template"))
     if sorted(re.findall(r"\{[^{}]*\}|[{}]", template)) != ["{class}", "{concepts}"]:
         raise BankError(f"template {shown(template)} must hold {{class}} and {{concepts}} once each, nothing else")
     sources = {
         _text("a source's key", key): _text(f"source {shown(key)}", citation)
-        for key, citation in _entries("sources", content["sources"]).items()
+        for key, citation in (_entries("sources", content["sources"]) if "sources" in content else {}).items()
     }
     classes: dict[str, tuple[Concept, ...]] = {}
     spelt: dict[str, str] = {}
@@ -362,6 +377,8 @@ def _aliases(data: Any, classes: Iterable[str]) -> dict[str, tuple[str, ...]]:
 
 
 def _concept(where: str, data: Any, sources: Mapping[str, str]) -> Concept:
+    if isinstance(data, str):
+        return Concept(_text(f"{where}, a concept", data), "")
     where = f"{where}, concept {shown(data.get('concept', data) if isinstance(data, dict) else data)}"
     concept = _mapping(where, data, ["concept", "source"], ["votes"])
     text, source = (_text(f"{where}, {key}", concept[key]) for key in ("concept", "source"))

@@ -282,7 +282,9 @@ def _template(bank: ConceptBank) -> Iterator[Finding]:
 
 def _sources(bank: ConceptBank) -> Iterator[Finding]:
     """Citations that nobody cites, or that a reader could not find."""
-    cited = {concept.source for concepts in bank.classes.values() for concept in concepts}
+    cited = [concept.source for concepts in bank.classes.values() for concept in concepts]
+    if uncited := cited.count(""):
+        yield Finding(NOTE, f"{uncited} of {len(cited)} concepts name no source")
     for key, citation in bank.sources.items():
         if key not in cited:
             yield Finding(WARNING, f"the source {key!r} is never cited")
