@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import helpers_biomed
+import helpers_siglip
 import pytest
 import torch
 from helpers_clip import VOCABULARY, tiny_clip_state
@@ -75,6 +76,12 @@ def biomed(folder: Path) -> Path:
     return helpers_biomed.build(folder, length=40).folder
 
 
+def siglip(folder: Path) -> Path:
+    """The folder of a SigLIP of transformers, of 32 pixels; its tokenizer cuts most words into letters, so texts are long."""
+    helpers_siglip.build(folder, length=96, num_hidden_layers=1, num_attention_heads=4)
+    return folder
+
+
 # By the name of a family: how a small model of it is made, the name it is loaded by, and the side of its images.
 FAMILIES = {
     "openai vit": (openai_vit, "ViT-B/16", SIDE),
@@ -82,6 +89,7 @@ FAMILIES = {
     "huggingface": (huggingface, "PubMedCLIP", SIDE),
     "open_clip": (open_clip, "QuiltNet", SIDE),
     "biomed": (biomed, "BiomedCLIP", 32),
+    "siglip": (siglip, "MedSigLIP", helpers_siglip.SIDE),
 }
 
 

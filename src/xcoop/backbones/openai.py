@@ -119,7 +119,7 @@ class ClipBackbone(Backbone):
         self.pixel_mean, self.pixel_std = making.pixel_mean, making.pixel_std
         self.family, self.source = making.family, making.source
         self.trained_ids = None if trained_ids is None else frozenset(trained_ids)
-        self.is_vit = hasattr(model.visual, "class_embedding")
+        self.is_vit = hasattr(model.visual, "transformer")
         self.input_size = int(model.visual.input_resolution)
         self.context_length = making.context_length or int(model.context_length)
         self.text_width, self.embed_dim = model.text_projection.shape
@@ -136,7 +136,7 @@ class ClipBackbone(Backbone):
         width, patch = visual.conv1.out_channels, visual.conv1.kernel_size[0]
         if not self.is_vit:
             layers, width, patch = tuple(map(len, self.image_blocks)), visual.layer1[0].conv1.out_channels, 0
-        joint, length = int(self.embed_dim), self.context_length
+        joint, length = int(self.embed_dim), int(self.model.context_length)
         words = described(layers, width, patch, self.input_size, joint, self.text_width, text.layers, length)
         return f"{words}; {self.untold()}" if self.untold() else words
 
@@ -259,6 +259,11 @@ class ClipBackbone(Backbone):
         Raises:
             ValueError: an end token lies outside the embeddings, or beyond the model's context.
         """
+        cropped = self.cropped(embeddings, end)
+        return cropped + self.model.positional_embedding[: cropped.shape[1]].to(self.dtype)
+
+    def cropped(self, embeddings: Tensor, end: Tensor) -> Tensor:
+        """Embeddings over the shortest prefix that holds all end tokens; see `placed`."""
         length = embeddings.shape[1]
         if end.device.type == "cpu" or length >= self.context_length:  # else they are cropped: to look waits for a GPU
             length = int(end.max()) + 1
@@ -267,7 +272,7 @@ class ClipBackbone(Backbone):
                     f"end tokens at {end.tolist()} do not lie within {embeddings.shape[1]} embeddings "
                     f"and a context of {self.context_length} tokens"
                 )
-        return embeddings[:, :length].to(self.dtype) + self.model.positional_embedding[:length].to(self.dtype)
+        return embeddings[:, :length].to(self.dtype)
 
     def encode_image(self, images: Tensor, patches: bool = False) -> ImageFeatures:
         """Global and local features; see the base class.
@@ -288,7 +293,7 @@ class ClipBackbone(Backbone):
         for index, block in enumerate(self.image_blocks):
             x = vit_prompted(visual, x, own, self.prompts, index)
             x = recomputed(run_block, block, x) if self.recompute else run_block(block, x)
-        return vit_projected(visual, x[:, : own if patches else 1])
+        return vit_projected(visual, x[:, :own], patches)
 
     def image_norms(self) -> list[nn.Parameter]:
         """`ln_1` and `ln_2` of each block of a ViT; `ln_pre` and `ln_post` stay as they are."""
