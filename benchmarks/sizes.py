@@ -48,6 +48,7 @@ class Vit(NamedTuple):
     heads: int
     patch: int
     pixels: int = 224
+    hidden: int = 0  # of the MLPs; 0: four times the width
 
 
 class Text(NamedTuple):
@@ -56,6 +57,7 @@ class Text(NamedTuple):
     layers: int
     width: int
     heads: int
+    hidden: int = 0
 
 
 Maker = Callable[[Path, Vit, Text, int], None]
@@ -80,7 +82,7 @@ def sides(tower: Vit | Text) -> dict[str, int]:
         "num_hidden_layers": tower.layers,
         "hidden_size": tower.width,
         "num_attention_heads": tower.heads,
-        "intermediate_size": 4 * tower.width,
+        "intermediate_size": tower.hidden or 4 * tower.width,
     }
 
 
@@ -97,6 +99,26 @@ def clip_of_transformers(folder: Path, image: Vit, text: Text, joint: int) -> No
         model = CLIPModel(config)
     config.save_pretrained(folder)
     save_file(draw(model), folder / "model.safetensors")
+
+
+def siglip_of_transformers(folder: Path, image: Vit, text: Text, joint: int) -> None:
+    """A folder as transformers saves a SigLIP; its texts are 64 tokens, however they are cut."""
+    from sentencepiece import SentencePieceTrainer
+    from transformers import SiglipConfig, SiglipModel
+
+    config = SiglipConfig(
+        vision_config={**sides(image), "patch_size": image.patch, "image_size": image.pixels},
+        text_config=sides(text) | {"vocab_size": 32000, "max_position_embeddings": 64, "projection_size": joint},
+    )
+    with torch.device("meta"):
+        model = SiglipModel(config)
+    config.save_pretrained(folder)
+    save_file(draw(model), folder / "model.safetensors")
+    words = bank_words()
+    options = {"vocab_size": 2000, "hard_vocab_limit": False, "user_defined_symbols": [f"\u2581{one}" for one in words]}
+    ids = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1, "minloglevel": 2}
+    prefix = str(folder / "spiece")
+    SentencePieceTrainer.train(sentence_iterator=iter([string.ascii_lowercase] * 9), model_prefix=prefix, **options, **ids)
 
 
 def clip_of_open_clip(folder: Path, image: Vit, text: Text, joint: int) -> None:
@@ -200,6 +222,12 @@ SIZES: dict[str, tuple[Maker, Vit, Text, int]] = {
     "DermLIP": (clip_of_open_clip, VIT_B16, CLIP_TEXT, 512),
     "BiomedCLIP": (bert_of_open_clip, VIT_B16, Text(12, 768, 12), 512),
     "MONET": (clip_of_transformers, Vit(24, 1024, 16, 14), Text(12, 768, 12), 768),
+    "MedSigLIP": (
+        siglip_of_transformers,
+        Vit(27, 1152, 16, 14, 448, hidden=4304),
+        Text(27, 1152, 16, hidden=4304),
+        1152,
+    ),
 }
 
 

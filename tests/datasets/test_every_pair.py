@@ -20,7 +20,7 @@ from dassl.utils import set_random_seed
 from generated_trees import LAYOUTS
 from helpers_clip import tiny_clip_state
 from safetensors.torch import save_file
-from small_families import FAMILIES
+from small_families import FAMILIES, RESNETS
 from yacs.config import CfgNode
 
 from xcoop.concepts.bank import skeleton
@@ -124,7 +124,7 @@ def test_a_trainer_with_a_family(
 ) -> None:
     weights, (_, name, size) = small(family), FAMILIES[family]
     cfg = config(dataset, trainer, root, weights, tmp_path / "out", name, size)
-    if family == "openai resnet" and TRAINER_REGISTRY.get(trainer).needs_vit:
+    if family in RESNETS and TRAINER_REGISTRY.get(trainer).needs_vit:
         with pytest.raises(ValueError, match=f"{trainer} works inside the blocks of a vision transformer"):
             build_trainer(cfg)
         return

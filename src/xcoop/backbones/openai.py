@@ -274,6 +274,23 @@ class ClipBackbone(Backbone):
                 )
         return embeddings[:, :length].to(self.dtype)
 
+    def filled(self, embeddings: Tensor, end: Tensor, padding: int) -> Tensor:
+        """Embeddings of the full length, with padding behind each end: for a tower that sees the padding.
+
+        Args:
+            embeddings: (N, L, W), without positions; what they have behind an end does not count.
+            end: (N,) int64.
+            padding: its id.
+
+        Returns:
+            (N, context_length, W).
+        """
+        x = self.cropped(embeddings, end)
+        behind = self.embed(torch.full((1, 1), padding, device=x.device))  # (1, 1, W)
+        x = torch.cat([x, behind.expand(len(x), self.context_length - x.shape[1], -1)], dim=1)
+        own = torch.arange(self.context_length, device=x.device) <= end.to(x.device)[:, None]
+        return torch.where(own[..., None], x, behind)
+
     def encode_image(self, images: Tensor, patches: bool = False) -> ImageFeatures:
         """Global and local features; see the base class.
 

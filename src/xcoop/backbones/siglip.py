@@ -160,14 +160,8 @@ class SiglipClip(ClipBackbone):
         Raises:
             ValueError: an end token lies outside the embeddings, or beyond the model's context.
         """
-        x = self.cropped(embeddings, end)[:, START:]  # (N, L - 1, W)
-        length, padding = (
-            self.context_length - START,
-            self.embed(end.new_full((1, 1), self.pieces.padding)),
-        )  # (1, 1, W)
-        x = torch.cat([x, padding.expand(len(x), length - x.shape[1], -1)], dim=1)
-        own = torch.arange(START, self.context_length, device=x.device) <= end.to(x.device)[:, None]
-        x = torch.where(own[..., None], x, padding) + self.model.positional_embedding.to(self.dtype)
+        x = self.filled(embeddings, end, self.pieces.padding)[:, START:]  # (N, context_length - START, W)
+        x = x + self.model.positional_embedding.to(self.dtype)
         for index, block in enumerate(self.model.transformer.resblocks):
             x = run_block(block, text_prompted(x, prompts, index, before=0))
         states: Tensor = self.model.ln_final(x[:, -1])
