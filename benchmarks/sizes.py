@@ -19,12 +19,12 @@ import json
 import re
 import string
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from measuring import Cost, cost, described, head, median, peak_memory, ratios, rows, spread
+from measuring import Work, described, head, in_turns, median, peak_memory, ratios, rows, spread
 from safetensors.torch import save_file
 from subjects import Bench, add_rounds, add_step, batch_of, parsed, parser_of, step
 from torch import Tensor, nn
@@ -37,6 +37,7 @@ from xcoop.backbones.presets import presets
 REFERENCE = "ViT-B/16"
 METHODS = ("XCoOp", "CoOp")
 HEAD = ("backbone", "parameters", *(f"{name}: {what}" for name in METHODS for what in ("memory, MB", "step")))
+STAGES = (3, 4, 6, 3)  # blocks of RN50
 BERT_WORDS = 30522  # of PubMedBERT's vocabulary; those that are not written out stand for nothing
 
 
@@ -118,7 +119,9 @@ def siglip_of_transformers(folder: Path, image: Vit, text: Text, joint: int) -> 
     options = {"vocab_size": 2000, "hard_vocab_limit": False, "user_defined_symbols": [f"\u2581{one}" for one in words]}
     ids = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1, "minloglevel": 2}
     prefix = str(folder / "spiece")
-    SentencePieceTrainer.train(sentence_iterator=iter([string.ascii_lowercase] * 9), model_prefix=prefix, **options, **ids)
+    SentencePieceTrainer.train(
+        sentence_iterator=iter([string.ascii_lowercase] * 9), model_prefix=prefix, **options, **ids
+    )
 
 
 def clip_of_open_clip(folder: Path, image: Vit, text: Text, joint: int) -> None:
@@ -182,10 +185,7 @@ def bert_of_open_clip(folder: Path, image: Vit, text: Text, joint: int) -> None:
         },
     }
     save_open_clip(folder, config, draw(model) | {"logit_scale": torch.tensor(1 / 0.07).log()})
-    bert.save_pretrained(folder)
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *string.punctuation, *bank_words()]
-    words += [f"[unused{number}]" for number in range(BERT_WORDS - len(words))]
-    (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+    save_bert(folder, bert)
 
 
 def bank_words() -> list[str]:
@@ -194,12 +194,32 @@ def bank_words() -> list[str]:
     return sorted({*re.findall("[a-z]+", text.lower()), *string.ascii_lowercase})
 
 
+def pmc_clip(folder: Path, image: Vit, text: Text, joint: int) -> None:
+    """The three files of PMC-CLIP, with RN50's image tower, and its BERT's tokenizer."""
+    from transformers import BertConfig, BertModel
+
+    bert = BertConfig(vocab_size=BERT_WORDS, max_position_embeddings=512, **sides(text))
+    with torch.device("meta"):
+        tower, resnet = BertModel(bert), import_clip().model.ModifiedResNet(STAGES, joint, 8, image.pixels, 64)
+    torch.save(draw(resnet), folder / "image_encoder(resnet50).pth")
+    torch.save(draw(tower), folder / "text_encoder.pth")
+    torch.save(torch.randn(text.width, joint) * 0.02, folder / "text_projection_layer.pth")
+    save_bert(folder, bert)
+
+
+def save_bert(folder: Path, config: Any) -> None:
+    """The files of a BERT beside its weights; the words of the bank are in its vocabulary."""
+    config.save_pretrained(folder)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *string.punctuation, *bank_words()]
+    words += [f"[unused{number}]" for number in range(BERT_WORDS - len(words))]
+    (folder / "vocab.txt").write_text("\n".join(words) + "\n", encoding="utf-8")
+
+
 def resnet_of_openai(folder: Path, image: Vit, text: Text, joint: int) -> None:
     """A file in OpenAI's layout with RN50's image tower, whose sizes those of a ViT do not tell."""
-    stages = (3, 4, 6, 3)
     with torch.device("meta"):
         clip = import_clip().model.CLIP
-        model = clip(joint, image.pixels, stages, 64, None, 77, 49408, text.width, text.heads, text.layers)
+        model = clip(joint, image.pixels, STAGES, 64, None, 77, 49408, text.width, text.heads, text.layers)
     save_file(draw(model), folder / "weights.safetensors")
 
 
@@ -221,6 +241,7 @@ SIZES: dict[str, tuple[Maker, Vit, Text, int]] = {
     "QuiltNet": (clip_of_open_clip, VIT_B32, CLIP_TEXT, 512),
     "DermLIP": (clip_of_open_clip, VIT_B16, CLIP_TEXT, 512),
     "BiomedCLIP": (bert_of_open_clip, VIT_B16, Text(12, 768, 12), 512),
+    "PMC-CLIP": (pmc_clip, Vit(0, 0, 0, 32), Text(12, 768, 12), 768),
     "MONET": (clip_of_transformers, Vit(24, 1024, 16, 14), Text(12, 768, 12), 768),
     "MedSigLIP": (
         siglip_of_transformers,
@@ -250,31 +271,28 @@ def trainer_on(made: Bench, method: str, name: str, path: Path) -> Any:
     return made.trainer(method, "fp32", "MODEL.BACKBONE.NAME", name, "MODEL.BACKBONE.PATH", str(path), *pairs)
 
 
-def step_of(trainer: Any, size: int) -> Callable[[], Any]:
+def step_of(trainer: Any, size: int) -> Work:
     """A step on the features of one random image, as often as the batch has images."""
     side = trainer.backbone.input_size
-    batch = batch_of(trainer, torch.randn(1, 3, side, side), cached=True)
+    batch = batch_of(trainer, torch.randn(1, 3, side, side, device=trainer.device), cached=True)
     one = batch["features"]
     batch["features"] = ImageFeatures(*(part.expand(size, *part.shape[1:]) for part in (one.pooled, one.patches)))
     batch["label"], batch["impath"] = torch.arange(size) % 2, [""] * size
     return lambda: step(trainer, batch)
 
 
-def measured(name: str, made: Bench, path: Path, args: Any) -> list[str]:
-    """A preset's line."""
+def measured(name: str, made: Bench, path: Path, references: Mapping[str, Work], args: Any) -> list[str]:
+    """A backbone's line."""
     cells: list[str] = []
     count = 0.0
-    for method in METHODS:
-        reference, trainer = made.trainer(method, "fp32"), trainer_on(made, method, name, path)
+    for method, reference in references.items():
+        trainer = trainer_on(made, method, name, path)
         count = sum(parameter.numel() for parameter in trainer.backbone.parameters()) / 1e6
-        works = [step_of(one, args.batch) for one in (reference, trainer)]
-        costs: tuple[list[Cost], list[Cost]] = ([], [])
-        for round_ in range(args.rounds + 1):
-            for work, taken in zip(works, costs, strict=True):
-                taken += [cost(work, args.device)] * (round_ > 0)
-        times = spread(ratios(costs[1], costs[0]))
-        times += f", {1e3 * median(costs[1]):.1f} ms" if args.device == "cuda" else ""
-        cells += [f"{peak_memory(works[1], args.device) / 1e6:.0f}", times]
+        own = step_of(trainer, args.batch)
+        taken = in_turns({REFERENCE: reference, name: own}, args.rounds, args.device)
+        times = spread(ratios(taken[name], taken[REFERENCE]))
+        times += f", {1e3 * median(taken[name]):.1f} ms" if args.device == "cuda" else ""
+        cells += [f"{peak_memory(own, args.device) / 1e6:.0f}", times]
     return [name, f"{count:.1f} M", *cells]
 
 
@@ -283,15 +301,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = parser_of(__doc__)
     add_rounds(parser)
     add_step(parser)
-    parser.add_argument("--only", nargs="+", choices=SIZES, default=list(SIZES), help="presets; default: all")
+    parser.add_argument("--only", nargs="+", choices=SIZES, default=list(SIZES), help="backbones; default: all")
     args = parsed(parser, argv)
     small = args.backbone == "small"
     print(f"{described(args.device)}, beside {args.backbone}, B = {args.batch}, {args.rounds} rounds")
-    print(head(HEAD))
-    for name in args.only:
-        with tempfile.TemporaryDirectory() as place:
-            made = Bench(Path(place), args.backbone, args.device, photos=4)
-            print(rows([measured(name, made, make(name, Path(place) / "model", small), args)]), flush=True)
+    print(head(HEAD), flush=True)
+    with tempfile.TemporaryDirectory() as place:
+        made = Bench(Path(place), args.backbone, args.device, photos=2)
+        references = {method: step_of(made.trainer(method, "fp32"), args.batch) for method in METHODS}
+        for name in args.only:
+            with tempfile.TemporaryDirectory() as folder:
+                path = make(name, Path(folder) / "model", small)
+                print(rows([measured(name, made, path, references, args)]), flush=True)
 
 
 if __name__ == "__main__":
