@@ -6,6 +6,7 @@ import logging
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 logger = logging.getLogger(__name__)
 
@@ -31,7 +32,7 @@ def hub_folder(source: str, patterns: Sequence[Sequence[str]], complete: Callabl
         raise ImportError(f"{source} is fetched with huggingface_hub: pip install 'xcoop[hf]'") from error
     whole, reason = source.removeprefix(SCHEME), "the hub does not have the files of such a model under this name"
     name, among_data = whole.removeprefix(DATASET), whole.startswith(DATASET)
-    kind = {"repo_type": "dataset"} if among_data else {}
+    kind: dict[str, Any] = {"repo_type": "dataset"} if among_data else {}
     for local in (True, False):
         for wanted in patterns:
             try:

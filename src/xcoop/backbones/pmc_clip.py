@@ -51,6 +51,11 @@ def load_pmc_clip(name: str, wanted: Wanted) -> Backbone:
         source = str(folder)
         if missing := [file for file in FILES if not (folder / file).is_file()]:
             raise FileNotFoundError(f"{folder} has no {', '.join(missing)}: PMC-CLIP is {', '.join(FILES)} in a folder")
+        if not any((folder / file).is_file() for file in (VOCABULARY, WHOLE)):
+            raise FileNotFoundError(
+                f"{folder} has neither {VOCABULARY} nor {WHOLE}, the tokenizer of PMC-CLIP's BERT: on a machine with "
+                f"network, `hf download {BERT} {VOCABULARY} config.json --local-dir {folder.name}`"
+            )
     elif wanted.source:
         folder = hub_folder(wanted.source, (FILES,), lambda place: all((place / file).is_file() for file in FILES))
         words = hub_folder(BERT, (WORDS,), lambda place: any((place / file).is_file() for file in (VOCABULARY, WHOLE)))

@@ -38,7 +38,7 @@ from xcoop.backbones.sentencepieces import SentencePieces, read_sentence_pieces
 from xcoop.backbones.vit import run_block, text_prompted
 
 # What a config that leaves something out means, by the defaults of transformers: both towers, image tower, text tower.
-BOTH = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
+BOTH: dict[str, Any] = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12}
 BOTH |= {"hidden_act": "gelu_pytorch_tanh", "layer_norm_eps": 1e-6}
 IMAGE = BOTH | {"image_size": 224, "patch_size": 16, "vision_use_head": True}
 TEXT = BOTH | {"max_position_embeddings": 64}
