@@ -30,7 +30,6 @@ from subjects import Bench, add_rounds, add_step, batch_of, parsed, parser_of, s
 from torch import Tensor, nn
 
 from xcoop.backbones import ImageFeatures
-from xcoop.backbones.base import Wanted, loader_of
 from xcoop.backbones.clip_model import import_clip
 from xcoop.backbones.presets import presets
 
@@ -252,41 +251,34 @@ SIZES: dict[str, tuple[Maker, Vit, Text, int]] = {
 }
 
 
-def make(name: str, folder: Path, small: bool) -> Path:
-    """Fills a folder with a random model of a backbone's size; what it is loaded from. A small one has one layer."""
+def make(name: str, folder: Path, small: bool) -> tuple[Path, int]:
+    """Fills a folder with a random model of a backbone's size; what it is loaded from, and the pixels of its images.
+
+    A small one has one layer.
+    """
     maker, image, text, joint = SIZES[name]
     if small:
         image, text = image._replace(layers=1, pixels=2 * image.patch), text._replace(layers=1)
     folder.mkdir()
     maker(folder, image, text, joint)
-    return folder if name in presets() else folder / "weights.safetensors"
-
-
-def trainer_on(made: Bench, method: str, name: str, path: Path) -> Any:
-    """A trainer that stands before its first step, on the model at a path."""
-    own = loader_of(name)(name, Wanted(str(path)))
-    images = {"INPUT.SIZE": 2 * [own.input_size], "INPUT.PIXEL_MEAN": own.pixel_mean, "INPUT.PIXEL_STD": own.pixel_std}
-    pairs = [part for key, value in images.items() for part in (key, list(value))]
-    del own
-    return made.trainer(method, "fp32", "MODEL.BACKBONE.NAME", name, "MODEL.BACKBONE.PATH", str(path), *pairs)
+    return (folder if name in presets() else folder / "weights.safetensors"), image.pixels
 
 
 def step_of(trainer: Any, size: int) -> Work:
-    """A step on the features of one random image, as often as the batch has images."""
-    side = trainer.backbone.input_size
-    batch = batch_of(trainer, torch.randn(1, 3, side, side, device=trainer.device), cached=True)
-    one = batch["features"]
-    batch["features"] = ImageFeatures(*(part.expand(size, *part.shape[1:]) for part in (one.pooled, one.patches)))
-    batch["label"], batch["impath"] = torch.arange(size) % 2, [""] * size
+    """A step on random features of so many images."""
+    features = torch.randn(size, trainer.backbone.embed_dim, device=trainer.device)
+    batch = batch_of(trainer, torch.zeros(size, 0), cached=False)
+    batch["features"] = ImageFeatures(features, features[:, None][:, :0])
     return lambda: step(trainer, batch)
 
 
-def measured(name: str, made: Bench, path: Path, references: Mapping[str, Work], args: Any) -> list[str]:
+def measured(name: str, made: Bench, path: Path, pixels: int, references: Mapping[str, Work], args: Any) -> list[str]:
     """A backbone's line."""
     cells: list[str] = []
     count = 0.0
     for method, reference in references.items():
-        trainer = trainer_on(made, method, name, path)
+        pairs = ("MODEL.BACKBONE.NAME", name, "MODEL.BACKBONE.PATH", str(path), "INPUT.SIZE", 2 * [pixels])
+        trainer = made.trainer(method, "fp32", *pairs)
         count = sum(parameter.numel() for parameter in trainer.backbone.parameters()) / 1e6
         own = step_of(trainer, args.batch)
         taken = in_turns({REFERENCE: reference, name: own}, args.rounds, args.device)
@@ -311,8 +303,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         references = {method: step_of(made.trainer(method, "fp32"), args.batch) for method in METHODS}
         for name in args.only:
             with tempfile.TemporaryDirectory() as folder:
-                path = make(name, Path(folder) / "model", small)
-                print(rows([measured(name, made, path, references, args)]), flush=True)
+                path, pixels = make(name, Path(folder) / "model", small)
+                print(rows([measured(name, made, path, pixels, references, args)]), flush=True)
 
 
 if __name__ == "__main__":

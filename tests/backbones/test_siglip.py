@@ -283,3 +283,18 @@ def test_weights_that_lack_something_are_named(theirs: Any, folder: Path, tmp_pa
     torch.save({key: tensor for key, tensor in theirs.state_dict().items() if key != name}, changed / "model.pt")
     with pytest.raises(ValueError, match=says):
         load("huggingface", changed)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_a_gpu_gives_the_features_of_a_cpu(backbone: Any, dtype: torch.dtype) -> None:
+    there, images, found = copy.deepcopy(backbone).to("cuda"), drawn(2, 3, SIDE, SIDE), []
+    for one, device in ((backbone, "cpu"), (there, "cuda")):
+        learner = PromptLearner(one, ["nevus", "dark_spot"], drawn(4, 40).to(device))
+        with torch.autocast(device, dtype, enabled=device == "cuda" and dtype != torch.float32):
+            text, seen = one.encode_embeddings(*learner()), one.encode_image(images.to(device), patches=True)
+        text.float().square().sum().backward()
+        found.append([part.detach().float().cpu() for part in (text, seen.pooled, seen.patches, learner.ctx.grad)])
+    for wanted, other in zip(*found, strict=True):
+        assert (other - wanted).norm() <= (1e-3 if dtype == torch.float32 else 0.05) * wanted.norm()

@@ -78,7 +78,8 @@ def config(
     """The method as it is configured, with two images a class, all of them in one batch: an epoch is a step."""
     path = LAYOUTS[dataset].path
     cfg = tree_tools.config(dataset, root, NUM_SHOTS=2, **({"PATH": str(root / path)} if path else {}))
-    method = "rn50" if name == "RN50" and "rn50" in method_names(trainer) else "vit_b16"
+    resnet = name in {FAMILIES[family][1] for family in RESNETS}
+    method = "rn50" if resnet and "rn50" in method_names(trainer) else "vit_b16"
     for file in method_files(method, trainer):
         merge_file(cfg, file)
     cfg.TRAINER.NAME, cfg.OUTPUT_DIR, cfg.USE_CUDA, cfg.VERBOSE = trainer, str(output), False, False

@@ -110,8 +110,12 @@ class SiglipClip(ClipBackbone):
                 f"{making.source}: its tokenizer knows {len(pieces.table):,} tokens, and {rows:,} have embeddings: "
                 "it belongs to another model"
             )
-        alone = (word for _, word in pieces.words())
-        self.placeholder = self.placeholder if self.count_tokens(self.placeholder) == 3 else next(alone, "X")
+        if self.count_tokens(self.placeholder) != START + 2:
+            self.placeholder = next((word for _, word in pieces.words()), "")
+        if not self.placeholder:
+            raise ValueError(
+                f"{making.source}: its tokenizer has no word that is one token, to hold a learned one's place"
+            )
 
     def text_words(self) -> str:
         """The text tower in words."""
