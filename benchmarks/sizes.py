@@ -8,7 +8,8 @@ step on OpenAI's ViT-B/16: two classes, fp32. What the columns are:
 
 * parameters: millions, of both towers.
 * memory: MB that a step holds at its peak beyond what it found (weights, features).
-* step: how many times longer it takes than on ViT-B/16, round by round: median (range). On a GPU with milliseconds.
+* step: how many times longer it takes than on ViT-B/16, round by round: median (range). On a CPU that is the time that
+  its threads compute, which others who use the machine do not lengthen; on a GPU on the clock, with milliseconds.
 
 The libraries that a family comes from are needed: pip install 'xcoop[hf,open_clip]'. `--small` makes each of them tiny.
 """
@@ -24,7 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from measuring import Work, described, head, in_turns, median, peak_memory, ratios, rows, spread
+from measuring import Cost, Work, described, head, in_turns, median, peak_memory, ratios, rows, spread
 from safetensors.torch import save_file
 from subjects import Bench, add_rounds, add_step, batch_of, parsed, parser_of, step
 from torch import Tensor, nn
@@ -282,6 +283,8 @@ def measured(name: str, made: Bench, path: Path, pixels: int, references: Mappin
         count = sum(parameter.numel() for parameter in trainer.backbone.parameters()) / 1e6
         own = step_of(trainer, args.batch)
         taken = in_turns({REFERENCE: reference, name: own}, args.rounds, args.device)
+        if args.device == "cpu":
+            taken = {side: [Cost(one.cpu, one.cpu) for one in costs] for side, costs in taken.items()}
         times = spread(ratios(taken[name], taken[REFERENCE]))
         times += f", {1e3 * median(taken[name]):.1f} ms" if args.device == "cuda" else ""
         cells += [f"{peak_memory(own, args.device) / 1e6:.0f}", times]
