@@ -33,7 +33,7 @@ EXTRAS = {
     # that is a BERT needs tokenizers.
     "open_clip": ["open_clip_torch>=2.24", "timm>=1.0", "tokenizers>=0.20", "huggingface_hub>=0.25"],
     # Models of Hugging Face's hub by their names.
-    "hf": ["transformers>=4.45", "tokenizers>=0.20", "huggingface_hub>=0.25"],
+    "hf": ["transformers>=4.45", "tokenizers>=0.20", "sentencepiece>=0.2", "huggingface_hub>=0.25"],
     # Tracks runs (WANDB.PROJECT).
     "wandb": ["wandb>=0.19"],
     "test": [
@@ -51,6 +51,7 @@ EXTRAS = {
         "timm>=1.0",
         "transformers>=4.45",
         "tokenizers>=0.20",
+        "sentencepiece>=0.2",
     ],
 }
 

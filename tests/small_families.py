@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 
 import helpers_biomed
+import helpers_pmc_clip
+import helpers_siglip
 import pytest
 import torch
 from helpers_clip import VOCABULARY, tiny_clip_state
@@ -75,6 +77,18 @@ def biomed(folder: Path) -> Path:
     return helpers_biomed.build(folder, length=40).folder
 
 
+def siglip(folder: Path) -> Path:
+    """The folder of a SigLIP of transformers, of 32 pixels; its tokenizer cuts most words into letters."""
+    helpers_siglip.build(folder, length=96, num_hidden_layers=1, num_attention_heads=4)
+    return folder
+
+
+def pmc_clip(folder: Path) -> Path:
+    """The folder of a PMC-CLIP, of 32 pixels: a ResNet, and a BERT that sees padding."""
+    helpers_pmc_clip.build(folder)
+    return folder
+
+
 # By the name of a family: how a small model of it is made, the name it is loaded by, and the side of its images.
 FAMILIES = {
     "openai vit": (openai_vit, "ViT-B/16", SIDE),
@@ -82,12 +96,15 @@ FAMILIES = {
     "huggingface": (huggingface, "PubMedCLIP", SIDE),
     "open_clip": (open_clip, "QuiltNet", SIDE),
     "biomed": (biomed, "BiomedCLIP", 32),
+    "siglip": (siglip, "MedSigLIP", helpers_siglip.SIDE),
+    "pmc-clip": (pmc_clip, "PMC-CLIP", helpers_pmc_clip.SIDE),
 }
+RESNETS = ("openai resnet", "pmc-clip")
 
 
-def keep(hub: Path, name: str, folder: Path) -> str:
+def keep(hub: Path, name: str, folder: Path, kind: str = "models") -> str:
     """Puts a folder where the client would keep it; the revision."""
-    own, revision = hub / f"models--{name.replace('/', '--')}", "0123456789abcdef0123456789abcdef01234567"
+    own, revision = hub / f"{kind}--{name.replace('/', '--')}", "0123456789abcdef0123456789abcdef01234567"
     shutil.copytree(folder, own / "snapshots" / revision)
     (own / "refs").mkdir()
     (own / "refs" / "main").write_text(revision)

@@ -134,7 +134,7 @@ def change(**parts: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("config", "says"),
     [
-        (change(model_type="siglip"), r"of the kind 'siglip'; only 'clip' is read"),
+        (change(model_type="blip"), r"of the kind 'blip'; read are 'clip' and 'siglip'"),
         (change(model_type=None), "of the kind None"),
         (change(text={"hidden_act": "relu"}), "hidden_act. Unknown activation 'relu'"),
         (change(text={"hidden_size": 128}), r"other sizes .*text_width 128 \(the weights: 64\)"),

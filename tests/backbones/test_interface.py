@@ -55,7 +55,9 @@ def images(backbone):
 
 
 def test_every_backbone_is_listed_and_loads(files):
-    assert {*KINDS, *presets(), "huggingface", "open_clip"} == set(backbone_names())  # these have tests of their own
+    assert {*KINDS, *presets(), "huggingface", "open_clip", "pmc_clip"} == set(
+        backbone_names()
+    )  # these have tests of their own
     for name, kind in KINDS.items():
         backbone = load_backbone(make_cfg(name, files[kind]))
         assert (backbone.name, backbone.is_vit) == (name, kind != "resnet")

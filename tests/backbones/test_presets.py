@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from small_families import FAMILIES, huggingface, keep, open_clip
+from small_families import FAMILIES, huggingface, keep, open_clip, pmc_clip
 from yacs.config import CfgNode
 
 from xcoop.backbones import Backbone, backbone_names, load_backbone, text_limits
@@ -29,7 +29,8 @@ def load(name: str, **keys: Any) -> Any:
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A small model of each family, in its own format."""
     root = tmp_path_factory.mktemp("families")
-    return {"huggingface": huggingface(root / "hf"), "open_clip": open_clip(root / "oc")}
+    made = {"huggingface": huggingface, "open_clip": open_clip, "pmc_clip": pmc_clip}
+    return {name: make(root / name) for name, make in made.items()}
 
 
 def test_the_ones_that_were_asked_for_are_there() -> None:
@@ -85,7 +86,8 @@ def test_what_the_hubs_client_has_kept_is_used_without_network(name: str, hub: P
 def test_offline_the_steps_are_said(preset: Preset, hub: Path) -> None:
     with pytest.raises(ConnectionError) as caught:
         load(preset.name)
-    assert f"hf download {preset.hub} --local-dir FOLDER" in str(caught.value)
+    assert f"hf download {preset.hub.removeprefix('datasets/')} --local-dir FOLDER" in str(caught.value)
+    assert ("--repo-type dataset --include 'image_encoder" in str(caught.value)) is preset.hub.startswith("datasets/")
     assert "MODEL.BACKBONE.PATH" in str(caught.value)
 
 

@@ -12,10 +12,13 @@ import explanations
 import measuring
 import pytest
 import roofline
+import sizes
 import steps
 import torch
 from measuring import Cost
 from torch.autograd import DeviceType
+
+from xcoop.backbones.presets import presets
 
 FEW = ["--small", "--rounds", "1"]
 
@@ -102,6 +105,17 @@ def test_the_other_benchmarks_run(capsys: pytest.CaptureFixture) -> None:
     assert row[0] == "1600"
     assert float(row[1]) > 0
     assert float(row[2]) > 0 or math.isnan(float(row[2]))
+
+
+@pytest.mark.slow
+def test_each_backbone_that_is_read_has_a_size_that_is_measured(capsys: pytest.CaptureFixture) -> None:
+    for library in ("transformers", "open_clip", "timm", "tokenizers", "sentencepiece"):
+        pytest.importorskip(library)
+    assert set(sizes.SIZES) == {"RN50", *(name for name, preset in presets().items() if preset.family)}
+    sizes.main([*FEW, "--batch", "4"])
+    _, *cells = rows_of(capsys.readouterr().out)
+    assert [row[0] for row in cells] == list(sizes.SIZES)
+    assert all(float(row[column].split()[0]) > 0 for row in cells for column in (3, 5))
 
 
 @pytest.mark.gpu

@@ -29,7 +29,7 @@ def test_all_are_listed_with_their_licence(hub: Path, capsys: pytest.CaptureFixt
     assert all(rows[name].endswith(" no") for name in presets())
     assert "open_clip" in rows["BiomedCLIP"]
     assert "MIT" in rows["BiomedCLIP"]
-    assert "(not read)" in rows["PMC-CLIP"]
+    assert "(not read)" in rows["ConceptCLIP"]
 
 
 def test_it_is_said_which_are_here(
@@ -50,7 +50,7 @@ def test_it_is_said_which_are_here(
 def test_all_that_is_known_is_told(capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = said(capsys, "info", "MONET")
     assert code == 0
-    for fact in ("https://huggingface.co/chanwkim/monet", "Licence: not found", "Nature Medicine", "224 x 224"):
+    for fact in ("https://huggingface.co/chanwkim/monet", "Licence: not stated", "Nature Medicine", "224 x 224"):
         assert fact in out
     assert "Read by: nothing: its towers are Python code" in said(capsys, "info", "ConceptCLIP")[1]
     assert "Read by: openai" in said(capsys, "info", "ViT-B/16")[1]
@@ -107,7 +107,7 @@ def test_bad_weights_end_in_one_message(tmp_path: Path, capsys: pytest.CaptureFi
     ("words", "message"),
     [
         (("BiomedCLIP",), "hf download microsoft/BiomedCLIP-PubMedBERT_256-vit_base_patch16_224 --local-dir FOLDER"),
-        (("PMC-CLIP",), "cannot be used: its weights are three files"),
+        (("ConceptCLIP",), "cannot be used: its towers are Python code"),
         (("BiomedClip",), "Did you mean 'BiomedCLIP'"),
         (("huggingface",), "MODEL.BACKBONE.SOURCE"),
         (("phantom", "MODEL.BACKBONE.ACTIVATIO", "gelu"), "Did you mean 'MODEL.BACKBONE.ACTIVATION'"),

@@ -20,7 +20,7 @@ from dassl.utils import set_random_seed
 from generated_trees import LAYOUTS
 from helpers_clip import tiny_clip_state
 from safetensors.torch import save_file
-from small_families import FAMILIES
+from small_families import FAMILIES, RESNETS
 from yacs.config import CfgNode
 
 from xcoop.concepts.bank import skeleton
@@ -78,7 +78,8 @@ def config(
     """The method as it is configured, with two images a class, all of them in one batch: an epoch is a step."""
     path = LAYOUTS[dataset].path
     cfg = tree_tools.config(dataset, root, NUM_SHOTS=2, **({"PATH": str(root / path)} if path else {}))
-    method = "rn50" if name == "RN50" and "rn50" in method_names(trainer) else "vit_b16"
+    resnet = name in {FAMILIES[family][1] for family in RESNETS}
+    method = "rn50" if resnet and "rn50" in method_names(trainer) else "vit_b16"
     for file in method_files(method, trainer):
         merge_file(cfg, file)
     cfg.TRAINER.NAME, cfg.OUTPUT_DIR, cfg.USE_CUDA, cfg.VERBOSE = trainer, str(output), False, False
@@ -124,7 +125,7 @@ def test_a_trainer_with_a_family(
 ) -> None:
     weights, (_, name, size) = small(family), FAMILIES[family]
     cfg = config(dataset, trainer, root, weights, tmp_path / "out", name, size)
-    if family == "openai resnet" and TRAINER_REGISTRY.get(trainer).needs_vit:
+    if family in RESNETS and TRAINER_REGISTRY.get(trainer).needs_vit:
         with pytest.raises(ValueError, match=f"{trainer} works inside the blocks of a vision transformer"):
             build_trainer(cfg)
         return

@@ -68,6 +68,7 @@ class Backbone(nn.Module, ABC):
         source: what was loaded: a file, a folder, a name.
         recompute: whether the blocks of the image tower keep no more than their inputs for a backward pass, and compute
             the rest once more there. A tower without such blocks does not.
+        placeholder: a word that is one token: in a prompt it holds the place of a learned one.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Backbone(nn.Module, ABC):
     family: str = ""
     source: str = ""
     recompute: bool = False
+    placeholder: str = "X"
 
     def __init__(self) -> None:
         super().__init__()

@@ -5,7 +5,8 @@ OpenAI's, so that what adds to attention or holds weights in 16 bit finds them. 
 
 * takes embeddings that positions, the type of a first sentence and a norm are added to: E = LN(e + p + t);
 * has its norms behind the sums, y = LN1(x + attention(x)), LN2(y + MLP(y)), and ordinary GELUs;
-* sees in both directions: a token sees all but the padding, which stands behind the end;
+* sees in both directions: a token sees all but the padding, which stands behind the end, or where it was trained
+  without a mask the padding, too;
 * gives its first token, [CLS], or the mean of all, and not its end.
 
 Symbols: N texts, L tokens, W width, n context tokens, J layers with prompts, H width in the projection, D joint width.
@@ -43,8 +44,8 @@ class BertBlock(nn.Module):
         self.mlp = nn.Sequential(OrderedDict(layers))
         self.ln_2 = norm(width, eps=tower.eps)
 
-    def forward(self, x: Tensor, seen: Tensor) -> Tensor:
-        """(N, L, W) to the same; `seen` (N, 1, 1, L): which tokens are looked at."""
+    def forward(self, x: Tensor, seen: Tensor | None) -> Tensor:
+        """(N, L, W) to the same; `seen` (N, 1, 1, L): which tokens are looked at, all without it."""
         x = self.ln_1(x + self_attention(self.attn, x, mask=seen))
         out: Tensor = self.ln_2(x + self.mlp(x))
         return out
@@ -118,7 +119,8 @@ class BertClip(ClipBackbone):
 
     def text_words(self) -> str:
         """The text tower in words, pool and projection too: no name of a weight tells them all."""
-        words = ["a BERT", tower_words(self.model.transformer), f"pool {self.bert.pool}"]
+        seen = "padding seen" if self.bert.sees_padding else ""
+        words = ["a BERT", tower_words(self.model.transformer), seen, f"pool {self.bert.pool}"]
         return ", ".join([*filter(None, words), f"projection {self.bert.projection}"])
 
     def tokenize(self, texts: str | Sequence[str]) -> Tensor:
@@ -158,7 +160,7 @@ class BertClip(ClipBackbone):
         """What the tower makes of each text, (N, W): of its first token or, by the pool, the mean of its tokens.
 
         A token sees all tokens of its text in both directions, so none of them is cut. What stands behind the last end
-        of all texts is padding, which nothing sees: cutting that is exact.
+        of all texts is padding, which nothing sees: cutting that is exact. Where it is seen, nothing is cut.
 
         Args:
             embeddings: (N, L, W) of words alone; with prompts, the context stands right behind [CLS].
@@ -168,10 +170,15 @@ class BertClip(ClipBackbone):
         Raises:
             ValueError: an end token lies outside the embeddings, or beyond the model's context.
         """
-        x = self.model.ln_embed(self.placed(embeddings, end))  # (N, L, W)
+        if self.bert.sees_padding:
+            x = self.filled(embeddings, end, self.bert.padding) + self.model.positional_embedding.to(self.dtype)
+        else:
+            x = self.placed(embeddings, end)
+        x = self.model.ln_embed(x)  # (N, L, W)
         own = torch.arange(x.shape[1], device=x.device) <= end.to(x.device)[:, None]  # (N, L)
+        seen = None if self.bert.sees_padding else own[:, None, None]
         for index, block in enumerate(self.model.transformer.resblocks):
-            x = block(text_prompted(x, prompts, index), own[:, None, None])
+            x = block(text_prompted(x, prompts, index), seen)
         if self.bert.pool != "mean":
             return x[:, 0]
         return (x * own[..., None]).sum(dim=1) / own.sum(dim=1, keepdim=True)
@@ -198,7 +205,8 @@ def build_bert_clip(
     text = {name: tensor for name, tensor in text.items() if name not in _NOT_WEIGHTS}
     making = replace(making, text=bert.tower, context_length=bert.context_length)
     weights = own_weights(image.items(), source) | _renamed(own_weights(text.items(), source), bert, source)
-    widths = [weights[name].shape[-1] for name in ("visual.proj", "text_projection") if name in weights]
+    ends = {"visual.proj": -1, "visual.attnpool.c_proj.weight": 0, "text_projection": -1}  # a ViT's, a ResNet's
+    widths = [weights[name].shape[axis] for name, axis in ends.items() if name in weights]
     if len(set(widths)) > 1:
         raise ValueError(f"{source}: its images come to {widths[0]} numbers, its texts to {widths[1]}")
     if "logit_scale" in weights:  # open_clip may hold one number in a list

@@ -50,6 +50,7 @@ class Bert:
         projection: one of `PROJECTIONS`: a matrix, two with a GELU between them, or none at all.
         context_length: tokens that a text may have.
         padding: the id behind the end.
+        sees_padding: whether the tower was trained without a mask, on texts that padding fills up to the full length.
     """
 
     tower: Tower
@@ -57,6 +58,7 @@ class Bert:
     projection: str = "linear"
     context_length: int = 256
     padding: int = 0
+    sees_padding: bool = False
 
 
 def read_bert(folder: Path, text: Mapping[str, Any], source: str) -> Bert:

@@ -195,11 +195,11 @@ def _empty_clip(weights: Mapping[str, Tensor], making: Making, source: str) -> A
     clip, visual = import_clip().model, empty_visual(weights, making, source)
     joint = weights["text_projection"].shape[1]
     length, width = len(weights["positional_embedding"]), len(weights["ln_final.weight"])
-    vocabulary, layers = len(weights["token_embedding.weight"]), _count(weights, "transformer.resblocks.")
+    vocabulary, layers = len(weights["token_embedding.weight"]), count_blocks(weights, "transformer.resblocks.")
     heads = making.text.heads_of(width, f"{source}: its text tower")
     model = clip.CLIP(joint, 1, 1, WIDTH, 1, length, vocabulary, width, heads, layers)
     model.visual = visual  # in the place of a small one, whose heads were told by its width
-    _set_up(model.transformer, making.text, weights, "transformer.")
+    set_up(model.transformer, making.text, weights, "transformer.")
     model.ln_final.eps = making.text.eps
     return model
 
@@ -213,7 +213,7 @@ def empty_visual(weights: Mapping[str, Tensor], making: Making, source: str) -> 
     """
     clip = import_clip().model
     if "visual.proj" not in weights:  # a ResNet
-        stages = tuple(_count(weights, f"visual.layer{index}.", needed=False) for index in (1, 2, 3, 4))
+        stages = tuple(count_blocks(weights, f"visual.layer{index}.", needed=False) for index in (1, 2, 3, 4))
         width = len(weights["visual.layer1.0.conv1.weight"])
         positions = len(weights["visual.attnpool.positional_embedding"])
         joint = len(weights["visual.attnpool.c_proj.weight"])
@@ -221,19 +221,19 @@ def empty_visual(weights: Mapping[str, Tensor], making: Making, source: str) -> 
         return clip.ModifiedResNet(stages, joint, heads, 32 * _side(positions), width)
     patches, joint = weights["visual.conv1.weight"], weights["visual.proj"].shape[-1]
     width, patch = len(patches), patches.shape[-1]
-    layers = _count(weights, "visual.transformer.resblocks.")
+    layers = count_blocks(weights, "visual.transformer.resblocks.")
     heads = making.image.heads_of(width, f"{source}: its image tower")
     side = _side(len(weights["visual.positional_embedding"]))
     visual = clip.VisionTransformer(patch * side, patch, width, layers, heads, joint)
-    _set_up(visual.transformer, making.image, weights, "visual.transformer.")
+    set_up(visual.transformer, making.image, weights, "visual.transformer.")
     visual.ln_post.eps = visual.ln_pre.eps = making.image.eps
     if not making.has_ln_pre:
         visual.ln_pre = nn.Identity()
     return visual
 
 
-def _count(weights: Mapping[str, Tensor], prefix: str, needed: bool = True) -> int:
-    """How many blocks there are below a prefix."""
+def count_blocks(weights: Mapping[str, Tensor], prefix: str, needed: bool = True) -> int:
+    """How many blocks there are below a prefix; KeyError for none where some are needed."""
     found = len({name[len(prefix) :].partition(".")[0] for name in weights if name.startswith(prefix)})
     if needed and not found:
         raise KeyError(f"{prefix}0")
@@ -248,7 +248,7 @@ def _side(positions: int) -> int:
     return side
 
 
-def _set_up(transformer: Any, tower: Tower, weights: Mapping[str, Tensor], prefix: str) -> None:
+def set_up(transformer: Any, tower: Tower, weights: Mapping[str, Tensor], prefix: str) -> None:
     """Gives the blocks of a `clip.model.Transformer` the activation, the eps and the hidden width of a tower."""
     width, hidden = transformer.width, len(weights[f"{prefix}resblocks.0.mlp.c_fc.weight"])
     for block in transformer.resblocks:

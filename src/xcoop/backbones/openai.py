@@ -125,7 +125,7 @@ class ClipBackbone(Backbone):
         self.pixel_mean, self.pixel_std = making.pixel_mean, making.pixel_std
         self.family, self.source = making.family, making.source
         self.trained_ids = None if trained_ids is None else frozenset(trained_ids)
-        self.is_vit = hasattr(model.visual, "class_embedding")
+        self.is_vit = hasattr(model.visual, "transformer")
         self.input_size = int(model.visual.input_resolution)
         self.context_length = making.context_length or int(model.context_length)
         self.text_width, self.embed_dim = model.text_projection.shape
@@ -142,7 +142,7 @@ class ClipBackbone(Backbone):
         width, patch = visual.conv1.out_channels, visual.conv1.kernel_size[0]
         if not self.is_vit:
             layers, width, patch = tuple(map(len, self.image_blocks)), visual.layer1[0].conv1.out_channels, 0
-        joint, length = int(self.embed_dim), self.context_length
+        joint, length = int(self.embed_dim), int(self.model.context_length)
         words = described(layers, width, patch, self.input_size, joint, self.text_width, text.layers, length)
         return f"{words}; {self.untold()}" if self.untold() else words
 
@@ -265,8 +265,29 @@ class ClipBackbone(Backbone):
         Raises:
             ValueError: an end token lies outside the embeddings, or beyond the model's context.
         """
-        length = self.needed(embeddings.shape[1], end)
-        return embeddings[:, :length].to(self.dtype) + self.model.positional_embedding[:length].to(self.dtype)
+        cropped = self.cropped(embeddings, end)
+        return cropped + self.model.positional_embedding[: cropped.shape[1]].to(self.dtype)
+
+    def cropped(self, embeddings: Tensor, end: Tensor) -> Tensor:
+        """Embeddings over the shortest prefix that holds all end tokens; see `placed`."""
+        return embeddings[:, : self.needed(embeddings.shape[1], end)].to(self.dtype)
+
+    def filled(self, embeddings: Tensor, end: Tensor, padding: int) -> Tensor:
+        """Embeddings of the full length, with padding behind each end: for a tower that sees the padding.
+
+        Args:
+            embeddings: (N, L, W), without positions; what they have behind an end does not count.
+            end: (N,) int64.
+            padding: its id.
+
+        Returns:
+            (N, context_length, W).
+        """
+        x = self.cropped(embeddings, end)
+        behind = self.embed(torch.full((1, 1), padding, device=x.device))  # (1, 1, W)
+        x = torch.cat([x, behind.expand(len(x), self.context_length - x.shape[1], -1)], dim=1)
+        own = torch.arange(self.context_length, device=x.device) <= end.to(x.device)[:, None]
+        return torch.where(own[..., None], x, behind)
 
     def needed(self, length: int, end: Tensor) -> int:
         """How many of so many embeddings hold all end tokens; see `placed`. To look would have to wait for a GPU."""
@@ -299,7 +320,7 @@ class ClipBackbone(Backbone):
         for index, block in enumerate(self.image_blocks):
             x = vit_prompted(visual, x, own, self.prompts, index)
             x = recomputed(run_block, block, x) if self.recompute else run_block(block, x)
-        return vit_projected(visual, x[:, : own if patches else 1])
+        return vit_projected(visual, x[:, :own], patches)
 
     def image_norms(self) -> list[nn.Parameter]:
         """`ln_1` and `ln_2` of each block of a ViT; `ln_pre` and `ln_post` stay as they are."""

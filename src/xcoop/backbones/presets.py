@@ -29,7 +29,7 @@ class Preset:
         name: what it is called.
         hub: its name on huggingface.co.
         architecture: in words.
-        licence: of its weights; `not found` where nobody says.
+        licence: of its weights; `not stated` where nobody says.
         citation: of its paper.
         found: where the above was found.
         family: the registered backbone whose loader reads it; "" if none does.

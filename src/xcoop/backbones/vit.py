@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from xcoop.backbones.base import ImageFeatures
+from xcoop.backbones.pooled_vit import PooledVit
 from xcoop.backbones.saving import layer_norm
 
 QUICK = 1.702  # QuickGELU is x * sigmoid(1.702 x)
@@ -42,11 +43,17 @@ class AdaptedAttention(nn.Module):
 
 
 def vit_tokens(visual: Any, images: Tensor) -> Tensor:
-    """The tokens that enter a vision transformer's first block, class token first: (B, 1 + T, V)."""
+    """The tokens that enter a vision transformer's first block, its class token, if any, first: (B, 1 + T, V)."""
     x = visual.conv1(images).flatten(2).transpose(1, 2)  # (B, T, V)
-    first = visual.class_embedding.to(x.dtype).expand(len(x), 1, -1)  # (B, 1, V)
-    tokens: Tensor = visual.ln_pre(torch.cat([first, x], dim=1) + visual.positional_embedding.to(x.dtype))
+    if class_tokens(visual):
+        x = torch.cat([visual.class_embedding.to(x.dtype).expand(len(x), 1, -1), x], dim=1)
+    tokens: Tensor = visual.ln_pre(x + visual.positional_embedding.to(x.dtype))
     return tokens
+
+
+def class_tokens(visual: Any) -> int:
+    """How many tokens stand before the patches of a vision transformer: 1, or 0 where attention pools the patches."""
+    return 0 if isinstance(visual, PooledVit) else 1
 
 
 def vit_prompted(visual: Any, x: Tensor, own: int, prompts: Tensor | None, index: int) -> Tensor:
@@ -73,13 +80,20 @@ def vit_prompted(visual: Any, x: Tensor, own: int, prompts: Tensor | None, index
     return torch.cat([x[:, :own], new.expand(len(x), -1, -1)], dim=1)
 
 
-def vit_projected(visual: Any, tokens: Tensor) -> ImageFeatures:
-    """Tokens that left the last block, (B, 1 + T, V), through `ln_post` and `proj`.
+def vit_projected(visual: Any, tokens: Tensor, patches: bool = True) -> ImageFeatures:
+    """Tokens that left the last block, (B, 1 + T, V), through `ln_post` and `proj`, or the pool of a `PooledVit`.
 
     CLIP itself projects the class token alone (`VisionTransformer.forward`); the same layers take the patch tokens into
     the joint space, as in XCoOp's released code.
+
+    Args:
+        visual: a `clip.model.VisionTransformer`, or a `PooledVit`, whose tokens are patches alone.
+        tokens: of the image.
+        patches: whether the local features are wanted.
     """
-    joint = visual.ln_post(tokens) @ visual.proj  # (B, 1 + T, D)
+    if isinstance(visual, PooledVit):
+        return visual.projected(tokens, patches)
+    joint = visual.ln_post(tokens if patches else tokens[:, :1]) @ visual.proj  # (B, 1 + T, D)
     return ImageFeatures(pooled=joint[:, 0], patches=joint[:, 1:])
 
 
@@ -130,18 +144,19 @@ def _looked_into(block: Any, x: Tensor, causal: bool) -> Tensor:
     return out
 
 
-def text_prompted(x: Tensor, prompts: Tensor | None, index: int) -> Tensor:
+def text_prompted(x: Tensor, prompts: Tensor | None, index: int, before: int = 1) -> Tensor:
     """What enters a block of a text tower: from the second on, its own prompts in the place of the context.
 
     Args:
         x: what left the block before, (N, L, W); the context stands right behind the start token.
         prompts: (J, n, W), of the second block to block 1 + J; None: the context is never replaced.
         index: of the block, from 0.
+        before: how many tokens stand before the context; 0 in a tower whose texts have no start token.
     """
     if prompts is None or not 0 < index <= len(prompts):
         return x
     new = prompts[index - 1].to(x.dtype).expand(len(x), -1, -1)  # (N, n, W)
-    return torch.cat([x[:, :1], new, x[:, 1 + new.shape[1] :]], dim=1)
+    return torch.cat([x[:, :before], new, x[:, before + new.shape[1] :]], dim=1)
 
 
 def self_attention(attention: Any, x: Tensor, causal: bool = False, mask: Tensor | None = None) -> Tensor:

@@ -62,6 +62,25 @@ def weights_file(path: str | Path) -> Path:
     return path
 
 
+def read_tensor(path: Path) -> Tensor:
+    """The one tensor that a `torch.save` file holds.
+
+    Raises:
+        ValueError: it cannot be read, or holds anything else than a plain tensor of numbers.
+    """
+    try:
+        check_archive(path)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read as weights (nothing in it was executed): {error}") from error
+    content = _read_pickle(path)
+    if not isinstance(content, Tensor):
+        raise ValueError(f"{path} holds {type(content).__name__}, not one tensor")
+    require_stored(content, path.stem, str(path))
+    if content.layout is not torch.strided or content.is_meta or content.is_quantized:
+        raise ValueError(f"{path} holds no plain tensor of numbers")
+    return content
+
+
 def require_stored(tensor: Tensor, name: str, source: str) -> None:
     """Refuses a view that repeats a few numbers: it could claim any size, and every copy of it would have that size.
 

@@ -160,7 +160,7 @@ def check_one(arguments: argparse.Namespace) -> int:
     told = "a skin lesion or a chest x-ray? Weights trained on real images should know"
     say(f"classified: {right} of {len(labels)} drawn pictures by text ({told})")
     losses = train(backbone, images, labels)
-    say(f"trained: {STEPS} steps of CoOp, loss {' -> '.join(f'{loss:.4f}' for loss in losses)}")
+    say(f"trained: {STEPS} steps of CoOp, loss {' -> '.join(f'{loss:.6f}' for loss in losses)}")
     finite = all(map(math.isfinite, losses))
     moved = len(set(losses)) > 1
     if sound and finite and moved:

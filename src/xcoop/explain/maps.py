@@ -4,11 +4,12 @@ First what is explained (`Target`), then methods by their names (`explain_maps`)
 of backbone, images and target to raw maps, most of them over one pass that keeps what they read (`tower.trace`).
 
 Symbols: B images, S their side, C classes, K prompts a class; gh x gw patches, T = gh * gw; h heads, L tokens, d width
-of a head, V width of the tower, D joint width. Token 0 is the class token.
+of a head, V width of the tower, D joint width. Token 0 is the class token, if there is one.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -201,8 +202,8 @@ def gradcam(backbone: Backbone, images: Tensor, target: Target) -> Tensor:
     seen = trace(backbone, images)
     tokens = seen.tokens[-2]
     (gradient,) = torch.autograd.grad(target.score(seen.features).sum(), [tokens])
-    weights = gradient[:, 1 : seen.own].mean(1, keepdim=True)  # (B, 1, V)
-    return as_grid(backbone, (weights * tokens[:, 1 : seen.own]).sum(-1).relu())
+    weights = gradient[:, seen.patches].mean(1, keepdim=True)  # (B, 1, V)
+    return as_grid(backbone, (weights * tokens[:, seen.patches]).sum(-1).relu())
 
 
 @register_explainer("gradeclip", ("vit",), "Values of the last attention that raise the score, where query and key "
@@ -213,14 +214,15 @@ def gradeclip(backbone: Backbone, images: Tensor, target: Target) -> Tensor:
         map_i = relu( sum_ch  dS/dO[0] * v_i * w_i ),   w_i = minmax_i( cos( W_o q_0, W_o k_i ) )
 
     O: the last attention's output before its projection; q, k, v with their heads side by side. The formula follows the
-    class token; of the score's local term only what passes there counts.
+    class token, or the query of the pool that reads the patches instead; of the score's local term only what passes
+    there counts.
     """
     seen = trace(backbone, images)
-    last, weight = seen.attention[-1], seen.visual.transformer.resblocks[-1].attn.out_proj.weight
+    last, weight = seen.reader
     (gradient,) = torch.autograd.grad(target.score(seen.features).sum(), [last.mixed])
     q, k, v = (part.transpose(1, 2).flatten(2) for part in (last.queries, last.keys, last.values))  # (B, L, V)
-    near = F.cosine_similarity(q[:, :1] @ weight.T, k[:, 1 : seen.own] @ weight.T, dim=-1)  # (B, T)
-    return as_grid(backbone, ((gradient[:, :1] * v[:, 1 : seen.own]).sum(-1) * stretched(near)).relu())
+    near = F.cosine_similarity(q[:, :1] @ weight.T, k[:, seen.patches] @ weight.T, dim=-1)  # (B, T)
+    return as_grid(backbone, ((gradient[:, :1] * v[:, seen.patches]).sum(-1) * stretched(near)).relu())
 
 
 @register_explainer("relevancy", ("vit",), "What reaches the class token through attention that raises the score.",
@@ -228,13 +230,13 @@ def gradeclip(backbone: Backbone, images: Tensor, target: Target) -> Tensor:
 def relevancy(backbone: Backbone, images: Tensor, target: Target) -> Tensor:
     """Gradient-weighted attention (Chefer et al., "Generic Attention-model Explainability", ICCV 2021).
 
-    map = mean_h( relu( dS/dA * A ) )[0, 1:], A the attention of the last block alone, as the authors advise for CLIP;
-    the score S is the whole one, local term included.
+    map = mean_h( relu( dS/dA * A ) )[0, 1:], A the attention of the last block alone, as the authors advise for CLIP,
+    or that of the pool which reads the patches instead; the score S is the whole one, local term included.
     """
     seen = trace(backbone, images)
-    probs = seen.attention[-1].probs
+    probs = seen.reader[0].probs
     (gradient,) = torch.autograd.grad(target.score(seen.features).sum(), [probs])
-    return as_grid(backbone, (gradient * probs).relu().mean(1)[:, 0, 1 : seen.own])
+    return as_grid(backbone, (gradient * probs).relu().mean(1)[:, 0, seen.patches])
 
 
 @register_explainer("legrad", ("vit",), "In all blocks together: where more attention would raise the score.",
@@ -249,13 +251,13 @@ def legrad(backbone: Backbone, images: Tensor, target: Target) -> Tensor:
     The paper stretches each map from 0 to 1; as they are, the maps of one image share a scale.
     """
     seen = trace(backbone, images)
-    total = torch.zeros(len(images), seen.own - 1, device=images.device)  # (B, T)
+    total = torch.zeros(len(images), math.prod(backbone.grid), device=images.device)  # (B, T)
     for attention, tokens in zip(seen.attention, seen.tokens[1:], strict=True):
         own = tokens[:, : seen.own]
         mean = vit_projected(seen.visual, own.mean(1, keepdim=True)).pooled
         features = ImageFeatures(mean, vit_projected(seen.visual, own).patches)
         (gradient,) = torch.autograd.grad(target.score(features).sum(), [attention.probs], retain_graph=True)
-        total = total + gradient.relu().mean((1, 2))[:, 1 : seen.own].float()
+        total = total + gradient.relu().mean((1, 2))[:, seen.patches].float()
     return as_grid(backbone, total)
 
 
@@ -269,6 +271,8 @@ def rollout(backbone: Backbone, images: Tensor, target: Target) -> Tensor:
     """Attention rollout (Abnar and Zuidema, ACL 2020): a baseline, which does not depend on the target.
 
     A' = rownorm( mean_h A + I );   R = A'_L ... A'_1;   map = R[0, 1:]
+
+    Where a pool reads the patches, its attention stands before the others, without the I: its query is none of them.
     """
     seen = trace(backbone, images)
     eye = torch.eye(seen.attention[0].probs.shape[-1], device=images.device)
@@ -277,7 +281,9 @@ def rollout(backbone: Backbone, images: Tensor, target: Target) -> Tensor:
         if index < seen.prompted:  # the block's own prompts know nothing of the image
             total = torch.cat([total[:, : seen.own], torch.zeros_like(total[:, seen.own :])], dim=1)
         total = (attention.probs.float().mean(1) + eye) / 2 @ total  # rows of probs sum to one
-    return as_grid(backbone, total[:, 0, 1 : seen.own])
+    if seen.pool is not None:
+        total = seen.pool.probs.float().mean(1) @ total[:, : seen.own]  # (B, 1, L)
+    return as_grid(backbone, total[:, 0, seen.patches])
 
 
 @register_explainer("similarity", BOTH, "How near each patch is to the text; may prefer the background.", "1 forward",

@@ -207,7 +207,7 @@ class PromptLearner(nn.Module):
         self.ctx = nn.Parameter(context.detach().clone())
         # What stands round the context: the start token, and names, full stops and end tokens.
         n_ctx = context.shape[-2]
-        placeholders = " ".join(["X"] * n_ctx)  # one token each; the context takes their places
+        placeholders = " ".join([backbone.placeholder] * n_ctx)  # one token each; the context takes their places
         names = [name.replace("_", " ") for name in classnames]
         tokens = _tokens(backbone, [f"{placeholders} {name}." for name in names])  # (C, 77)
         end = backbone.end_positions(tokens)  # (C,)
