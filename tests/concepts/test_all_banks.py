@@ -33,6 +33,29 @@ FEWER = {
 WORDS = 6  # the most in a concept
 COPIES = {"busi_biomedcoop": "busi", "dermamnist_biomedcoop": "dermamnist", "octmnist_biomedcoop": "octmnist"}
 
+# As the archives of public sets call the folders of their classes.
+FOLDERS = {
+    "bloodmnist": "basophil, eosinophil, erythroblast, ig, lymphocyte, monocyte, neutrophil, platelet",
+    "btmri": "glioma, meningioma, notumor, pituitary",
+    "busi": "benign, malignant, normal",
+    "chmnist": "01_TUMOR, 02_STROMA, 03_COMPLEX, 04_LYMPHO, 05_DEBRIS, 06_MUCOSA, 07_ADIPOSE, 08_EMPTY",
+    "covid_19": "COVID, Lung_Opacity, Normal, Viral Pneumonia",
+    "ctkidney": "Cyst, Normal, Stone, Tumor",
+    "isic2018": "akiec, bcc, bkl, df, mel, nv, vasc",
+    "dermamnist": "akiec, bcc, bkl, df, mel, nv, vasc",
+    "kneexray": "0, 1, 2, 3, 4",
+    "kvasir": "dyed-lifted-polyps, dyed-resection-margins, esophagitis, normal-cecum, normal-pylorus, normal-z-line, "
+    "polyps, ulcerative-colitis",
+    "lungcolon": "colon_aca, colon_n, lung_aca, lung_n, lung_scc",
+    "med_node": "melanoma, naevus",
+    "octmnist": "CNV, DME, DRUSEN, NORMAL",
+    "pathmnist": "ADI, BACK, DEB, LYM, MUC, MUS, NORM, STR, TUM",
+    "pneumonia": "NORMAL, PNEUMONIA",
+    "retina": "cataract, diabetic_retinopathy, glaucoma, normal",
+    "retinamnist": "No_DR, Mild, Moderate, Severe, Proliferate_DR",
+    "skincon": "benign, malignant, non-neoplastic",
+}
+
 
 @pytest.mark.parametrize("name", bank_names())
 class TestEveryBank:
@@ -91,6 +114,18 @@ class TestEveryBank:
                 for text in clinical_sentences(asked, classname, lambda _: True):
                     assert "{" not in text
                     assert same_name(classname) in same_name(text)
+
+
+@pytest.mark.parametrize(("bank", "names"), FOLDERS.items())
+def test_folders_of_published_sets_are_served(bank: str, names: str) -> None:
+    found = load_bank(bank).match(names.split(", "))
+    assert list(found.values()) == sorted(set(found.values()), key=[*found.values()].index), "each its own class"
+
+
+def test_what_is_neighbouring_is_no_alias() -> None:
+    for bank, name in (("derm7pt", "benign"), ("breastmnist", "benign"), ("pneumonia", "covid"), ("btmri", "tumor")):
+        with pytest.raises(ValueError, match="the bank has no concepts for"):
+            load_bank(bank).match([name])
 
 
 def test_one_citation_a_source() -> None:

@@ -236,6 +236,15 @@ def test_sheets_that_are_refused(
     assert len(str(caught.value)) < 1000
 
 
+def test_a_zip_file_that_is_no_spreadsheet(tmp_path: Path) -> None:
+    pytest.importorskip("openpyxl")
+    path = tmp_path / "a.xlsx"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("readme.txt", "hello")
+    with pytest.raises(DatasetError, match=r"a\.xlsx is no spreadsheet"):
+        read_sheets(path)
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [

@@ -227,6 +227,14 @@ def test_damage_to_the_spreadsheet_is_named(root: Path, place: str, value: objec
         load("ph2", root)
 
 
+def test_a_text_called_a_spreadsheet_is_named(root: Path) -> None:
+    pytest.importorskip("openpyxl")
+    folder = ph2(root)
+    (folder / "PH2_dataset.txt").rename(folder / "PH2_dataset.xlsx")
+    with pytest.raises(DatasetError, match=r"PH2_dataset\.xlsx is no spreadsheet \(\.xlsx\) that can be read"):
+        load("ph2", root)
+
+
 def test_without_openpyxl_the_extra_is_named(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (ph2(root) / "PH2_dataset.txt").rename(root / "PH2" / "PH2Dataset" / "PH2_dataset.xlsx")
     monkeypatch.setitem(sys.modules, "openpyxl", None)

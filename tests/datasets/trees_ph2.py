@@ -69,14 +69,9 @@ LAYOUTS = {
 }
 
 
-def no_spreadsheet(folder: Path) -> None:
-    (folder / "PH2_dataset.txt").rename(folder / "PH2_dataset.xlsx")
-
-
 DAMAGES: dict[str, Damages] = {
     "ph2": [
         (shutil.rmtree, "was not found"),
-        (no_spreadsheet, r"PH2_dataset\.xlsx is (a spreadsheet: pip install|no spreadsheet \(\.xlsx\) that can be)"),
         (lambda f: (f / IMAGES).rename(f / "images"), "PH2 Dataset images is missing: it holds the images"),
         (lambda f: (f / MELANOMA).unlink(), r"lacks 1 of 30 images of PH2_dataset\.txt: IMD320"),
         (lambda f: (f / MELANOMA).write_bytes(b""), r"IMD320\.bmp: the file is empty"),

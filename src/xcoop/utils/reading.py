@@ -253,9 +253,9 @@ def read_sheets(path: Path) -> list[SheetRow]:
                 return [row for sheet in workbook.worksheets for row in _rows(path, sheet)]
             finally:
                 workbook.close()
-    except OSError:
-        raise
     except Exception as error:  # whatever zipfile, the parser of XML and openpyxl make of a damaged file
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # a fault of the disk
         reason = cut(str(error) or type(error).__name__, LONGEST_REASON)
         raise DatasetError(f"{path} is no spreadsheet (.xlsx) that can be read: {reason}") from error
 
