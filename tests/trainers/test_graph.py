@@ -176,6 +176,14 @@ def test_optimisers_that_count_their_steps(
     assert run.optim.state_dict()["param_groups"] == usual.optim.state_dict()["param_groups"]
 
 
+def test_in_bf16_with_frozen_weights_held_in_it(make_cfg: ConfigMaker, monkeypatch: pytest.MonkeyPatch) -> None:
+    own, bf16 = Emulated(), ("TRAINER.XCOOP.PREC", "bf16")
+    run = built(make_cfg("XCoOp", *pairs("XCoOp"), *bf16), own)
+    epochs(run)
+    assert own.replayed == 6
+    assert equal(run, plain(make_cfg, "XCoOp", *bf16, monkeypatch=monkeypatch))
+
+
 def test_a_rate_that_is_a_number_is_frozen(make_cfg: ConfigMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     """The emulation can tell: with rates of Python the replayed steps go on with that of the recorded one."""
     monkeypatch.setattr(graph.Rates, "on_device", lambda self, optim: nullcontext())
