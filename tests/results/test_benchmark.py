@@ -7,10 +7,12 @@ import io
 import json
 import statistics
 from pathlib import Path
+from typing import Any
 
 import pytest
 from synthetic_runs import write_cell
 
+from xcoop.evaluation.statistics import image_counts
 from xcoop.results.benchmark import Benchmark, Method, gather
 from xcoop.results.compare import against_reference, marks, measure, outcomes
 from xcoop.results.record import checksum
@@ -104,6 +106,33 @@ def test_comparisons_with_the_reference_state_their_number(out: Path) -> None:
     assert coop[6].text == "13 / 0"  # majority of XCoOp: the first 37; CoOp: the first 24
     assert coop[7].text == "< 0.001"  # 2 / 2^13
     assert any("over the 3 comparisons of this table" in note for note in sheet.notes)
+
+
+def test_one_number_of_draws_is_behind_everything(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def drawn(units: Any, strata: Any, draws: int, seed: int) -> Any:
+        seen.append(draws)
+        return image_counts(units, strata, draws, seed)
+
+    monkeypatch.setattr("xcoop.evaluation.statistics.image_counts", drawn)
+    found = report(gather(out, (1, 2, 3)), Wanted((ACCURACY,), figures=False, draws=50))
+    assert len(seen) > 5
+    assert set(seen) == {50}
+    (sheet,) = (sheet for sheet in found.sheets if sheet.key == "derm-comparisons")
+    few = (
+        "50 draws are few for 3 comparisons: the least corrected p-value is 0.118; give --draws 240 or more."  # 6 / 51
+    )
+    assert few in sheet.notes
+
+
+def test_a_run_on_all_images_has_a_column_of_its_own_and_errors_of_calibration_no_interval(tmp_path: Path) -> None:
+    write_cell(tmp_path, "derm", "CoOp", -1, {1: range(30)})
+    ece = measure("ece")
+    (sheet, *_) = report(gather(tmp_path, (1,)), Wanted((ece,), figures=False, draws=50)).sheets
+    assert sheet.head == ("Method", "all images")
+    assert sheet.rows[0][1].below == ""
+    assert "neither intervals nor tests" in sheet.notes[0]
 
 
 def test_no_mcnemar_where_patients_have_several_images(tmp_path: Path) -> None:

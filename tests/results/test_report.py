@@ -223,6 +223,18 @@ def test_nothing_local_stands_on_the_page(tmp_path: Path, monkeypatch: pytest.Mo
         assert """folder XCoOp 1 3 DATASET.PATH "$IMAGES"/moles OPTIM.LR 0.1 --cfg "$IMAGES"/mine.yaml""" in said
 
 
+def test_each_dataset_opens_with_its_table_and_one_curve(html: str) -> None:
+    sections = re.split('<section id="part-', html)[1:]
+    assert [re.search(r"<h2[^>]*>(.*?)</h2>", part)[1] for part in sections[:2]] == ["set-0", "set-1"]  # type: ignore[index]
+    assert ">All datasets</h2>" in sections[5]
+    shown, folded = sections[0].split("<details><summary>More on set-0: 3 tables, 2 figures</summary>")
+    captions = re.findall(r"<caption><span>(.*?)</span>", shown)
+    assert captions == ["Accuracy on set-0, by shots a class"]
+    assert shown.count("<img ") == 1
+    assert re.search(r"<strong>71\.2 ± 1\.8 \*</strong>\s*<small>\[\d", shown)
+    assert "Expected calibration error on set-0, by shots a class" in folded
+
+
 @needs_browser
 def test_a_phone_shows_the_whole_width(tmp_path: Path, html: str) -> None:
     assert on_a_phone(html, tmp_path) == "360 over 0"
