@@ -47,7 +47,7 @@ def load_run(folder: str | Path, device: str | None = None) -> TrainedModel:
 
         model = xcoop.load_run("output/phantom/XCoOp/phantom_16shots/seed1")
         model.predict(["lesion.jpg"]).probabilities  # (1, C)
-        model.explain("lesion.jpg").text
+        model.explain("lesion.jpg")  # in a notebook it shows itself; its sentences: .text
 
     Args:
         folder: a run's output folder, with `config.yaml`, `results.json` and its checkpoint.

@@ -54,5 +54,5 @@ def test_the_sentence_names_the_bin_of_an_image(certainty: float, said: str) -> 
 
 def test_what_is_not_known_is_said_to_be_not_known() -> None:
     assert in_words(None, 0.9) == "How often such a certainty is right was not measured."
-    assert "cannot be told: there are 7 validation images, and at least 20" in in_words(found(7), 0.9)
+    assert "cannot be told: 7 validation images were asked, and at least 20" in in_words(found(7), 0.9)
     assert in_words(found(40, note="They also chose the epoch."), 0.9).endswith("They also chose the epoch.")

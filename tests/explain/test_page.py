@@ -24,7 +24,7 @@ from xcoop.explain import calibration, figures, readings, views
 from xcoop.explain import content as explain_content
 from xcoop.explain import html as explain_html
 from xcoop.explain.content import Explanations, Trust
-from xcoop.explain.figures import LESS, MORE, colours, heat_map, middle, outline, strongest
+from xcoop.explain.figures import LESS, MORE, colours, heat_map, middle, outline, strongest, thumbnail
 from xcoop.explain.html import Notice, image_page, report
 from xcoop.explain.readings import AT_START, KNOWLEDGE, LEARNED, UNRELATED, headlines, reading
 from xcoop.explain.views import view_of
@@ -187,6 +187,17 @@ def test_the_scale_has_a_side_for_more_and_one_for_less_and_nothing_between() ->
 
 def pixels(uri: str) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).convert("RGBA")).astype(int)
+
+
+def test_a_picture_has_its_own_resolution_and_tells_nothing_but_its_pixels() -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (1500, 900), (90, 60, 30)).save(file, "JPEG", comment=b"J. Doe", exif=b"Exif\0\0J. Doe")
+    image = Image.open(file)
+    found = base64.b64decode(thumbnail(image, 2048).partition(",")[2])
+    assert b"J. Doe" in file.getvalue()
+    assert b"J. Doe" not in found
+    assert Image.open(io.BytesIO(found)).size == (1500, 900)
+    assert Image.open(io.BytesIO(base64.b64decode(thumbnail(image).partition(",")[2]))).size == (1024, 614)
 
 
 def test_a_map_is_as_opaque_as_its_values_are_far_from_zero() -> None:

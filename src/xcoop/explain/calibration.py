@@ -49,7 +49,7 @@ def in_words(found: Calibration | None, certainty: float) -> str:
         return "How often such a certainty is right was not measured."
     if not found.bins:
         return (
-            f"How often such a certainty is right cannot be told: there are {found.images} validation images, and at "
+            f"How often such a certainty is right cannot be told: {found.images} validation images were asked, and at "
             f"least {FEWEST} are needed."
         )
     own = next((one for one in reversed(found.bins) if one.certain_from <= certainty), found.bins[0])

@@ -23,6 +23,7 @@ MORE, LESS = (255, 150, 20), (30, 110, 255)  # colours of what is above and belo
 def thumbnail(image: Image.Image, side: int = SIDE) -> str:
     """An image as a data URI of a JPEG, at its own resolution unless it is larger than `side`."""
     small = image.convert("RGB")
+    small.info.clear()  # a file's comment, which may name a patient, would be kept
     small.thumbnail((side, side), Image.Resampling.LANCZOS)
     return _uri(small, "JPEG", quality=85, optimize=True)
 

@@ -151,7 +151,8 @@ def beside_picture(entry: ImageEntry) -> Waterfall | None:
             value < 0, False, concept)
         for concept, (words, value) in chosen
     ]  # fmt: skip
-    return Waterfall(f"What the logit of {entry.predicted} has of a concept", rows, -100 * low / span, adds_up=False)
+    title = f"What the logit of {entry.predicted} would lose without a concept"
+    return Waterfall(title, rows, -100 * low / span, adds_up=False)
 
 
 def _strongest(
