@@ -116,13 +116,22 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Takes what argparse's own takes."""
+        if sys.version_info >= (3, 14):
+            kwargs["suggest_on_error"] = False  # `error` makes its own suggestion, on every Python the same
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+        self._given: list[str] = []
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's own; the words are kept, so that every error can say which option was probably meant."""
+        self._given = list(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(self._given, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Ends the programme with the message, a hint, and exit code 2."""
         options = [option for option in self._option_string_actions if option.startswith("--")]
-        words = message.partition("unrecognized arguments: ")[2].split()
-        hints = {word: closest(word.partition("=")[0], options) for word in words if word.startswith("--")}
+        words = [*self._given, *message.partition("unrecognized arguments: ")[2].split()]
+        given = [word.partition("=")[0] for word in words if word.startswith("--")]
+        hints = {word: closest(word, options) for word in given if word not in options}
         hint = "".join(f"; did you mean {near} instead of {word}?" for word, near in hints.items() if near)
         if chosen := INVALID_CHOICE.search(message):
             near = closest(chosen[1], re.findall(r"[\w-]+", chosen[2]))
