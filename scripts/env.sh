@@ -269,6 +269,9 @@ _prepare_alone() {
     fi
 }
 
+case $OSTYPE in
+    msys* | cygwin* | win*) _fail "XCoOp runs on Linux and macOS, and on Windows inside WSL; this shell is $OSTYPE's." ;;
+esac
 if [ -n "${XCOOP_PYTHON:-}" ]; then
     why=$(_why_not "$XCOOP_PYTHON")
     [ -z "$why" ] || _fail "XCOOP_PYTHON=$XCOOP_PYTHON $why."

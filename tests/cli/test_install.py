@@ -46,7 +46,7 @@ def checkout(tmp_path: Path) -> Path:
     script = folder / "scripts" / "env.sh"
     whole = '_is_ready() { [ "$1" = "$VENV/bin/python" ] && [ -f "$CALLS" ]; }\n'
     text = script.read_text()
-    at = text.rindex('if [ -n "${XCOOP_PYTHON:-}" ]; then')
+    at = text.rindex("case $OSTYPE in")
     script.write_text(text[:at] + whole + text[at:])
     return folder
 
@@ -162,6 +162,14 @@ def test_an_environment_of_another_python_is_left_as_it_is(checkout: Path) -> No
     assert f"XCOOP_PYTHON={other} is Python" in result.stderr
     assert "delete that folder" in result.stderr
     assert source(checkout, XCOOP_PYTHON=sys.executable).returncode == 0
+
+
+def test_a_shell_of_windows_is_refused_in_one_line(checkout: Path) -> None:
+    script = checkout / "scripts" / "env.sh"
+    script.write_text(f"OSTYPE=msys\n{script.read_text()}")
+    result = source(checkout)
+    assert result.returncode == 1
+    assert result.stderr == "XCoOp runs on Linux and macOS, and on Windows inside WSL; this shell is msys's.\n"
 
 
 INDEX = "https://download.pytorch.org/whl/cpu"

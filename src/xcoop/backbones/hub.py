@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from xcoop.utils.console import to_paste
+
 logger = logging.getLogger(__name__)
 
 SCHEME = "hf-hub:"  # may stand before a name, as open_clip writes it
@@ -26,7 +28,8 @@ def hub_folder(source: str, patterns: Sequence[Sequence[str]], complete: Callabl
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
-        raise ImportError(f"{source} is fetched with huggingface_hub: pip install 'xcoop[hf]'") from error
+        needed = to_paste("pip", "install", "xcoop[hf]")
+        raise ImportError(f"{source} is fetched with huggingface_hub: {needed}") from error
     name, reason = source.removeprefix(SCHEME), "the hub does not have the files of such a model under this name"
     for local in (True, False):
         for wanted in patterns:

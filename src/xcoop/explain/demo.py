@@ -11,6 +11,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from xcoop.explain.html import ImageEntry, image_page
+from xcoop.utils.console import to_paste
 from xcoop.utils.images import ImageError
 
 Explain = Callable[[bytes, str], ImageEntry]
@@ -32,7 +33,7 @@ def demo(explain: Explain, is_phantom: bool = False) -> Any:
     try:
         import gradio
     except ImportError as error:
-        raise ImportError("the demo needs gradio: pip install 'xcoop[demo]'") from error
+        raise ImportError(f"the demo needs gradio: {to_paste('pip', 'install', 'xcoop[demo]')}") from error
 
     def card(path: str | None) -> str:
         if path is None:

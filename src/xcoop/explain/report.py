@@ -27,6 +27,7 @@ from xcoop.explain.maps import FINER, Methods, explainer, methods
 from xcoop.explain.moved import SentenceChange, change_sentences, sentence_changes
 from xcoop.methods.alignment import unit
 from xcoop.results.record import now
+from xcoop.utils.console import to_paste
 from xcoop.utils.images import open_bytes, open_image, upright
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ def test_images(run: TrainedModel) -> tuple[list[Known], Truth | None]:
     if name not in DATASET_REGISTRY.registered_names():
         raise ValueError(
             f"{run.folder}: its dataset {name} is none of xcoop's, so its test images are not known here: name the "
-            "images, xcoop explain RUN IMAGE ..."
+            f"images, {to_paste('xcoop', 'explain', str(run.folder), 'IMAGE')} ..."
         )
     dataset: Any = build_dataset(run.cfg)
     patients = getattr(dataset, "patients", None) or {}
