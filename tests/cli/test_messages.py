@@ -67,9 +67,9 @@ def test_commands_are_refused_where_there_is_no_posix_and_the_package_is_importe
         "import sys\n"
         "for name in ('fcntl', 'grp', 'pwd', 'resource', 'termios'):\n"
         "    sys.modules[name] = None\n"
-        "sys.platform = 'win32'\n"
-        "import xcoop\n"
+        "import xcoop, xcoop.runs.train\n"
         "from xcoop.cli import main\n"
+        "sys.platform = 'win32'\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=False)
