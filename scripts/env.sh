@@ -207,9 +207,18 @@ _pip_install() {
     fi
 }
 
+# By the shell, line by line: some kinds of awk wait until they have read a whole block.
 _in_short() {
-    awk '/^ *(Downloading|Processing) .*[.](whl|gz)/ { name = $2; sub(/.*\//, "", name); sub(/-(cp|py)[0-9].*/, "", name); print "  " name; fflush() }
-         /^Installing collected/ { print "  unpacking"; fflush() }'
+    local word name size
+    while read -r word name size; do
+        case $word:$name in
+            Downloading:*.whl | Downloading:*.gz | Processing:*.whl | Processing:*.gz)
+                name=${name##*/} name=${name%%-cp[0-9]*}
+                printf '  %s %s\n' "${name%%-py[0-9]*}" "$size"
+                ;;
+            Installing:collected) echo "  unpacking" ;;
+        esac
+    done
 }
 
 # Installs the PyTorch that was asked for, and then the checkout, which must not change it.
@@ -236,7 +245,8 @@ _install() {
     "$VENV/bin/python" -m pip freeze | grep -E '^torch(vision)?(==| @)' >"$VENV/torch.txt"
     _pip_install -e ".$extra" -c "$VENV/torch.txt"
     "$VENV/bin/python" -c "import torch, torchvision" 2>>"$VENV/install.log" ||
-        _fail "torch and torchvision of XCOOP_TORCH=$TORCH do not start together; $VENV/install.log has the error."
+        _fail "torch and torchvision of XCOOP_TORCH=$TORCH do not start together ($VENV/install.log has the error):" \
+            "delete $VENV and choose two of one build."
 }
 
 _prepare() {

@@ -271,3 +271,19 @@ def test_a_folder_of_wheels_is_what_pip_takes_them_from(checkout: Path) -> None:
     assert result.returncode == 0, result.stderr
     assert (site / "torch-2.9.0+cpu.dist-info").is_dir()
     assert (site / "torchvision" / "__init__.py").read_text() == "__version__ = '2.9.0+cpu'\n"
+
+
+def test_pip_is_followed_line_by_line() -> None:
+    """Each line is there before the next one comes; a description that is fetched is no package yet."""
+    code = re.search(r"^_in_short\(\) \{.*?^\}", (REPOSITORY / "scripts" / "env.sh").read_text(), re.M | re.S)
+    assert code
+    with subprocess.Popen(
+        ["bash", "-c", f"{code[0]}\n_in_short"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    ) as process:
+        assert process.stdin
+        assert process.stdout
+        process.stdin.write("  Downloading torch-2.14.1-cp314-cp314-manylinux_2_28_x86_64.whl.metadata (29 kB)\n")
+        process.stdin.write("Downloading torch-2.14.1-cp314-cp314-manylinux_2_28_x86_64.whl (554.6 MB)\n")
+        assert process.stdout.readline() == "  torch-2.14.1 (554.6 MB)\n"
+        process.stdin.write("Installing collected packages: torch\n")
+        assert process.stdout.readline() == "  unpacking\n"
