@@ -5,6 +5,8 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
+# Those that XCoOp is tested on, oldest first; scripts/env.sh reads this line.
+PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14", "3.15")
 PLUGINS = ("trainers", "datasets", "concept_banks", "configs")
 
 
@@ -62,7 +64,13 @@ setup(
     long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
-    python_requires=">=3.10",
+    python_requires=f">={PYTHONS[0]}",
+    classifiers=[
+        "License :: OSI Approved :: MIT License",
+        "Operating System :: POSIX :: Linux",
+        "Operating System :: MacOS",
+        *(f"Programming Language :: Python :: {version}" for version in PYTHONS),
+    ],
     packages=packages,
     package_dir=package_dir,
     package_data={"": ["**/*.yaml", "**/*.safetensors", "**/*.md", "**/*.json", "**/*.j2"]},

@@ -16,7 +16,20 @@ ROOT = Path(__file__).resolve().parents[1]
 # From the ground up; each may import those that stand before it.
 LAYERS = (
     *("version", "moved", "utils", "page", "engine", "config", "backbones", "concepts", "evaluation", "results"),
-    *("data", "methods", "training", "runs", "explain", "sweep", "phantom", "commands", "cli", "trainers", "datasets"),
+    *(
+        "data",
+        "methods",
+        "training",
+        "runs",
+        "explain",
+        "sweep",
+        "phantom",
+        "commands",
+        "cli",
+        "__main__",
+        "trainers",
+        "datasets",
+    ),
 )
 FOLDERS = {"xcoop": ROOT / "src" / "xcoop", "xcoop.trainers": ROOT / "trainers", "xcoop.datasets": ROOT / "datasets"}
 MODULES = {

@@ -95,6 +95,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     [
         (["tabel"], "did you mean table?"),
         (["table", "phantom", "--formta", "csv"], "did you mean --format"),
+        (["table", "phantom", "csv", "--formta"], "did you mean --format"),  # beside another error
         (["table", "phantom", "--format", "markdow"], "did you mean markdown?"),
         (["run", "phantom", "4", "--seed", "x", "--ouput", "y"], "did you mean --out"),
         (["run", "phantom", "4", "--seed", "3"], "did you mean --seeds"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -57,6 +58,23 @@ def test_a_message_never_repeats_a_whole_file(capsys: pytest.CaptureFixture[str]
     assert len(capsys.readouterr().err) < LONGEST_MESSAGE + 3000
     assert main(["run", "phantom", "y" * 10**5]) == 2
     assert len(capsys.readouterr().err) < SHOWN + 200
+
+
+@pytest.mark.parametrize("command", [["run", "phantom", "16"], ["data", "list"], ["train", "--trainer", "CoOp"]])
+def test_commands_are_refused_where_there_is_no_posix_and_the_package_is_imported(command: list[str]) -> None:
+    """As on Windows: none of these modules is there, and nothing is begun."""
+    code = (
+        "import sys\n"
+        "for name in ('fcntl', 'grp', 'pwd', 'resource', 'termios'):\n"
+        "    sys.modules[name] = None\n"
+        "import xcoop, xcoop.runs.train\n"
+        "from xcoop.cli import main\n"
+        "sys.platform = 'win32'\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *command], capture_output=True, text=True, check=False)
+    line = "xcoop: XCoOp runs on Linux and macOS, and on Windows inside WSL; this Python is win32's\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", line)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+PYTHONS = re.findall(r'"([\d.]+)"', re.search(r"^PYTHONS = .*", (REPOSITORY / "setup.py").read_text(), re.MULTILINE)[0])
 SCRIPTS = [*sorted((REPOSITORY / "scripts").glob("*.sh")), REPOSITORY / ".ci" / "run"]
 
 
@@ -67,7 +68,7 @@ def checkout(tmp_path: Path) -> Path:
     """A checkout with a blank in its path, without any library."""
     folder = tmp_path / "a checkout"
     shutil.copytree(REPOSITORY / "scripts", folder / "scripts")
-    (folder / "setup.py").write_text("")
+    shutil.copy(REPOSITORY / "setup.py", folder)
     return folder
 
 
@@ -89,7 +90,7 @@ def test_without_a_python_the_message_says_what_to_do(tmp_path: Path) -> None:
     result = bash(f"set -euo pipefail; source '{checkout(tmp_path)}/scripts/env.sh'", PATH=str(tools))
     assert result.returncode == 1
     assert "XCOOP_PYTHON" in result.stderr
-    assert "3.10 to 3.13" in result.stderr
+    assert f"{PYTHONS[0]} to {PYTHONS[-1]}" in result.stderr
 
 
 def test_a_whole_installation_is_not_repeated_and_a_changed_setup_is(tmp_path: Path) -> None:

@@ -129,7 +129,12 @@ MALICIOUS: list[tuple[str, bytes, str]] = [
 BOMBS = [
     ("content", tar_bytes(GOOD, tar_member("bomb", bytes(4 << 20))), "'bomb' makes it unpack to more"),
     ("name", tar_bytes(GOOD, tar_member("././@LongLink", bytes(4 << 20), LONG_NAME), GOOD), "unpack to more"),
-    ("huge name", tar_bytes(GOOD, tar_member("././@LongLink", b"", LONG_NAME, size=1 << 32)), "header of 4,294,967"),
+    # Newer Pythons read a long header in pieces: then it is one that is cut off.
+    (
+        "huge name",
+        tar_bytes(GOOD, tar_member("././@LongLink", b"", LONG_NAME, size=1 << 32)),
+        "header of 4,294,967|cut off",
+    ),
     ("after the end", tar_bytes(GOOD) + bytes(4 << 20), "unpack to more"),
 ]  # fmt: skip
 

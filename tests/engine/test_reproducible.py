@@ -22,7 +22,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from toy_engine import KilledError, Linear, items_of, make_cfg, ours_only, weights_of
 
-from xcoop.engine.data import Seeded, drawing, sample_seed
+from xcoop.engine.data import Seeded, drawing, sample_seed, worker_start
 from xcoop.engine.tools import restore_rng, rng_state
 
 N = 18  # training squares
@@ -89,14 +89,15 @@ def test_neither_workers_nor_batches_nor_order_change_a_draw(squares: Path, tmp_
     plain = found(batch_size=1)
     assert len({text for row in plain for text in row[1:]}) == 2 * N, "each view of each image has draws of its own"
     torch.rand(7)
-    assert found(batch_size=5, num_workers=2, shuffle=True, prefetch_factor=4) == plain
+    forked = {"num_workers": 2, "multiprocessing_context": worker_start(2)}
+    assert found(batch_size=5, shuffle=True, prefetch_factor=4, **forked) == plain
     images.begin_epoch(3)
     assert not {row[1] for row in found(batch_size=1)} & {row[1] for row in plain}
 
 
 def test_workers_that_outlive_an_epoch_are_told_of_the_next(squares: Path, tmp_path: Path) -> None:
     images = drawn_images(squares, tmp_path, "SEED", 1)
-    kept = DataLoader(images, 4, num_workers=2, persistent_workers=True)
+    kept = DataLoader(images, 4, num_workers=2, multiprocessing_context=worker_start(2), persistent_workers=True)
     for epoch in range(3):
         images.begin_epoch(epoch)
         lasting, fresh = seen(kept), seen(DataLoader(images, 3))

@@ -22,7 +22,7 @@ from xcoop.sweep import launcher
 from xcoop.sweep.job import FAILED, FINISHED, FOUND, Job, Outcome
 from xcoop.sweep.launcher import MEMORY, NOTES, Display, Launcher, Slot, clock_time, first_line, make_slots, summary
 from xcoop.sweep.worker import Progress
-from xcoop.utils.console import UserError
+from xcoop.utils.console import UserError, to_paste
 
 forks = pytest.mark.skipif(sys.platform != "linux", reason="there, workers are no forks")
 
@@ -361,8 +361,8 @@ def test_summary() -> None:
         "",
         "1 runs finished, 1 failed, in 1 min 5 s.",
         "FAILED b: bad weather",
-        "Results: xcoop table data --out out",
-        "All of them, with curves and comparisons: xcoop results out",
+        f"Results: {to_paste('xcoop', 'table', 'data', '--out', 'out')}",
+        f"All of them, with curves and comparisons: {to_paste('xcoop', 'results', 'out')}",
     ]
     assert [clock_time(seconds) for seconds in (None, 59.4, 60, 7500)] == ["?", "59 s", "1 min 0 s", "2 h 5 min"]
     assert first_line("\n  a\nb") == "a"

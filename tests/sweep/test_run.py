@@ -23,7 +23,7 @@ from xcoop.results.record import read_run
 from xcoop.runs.plan import LONGEST_TAG, make_plans
 from xcoop.sweep import launcher, worker
 from xcoop.sweep.job import BUSY, FAILED, FINISHED, Job, Outcome
-from xcoop.utils.console import UserError
+from xcoop.utils.console import UserError, to_paste
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the stand-in reaches workers that are forks")
 Launch = Callable[..., int]
@@ -96,15 +96,15 @@ def test_the_hints_at_the_end_can_be_pasted(
     tmp_path: Path, training: Training, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("SEEDS", raising=False)
-    out = str(tmp_path / "my runs")
+    out, programme = str(tmp_path / "my runs"), shlex.split(to_paste("xcoop"))
     for seeds, ending in (("1 2 3", []), ("2", ["--seeds", "2"]), ("2,3", ["--seeds", "2 3"])):
         words = ["phantom", "4", "CoOp", "--out", out, "--data", str(tmp_path / "data"), "--seeds", seeds]
         assert main(["run", *words]) == 0
         *_, table, results, _ = capsys.readouterr().out.splitlines()
-        assert shlex.split(results.partition(": ")[2]) == ["xcoop", "results", out, *ending]
+        assert shlex.split(results.partition(": ")[2]) == [*programme, "results", out, *ending]
     command = shlex.split(table.partition(": ")[2].replace(" --format ...", ""))
-    assert command == ["xcoop", "table", "phantom", "4", "--out", out]
-    assert main(command[1:]) == 0
+    assert command == [*programme, "table", "phantom", "4", "--out", out]
+    assert main(command[len(programme) :]) == 0
 
 
 def test_finished_seeds_are_skipped_by_their_results_not_by_their_folder(

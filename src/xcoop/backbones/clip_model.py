@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from xcoop.backbones.making import OPENAI, WIDTH, Making, Tower, activation_module
 from xcoop.backbones.weight_files import read_state_dict, require_stored
-from xcoop.utils.console import cut
+from xcoop.utils.console import cut, to_paste
 from xcoop.utils.download import Job, download
 from xcoop.utils.files import sha256_file
 
@@ -71,7 +71,7 @@ def _installed() -> Path:
             continue
         if all((folder / file).is_file() for file in ("__init__.py", "clip.py", "model.py")):
             return folder
-    raise ImportError("OpenAI's CLIP is not installed: pip install clip-anytorch")
+    raise ImportError(f"OpenAI's CLIP is not installed: {to_paste('pip', 'install', 'clip-anytorch')}")
 
 
 # OpenAI's own weights by name.

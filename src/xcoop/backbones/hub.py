@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from xcoop.utils.console import to_paste
+
 logger = logging.getLogger(__name__)
 
 SCHEME = "hf-hub:"  # may stand before a name, as open_clip writes it
@@ -29,7 +31,8 @@ def hub_folder(source: str, patterns: Sequence[Sequence[str]], complete: Callabl
     try:
         from huggingface_hub import snapshot_download
     except ImportError as error:
-        raise ImportError(f"{source} is fetched with huggingface_hub: pip install 'xcoop[hf]'") from error
+        needed = to_paste("pip", "install", "xcoop[hf]")
+        raise ImportError(f"{source} is fetched with huggingface_hub: {needed}") from error
     whole, reason = source.removeprefix(SCHEME), "the hub does not have the files of such a model under this name"
     name, among_data = whole.removeprefix(DATASET), whole.startswith(DATASET)
     kind: dict[str, Any] = {"repo_type": "dataset"} if among_data else {}

@@ -36,7 +36,7 @@ from xcoop.backbones.model_folder import (
 )
 from xcoop.backbones.openai import ClipBackbone
 from xcoop.backbones.timm_trunk import rename_trunk, trunk_tower
-from xcoop.utils.console import shown, unknown
+from xcoop.utils.console import shown, to_paste, unknown
 
 logger = logging.getLogger(__name__)
 
@@ -168,7 +168,7 @@ def _library() -> Any:
     except ImportError as error:
         raise ImportError(
             "MODEL.BACKBONE.SOURCE names an architecture of open_clip, which is not installed: "
-            "pip install 'xcoop[open_clip]'; or use a folder with open_clip_config.json"
+            f"{to_paste('pip', 'install', 'xcoop[open_clip]')}; or use a folder with open_clip_config.json"
         ) from error
     return open_clip
 

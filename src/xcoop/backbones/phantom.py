@@ -22,7 +22,7 @@ from xcoop.backbones.clip_model import build_clip, read_clip
 from xcoop.backbones.making import OPENAI
 from xcoop.backbones.openai import TEXT, ClipBackbone
 from xcoop.backbones.weight_files import ROWS, weights_file
-from xcoop.utils.console import shown
+from xcoop.utils.console import shown, to_paste
 from xcoop.utils.files import atomic_path, sha256_file
 
 IDS, FULL = "token_embedding.ids", "token_embedding.weight"
@@ -100,7 +100,8 @@ def load_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
         ValueError: the file is no safetensors file, is truncated, or lacks what this format has.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"no phantom weights at {path}; `xcoop phantom pretrain --out {path}` makes them")
+        makes_them = to_paste("xcoop", "phantom", "pretrain", "--out", str(path))
+        raise FileNotFoundError(f"no phantom weights at {path}; what makes them: {makes_them}")
     tensors, metadata = _read(path)
     vocab, seed = _numbers(metadata, path)
     rows, ids = (tensors.pop(name, None) for name in (ROWS, IDS))

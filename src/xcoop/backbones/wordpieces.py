@@ -12,6 +12,7 @@ from typing import Any
 
 from xcoop.backbones.clip_model import import_clip
 from xcoop.backbones.model_folder import read_object
+from xcoop.utils.console import to_paste
 from xcoop.utils.reading import MOST_JSON, read_bytes
 
 WHOLE, VOCABULARY, SETTINGS = "tokenizer.json", "vocab.txt", "tokenizer_config.json"
@@ -71,7 +72,8 @@ def read_word_pieces(folder: Path) -> WordPieces:
         from tokenizers import BertWordPieceTokenizer, Tokenizer
     except ImportError as error:
         raise ImportError(
-            "the text tower is a BERT, whose words are cut by `tokenizers`: pip install 'xcoop[open_clip]'"
+            "the text tower is a BERT, whose words are cut by `tokenizers`: "
+            + to_paste("pip", "install", "xcoop[open_clip]")
         ) from error
     if (whole := folder / WHOLE).is_file():
         content = read_bytes(whole, MOST_JSON).decode("utf-8", "replace")

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xcoop.utils.console import FAILED, UserError, escaped, say
+from xcoop.utils.console import FAILED, UserError, escaped, say, to_paste
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,7 +61,8 @@ def show_list(arguments: argparse.Namespace) -> int:
 
     rows = [[textwrap.shorten(cell, LONGEST, placeholder=" ...") for cell in _row(name)] for name in backbone_names()]
     say(tabulate(rows, headers=["name", "read by", "architecture", "licence", "here"], disable_numparse=True))
-    say("", "here: in the place where the client that fetches it keeps it. More: xcoop backbones info NAME")
+    more = to_paste("xcoop", "backbones", "info", "NAME")
+    say("", f"here: in the place where the client that fetches it keeps it. More: {more}")
     return 0
 
 

@@ -20,7 +20,7 @@ from xcoop.concepts.elicitation import (
     read_store,
     write_bank,
 )
-from xcoop.utils.console import UserError, complain, say, shown, unknown
+from xcoop.utils.console import UserError, complain, say, shown, to_paste, unknown
 
 KEY = "OPENAI_API_KEY"
 
@@ -76,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     if tally.given_up:
         samples = "; ".join(f"sample {sample}: {', '.join(classes)}" for sample, classes in tally.given_up)
         complain(f"of {samples} no answer was of use: --resume --force asks for them again")
-    say(f"{out}: written; not reviewed. `xcoop concepts check {out}` says what is wrong with it")
+    say(f"{out}: written; not reviewed. What is wrong with it says {to_paste('xcoop', 'concepts', 'check', str(out))}")
     return 0
 
 

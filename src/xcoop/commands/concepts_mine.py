@@ -23,7 +23,7 @@ from tabulate import tabulate
 from xcoop.concepts.bank import FEWEST, MOST, TEMPLATE, ConceptBank, Mined, load_bank, require_new_bank, save_bank
 from xcoop.concepts.words import ABSENT, MODES, UNKNOWN, Wording, load_wording, plain_words
 from xcoop.evaluation.metrics import log_odds
-from xcoop.utils.console import UserError, complain, environment_defaults, say, unknown
+from xcoop.utils.console import UserError, complain, environment_defaults, say, to_paste, unknown
 from xcoop.utils.reading import read_csv
 
 NORMAL = NormalDist()
@@ -129,7 +129,7 @@ def run(arguments: argparse.Namespace) -> int:
             complain(f"only {len(own)} of the {FEWEST} to {MOST} concepts that are good for {classname!r}")
     if out:
         write_bank(out, chosen, material, remark)
-        say(f"{out}: written; `xcoop concepts check {out}` says what is wrong with it")
+        say(f"{out}: written; what is wrong with it says {to_paste('xcoop', 'concepts', 'check', str(out))}")
     return 0
 
 

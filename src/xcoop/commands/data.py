@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from xcoop.utils.console import USER_ERROR, UserError, complain, describe, environment_defaults, escaped, say
+from xcoop.utils.console import USER_ERROR, UserError, complain, describe, environment_defaults, escaped, say, to_paste
 
 if TYPE_CHECKING:
     from yacs.config import CfgNode
@@ -63,7 +63,8 @@ def show_list(arguments: argparse.Namespace) -> int:
 
     rows = [_row(name, Path(arguments.root)) for name in config_names()]
     say(tabulate(rows, headers=["name", "title", "classes", "images", "licence", "there"], disable_numparse=True))
-    say("", f"there: at the place that its layout names below {arguments.root}. More: xcoop data info NAME")
+    more = to_paste("xcoop", "data", "info", "NAME")
+    say("", f"there: at the place that its layout names below {arguments.root}. More: {more}")
     return 0
 
 
@@ -94,7 +95,7 @@ def show_info(arguments: argparse.Namespace) -> int:
         guide = _class(arguments).guide()
         say(*(guide or [f"{name}: drawn when it is first used; nothing is published of it"]))
         return 0
-    from xcoop.data.about import how_to_get
+    from xcoop.data.about import how_to_get, phantom_instead
 
     say(f"{name}: {facts.title}", f"Licence: {facts.licence}", f"Cite: {facts.citation}", how_to_get(facts))
     say(*(f"  {file.url} -> {file.name}" + _size(file.size) for file in facts.files))
@@ -108,7 +109,7 @@ def show_info(arguments: argparse.Namespace) -> int:
     left_out = (f"  {kind}: {why}" for kind, why in facts.changes_labels.items())
     say("Augmentations that do not, and are left out:", *left_out)
     say(*([f"Caution: {facts.caution}"] if facts.caution else []))
-    say(*([f"A phantom in its place (drawn, not clinical): {facts.phantom}"] if facts.phantom else []))
+    say(*phantom_instead(facts))
     say(f"There below {arguments.root}: {_there(facts, Path(arguments.root))}")
     return 0
 

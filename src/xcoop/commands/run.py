@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import shlex
 import time
 
 from xcoop.runs.plan import make_plans
 from xcoop.utils.console import FAILED as EXIT_FAILED
-from xcoop.utils.console import environment_defaults, numbers, say
+from xcoop.utils.console import environment_defaults, numbers, say, to_paste
 
 SKIP = "where images, a concept bank or weights lack, run what needs none of them (default: run nothing)"
 
@@ -74,8 +73,8 @@ def run(arguments: argparse.Namespace) -> int:
     folder, shots = plans[0].dataset_folder, int(arguments.words[1])
     given = " ".join(map(str, seeds))
     usual = environment_defaults()["seeds"].replace(",", " ").split() == given.split()
-    table = shlex.join(["xcoop", "table", folder.name, str(shots), "--out", plans[0].out])
-    results = shlex.join(["xcoop", "results", arguments.out, *([] if usual else ["--seeds", given])])
+    table = to_paste("xcoop", "table", folder.name, str(shots), "--out", plans[0].out)
+    results = to_paste("xcoop", "results", arguments.out, *([] if usual else ["--seeds", given]))
     minutes, rest = divmod(round(time.monotonic() - start), 60)
     say(
         "",

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from pydantic import SecretStr
 
-from xcoop.utils.console import cut
+from xcoop.utils.console import cut, to_paste
 
 LONGEST_BODY = 4 << 20  # bytes of an answer
 PATIENCE = 5  # a try may take so many times the timeout, however often a byte comes
@@ -116,7 +116,9 @@ class Client:
         try:
             import openai
         except ImportError:
-            raise ElicitError("eliciting needs the package openai: pip install 'xcoop[elicit]'") from None
+            raise ElicitError(
+                f"eliciting needs the package openai: {to_paste('pip', 'install', 'xcoop[elicit]')}"
+            ) from None
         for name in TALKATIVE:  # a server may send the key back in its headers
             logging.getLogger(name).setLevel(logging.WARNING)
         self._errors, self._key, self._host = openai, key, urlsplit(url).hostname

@@ -13,6 +13,7 @@ from ast import literal_eval
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 from yacs.config import CfgNode
@@ -130,8 +131,11 @@ def method_files(name: str, trainer: str) -> list[Path]:
 
 
 def _by_path(path: Path) -> Path:
-    if path.is_file():
-        return path
+    with suppress(
+        FileNotFoundError, NotADirectoryError, ValueError
+    ):  # any other error says itself what is wrong with the path
+        if S_ISREG(path.stat().st_mode):
+            return path
     if path.parts[:1] == ("configs",) and (installed := plugin_path(*path.parts)).is_file():
         return installed
     near = names_like(path.name, [other.name for other in path.parent.glob("*.y*ml")]) if path.parent.is_dir() else ""

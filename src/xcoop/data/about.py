@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 from xcoop.config.augmentation import KINDS
 from xcoop.config.plugins import plugin_path
 from xcoop.data.splits import SPLITS, WHOLE, Splits, per_class
-from xcoop.utils.console import shown, unknown
+from xcoop.utils.console import shown, to_paste, unknown
 from xcoop.utils.download import DRIVE, Job, check, download
 from xcoop.utils.files import atomic_write_text
 from xcoop.utils.reading import read_yaml
@@ -185,15 +185,20 @@ def missing(facts: About, looked_for: Iterable[Path]) -> MissingDatasetError:
         f"{facts.title} was not found. Looked for\n{places}\n"
         f"Set the data root (DATA=... for the scripts, --root, DATASET.ROOT) or name the place with DATASET.PATH.\n"
         f"{how_to_get(facts)}\nLicence: {facts.licence}\nCite: {facts.citation}\n"
-        f"Expected layout:\n{layout}"
-        + (f"\nA phantom in its place (drawn, not clinical): {facts.phantom}" if facts.phantom else "")
+        f"Expected layout:\n{layout}" + "".join(f"\n{line}" for line in phantom_instead(facts))
     )
+
+
+def phantom_instead(facts: About) -> list[str]:
+    """The command that draws a phantom in the place of a dataset; empty if there is none."""
+    command = facts.phantom.replace("xcoop", to_paste("xcoop"), 1)
+    return [f"A phantom in its place (drawn, not clinical): {command}"] if command else []
 
 
 def how_to_get(facts: About) -> str:
     """Where it comes from, the command that fetches it, and what is to be done by hand; one line each."""
     lines = [f"Get it from: {facts.homepage}"]
-    lines += [f"Or let it be fetched: xcoop data prepare {facts.name}"] if facts.files else []
+    lines += [f"Or let it be fetched: {to_paste('xcoop', 'data', 'prepare', facts.name)}"] if facts.files else []
     lines += [f"By hand: {facts.request}"] if facts.request else []
     return "\n".join(lines)
 

@@ -9,6 +9,7 @@ import hashlib
 import logging
 import os
 import random
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -271,6 +272,15 @@ class SeededWrapper(Seeded, DatasetWrapper):
     """The images of this engine's loaders."""
 
 
+def worker_start(num_workers: int) -> str | None:
+    """How the workers of a loader start: by a fork on Linux, so that they share what is kept in memory.
+
+    Python 3.14 starts them from a server that knows neither these images nor the transforms. Elsewhere, and without
+    workers, it is the system's own way (None).
+    """
+    return "fork" if num_workers and sys.platform == "linux" else None
+
+
 class SeededLoader(DataLoader):
     """Tells `Seeded` images that a pass begins; other images are left alone."""
 
@@ -349,6 +359,7 @@ def build_data_loader(
         batch_size=batch_size,
         sampler=build_sampler(sampler_type, cfg, data_source, batch_size, n_domain, n_ins),
         num_workers=cfg.DATALOADER.NUM_WORKERS,
+        multiprocessing_context=worker_start(cfg.DATALOADER.NUM_WORKERS),
         drop_last=is_train and len(data_source) >= batch_size,
         pin_memory=torch.cuda.is_available() and cfg.USE_CUDA,
     )

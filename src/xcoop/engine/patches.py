@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from types import FunctionType, ModuleType
 from typing import Any
 
+from xcoop.utils.console import to_paste
+
 logger = logging.getLogger(__name__)
 
 _WILDS = "dassl.data.datasets.dg.wilds"
@@ -92,7 +94,7 @@ def _complaint(missing: str) -> Callable[..., None]:
     """A function that says that a package is not installed."""
 
     def complain(*_: Any, **__: Any) -> None:
-        raise ImportError(f"this dataset needs the package {missing!r}: pip install {missing}")
+        raise ImportError(f"this dataset needs the package {missing!r}: {to_paste('pip', 'install', missing)}")
 
     return complain
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from xcoop.explain.content import ImageEntry
 from xcoop.explain.html import Notice, image_page
+from xcoop.utils.console import to_paste
 from xcoop.utils.images import ImageError
 
 Explain = Callable[[bytes, str], ImageEntry]
@@ -33,7 +34,7 @@ def demo(explain: Explain, notice: Notice) -> Any:
     try:
         import gradio
     except ImportError as error:
-        raise ImportError("the demo needs gradio: pip install 'xcoop[demo]'") from error
+        raise ImportError(f"the demo needs gradio: {to_paste('pip', 'install', 'xcoop[demo]')}") from error
 
     def card(path: str | None) -> str:
         if path is None:

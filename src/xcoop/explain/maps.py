@@ -24,7 +24,7 @@ from xcoop.backbones.vit import projected, vit_projected
 from xcoop.explain.tower import trace, visual_of
 from xcoop.methods.alignment import unit
 from xcoop.methods.model import PromptModel
-from xcoop.utils.console import unknown
+from xcoop.utils.console import to_paste, unknown
 
 # What is explained.
 
@@ -430,7 +430,7 @@ def captum_explainer(name: str) -> Explainer:
     try:
         from captum import attr
     except ImportError as error:
-        raise ImportError(f"{name} needs captum: pip install 'xcoop[xai]'") from error
+        raise ImportError(f"{name} needs captum: {to_paste('pip', 'install', 'xcoop[xai]')}") from error
 
     def method(backbone: Backbone, images: Tensor, target: Target) -> Tensor:
         def score(pixels: Tensor) -> Tensor:

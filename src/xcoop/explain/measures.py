@@ -94,7 +94,7 @@ def rank_correlation(one: Tensor, other: Tensor) -> Tensor:
     """Spearman's correlation of two maps, image by image, (B,) float64 in [-1, 1]; NaN where a map is constant."""
     from scipy.stats import rankdata
 
-    ranks = (torch.from_numpy(rankdata(maps.detach().flatten(1).cpu(), axis=1)) for maps in (one, other))
+    ranks = (torch.from_numpy(rankdata(maps.detach().flatten(1).double().cpu(), axis=1)) for maps in (one, other))
     a, b = (each - each.mean(1, keepdim=True) for each in ranks)
     return (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
 

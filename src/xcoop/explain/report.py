@@ -27,6 +27,7 @@ from xcoop.explain.maps import FINER, Methods, explainer, methods
 from xcoop.explain.moved import SentenceChange, change_sentences, sentence_changes
 from xcoop.methods.alignment import unit
 from xcoop.results.record import now, relative
+from xcoop.utils.console import to_paste
 
 if TYPE_CHECKING:
     from xcoop.explain.trained import TrainedModel
@@ -119,7 +120,7 @@ def _dataset(run: TrainedModel, cfg: Any) -> Any:
     if name not in DATASET_REGISTRY.registered_names():
         raise ValueError(
             f"{run.folder}: its dataset {name} is none of xcoop's, so its test images are not known here: name the "
-            "images, xcoop explain RUN IMAGE ..."
+            f"images, {to_paste('xcoop', 'explain', str(run.folder), 'IMAGE')} ..."
         )
     return build_dataset(cfg)
 

@@ -202,6 +202,8 @@ class Meeting:
         self.going = seat
         seat.go.release()
         self.back.acquire(timeout=GRACE if self.stopped else None)
+        if seat.ended:
+            seat.thread.join()  # nothing is left for it to do but to be gone
         self.going = None
 
 

@@ -16,7 +16,6 @@ import importlib
 import math
 import multiprocessing
 import os
-import shlex
 import signal
 import statistics
 import sys
@@ -35,7 +34,7 @@ from xcoop.results.folder import busy
 from xcoop.results.record import read_run
 from xcoop.sweep.job import BUSY, FAILED, FINISHED, FOUND, Job, Outcome, Run
 from xcoop.sweep.worker import THREADS, Progress, Slot, Worker, uninterrupted
-from xcoop.utils.console import UserError, complain, say
+from xcoop.utils.console import UserError, complain, say, to_paste
 from xcoop.utils.files import unguarded
 
 NOTES = ".sweep"  # below the output root: the logs of workers that died, and what is known of Slurm's tasks
@@ -453,10 +452,10 @@ def summary(jobs: Sequence[Job], ends: Mapping[Path, Outcome], seconds: float, o
         if job.folder in ends and ends[job.folder].state == FAILED:
             lines += [f"FAILED {job.title}: {first_line(ends[job.folder].message)}"]
             lines += [f"    log: {job.log}"] if job.log.is_file() else []
-    where = "" if out == "output" else f" --out {shlex.quote(out)}"
+    where = [] if out == "output" else ["--out", out]
     names = dict.fromkeys(job.folder.relative_to(out).parts[0] for job in jobs if job.after is None)
-    lines += [f"Results: xcoop table {shlex.quote(name)}{where}" for name in names]
-    return [*lines, f"All of them, with curves and comparisons: xcoop results {shlex.quote(out)}"]
+    lines += [f"Results: {to_paste('xcoop', 'table', name, *where)}" for name in names]
+    return [*lines, f"All of them, with curves and comparisons: {to_paste('xcoop', 'results', out)}"]
 
 
 def first_line(message: str) -> str:

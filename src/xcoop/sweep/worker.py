@@ -102,8 +102,7 @@ def serve(pipe: Connection, environment: Mapping[str, str], log: Path, run: Run 
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the launcher, which ends its workers in order
     signal.signal(signal.SIGTERM, interrupt)
-    if sys.platform != "win32":
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     for number, path in ((1, os.devnull), (2, log)):
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         os.dup2(file, number)
@@ -211,9 +210,6 @@ def uninterrupted() -> Iterator[None]:
 
     The worker itself lets them in again.
     """
-    if sys.platform == "win32":
-        yield
-        return
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield

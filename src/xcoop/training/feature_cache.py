@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from xcoop.backbones import Backbone, ImageFeatures
 from xcoop.backbones.base import tensors_sha256
+from xcoop.engine.data import worker_start
 from xcoop.utils import process_cache
 from xcoop.utils.files import atomic_path, cache_dir
 from xcoop.utils.images import READER
@@ -138,7 +139,14 @@ class FeatureStore:
         """Encodes all images once. The random generators are left as they were, as if the features had been there."""
         n, on_gpu = len(loader.dataset), self.device.type == "cuda"  # type: ignore[arg-type]
         workers = loader.num_workers
-        ordered = DataLoader(loader.dataset, self.batch_size, shuffle=False, num_workers=workers, pin_memory=on_gpu)
+        ordered: DataLoader[Any] = DataLoader(
+            loader.dataset,
+            self.batch_size,
+            shuffle=False,
+            num_workers=workers,
+            multiprocessing_context=worker_start(workers),
+            pin_memory=on_gpu,
+        )
         all_pooled = all_patches = torch.empty(0)
         done = 0
         with torch.random.fork_rng(devices=[]):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from xcoop.config.merge import config_hash, settings
-from xcoop.utils.console import shown
+from xcoop.utils.console import shown, to_paste
 
 STEP = "step"
 # By itself the package would send the console, the code's revision, the command line, the host's name and its load.
@@ -58,7 +58,7 @@ def check_tracking(cfg: Any) -> None:
     if find_spec("wandb") is None:
         raise ImportError(
             f"WANDB.PROJECT is {shown(cfg.WANDB.PROJECT)}, and the package wandb is not installed: "
-            "pip install 'xcoop[wandb]', or leave WANDB.PROJECT empty"
+            f"{to_paste('pip', 'install', 'xcoop[wandb]')}, or leave WANDB.PROJECT empty"
         )
 
 

@@ -8,9 +8,14 @@ import os
 import pickle
 import re
 import reprlib
+import shlex
+import shutil
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Iterable
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any, NoReturn
 
 SHOWN = 100  # characters of a value in a message; who reads it has the file
@@ -116,18 +121,52 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Takes what argparse's own takes."""
+        if sys.version_info >= (3, 14):
+            kwargs["suggest_on_error"] = False  # `error` makes its own suggestion, on every Python the same
         super().__init__(*args, **{"allow_abbrev": False, **kwargs})
+        self._given: list[str] = []
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's own; the words are kept, so that every error can say which option was probably meant."""
+        self._given = list(sys.argv[1:] if args is None else args)
+        return super().parse_known_args(self._given, namespace)
 
     def error(self, message: str) -> NoReturn:
         """Ends the programme with the message, a hint, and exit code 2."""
         options = [option for option in self._option_string_actions if option.startswith("--")]
-        words = message.partition("unrecognized arguments: ")[2].split()
-        hints = {word: closest(word.partition("=")[0], options) for word in words if word.startswith("--")}
+        words = [*self._given, *message.partition("unrecognized arguments: ")[2].split()]
+        given = [word.partition("=")[0] for word in words if word.startswith("--")]
+        hints = {word: closest(word, options) for word in given if word not in options}
         hint = "".join(f"; did you mean {near} instead of {word}?" for word, near in hints.items() if near)
         if chosen := INVALID_CHOICE.search(message):
             near = closest(chosen[1], re.findall(r"[\w-]+", chosen[2]))
             hint = f"; did you mean {near}?" if near else ""
         super().error(escaped(cut(message, LONGEST_MESSAGE) + hint, keep="\n"))
+
+
+def to_paste(programme: str, *words: str) -> str:
+    """A command as it works in the shell that this was started from, whether or not the environment is active there.
+
+    Args:
+        programme: one of this environment's that is a module, too, as "xcoop" or "pip".
+        words: its arguments; they are quoted.
+    """
+    scripts = Path(sysconfig.get_path("scripts"))
+    installed, found = shutil.which(programme, path=str(scripts)), shutil.which(programme)
+    python = Path(sys.executable)
+    if installed and found and os.path.samefile(installed, found):
+        call = [programme]
+    elif installed:
+        call = [_from_here(Path(installed))]
+    else:
+        call = [_from_here(python), "-m", programme]
+    return shlex.join([*call, *words])
+
+
+def _from_here(path: Path) -> str:
+    """The path as a shell in the current folder takes it for a programme."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) and path.parent != here else str(path)
 
 
 def say(*lines: str) -> None:
@@ -161,6 +200,10 @@ def guarded(command: Callable[[], int]) -> int:
     `XCOOP_DEBUG=1` shows the traceback. Errors of the programme itself are raised as they are.
     """
     try:
+        if find_spec("fcntl") is None:  # locks, forks and signals are those of POSIX: elsewhere nothing was tried
+            raise UserError(
+                f"XCoOp runs on Linux and macOS, and on Windows inside WSL; this Python is {sys.platform}'s"
+            )
         return command()
     except (UserError, RuntimeError, *EXPECTED) as error:
         if isinstance(error, RuntimeError) and not NO_MEMORY.search(str(error)):
