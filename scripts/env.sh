@@ -36,7 +36,7 @@ import sys
 
 needed = "torch torchvision numpy PIL yacs clip gdown tabulate yaml tqdm sklearn joblib scipy tensorboard".split()
 needed += "safetensors packaging filelock pydantic jinja2 submitit pandas scikit_posthocs matplotlib".split()
-needed += "pytest xdist ruff mypy openai open_clip timm transformers tokenizers sentencepiece".split() if sys.argv[2] == "test" else []
+needed += "pytest xdist ruff mypy openai open_clip timm transformers tokenizers sentencepiece openpyxl".split() if sys.argv[2] == "test" else []
 spec = util.find_spec("xcoop")
 here = os.path.join(sys.argv[1], "src", "xcoop", "__init__.py")
 ready = spec is not None and os.path.realpath(spec.origin or "") == os.path.realpath(here)
