@@ -42,8 +42,8 @@ def test_equal_certainties_share_a_bin() -> None:
 @pytest.mark.parametrize(
     ("certainty", "said"),
     [
-        (0.62, "Of the 20 validation images of about such a certainty (60 % to 70 %), 15 were decided rightly: 75 %, "
-               "95 % interval 53 % to 89 %."),
+        (0.62, "Of the 20 validation images of about such a certainty (60 % to 70 %), 15 were decided rightly: 75 % "
+               "(95 % interval 53 % to 89 %)."),
         (0.4, "On no validation image was it so little certain. Of the 20 validation images nearest in certainty "),
         (0.9999, "On no validation image was it so certain. Of the 20 validation images nearest in certainty "),
     ],

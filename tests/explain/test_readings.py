@@ -69,7 +69,7 @@ def test_nothing_is_said_where_nothing_fails_or_was_measured() -> None:
         (4, row(LEARNED, 0.75, 0.95, **{AT_START: (0.7, 0.8)}), "what the prompts learned makes no clear difference"),
         (4, row(LEARNED, 0.45, 0.55, **{AT_START: (0.2, 0.3)}), "its decisions are not clearly better than chance"),
         (5, row(KNOWLEDGE, 0.7, 0.8, **{UNRELATED: (0.75, 0.8)}),
-         "unrelated phrases do as well as the bank's knowledge"),
+         "the bank's knowledge is not clearly better than unrelated phrases"),
         (6, row(EFFECT, 2.0, 3.0, random_directions=(2.5, 3.5)),
          "concepts move a decision not clearly more than random directions"),
     ],
@@ -83,7 +83,7 @@ def test_several_failures_make_one_sentence() -> None:
     both = [*maps, row(KNOWLEDGE, 0.7, 0.8, **{UNRELATED: (0.75, 0.8)})]
     assert warning("phantom", False, both) == (
         "Read with care: this backbone never saw real images; on 200 test images the maps are not clearly better than "
-        "random ones, and unrelated phrases do as well as the bank's knowledge."
+        "random ones, and the bank's knowledge is not clearly better than unrelated phrases."
     )
     given = Explanations.model_validate(content(phantom=False)).model_copy(update={"trust": both})
     page = report(given)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from html import unescape
 from pathlib import Path
 
@@ -187,8 +188,8 @@ def test_nothing_tells_of_the_folders_of_this_machine_unless_asked(
     assert found["run"]["folder"] == str(run)
 
 
-def test_one_image_is_told_what_an_earlier_page_measured(make_cfg: ConfigMaker, pictures: Path, tmp_path: Path) -> None:
-    run = finished(make_cfg, "XCoOp")
+def test_one_image_is_told_what_an_earlier_page_measured(run: Path, pictures: Path, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(run, tmp_path / "run"))
     (image,) = sorted(str(path) for path in (pictures / "test").glob("*.png"))[:1]
     alone = ["explain", str(run), image, "--asked", "0", "--out", str(tmp_path)]
     assert main(alone) == 0

@@ -62,6 +62,6 @@ def in_words(found: Calibration | None, certainty: float) -> str:
     between = ends[0] if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
     return (
         f"{outside}Of the {own.images} validation images {'nearest in' if outside else 'of about such a'} certainty "
-        f"({between}), {own.right} were decided rightly: {percent(own.right / own.images)}, 95 % interval "
-        f"{percent(own.low)} to {percent(own.high)}. {found.note}"
+        f"({between}), {own.right} were decided rightly: {percent(own.right / own.images)} (95 % interval "
+        f"{percent(own.low)} to {percent(own.high)}). {found.note}"
     ).strip()

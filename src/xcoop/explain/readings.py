@@ -78,7 +78,7 @@ def _concepts(trust: Sequence[Trust]) -> list[str]:
     """Whether concepts, and what prompts learned of them, do more than what knows nothing."""
     found = []
     if any(one != "better" for one in _against(trust, (KNOWLEDGE,), UNRELATED)[:1]):
-        found.append("unrelated phrases do as well as the bank's knowledge")
+        found.append("the bank's knowledge is not clearly better than unrelated phrases")
     if any(one != "better" for one in _against(trust, (LEARNED,), AT_START)[:1]):
         found.append("what the prompts learned makes no clear difference")
     for control, words in ((UNRELATED, "unrelated phrases"), (DIRECTIONS, DIRECTIONS)):
