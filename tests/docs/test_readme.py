@@ -80,6 +80,8 @@ def check(command: Command) -> None:
     if any(str(command).startswith(start) for start in BY_HAND):
         return
     programme, *words = command.words
+    if command.words[:3] == ("python", "-m", "xcoop"):
+        programme, words = "xcoop", words[2:]
     if programme == "xcoop":
         _check_own(words, command.in_text)
     elif programme == "bash" and Path(words[0]).name in SCRIPTS:
@@ -193,6 +195,14 @@ def anchors(page: Path) -> set[str]:
     """The headings of a page as GitHub makes anchors of them."""
     headings = re.findall(r"^#{1,6} (.+)$", outside_of_blocks(page), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_pythons_are_those_of_setup() -> None:
+    stated = re.search(r"^PYTHONS = .*", (REPOSITORY / "setup.py").read_text(), re.MULTILINE)
+    assert stated
+    known = re.findall(r'"([\d.]+)"', stated[0])
+    for page in (README, REPOSITORY / "docs" / "install.md"):
+        assert set(re.findall(r"(3\.\d+ to 3\.\d+)", page.read_text())) == {f"{known[0]} to {known[-1]}"}, page.name
 
 
 def test_extras_are_those_of_setup() -> None:
