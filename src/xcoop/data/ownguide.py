@@ -38,6 +38,7 @@ images/a1.png,benign,train,p01
 images/b1.png,malignant,test,p07"""
 KEYS = {  # what concerns own images, with what is to be known of each
     "DATASET.PATH": "the folder, the table or the file of splits; a relative path starts at the current folder",
+    "DATASET.LABEL": "what folders, tables and pages call the dataset; else the folder's name",
     "DATASET.CLASSES": "the classes in the order of their labels, as \"['benign', 'malignant']\"; chooses among "
     "columns that may be the label, and among levels of directories",
     "DATASET.POSITIVE_CLASS": "of two classes, the one that is looked for",

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 FAULTS = (OSError, ValueError, ImportError)  # what a run would end with
 # Keys of a dataset that choose among its images, or do not concern its files.
-CHOICES = ("NUM_SHOTS", "SUBSAMPLE_CLASSES", "VAL_SHOTS", "VAL_PERCENT", "CONCEPT_BANK")
+CHOICES = ("NUM_SHOTS", "SUBSAMPLE_CLASSES", "VAL_SHOTS", "VAL_PERCENT", "CONCEPT_BANK", "LABEL")
 
 
 def require_ready(jobs: Sequence[Job], skip: bool = False) -> list[Job]:
@@ -105,7 +105,8 @@ def stopped_lines(stopped: dict[str, list[Job]]) -> list[str]:
     """A line for each message: the first dataset that it stops, and how it begins."""
     lines = []
     for message, (job, *_) in stopped.items():
-        name = Path(job.words[job.words.index("--dataset-config-file") + 1]).stem
+        stated = job.cfg.DATASET.LABEL if job.cfg is not None else ""
+        name = stated or Path(job.words[job.words.index("--dataset-config-file") + 1]).stem
         lines.append(f"{name}: {message.splitlines()[0].removesuffix(' Looked for')}")  # where is said by `data check`
     return lines
 
