@@ -6,17 +6,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
-from shown_commands import README, REPOSITORY, blocks
-
-
-def checkout(folder: Path) -> Path:
-    """A folder with all of the repository but what runs leave, so that relative paths hold there and nothing is written
-    into the repository."""
-    folder.mkdir(parents=True)
-    for path in REPOSITORY.iterdir():
-        if path.name not in ("output", "data", "my_images", "drawn", ".git"):
-            (folder / path.name).symlink_to(path)
-    return folder
+from shown_commands import README, blocks, checkout
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The commands that README, CONTRIBUTING and docs/*.md show, as bash reads them.
+"""The commands that README, CONTRIBUTING and docs/*.md show, as bash reads them, and a folder to type them in.
 
 A block of commands is given to bash with functions in the place of programmes, which note what they were called with:
 so loops, variables, quotes, comments and continued lines are bash's own.
@@ -67,3 +67,13 @@ def commands(page: Path) -> tuple[Command, ...]:
     for text in IN_TEXT.findall(outside_of_blocks(page)):
         found |= dict.fromkeys(Command(words, True) for words in called(text))
     return tuple(found)
+
+
+def checkout(folder: Path) -> Path:
+    """A folder with all of the repository but what runs leave, so that relative paths hold there and nothing is written
+    into the repository."""
+    folder.mkdir(parents=True)
+    for path in REPOSITORY.iterdir():
+        if path.name not in ("output", "data", "my_images", "drawn", ".git"):
+            (folder / path.name).symlink_to(path)
+    return folder

@@ -15,8 +15,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import checkout
-from shown_commands import PAGES, README, REPOSITORY, blocks, commands
+from shown_commands import PAGES, README, blocks, checkout, commands
 
 pytestmark = pytest.mark.slow
 
@@ -124,4 +123,3 @@ def test_what_is_not_typed_is_still_shown() -> None:
     """An entry of the list that no page shows any more is to be removed."""
     shown = [str(command) for page in PAGES for command in commands(page)]
     assert [start for start in NOT_TYPED if not any(line.startswith(start) for line in shown)] == []
-    assert REPOSITORY.is_dir()
