@@ -5,7 +5,7 @@ from pathlib import Path
 from setuptools import find_packages, setup
 
 ROOT = Path(__file__).parent
-# Those that XCoOp is tested on, oldest first; scripts/env.sh reads this line.
+# Those that XCoOp is for, oldest first; scripts/env.sh reads this line.
 PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14", "3.15")
 PLUGINS = ("trainers", "datasets", "concept_banks", "configs")
 

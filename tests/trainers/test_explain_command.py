@@ -209,6 +209,8 @@ def test_a_notebook_shows_the_card_of_an_image(run: Path, pictures: Path) -> Non
     model = xcoop.load_run(run, device="cpu")
     paths = sorted((pictures / "test").glob("*.png"))[:2]
     said = model.explain(paths[0])
+    assert repr(said).startswith(f"<Explanation: {said.predicted}, probability 0.")
+    assert len(repr(said)) < 200
     html = said._repr_html_()
     assert html.count("<article") == 1
     assert f">{paths[0].name}</h4>" in html

@@ -43,7 +43,7 @@ class Prediction:
         return [self.classnames[index] for index in self.probabilities.argmax(1)]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Explanation:
     """What is said of one image, by the names of classes and concepts."""
 
@@ -61,13 +61,18 @@ class Explanation:
     seen: dict[str, Seen]  # by concept: whether the image shows it, as far as that is known
     text: list[str]  # sentences, each with its number
     certainty_means: str = ""  # how often such a certainty was right on validation images, in words
-    image: ImageLike | None = field(default=None, repr=False, compare=False)  # as it was given, for `_repr_html_`
+    image: ImageLike | None = field(default=None, compare=False)  # as it was given, for `_repr_html_`
     size: tuple[int, int] = (0, 0)  # height and width of what the model saw of it, px
-    notice: Notice | None = field(default=None, repr=False, compare=False)  # what stands above its card
+    notice: Notice | None = field(default=None, compare=False)  # what stands above its card
 
     def parts(self, label: str) -> dict[str, float]:
         """By concept, what adds to the logit of a class."""
         return {text: own[label] for text, own in self.contributions.items() if label in own}
+
+    def __repr__(self) -> str:
+        """Without the maps, whose numbers would fill a screen."""
+        maps = f"maps of {len(self.class_maps)} classes and {len(self.concept_maps)} concepts"
+        return f"<Explanation: {self.predicted}, probability {self.probabilities[self.predicted]:.3f}; {maps}>"
 
     def _repr_html_(self) -> str | None:
         """The image's card, for notebooks; None where the image was not kept."""
