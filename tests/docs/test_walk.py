@@ -37,6 +37,8 @@ NOT_TYPED = {
     "bash scripts/main.sh phantom 16 all": "minutes; each method is trained by other tests",
     "python train.py": "data and weights",
     "xcoop backbones check BiomedCLIP": "weights",
+    "xcoop run folder 16 XCoOp vit_b16 DATASET.PATH my_images DATASET.CONCEPT_BANK": "images of that bank's classes",
+    "xcoop concepts check my_bank": "a bank of the reader's",
     "xcoop concepts mine": "data",
     "xcoop concepts elicit": "a server",
     "xcoop data prepare": "the network",
