@@ -178,7 +178,7 @@ def test_limits_are_those_of_the_towers(tiny_backbone: ClipBackbone) -> None:
     assert len(load_state_dict(pretrained_path())["positional_embedding"]) == text_limits("phantom").context_length
     # of these, only the files tell
     assert {name for name in backbone_names() if text_limits(name) is None} == {
-        *("huggingface", "open_clip", "BiomedCLIP", "MedSigLIP", "PMC-CLIP", "ConceptCLIP")
+        *("huggingface", "open_clip", "BiomedCLIP", "MedSigLIP", "PMC-CLIP", "pmc_clip", "ConceptCLIP")
     }
     with pytest.raises(ValueError, match="Did you mean 'ViT-B/16'"):
         text_limits("ViT-B/17")
