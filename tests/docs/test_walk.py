@@ -109,7 +109,7 @@ def test_pages_are_typed_after_it(page: Path, walk: Path) -> None:
     """Every command of a page but those of `NOT_TYPED`; sweeps are planned."""
     for command in commands(page):
         line = str(command)
-        if command.in_text or line.startswith(tuple(NOT_TYPED)) or command.words[0] in ("pip", "hf"):
+        if command.in_text or line.startswith(tuple(NOT_TYPED)):
             continue
         for word, other in INSTEAD:
             line = line.replace(word, other)
@@ -118,7 +118,7 @@ def test_pages_are_typed_after_it(page: Path, walk: Path) -> None:
         if "sweep" in line and "--slurm" not in line and "--dry-run" not in line:
             line += " --dry-run"
         if "--slurm" not in line:
-            typed(line, walk)
+            typed(FETCHING + line, walk)
 
 
 def test_what_is_not_typed_is_still_shown() -> None:
