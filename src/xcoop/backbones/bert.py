@@ -15,7 +15,7 @@ Symbols: N texts, L tokens, W width, n context tokens, J layers with prompts, H 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from xcoop.backbones.bert_config import Bert, read_bert
 from xcoop.backbones.clip_model import assembled, empty_visual, import_clip, own_weights
 from xcoop.backbones.making import Making, Tower, activation_module, tower_words
-from xcoop.backbones.openai import ClipBackbone
+from xcoop.backbones.own_tokens import OwnTokensClip
 from xcoop.backbones.vit import self_attention, text_prompted
 from xcoop.backbones.wordpieces import WordPieces, read_word_pieces
 
@@ -92,7 +92,7 @@ class BertClipModel(nn.Module):
         return dtype
 
 
-class BertClip(ClipBackbone):
+class BertClip(OwnTokensClip):
     """A CLIP whose text tower is a BERT; the image tower, and all that works inside it, is as in the base class."""
 
     def __init__(self, name: str, model: BertClipModel, pieces: WordPieces, bert: Bert, making: Making) -> None:
@@ -108,14 +108,9 @@ class BertClip(ClipBackbone):
         Raises:
             ValueError: the tokenizer knows more tokens than have embeddings.
         """
-        super().__init__(name, model, making=making)
+        super().__init__(name, model, pieces, bert.padding, making)
         self.text_width = model.token_embedding.weight.shape[1]
-        self.pieces, self.bert = pieces, bert
-        if pieces.size > (rows := len(model.token_embedding.weight)):
-            raise ValueError(
-                f"{making.source}: its tokenizer knows {pieces.size:,} tokens, and {rows:,} have embeddings: "
-                "it belongs to another model"
-            )
+        self.bert = bert
 
     def text_words(self) -> str:
         """The text tower in words, pool and projection too: no name of a weight tells them all."""
@@ -123,32 +118,9 @@ class BertClip(ClipBackbone):
         words = ["a BERT", tower_words(self.model.transformer), seen, f"pool {self.bert.pool}"]
         return ", ".join([*filter(None, words), f"projection {self.bert.projection}"])
 
-    def tokenize(self, texts: str | Sequence[str]) -> Tensor:
-        """Token ids, (N, context_length) int64, with the padding's id behind the end; see the base class."""
-        rows = [self.pieces.encode(text) for text in self.fitting(texts)]
-        tokens = torch.full((len(rows), self.context_length), self.bert.padding)
-        for ids, row in zip(rows, tokens, strict=True):
-            row[: len(ids)] = torch.tensor(ids)
-        return tokens
-
-    def count_tokens(self, text: str) -> int:
-        """How many pieces a text takes, [CLS] and [SEP] included; see the base class."""
-        return len(self.pieces.encode(text))
-
-    def decode(self, ids: Sequence[int] | Tensor) -> list[str]:
-        """The text of each single token id, without the mark of a piece inside a word."""
-        return self.pieces.decode(ids.tolist() if isinstance(ids, Tensor) else list(ids))
-
-    def vocabulary(self) -> tuple[list[str], Tensor]:
-        """The pieces that begin a word and are made of letters alone, whose embeddings vary; see the base class."""
-        table = self.model.token_embedding.weight  # (vocabulary, W)
-        varied = (table != table[:, :1]).any(dim=1).tolist()
-        words = {index: word for index, word in self.pieces.words() if varied[index]}
-        return list(words.values()), torch.tensor(list(words), dtype=torch.int64, device=table.device)
-
     def end_positions(self, tokens: Tensor) -> Tensor:
         """Where each text's last token stands, [SEP]; behind it is padding."""
-        own = tokens != self.bert.padding  # (N, L)
+        own = tokens != self.padding  # (N, L)
         return tokens.shape[1] - 1 - own.flip(1).int().argmax(dim=1)
 
     def project_text(self, states: Tensor) -> Tensor:
@@ -171,7 +143,7 @@ class BertClip(ClipBackbone):
             ValueError: an end token lies outside the embeddings, or beyond the model's context.
         """
         if self.bert.sees_padding:
-            x = self.filled(embeddings, end, self.bert.padding) + self.model.positional_embedding.to(self.dtype)
+            x = self.filled(embeddings, end, self.padding) + self.model.positional_embedding.to(self.dtype)
         else:
             x = self.placed(embeddings, end)
         x = self.model.ln_embed(x)  # (N, L, W)

@@ -39,6 +39,7 @@ class SentencePieces:
         self, cut: Callable[[str], list[int]], table: Sequence[str], settings: Mapping[str, Any], source: str
     ) -> None:
         self._cut, self.table = cut, tuple(table)
+        self.size = len(self.table)
         self.lower = settings.get("do_lower_case", True) is not False
         ids = {piece: index for index, piece in enumerate(self.table)}
         for key in ("eos_token", "pad_token"):

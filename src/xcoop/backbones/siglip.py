@@ -18,7 +18,7 @@ width.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from xcoop.backbones.clip_model import MOST_POSITIONS, assembled, count_blocks, 
 from xcoop.backbones.hf_folder import WEIGHTS, normalisation, read_tower, renamed, section, stated_sizes
 from xcoop.backbones.making import Making, tower_words
 from xcoop.backbones.model_folder import compare_sizes, read_weights, text_sizes, whole_number
-from xcoop.backbones.openai import ClipBackbone
+from xcoop.backbones.own_tokens import OwnTokensClip
 from xcoop.backbones.pooled_vit import PooledVit
 from xcoop.backbones.sentencepieces import SentencePieces, read_sentence_pieces
 from xcoop.backbones.vit import run_block, text_prompted
@@ -88,8 +88,10 @@ class SiglipModel(nn.Module):
         return dtype
 
 
-class SiglipClip(ClipBackbone):
+class SiglipClip(OwnTokensClip):
     """A SigLIP; all that works inside the blocks of its towers is as in the base class."""
+
+    unseen = START
 
     def __init__(self, name: str, model: SiglipModel, pieces: SentencePieces, making: Making) -> None:
         """Wraps a model without changing it.
@@ -103,13 +105,8 @@ class SiglipClip(ClipBackbone):
         Raises:
             ValueError: the tokenizer knows more tokens than have embeddings.
         """
-        super().__init__(name, model, making=making)
-        self.pieces = pieces
-        if len(pieces.table) > (rows := len(model.token_embedding.weight)):
-            raise ValueError(
-                f"{making.source}: its tokenizer knows {len(pieces.table):,} tokens, and {rows:,} have embeddings: "
-                "it belongs to another model"
-            )
+        super().__init__(name, model, pieces, pieces.padding, making)
+        self.end = pieces.end
         if self.count_tokens(self.placeholder) != START + 2:
             self.placeholder = next((word for _, word in pieces.words()), "")
         if not self.placeholder:
@@ -121,32 +118,9 @@ class SiglipClip(ClipBackbone):
         """The text tower in words."""
         return ", ".join(filter(None, ["a SigLIP", tower_words(self.model.transformer), "pool last"]))
 
-    def tokenize(self, texts: str | Sequence[str]) -> Tensor:
-        """Token ids, (N, context_length) int64: the unseen place, pieces, end, padding; see the base class."""
-        rows = [self.pieces.encode(text) for text in self.fitting(texts)]
-        tokens = torch.full((len(rows), self.context_length), self.pieces.padding)
-        for ids, row in zip(rows, tokens, strict=True):
-            row[START : START + len(ids)] = torch.tensor(ids)
-        return tokens
-
-    def count_tokens(self, text: str) -> int:
-        """How many pieces a text takes, the unseen place before them and the end included; see the base class."""
-        return START + len(self.pieces.encode(text))
-
-    def decode(self, ids: Sequence[int] | Tensor) -> list[str]:
-        """The text of each single token id, without the mark of a word's beginning."""
-        return self.pieces.decode(ids.tolist() if isinstance(ids, Tensor) else list(ids))
-
-    def vocabulary(self) -> tuple[list[str], Tensor]:
-        """The pieces that are a word of letters alone, whose embeddings vary; see the base class."""
-        table = self.model.token_embedding.weight  # (vocabulary, W)
-        varied = (table != table[:, :1]).any(dim=1).tolist()
-        words = {index: word for index, word in self.pieces.words() if varied[index]}
-        return list(words.values()), torch.tensor(list(words), dtype=torch.int64, device=table.device)
-
     def end_positions(self, tokens: Tensor) -> Tensor:
         """Where each text's end stands, which is what padding may look like, too: the first one."""
-        return START + (tokens[:, START:] == self.pieces.end).int().argmax(dim=1)
+        return START + (tokens[:, START:] == self.end).int().argmax(dim=1)
 
     def project_text(self, states: Tensor) -> Tensor:
         """`end_states` in the joint space: (N, W) to (N, D)."""
@@ -164,7 +138,7 @@ class SiglipClip(ClipBackbone):
         Raises:
             ValueError: an end token lies outside the embeddings, or beyond the model's context.
         """
-        x = self.filled(embeddings, end, self.pieces.padding)[:, START:]  # (N, context_length - START, W)
+        x = self.filled(embeddings, end, self.padding)[:, START:]  # (N, context_length - START, W)
         x = x + self.model.positional_embedding.to(self.dtype)
         for index, block in enumerate(self.model.transformer.resblocks):
             x = run_block(block, text_prompted(x, prompts, index, before=0))
