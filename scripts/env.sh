@@ -156,6 +156,14 @@ _make_venv() {
     [ -f "$VENV/.torch" ] && kept=$(cat "$VENV/.torch")
     TORCH=${XCOOP_TORCH:-$kept}
     [ -d "$TORCH" ] && TORCH=$(cd -- "$TORCH" && pwd -P)
+    case $TORCH in
+        "" | cpu | https://* | /* | *torch*torchvision* | *torchvision*torch*) ;;
+        *) _fail "XCOOP_TORCH=$TORCH is neither cpu, an index (https://...), a folder of wheels that is there," \
+            "nor what pip shall install (\"torch==2.9.1 torchvision==0.24.1\")." ;;
+    esac
+    if [ "${TORCH#/}" != "$TORCH" ] && [ ! -d "$TORCH" ]; then
+        _fail "XCOOP_TORCH=$TORCH: there is no such folder of wheels."
+    fi
     if [ "$TORCH" != "$kept" ] && _has_torch; then
         _fail "$VENV has the PyTorch of XCOOP_TORCH=${kept:-(nothing)}, and now it is XCOOP_TORCH=$TORCH:" \
             "$other XCOOP_TORCH out."

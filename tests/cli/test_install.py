@@ -202,6 +202,15 @@ def test_pytorch_is_installed_first_and_then_kept(checkout: Path, asked: str, wo
     assert "-e .[test] -c" in calls(checkout)[-1]
 
 
+@pytest.mark.parametrize("asked", ["gpu", "CPU", "cu121", "./nothere", "http://example.org/whl", "torch"])
+def test_a_choice_that_is_none_is_refused(checkout: Path, asked: str) -> None:
+    environment(checkout)
+    result = source(checkout, XCOOP_TORCH=asked)
+    assert result.returncode == 1
+    assert f"XCOOP_TORCH={asked} is neither cpu, an index (https://...)" in result.stderr
+    assert "XCOOP_TORCH=/not/there: there is no such folder" in source(checkout, XCOOP_TORCH="/not/there").stderr
+
+
 def test_without_a_choice_pip_chooses(checkout: Path) -> None:
     environment(checkout)
     assert source(checkout).returncode == 0

@@ -69,6 +69,11 @@ def test_a_bank_of_a_few_lines_is_enough(tmp_path: Path) -> None:
     assert [(concept.text, concept.source) for concept in bank.classes["cat"]] == [("whiskers", ""), ("claws", "")]
 
 
+def test_a_source_may_be_left_out_of_a_concept(tmp_path: Path) -> None:
+    bank = load_bank(write(tmp_path, changed("classes", "Dog", 0, "source", drop=True)))
+    assert [(concept.text, concept.source) for concept in bank.classes["Dog"]] == [("floppy ears", "")]
+
+
 def test_every_bank_of_the_package_says_who_named_its_concepts() -> None:
     for name in bank_names():
         bank = load_bank(name)
@@ -109,9 +114,10 @@ def test_an_elicited_bank_says_so(tmp_path: Path) -> None:
         (changed("classes", "dog", to=GOOD["classes"]["Dog"]), "'Dog' and 'dog' are the same"),
         (changed("classes", "Dog", to=[]), "class 'Dog' has no concepts"),
         (changed("classes", "Dog", to="floppy"), "class 'Dog' must be a list, not 'floppy'"),
-        (changed("classes", "Dog", 0, to=["floppy"]), "class 'Dog', concept .*floppy.* must be a mapping"),
+        (changed("classes", "Dog", 0, to=["floppy"]), "class 'Dog', concept .*floppy.* must be a text"),
+        (changed("classes", "Dog", 0, to=False), "class 'Dog', concept False must be a text .quote it"),
         (changed("classes", "Dog", 0, to=" "), "class 'Dog', a concept must be a text"),
-        (changed("classes", "Dog", 0, "source", drop=True), "class 'Dog', concept .* lacks 'source'"),
+        (changed("classes", "Dog", 0, "concept", drop=True), "class 'Dog', concept .* lacks 'concept'"),
         (changed("classes", "Dog", 0, "source", to="bok"), "Unknown source 'bok'. Did you mean 'book'"),
         (changed("classes", "Dog", 0, "concept", to=""), "class 'Dog', concept '', concept must be a text"),
         (changed("classes", "Dog", 0, "concept", to=7), "class 'Dog', concept 7, concept must be a text .* not 7"),

@@ -184,6 +184,14 @@ def test_columns_of_zero_and_one(tmp_path: Path) -> None:
     assert "label from the columns of 0 and 1 (MEL, NV); columns left unread: 'UNK'" in said(own)
 
 
+def test_columns_of_zero_and_one_of_which_one_is_called_like_a_label(tmp_path: Path) -> None:
+    three = "\n".join(["image,benign,malignant,normal", *(f"{i}.png,{['1,0,0', '0,1,0', '0,0,1'][i % 3]}"
+                      for i in range(12))])  # fmt: skip
+    assert read_own(table(tmp_path, three)).classes == ("benign", "malignant", "normal")
+    alone = "\n".join(["image,malignant,smoker", *(f"{i}.png,{i % 2},{i // 6}" for i in range(12))])
+    assert read_own(table(tmp_path, alone)).classes == ("0", "1")  # of some images both, or neither, are 1
+
+
 @pytest.mark.parametrize(
     ("old", "new", "what"),
     [("3.png,1.0,0.0", "3.png,1.0,1.0", "'MEL' and 'NV' are 1"), ("3.png,1.0", "3.png,0.0", "none is 1"),

@@ -208,8 +208,9 @@ def test_images_that_may_be_none_of_their_class_are_said(root: Path, caplog: pyt
 def test_images_that_a_table_does_not_list_are_mentioned(root: Path) -> None:
     folder = directories(root)
     write_csv(folder / "t.csv", ["path", "label"], [(f"leaf/leaf{i:02}.png", i % 2) for i in (1, 2, 3, 4)])
-    few, _, remark = read_raw(config("folder", "nowhere", PATH=str(folder))).remarks
+    few, _, contrary, remark = read_raw(config("folder", "nowhere", PATH=str(folder))).remarks
     assert few.matters
+    assert contrary.text.startswith("t.csv: 4 of 4 labels are not the directory of their image")
     assert few.text.endswith(
         "t.csv lists 4 of 30 images, and the others are left out; move it elsewhere if the directories are the classes"
     )

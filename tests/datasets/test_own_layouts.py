@@ -235,8 +235,17 @@ class TestTables:
         assert counts(found) == {"train": dict.fromkeys(CLASSES, 10)}
         told = serious(found)
         assert "the directories are the classes; left unread: empty.csv, metadata.csv, notes.csv, ..." in told
-        assert f"DATASET.PATH {root / 'empty.csv'} would read it" in told
+        assert f"(if it lists the images: DATASET.PATH {root / 'empty.csv'})" in told
         assert "1 .xlsx (results.xlsx)" in told
+
+    def test_labels_that_contradict_the_directories_are_told(self, root: Path) -> None:
+        classes(root)
+        rows = [(f"{name}/{name[0]}{i}.png", name) for name in CLASSES for i in range(10)]
+        write_csv(root / "labels.csv", ["path", "label"], rows)
+        assert "labels are not the directory" not in serious(raw(root))
+        write_csv(root / "labels.csv", ["path", "label"], [(rows[0][0], "malignant"), *rows[1:]])
+        told = serious(raw(root))
+        assert "1 of 20 labels are not the directory of their image, the first 'malignant' of benign/b0.png" in told
 
     def test_the_one_that_lists_the_images_is_read_beside_others(self, root: Path) -> None:
         classes(root)
@@ -249,7 +258,8 @@ class TestTables:
         found = raw(root)
         assert found.class_names == ("x", "y")
         assert any("z.csv lists the images; left unread: metadata.csv" in remark.text for remark in found.remarks)
-        assert serious(found) == ""
+        (told,) = serious(found).splitlines()
+        assert told.startswith("z.csv: 20 of 20 labels are not the directory of their image, the first 'x' of benign/")
 
     def test_a_fault_of_a_table_says_that_directories_would_do(self, root: Path) -> None:
         classes(root)

@@ -21,6 +21,7 @@ from xcoop.explain.readings import (
     OF_UNTRAINED,
     UNRELATED,
     chart,
+    headlines,
     warning,
 )
 
@@ -53,6 +54,16 @@ def test_nothing_is_said_where_nothing_fails_or_was_measured() -> None:
     assert warning("ViT-B/16", False, GOOD) == ""
     assert warning("ViT-B/16", False, []) == ""
     assert warning("phantom", True, []) == ""
+
+
+def test_what_makes_a_clear_difference_by_one_measure_is_not_said_to_make_none() -> None:
+    level = row(LEARNED, 0.75, 0.95, **{AT_START: (0.7, 0.8)})
+    clear = row(f"{LEARNED}, accuracy", 0.9, 1.0, **{AT_START: (0.5, 0.5)})
+    none = "what the prompts learned makes no clear difference"
+    assert none in warning("ViT-B/16", False, [level])
+    assert none not in warning("ViT-B/16", False, [level, clear])
+    assert any(none in line for line in headlines([level]))
+    assert headlines([level, clear]) == []
 
 
 @pytest.mark.parametrize(

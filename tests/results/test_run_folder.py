@@ -235,6 +235,8 @@ def test_two_folders_of_one_name_are_told_apart_unless_one_is_a_copy_or_was_move
     assert other_data(on(tables[0]), on(tables[1]))  # of one size
     assert not other_data(on(tables[0]), on(tables[2]))
     assert not other_data({"DATASET": {}}, on(one))
+    same_sizes = files(tmp_path / "h" / "my_images", leaf="2")
+    assert other_data(on(files(tmp_path / "i" / "my_images", leaf="1")), on(same_sizes))
 
 
 def test_a_run_on_another_folder_of_the_same_name_is_refused(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 REPORT = "report.html"
 IMAGES = 20
+OWN = "own_images"  # in the run's folder of explanations: the page of images that are named
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,7 +29,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         )  # fmt: skip
     parser.add_argument("--method", default="", help="of all heat maps (default: legrad for classes and "
                          "maskclip@2 for concepts; maskclip for ResNets)")  # fmt: skip
-    parser.add_argument("--out", default="", help="folder for both files (default: explanations/ in the run's folder)")
+    parser.add_argument("--out", default="", help="folder for both files (default: explanations/ in the run's folder, "
+                        f"and explanations/{OWN}/ for images that are named)")  # fmt: skip
     parser.add_argument(
         "--show-paths", action="store_true", help="show whole paths (default: names within the dataset)"
     )
@@ -67,7 +69,8 @@ def _page(run: TrainedModel, arguments: argparse.Namespace) -> int:
     from xcoop.explain.report import learn_certainty, named, report_of, test_images
     from xcoop.utils.files import atomic_write_text, require_ours
 
-    folder = Path(arguments.out) if arguments.out else run.folder / FOLDER
+    usual = run.folder / FOLDER / OWN if arguments.paths else run.folder / FOLDER  # the run's own page stays
+    folder = Path(arguments.out) if arguments.out else usual
     require_ours(folder / FILE, folder / REPORT)
     if arguments.paths:
         items = named(arguments.paths)

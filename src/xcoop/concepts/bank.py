@@ -380,9 +380,12 @@ def _concept(where: str, data: Any, sources: Mapping[str, str]) -> Concept:
     if isinstance(data, str):
         return Concept(_text(f"{where}, a concept", data), "")
     where = f"{where}, concept {shown(data.get('concept', data) if isinstance(data, dict) else data)}"
-    concept = _mapping(where, data, ["concept", "source"], ["votes"])
-    text, source = (_text(f"{where}, {key}", concept[key]) for key in ("concept", "source"))
-    if source not in sources:
+    if not isinstance(data, dict):
+        raise BankError(f"{where} must be a text (quote it if YAML reads something else), or a mapping with `concept`")
+    concept = _mapping(where, data, ["concept"], ["source", "votes"])
+    text = _text(f"{where}, concept", concept["concept"])
+    source = _text(f"{where}, source", concept["source"]) if "source" in concept else ""
+    if source and source not in sources:
         raise BankError(f"{where}: {unknown('source', source, sources)}")
     return Concept(text, source, _count(f"{where}, votes", concept["votes"]) if "votes" in concept else None)
 

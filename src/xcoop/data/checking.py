@@ -150,7 +150,8 @@ def _of_clashes(raw: Raw, clashes: Sequence[Clash], cleaned: Splits) -> Iterator
     unknown, total = sum(not item.patient for item in raw.splits.all()), len(raw.splits.all())
     if unknown:
         who = "patients are not told" if unknown == total else f"{unknown} images tell no patient"
-        yield Finding(NOTE, "patient", f"{who}: whether one is in two splits cannot be checked")
+        say = "a column `patient` or directories such as patient_07 tell them"
+        yield Finding(NOTE, "patient", f"{who}: whether one is in two splits cannot be checked ({say})")
 
 
 def _of_looks(raw: Raw, sizes: Mapping[tuple[int, int], int], modes: Mapping[str, int]) -> Iterator[Finding]:

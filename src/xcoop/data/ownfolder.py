@@ -105,7 +105,10 @@ def _rows_of(table: Path, wanted: Sequence[str], beside: Path | None) -> tuple[l
     """The rows of a table with the paths as on disk; `beside` is a folder whose directories would do without it."""
     try:
         rows, remarks = read_rows(table, wanted)
-        return (_as_on_disk(table, rows, remarks) if rows else []), remarks
+        rows = _as_on_disk(table, rows, remarks) if rows else []
+        if beside is not None:
+            remarks += _contrary(table, rows)
+        return rows, remarks
     except DatasetError as error:
         if beside is None:
             raise
@@ -113,6 +116,16 @@ def _rows_of(table: Path, wanted: Sequence[str], beside: Path | None) -> tuple[l
             f"{error}\nIf the directories of {beside} are the classes, and {table.name} does not list their images, "
             "move it elsewhere"
         ) from error
+
+
+def _contrary(table: Path, rows: Sequence[Row]) -> list[Remark]:
+    """Labels that are not the name of a directory that the image lies in, where directories might be the classes."""
+    other = [row for row in rows if same_name(row.label) not in map(same_name, row.path.split("/")[:-1])]
+    if not other:
+        return []
+    told = f"{len(other)} of {len(rows)} labels are not the directory of their image, the first {other[0].label!r} of"
+    hint = "the table counts; if the directories are the classes, move it elsewhere"
+    return [Remark(f"{table.name}: {told} {escaped(other[0].path)}; {hint}", True)]
 
 
 def _as_on_disk(table: Path, rows: Sequence[Row], remarks: list[Remark]) -> list[Row]:

@@ -115,7 +115,8 @@ def find_listings(folder: Path, classes: Sequence[str]) -> tuple[list[Path], lis
         use = (
             f"{', '.join(path.name for path in meant)} lists the images" if meant else "the directories are the classes"
         )
-        text = f"{folder}: {use}; left unread: {shown_some(others)} (DATASET.PATH {folder / others[0]} would read it)"
+        hint = f"if it lists the images: DATASET.PATH {folder / others[0]}"
+        text = f"{folder}: {use}; left unread: {shown_some(others)} ({hint})"
         remarks.append(Remark(text, matters=not meant))
     listed = sum(len(named[path]) for path in meant)
     if alone and meant and 2 * listed < len(images):

@@ -174,8 +174,15 @@ class Table:
         return DatasetError(f"{self.path} has no column {usual}; it has {list(self.header)}{hint}")
 
     def label(self) -> str:
-        """The column that holds the stated classes; else the surest by name, of a number and a name the latter."""
+        """The column that holds the stated classes; else the surest by name, of a number and a name the latter.
+
+        "" if that is one of several columns of 0 and 1 of which exactly one is 1 in each row: they tell it together.
+        """
         values = self._values
+        coded = self.zero_one(())
+        one_held = all(sum(line.cells[name] in ONE for name in coded) == 1 for line in self.lines)
+        if len(coded) > 1 and one_held and set(coded) & set(_matching("label", self.filled)):
+            return ""
         called = [[n for n in self.filled if re.fullmatch(pattern, _squeezed(n))] for pattern in COLUMNS["label"]]
         found: list[str] = []
         if wanted := set(map(same_name, self.classes)):

@@ -77,9 +77,9 @@ def _maps(trust: Sequence[Trust]) -> list[str]:
 def _concepts(trust: Sequence[Trust]) -> list[str]:
     """Whether concepts, and what prompts learned of them, do more than what knows nothing."""
     found = []
-    if any(one != "better" for one in _against(trust, (KNOWLEDGE,), UNRELATED)[:1]):
+    if _level(_against(trust, (KNOWLEDGE,), UNRELATED)):
         found.append("the bank's knowledge is not clearly better than unrelated phrases")
-    if any(one != "better" for one in _against(trust, (LEARNED,), AT_START)[:1]):
+    if _level(_against(trust, (LEARNED,), AT_START)):
         found.append("what the prompts learned makes no clear difference")
     for control, words in ((UNRELATED, "unrelated phrases"), (DIRECTIONS, DIRECTIONS)):
         if any(one != "better" for one in _against(trust, (EFFECT,), control)):
@@ -93,11 +93,18 @@ def _against(trust: Sequence[Trust], metrics: tuple[str, ...], control: str) -> 
     return [beside(one, other) for one in rows for other in one.controls if other.name == control]
 
 
+def _level(asked: Sequence[str]) -> bool:
+    """Whether none of some rows, by which metric ever, is clearly better than its control."""
+    return bool(asked) and all(one != "better" for one in asked)
+
+
 def headlines(trust: Sequence[Trust]) -> list[str]:
     """What a reader must know first: where right knowledge, or what was learned, makes no clear difference."""
-    controls = [(control.name, beside(row, control)) for row in trust if row.metric in (LEARNED, KNOWLEDGE)
-                for control in row.controls]  # fmt: skip
-    return [HEADLINES[name] for name, found in controls if name in HEADLINES and found != "better"]
+    return [
+        HEADLINES[control]
+        for metric, control in ((KNOWLEDGE, UNRELATED), (LEARNED, AT_START))
+        if _level(_against(trust, (metric,), control))
+    ]
 
 
 def reading(metric: Trust) -> str:

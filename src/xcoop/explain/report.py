@@ -195,11 +195,12 @@ def chosen(run: TrainedModel, items: Sequence[Known], count: int) -> list[Known]
 def _run(run: TrainedModel, whole: bool) -> content.Run:
     results, parts = run.results, run.folder.absolute().parts
     git, bank = results.get("git"), results.get("bank") or {}
-    copied = ("dataset", "trainer", "backbone", "shots", "seed", "is_phantom", "config_hash")
+    copied = ("trainer", "backbone", "shots", "seed", "is_phantom", "config_hash")
     # <dataset>/<trainer>/<cfg>_<shots>shots/seed<k>, of which the first may be anybody's folder.
     own = parts[-3:] if parts[-3:-2] == (results["trainer"],) else parts[-1:]
     return content.Run(
         folder=str(run.folder.absolute()) if whole else "/".join(own),
+        dataset=results.get("label") or results["dataset"],
         classnames=list(run.classnames),
         metrics=dict(results["metrics"]),
         git=str(git.get("commit")) if isinstance(git, dict) else git,
