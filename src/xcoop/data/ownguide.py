@@ -73,8 +73,8 @@ def guide() -> list[str]:
             "Instead of a label there may be a column of 0 and 1 for each class. Images of several labels are refused. "
             "Columns that are not read are named.",
             "Beside directories of classes a table is read if its paths find images there and it has a column of "
-            "labels, splits or patients; others are named and left. Tables called like splits (train.csv, test.csv) "
-            "are read together. CoOp's split_*.json are read, too.",
+            "labels (which it must have then), splits or patients; others are named and left. Tables called like "
+            "splits (train.csv, test.csv) are read together. CoOp's split_*.json are read, too.",
         ],
         "What counts as an image": [
             f"{', '.join(sorted(SUFFIXES))}, in any case; 8 or 16 bits, grey or colour, links followed. Not read: "
