@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from xcoop.backbones.making import Tower
+from xcoop.backbones.making import Making, Tower
 from xcoop.backbones.model_folder import MOST_HEADS, channels, read_object, real_number, whole_number
 from xcoop.utils.console import shown, unknown
 
@@ -143,6 +143,38 @@ def read_tower(section: Mapping[str, Any], source: str) -> Tower:
         activation=ACTIVATIONS[activation],
         heads=whole_number(section, "num_attention_heads", 0, source, MOST_HEADS),
         eps=real_number(section, "layer_norm_eps", 0.0, source),
+    )
+
+
+def making_of(
+    image: Mapping[str, Any],
+    text: Mapping[str, Any],
+    folder: Path,
+    usual: tuple[Triple, Triple],
+    family: str,
+    source: str,
+) -> Making:
+    """What a folder says that its weights do not tell.
+
+    Args:
+        image: the section of the image tower.
+        text: that of the text tower.
+        folder: may state the normalisation of images.
+        usual: mean and deviation if it does not.
+        family: of the model, in words.
+        source: of the model, for messages and the record.
+
+    Raises:
+        ValueError: what it says cannot be computed.
+    """
+    mean, std = normalisation(folder, usual, source)
+    return Making(
+        image=read_tower(image, source),
+        text=read_tower(text, source),
+        pixel_mean=mean,
+        pixel_std=std,
+        family=family,
+        source=source,
     )
 
 

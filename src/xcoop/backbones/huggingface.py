@@ -13,9 +13,9 @@ from typing import Any
 
 from xcoop.backbones.base import Backbone, Wanted, register_backbone
 from xcoop.backbones.clip_model import build_clip, import_clip
-from xcoop.backbones.hf_folder import WEIGHTS, normalisation, read_tower, renamed, section, stated_sizes
+from xcoop.backbones.hf_folder import WEIGHTS, making_of, renamed, section, stated_sizes
 from xcoop.backbones.hub import hub_folder
-from xcoop.backbones.making import CLIP_MEAN, CLIP_STD, Making
+from xcoop.backbones.making import CLIP_MEAN, CLIP_STD
 from xcoop.backbones.model_folder import (
     compare_sizes,
     find_weights,
@@ -103,7 +103,9 @@ def read_clip_folder(
 ) -> ClipBackbone:
     """The CLIP of a folder with that config; see `read_huggingface`."""
     image, text = section(config, "vision_config", IMAGE, source), section(config, "text_config", TEXT, source)
-    making = _making(image, text, folder, source).stated(wanted.activation, wanted.head_width)
+    _check_texts(text, source)
+    making = making_of(image, text, folder, (CLIP_MEAN, CLIP_STD), "CLIP of transformers", source)
+    making = making.stated(wanted.activation, wanted.head_width)
     check_tokenizer(folder, source)
     state = renamed(read_weights(folder, file, WEIGHTS))
     stated = stated_sizes(image, text, whole_number(config, "projection_dim", 512, source), source)
@@ -114,21 +116,12 @@ def read_clip_folder(
 KINDS = {"clip": read_clip_folder, "siglip": read_siglip}  # by the `model_type` of a config
 
 
-def _making(image: Mapping[str, Any], text: Mapping[str, Any], folder: Path, source: str) -> Making:
-    """What a folder says that its weights do not tell."""
+def _check_texts(text: Mapping[str, Any], source: str) -> None:
+    """ValueError if a config states another vocabulary, or another end of texts, than CLIP's tokenizer has."""
     if (end := text["eos_token_id"]) not in (END, OLD_END):
         raise ValueError(f"{source}: its texts end with the token {shown(end)}; CLIP's tokenizer has {END}")
     if (count := text["vocab_size"]) not in range(VOCABULARY, 2 * VOCABULARY):
         raise ValueError(f"{source}: its vocabulary has {shown(count)} tokens; that of CLIP's tokenizer {VOCABULARY}")
-    mean, std = normalisation(folder, (CLIP_MEAN, CLIP_STD), source)
-    return Making(
-        image=read_tower(image, source),
-        text=read_tower(text, source),
-        pixel_mean=mean,
-        pixel_std=std,
-        family="CLIP of transformers",
-        source=source,
-    )
 
 
 def check_tokenizer(folder: Path, source: str) -> None:

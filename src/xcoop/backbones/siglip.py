@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from xcoop.backbones.base import Wanted
 from xcoop.backbones.clip_model import MOST_POSITIONS, assembled, count_blocks, import_clip, own_weights, set_up
-from xcoop.backbones.hf_folder import WEIGHTS, normalisation, read_tower, renamed, section, stated_sizes
+from xcoop.backbones.hf_folder import WEIGHTS, making_of, renamed, section, stated_sizes
 from xcoop.backbones.making import Making, tower_words
 from xcoop.backbones.model_folder import compare_sizes, read_weights, text_sizes, whole_number
 from xcoop.backbones.own_tokens import OwnTokensClip
@@ -169,15 +169,8 @@ def read_siglip(
         raise ValueError(
             f"{source}: its config states vision_use_head {image['vision_use_head']}: nothing pools images"
         )
-    mean, std = normalisation(folder, (HALF, HALF), source)
-    making = Making(
-        image=read_tower(image, source),
-        text=read_tower(text, source),
-        pixel_mean=mean,
-        pixel_std=std,
-        family="SigLIP of transformers",
-        source=source,
-    ).stated(wanted.activation, wanted.head_width)
+    making = making_of(image, text, folder, (HALF, HALF), "SigLIP of transformers", source)
+    making = making.stated(wanted.activation, wanted.head_width)
     pieces = read_sentence_pieces(folder)
     state = by_openais_names(read_weights(folder, file, WEIGHTS), source)
     joint = whole_number(text, "projection_size", 0, source) if text.get("projection_size") else None
